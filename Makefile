@@ -1,0 +1,60 @@
+# What a person runs here. `make` alone lists it. Options for a program go through ARGS, e.g. make demo ARGS=--help
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-check test test-full lint bench setup
+MAKEFLAGS += --no-print-directory
+
+ARGS ?=
+# Where Debian keeps nft and ip for people who are not root, and where rustup puts cargo.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# In continuous integration Cargo.lock is the truth; a developer who adds a dependency may let cargo update it.
+CARGO_FLAGS := $(if $(CI),--locked)
+SETUP := deploy/setup/setup.sh
+AS_ROOT := deploy/setup/as-root.sh
+# e2e tests make network namespaces and so run as root; all other tests run as whoever runs make.
+TEST_RUNNER := --config 'target."cfg(all())".runner=["$(CURDIR)/$(AS_ROOT)", "--test"]'
+DEMO_PACKAGES := -p weft -p weft-proxy -p weft-control-plane
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Options: make demo ARGS='--help', make bench ARGS=--quick, make test ARGS='-p weft-core'"
+
+demo: ## Bring up a small shop in the mesh, with a live view; Ctrl-C takes it down (needs root, asks sudo)
+	@$(SETUP) build demo
+	@$(AS_ROOT) --check
+	cargo build --release $(CARGO_FLAGS) $(DEMO_PACKAGES)
+	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft demo $(ARGS)
+
+demo-check: ## Run the same demo without a terminal and check every step (needs root, asks sudo)
+	@$(SETUP) build demo
+	@$(AS_ROOT) --check
+	cargo build --release $(CARGO_FLAGS) $(DEMO_PACKAGES)
+	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft demo --check $(ARGS)
+
+test: ## Unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
+	@$(SETUP) build test
+	@$(AS_ROOT) --check
+	cargo build --workspace --all-targets $(CARGO_FLAGS)
+	WEFT_BIN=$(TARGET)/debug cargo test $(TEST_RUNNER) $(CARGO_FLAGS) $(if $(ARGS),$(ARGS),--workspace)
+
+test-full: ## The same with the long tests (#[ignore]) and more cases per property
+	@$(SETUP) build test
+	@$(AS_ROOT) --check
+	cargo build --workspace --all-targets $(CARGO_FLAGS)
+	WEFT_BIN=$(TARGET)/debug PROPTEST_CASES=4096 cargo test $(TEST_RUNNER) $(CARGO_FLAGS) $(if $(ARGS),$(ARGS),--workspace) -- --include-ignored
+
+lint: ## Formatting, clippy with warnings as errors, licences and duplicate or forbidden crates
+	@$(SETUP) build lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	@deploy/setup/deny.sh
+
+bench: ## Weft, Envoy and a bare relay side by side; writes bench/out/latest.json (ARGS=--quick: 3 minutes)
+	@$(SETUP) build bench
+	cargo build --release $(CARGO_FLAGS) -p weft-proxy -p weft-bench
+	@WEFT_BIN=$(TARGET)/release $(TARGET)/release/weft-bench $(ARGS)
+
+setup: ## Install what all targets need, and do nothing else
+	@$(SETUP) build lint test demo bench

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Installs Debian packages without questions, and without starting the daemons some of them bring.
+#
+#   deploy/setup/apt-install.sh PACKAGE...      (as root; called by setup.sh)
+#
+# Daemons: for the time of the installation a policy-rc.d answers "not allowed" (101) to every start; the one that
+# was there before comes back afterwards, also after an interrupted run. Of the packages that this run brought in,
+# known daemons are also disabled, so that they do not start at the next boot either: the tests run their own.
+# The package lists are fetched only when apt does not know a package or cannot download it.
+set -euo pipefail
+
+[ "$(id -u)" = 0 ] || { echo "apt-install: error: must run as root" >&2; exit 1; }
+[ $# -gt 0 ] || { echo "apt-install: error: no package given" >&2; exit 1; }
+
+export DEBIAN_FRONTEND=noninteractive DEBIAN_PRIORITY=critical NEEDRESTART_MODE=l LC_ALL=C.UTF-8
+policy=/usr/sbin/policy-rc.d
+saved=$policy.before-weft
+mark='# weft: temporary, during package installation'
+daemons=(nginx postgresql redis-server)
+
+restore_policy() {
+  if [ -e "$saved" ]; then
+    mv -f "$saved" "$policy"
+  elif grep -qsxF "$mark" "$policy"; then
+    rm -f "$policy"
+  fi
+}
+
+forbid_starts() {
+  if [ -e "$policy" ]; then cp -p "$policy" "$saved"; fi
+  printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy.new-weft"
+  chmod 755 "$policy.new-weft"
+  mv -f "$policy.new-weft" "$policy"
+}
+
+quiet_apt() {
+  apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" </dev/null
+}
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "ii " ]; }
+
+exec 8>/run/weft-apt.lock
+flock 8
+restore_policy # what an interrupted run left behind
+trap restore_policy EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+forbid_starts
+
+was_there=" "
+for daemon in "${daemons[@]}"; do
+  if installed "$daemon"; then was_there+="$daemon "; fi
+done
+
+updated=no
+update() { updated=yes; quiet_apt update; }
+
+if ! quiet_apt --simulate install --no-install-recommends "$@" >/dev/null 2>&1; then update; fi
+if ! quiet_apt install --no-install-recommends "$@"; then
+  [ $updated = no ] || { echo "apt-install: error: apt-get could not install: $*" >&2; exit 1; }
+  update # the lists were old: what they name is gone from the mirror
+  quiet_apt install --no-install-recommends "$@"
+fi
+
+for daemon in "${daemons[@]}"; do
+  if [[ $was_there != *" $daemon "* ]] && installed "$daemon" && command -v update-rc.d >/dev/null; then
+    if update-rc.d "$daemon" disable >/dev/null 2>&1; then
+      echo "apt-install: $daemon is installed but not started, now or at boot; enable it with: systemctl enable --now $daemon"
+    fi
+  fi
+done

@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Proves that a fresh clone works on a machine with nothing installed by hand: makes a minimal Debian or Ubuntu with
+# debootstrap, puts a fresh clone of this repository's HEAD and the Rust toolchain into it, and runs commands there.
+#
+#   deploy/setup/prove-bare.sh [--suite SUITE] [--mirror URL] [--dir DIR] [--keep] [--registry] [--user] [COMMAND...]
+#
+#   --suite     bookworm (default), trixie, noble ...
+#   --mirror    default: http://deb.debian.org/debian, for Ubuntu suites http://archive.ubuntu.com/ubuntu
+#   --dir       where to build it (default: a new directory in /var/tmp)
+#   --keep      leave the directory there; with --dir it is used again next time, with a new clone
+#   --registry  copy this machine's crates.io cache in, to spare the download (default: fetched afresh)
+#   --user      run the commands as an ordinary user without sudo instead of root
+#   COMMAND     each one argument, run by bash in the clone; default: "make test" "make demo-check"
+#
+# Inside are: debootstrap's minbase with make, this machine's apt proxy and certificate settings, the Rust toolchain
+# (~/.rustup and ~/.cargo/bin, read-only), the clone. Everything else is for `make` to install. It shares this
+# machine's kernel and network. Needs root and debootstrap.
+#
+# All mounts are made in a mount namespace of its own, whose processes die with this script: nothing stays mounted,
+# even after kill -9, and what is removed at the end has no mount in it.
+set -euo pipefail
+
+say() { printf 'bare: %s\n' "$*" >&2; }
+fail() { printf 'bare: error: %s\n' "$*" >&2; exit 1; }
+
+# The second half: in the new mount and pid namespace.
+if [ "${1-}" = --inside ]; then
+  root=$2 user=$3
+  shift 3
+  mount --make-rprivate /
+  mount --bind "$root" "$root"
+  mount -t proc proc "$root/proc"
+  mount --rbind /sys "$root/sys"
+  mount --rbind /dev "$root/dev"
+  mount -t tmpfs tmpfs "$root/run"
+  mkdir -p "$root/run/lock"
+  for part in .rustup .cargo/bin; do
+    mkdir -p "$root/opt/rust/$part"
+    mount --bind "$HOME/$part" "$root/opt/rust/$part"
+    mount -o remount,bind,ro "$root/opt/rust/$part"
+  done
+  # Nothing of this machine's environment but what the network here needs.
+  variables=(HOME="/home/$user" USER="$user" LANG=C.UTF-8 TERM=dumb CI=true CARGO_HOME="/home/$user/.cargo"
+    RUSTUP_HOME=/opt/rust/.rustup PATH=/opt/rust/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+  for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_CERT PIP_INDEX_URL SSL_CERT_FILE \
+    CARGO_HTTP_CAINFO CARGO_HTTP_PROXY RUSTUP_AUTO_INSTALL RUSTUP_TOOLCHAIN; do
+    if [ -n "${!name-}" ]; then variables+=("$name=${!name}"); fi
+  done
+  status=0
+  for command in "$@"; do
+    say "running: $command"
+    started=$SECONDS
+    outcome=passed
+    chroot --userspec="$user" "$root" /usr/bin/env -i "${variables[@]}" bash -c "cd /home/$user/weft && $command" </dev/null ||
+      { status=1; outcome=FAILED; }
+    say "$outcome in $((SECONDS - started)) s: $command"
+    [ $status = 0 ] || break
+  done
+  exit $status
+fi
+
+suite=bookworm mirror="" dir="" keep=no registry=no user=root
+while [ $# -gt 0 ]; do
+  case $1 in
+    --suite) suite=${2:?--suite needs a name}; shift ;;
+    --mirror) mirror=${2:?--mirror needs a URL}; shift ;;
+    --dir) dir=${2:?--dir needs a path}; shift ;;
+    --keep) keep=yes ;;
+    --registry) registry=yes ;;
+    --user) user=newcomer ;;
+    --help) sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    -*) fail "unknown option $1; see --help" ;;
+    *) break ;;
+  esac
+  shift
+done
+[ $# -gt 0 ] || set -- "make test" "make demo-check"
+[ "$(id -u)" = 0 ] || fail "must run as root"
+command -v debootstrap >/dev/null || fail "debootstrap is not installed (apt-get install debootstrap)"
+[ -d "$HOME/.rustup" ] && [ -x "$HOME/.cargo/bin/cargo" ] || fail "no Rust toolchain in $HOME/.rustup and $HOME/.cargo/bin"
+
+case $suite in
+  jammy | noble | questing | resolute) family=ubuntu components=main,universe mirror=${mirror:-http://archive.ubuntu.com/ubuntu} ;;
+  *) family=debian components=main mirror=${mirror:-http://deb.debian.org/debian} ;;
+esac
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+dir=${dir:-$(mktemp -d /var/tmp/weft-bare-XXXXXX)}
+mkdir -p "$dir"
+dir=$(realpath "$dir")
+[ "$dir" != / ] || fail "--dir / makes no sense"
+
+clean_up() {
+  if [ $keep = yes ]; then
+    say "left in place: $dir"
+  elif grep -q " $dir/" /proc/self/mounts; then
+    say "something is mounted below $dir; not removing it"
+  else
+    rm -rf --one-file-system "$dir"
+  fi
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+if [ ! -e "$dir/.debootstrap-done" ]; then
+  say "debootstrap $suite from $mirror into $dir"
+  debootstrap --variant=minbase --include=make --components="$components" "$suite" "$dir" "$mirror" >"$dir.log" 2>&1 ||
+    { tail -n 5 "$dir.log" >&2; fail "debootstrap failed; see $dir.log"; }
+  rm -f "$dir.log"
+  {
+    echo "deb $mirror $suite ${components/,/ }"
+    echo "deb $mirror $suite-updates ${components/,/ }"
+    if [ $family = debian ]; then echo "deb ${mirror%/debian}/debian-security $suite-security main"; fi
+  } >"$dir/etc/apt/sources.list"
+  # How apt reaches its mirror from this machine: proxies and certificates, no package preferences.
+  grep -lsE 'Acquire::' /etc/apt/apt.conf.d/* | while read -r file; do
+    if ! grep -qE 'IndexTargets|Post-Invoke|GzipIndexes|Languages' "$file"; then cp "$file" "$dir/etc/apt/apt.conf.d/"; fi
+  done
+  mkdir -p "$dir/usr/local/share/ca-certificates"
+  cp -r /usr/local/share/ca-certificates/. "$dir/usr/local/share/ca-certificates/"
+  touch "$dir/.debootstrap-done"
+fi
+cp -L /etc/resolv.conf "$dir/etc/resolv.conf"
+cp -L /etc/hosts "$dir/etc/hosts"
+
+mkdir -p "$dir/home/$user"
+rm -rf "${dir:?}/home/$user/weft"
+git clone --quiet --no-hardlinks "$top" "$dir/home/$user/weft"
+say "fresh clone of $(git -C "$dir/home/$user/weft" log -1 --format='%h %s')"
+if [ -n "$(git -C "$top" status --porcelain)" ]; then say "note: uncommitted changes of $top are not in it"; fi
+if [ $registry = yes ]; then
+  say "copying the crates.io cache of this machine"
+  mkdir -p "$dir/home/$user/.cargo"
+  cp -r "$HOME/.cargo/registry" "$dir/home/$user/.cargo/"
+fi
+if [ "$user" != root ]; then
+  chroot "$dir" id "$user" >/dev/null 2>&1 || chroot "$dir" useradd --no-create-home --home-dir "/home/$user" --shell /bin/bash "$user"
+  chroot "$dir" chown -R "$user:" "/home/$user"
+fi
+
+status=0
+setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "${BASH_SOURCE[0]}" --inside "$dir" "$user" "$@" || status=$?
+exit $status
