@@ -34,7 +34,7 @@ forbid_starts() {
 }
 
 quiet_apt() {
-  apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
+  apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
     -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" </dev/null
 }
 
@@ -53,14 +53,50 @@ for daemon in "${daemons[@]}"; do
   if installed "$daemon"; then was_there+="$daemon "; fi
 done
 
+# apt's status lines on its file descriptor 3 (stage:package:percent:text) as a few lines of progress.
+progress() {
+  local stage package percent text shown=-20
+  while IFS=: read -r stage package percent text; do
+    case $stage in
+      dlstatus) [ $shown -ge 0 ] || { echo "apt-install: downloading"; shown=0; } ;;
+      pmstatus)
+        percent=${percent%%.*}
+        if [[ $percent =~ ^[0-9]+$ ]] && [ "$percent" -ge $((shown + 20)) ]; then
+          shown=$percent
+          echo "apt-install: $percent % $text"
+        fi ;;
+    esac
+  done
+}
+
+log=$(mktemp)
+trap 'restore_policy; rm -f "$log"' EXIT
+
+install() {
+  local status=0
+  quiet_apt -o APT::Status-Fd=3 install --no-install-recommends "$@" >"$log" 2>&1 3> >(progress) || status=$?
+  wait $! || true # progress has said all
+  return $status
+}
+
 updated=no
-update() { updated=yes; quiet_apt update; }
+update() {
+  updated=yes
+  echo "apt-install: fetching the package lists"
+  quiet_apt update
+}
 
 if ! quiet_apt --simulate install --no-install-recommends "$@" >/dev/null 2>&1; then update; fi
-if ! quiet_apt install --no-install-recommends "$@"; then
-  [ $updated = no ] || { echo "apt-install: error: apt-get could not install: $*" >&2; exit 1; }
+installed_all=yes
+install "$@" || installed_all=no
+if [ $installed_all$updated = nono ]; then
   update # the lists were old: what they name is gone from the mirror
-  quiet_apt install --no-install-recommends "$@"
+  if install "$@"; then installed_all=yes; fi
+fi
+if [ $installed_all = no ]; then
+  tail -n 30 "$log" >&2
+  echo "apt-install: error: apt-get could not install: $*" >&2
+  exit 1
 fi
 
 for daemon in "${daemons[@]}"; do
