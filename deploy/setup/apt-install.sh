@@ -74,7 +74,7 @@ trap 'restore_policy; rm -f "$log"' EXIT
 
 install() {
   local status=0
-  quiet_apt -o APT::Status-Fd=3 install --no-install-recommends "$@" >"$log" 2>&1 3> >(progress) || status=$?
+  quiet_apt -o APT::Status-Fd=3 install --no-install-recommends "$@" 3> >(progress) >"$log" 2>&1 || status=$?
   wait $! || true # progress has said all
   return $status
 }
