@@ -1,0 +1,3 @@
+//! Listeners: where connections come in.
+
+pub mod original_dst;

@@ -1,0 +1,236 @@
+//! The flags of `weft-proxy redirect` and what it prints.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::process::ExitCode;
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::{DEFAULT_MARK, Redirect, check};
+
+/// A wrong flag, as sysexits.h and the other Weft programs have it.
+const USAGE: u8 = 64;
+
+/// Send the workload's TCP connections through the proxy, in this network namespace
+///
+/// Writes the nftables table `inet weft` and local routes for the mesh's address ranges, for IPv4 and IPv6.
+/// Running it again replaces what it wrote before; `--undo` removes all of it. Needs the programs `nft` and `ip`,
+/// and root or CAP_NET_ADMIN in the namespace. Connections that are already open are not touched. UDP is not captured.
+#[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one per flag")]
+pub struct RedirectArgs {
+    /// Port of the proxy that gets the workload's outgoing connections
+    #[arg(long, value_name = "PORT", default_value = "15001")]
+    pub outbound_port: NonZeroU16,
+
+    /// Port of the proxy that gets connections to the workload
+    #[arg(long, value_name = "PORT", default_value = "15006")]
+    pub inbound_port: NonZeroU16,
+
+    /// Other ports of the proxy on this host: never captured
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        default_value = "15000,15020"
+    )]
+    pub own_ports: Vec<NonZeroU16>,
+
+    /// Do not capture connections opened by this user (repeatable)
+    #[arg(long, value_name = "UID")]
+    pub proxy_uid: Vec<u32>,
+
+    /// Do not capture connections opened by this group (repeatable)
+    #[arg(long, value_name = "GID")]
+    pub proxy_gid: Vec<u32>,
+
+    /// Do not capture connections with this SO_MARK; decimal or 0x…
+    ///
+    /// Must be the `mark` of the proxy's file. Only a process with CAP_NET_ADMIN can set a mark.
+    #[arg(long, value_name = "MARK", value_parser = parse_mark, default_value = "0x77656674")]
+    pub mark: u32,
+
+    /// No exemption by mark; then --proxy-uid or --proxy-gid is needed
+    #[arg(long)]
+    pub no_mark: bool,
+
+    /// Ports of this host that peers reach without the proxy (no mTLS, no policy)
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
+    pub skip_inbound_ports: Vec<NonZeroU16>,
+
+    /// Destination ports that the workload reaches without the proxy; does not apply to mesh ranges
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
+    pub skip_outbound_ports: Vec<NonZeroU16>,
+
+    /// Destinations that the workload reaches without the proxy; does not apply to mesh ranges
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = parse_range)]
+    pub skip_outbound_ranges: Vec<IpNet>,
+
+    /// Address ranges of the mesh's services: always captured, never sent to the network
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = parse_range,
+          default_value = "240.0.0.0/4,fd77:6566:7400::/48")]
+    pub mesh_ranges: Vec<IpNet>,
+
+    /// Leave IPv6 alone: IPv6 connections then bypass the proxy
+    #[arg(long)]
+    pub no_ipv6: bool,
+
+    /// Print the nftables script and change nothing
+    #[arg(long, group = "action")]
+    pub print: bool,
+
+    /// Prove by probe connections that capture works with these flags; exit 1 and say why if not
+    #[arg(long, group = "action")]
+    pub check: bool,
+
+    /// Remove the table and the routes, also half of them, also when there are none
+    #[arg(long, group = "action")]
+    pub undo: bool,
+
+    /// Connect to ADDRESS, print the own address, stay until standard input ends (used by --check)
+    #[arg(long, value_name = "ADDRESS", group = "action", hide = true)]
+    pub probe: Option<SocketAddr>,
+}
+
+fn parse_mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("{error}: expected a number like {DEFAULT_MARK:#x}, of 32 bits"))
+}
+
+/// `10.0.0.0/8`, or a bare address for itself alone.
+fn parse_range(text: &str) -> Result<IpNet, String> {
+    let bare = || {
+        text.parse()
+            .ok()
+            .map(|address: std::net::IpAddr| IpNet::from(address))
+    };
+    text.parse()
+        .ok()
+        .or_else(bare)
+        .ok_or_else(|| "expected a range like 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
+impl From<&RedirectArgs> for Redirect {
+    fn from(args: &RedirectArgs) -> Self {
+        let ports = |ports: &[NonZeroU16]| ports.iter().map(|port| port.get()).collect();
+        Self {
+            outbound_port: args.outbound_port,
+            inbound_port: args.inbound_port,
+            own_ports: ports(&args.own_ports),
+            uids: args.proxy_uid.clone(),
+            gids: args.proxy_gid.clone(),
+            mark: (!args.no_mark).then_some(args.mark),
+            skip_inbound_ports: ports(&args.skip_inbound_ports),
+            skip_outbound_ports: ports(&args.skip_outbound_ports),
+            skip_outbound_ranges: args.skip_outbound_ranges.clone(),
+            mesh_ranges: args.mesh_ranges.clone(),
+            ipv6: !args.no_ipv6,
+        }
+    }
+}
+
+/// Does what the flags say. Blocking; call it before any runtime starts.
+///
+/// Returns 0; 1 for a failed check; 64 for flags that contradict each other (printed to standard error).
+/// Errors: [`super::RedirectError`], as `anyhow` because only `main` sees it; exit 1.
+pub fn run(args: &RedirectArgs) -> anyhow::Result<ExitCode> {
+    if let Some(target) = args.probe {
+        check::probe(target)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.undo {
+        let report = Redirect::remove()?;
+        eprintln!("redirect: removed {report}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let redirect = Redirect::from(args);
+    let mistakes = redirect.mistakes();
+    if !mistakes.is_empty() {
+        for mistake in mistakes {
+            eprintln!("redirect: {mistake}");
+        }
+        return Ok(ExitCode::from(USAGE));
+    }
+    if args.print {
+        print!("{}", redirect.rules());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.check {
+        let check = redirect.check()?;
+        print!("{check}");
+        return Ok(if check.passed() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let report = redirect.apply()?;
+    eprintln!("redirect: applied {report}");
+    if redirect.ipv6 && !report.loopback_ipv6 {
+        eprintln!(
+            "redirect: no IPv6 on the loopback interface, so the IPv6 mesh ranges have no route"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        redirect: RedirectArgs,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Redirect, String> {
+        let program = Program::try_parse_from([&["redirect"], arguments].concat())
+            .map_err(|error| error.to_string())?;
+        Ok(Redirect::from(&program.redirect))
+    }
+
+    #[test]
+    fn no_flags_are_the_defaults() {
+        assert_eq!(parse(&[]).unwrap(), Redirect::default());
+    }
+
+    #[test]
+    fn flags_reach_the_settings() {
+        let redirect = parse(&[
+            "--mark=7",
+            "--proxy-uid=1",
+            "--proxy-uid=2",
+            "--skip-outbound-ports=22,25",
+            "--skip-outbound-ranges=10.0.0.0/8,192.0.2.1",
+            "--no-ipv6",
+        ])
+        .unwrap();
+        assert_eq!(redirect.mark, Some(7));
+        assert_eq!(redirect.uids, [1, 2]);
+        assert_eq!(redirect.skip_outbound_ports, [22, 25]);
+        assert_eq!(redirect.skip_outbound_ranges[1].to_string(), "192.0.2.1/32");
+        assert!(!redirect.ipv6);
+        assert_eq!(parse(&["--no-mark"]).unwrap().mark, None);
+    }
+
+    #[test]
+    fn wrong_flags_are_refused_by_name() {
+        for (arguments, word) in [
+            (&["--mark=0xzz"][..], "--mark"),
+            (&["--outbound-port=0"], "--outbound-port"),
+            (&["--skip-inbound-ports=70000"], "--skip-inbound-ports"),
+            (&["--mesh-ranges=240.0.0.0/40"], "--mesh-ranges"),
+            (&["--check", "--undo"], "--undo"),
+        ] {
+            let error = parse(arguments).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The nftables script: settings in, text out. No IO.
+//! Two NAT chains take connections away (`outbound` in the output hook, `inbound` in prerouting), two filter chains
+//! guard the mesh ranges: their local route would otherwise deliver an uncaptured packet to any listener of this host.
+//! The table's comment carries a hash of the rules, so that `check` sees whether these settings are the applied ones.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sha2::{Digest, Sha256};
+
+use super::Redirect;
+
+/// The table that belongs to us: `inet weft`.
+pub(super) const TABLE: &str = "weft";
+
+/// The whole script: whatever table there is goes, ours comes, in one transaction.
+pub(super) fn script(redirect: &Redirect) -> String {
+    let chains = chains(redirect);
+    format!(
+        "{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n",
+        removal(),
+        comment_of(&chains)
+    )
+}
+
+/// Removes the table, also when there is none (the first line makes it).
+pub(super) fn removal() -> String {
+    format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
+}
+
+/// What the table's comment says when these settings are applied.
+pub(super) fn comment(redirect: &Redirect) -> String {
+    comment_of(&chains(redirect))
+}
+
+fn comment_of(chains: &str) -> String {
+    let digest = Sha256::digest(chains.as_bytes());
+    let hash: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("weft-proxy redirect {hash}")
+}
+
+fn chains(redirect: &Redirect) -> String {
+    let (mesh4, mesh6) = by_family(&redirect.mesh_ranges);
+    let (skip4, skip6) = by_family(&redirect.skip_outbound_ranges);
+    let mut out = String::new();
+
+    // NAT priorities are numbers: nft 1.0 knows the name `dstnat` in prerouting only.
+    let mut outbound = Chain::new("outbound", "nat hook output priority -100");
+    outbound.rule("meta l4proto != tcp return");
+    if let Some(mark) = redirect.mark {
+        outbound.rule(format!("meta mark {mark:#010x} return"));
+    }
+    outbound.rule_for_each("meta skuid", &redirect.uids, "return");
+    outbound.rule_for_each("meta skgid", &redirect.gids, "return");
+    if !redirect.ipv6 {
+        outbound.rule("meta nfproto ipv6 return");
+    }
+    let to_proxy = format!("meta l4proto tcp redirect to :{}", redirect.outbound_port);
+    outbound.rule_for_each("ip daddr", &mesh4, &to_proxy);
+    outbound.rule_for_each("ip6 daddr", &mesh6, &to_proxy);
+    outbound.rule("ip daddr 127.0.0.0/8 return");
+    outbound.rule("ip6 daddr ::1 return");
+    outbound.rule_for_each(
+        "fib daddr type local tcp dport",
+        &own_ports(redirect),
+        "return",
+    );
+    outbound.rule_for_each(
+        "tcp dport",
+        &sorted(&redirect.skip_outbound_ports),
+        "return",
+    );
+    outbound.rule_for_each("ip daddr", &skip4, "return");
+    outbound.rule_for_each("ip6 daddr", &skip6, "return");
+    outbound.rule(&to_proxy);
+    out.push_str(&outbound.end());
+
+    let mut inbound = Chain::new("inbound", "nat hook prerouting priority -100");
+    inbound.rule("meta l4proto != tcp return");
+    inbound.rule("iif lo return");
+    if !redirect.ipv6 {
+        inbound.rule("meta nfproto ipv6 return");
+    }
+    inbound.rule("fib daddr type != local return");
+    inbound.rule_for_each("tcp dport", &own_ports(redirect), "return");
+    inbound.rule_for_each("tcp dport", &sorted(&redirect.skip_inbound_ports), "return");
+    inbound.rule(format!(
+        "meta l4proto tcp redirect to :{}",
+        redirect.inbound_port
+    ));
+    out.push_str(&inbound.end());
+
+    // After the output NAT: what still carries a mesh address was not captured.
+    let mut guard_output = Chain::new("guard_output", "filter hook output priority 0");
+    guard_output.rule_for_each("ip daddr", &mesh4, "meta l4proto tcp reject with tcp reset");
+    guard_output.rule_for_each(
+        "ip6 daddr",
+        &mesh6,
+        "meta l4proto tcp reject with tcp reset",
+    );
+    guard_output.rule_for_each("ip daddr", &mesh4, "reject with icmpx admin-prohibited");
+    guard_output.rule_for_each("ip6 daddr", &mesh6, "reject with icmpx admin-prohibited");
+    out.push_str(&guard_output.end());
+
+    // Before the inbound NAT: mesh addresses never come from another host.
+    let mut guard_input = Chain::new("guard_input", "filter hook prerouting priority -110");
+    guard_input.rule("iif lo return");
+    guard_input.rule_for_each("ip daddr", &mesh4, "drop");
+    guard_input.rule_for_each("ip6 daddr", &mesh6, "drop");
+    out.push_str(&guard_input.end());
+    out
+}
+
+/// One chain being written.
+struct Chain(String);
+
+impl Chain {
+    fn new(name: &str, hook: &str) -> Self {
+        Self(format!(
+            "\tchain {name} {{\n\t\ttype {hook}; policy accept;\n"
+        ))
+    }
+
+    fn rule(&mut self, rule: impl AsRef<str>) {
+        self.0.push_str("\t\t");
+        self.0.push_str(rule.as_ref());
+        self.0.push('\n');
+    }
+
+    /// `<matcher> { a, b } <verdict>`; no rule for no values.
+    fn rule_for_each<T: ToString>(&mut self, matcher: &str, values: &[T], verdict: &str) {
+        if !values.is_empty() {
+            let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+            self.rule(format!("{matcher} {{ {} }} {verdict}", values.join(", ")));
+        }
+    }
+
+    fn end(mut self) -> String {
+        self.0.push_str("\t}\n");
+        self.0
+    }
+}
+
+/// Every port the proxy itself listens on.
+fn own_ports(redirect: &Redirect) -> Vec<u16> {
+    let mut ports = redirect.own_ports.clone();
+    ports.extend([redirect.outbound_port.get(), redirect.inbound_port.get()]);
+    sorted(&ports)
+}
+
+fn sorted(ports: &[u16]) -> Vec<u16> {
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Merged and sorted: nft refuses overlapping ranges in one set.
+fn by_family(ranges: &[IpNet]) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
+    let mut families = (Vec::new(), Vec::new());
+    for range in IpNet::aggregate(&ranges.to_vec()) {
+        match range {
+            IpNet::V4(range) => families.0.push(range.trunc()),
+            IpNet::V6(range) => families.1.push(range.trunc()),
+        }
+    }
+    families
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line numbers of the first rule that contains each text.
+    fn positions(script: &str, texts: &[&str]) -> Vec<usize> {
+        texts
+            .iter()
+            .map(|text| {
+                script
+                    .lines()
+                    .position(|line| line.contains(text))
+                    .unwrap_or_else(|| panic!("no {text}"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn exemptions_come_first_and_mesh_ranges_before_anything_that_is_skipped() {
+        let redirect = Redirect {
+            uids: vec![1337],
+            gids: vec![1338],
+            skip_outbound_ports: vec![25, 22, 22],
+            skip_outbound_ranges: vec![
+                "10.0.0.0/8".parse().unwrap(),
+                "10.1.0.0/16".parse().unwrap(),
+            ],
+            ..Redirect::default()
+        };
+        let script = redirect.rules();
+        let order = positions(
+            &script,
+            &[
+                "meta mark 0x77656674 return",
+                "meta skuid { 1337 } return",
+                "meta skgid { 1338 } return",
+                "ip daddr { 240.0.0.0/4 } meta l4proto tcp redirect to :15001",
+                "ip6 daddr { fd77:6566:7400::/48 } meta l4proto tcp redirect to :15001",
+                "ip daddr 127.0.0.0/8 return",
+                "fib daddr type local tcp dport { 15000, 15001, 15006, 15020 } return",
+                "tcp dport { 22, 25 } return",
+                "ip daddr { 10.0.0.0/8 } return",
+            ],
+        );
+        assert!(order.is_sorted(), "{order:?}\n{script}");
+    }
+
+    #[test]
+    fn the_comment_follows_the_settings() {
+        let one = Redirect::default();
+        let other = Redirect {
+            skip_inbound_ports: vec![22],
+            ..Redirect::default()
+        };
+        assert_eq!(comment(&one), comment(&one.clone()));
+        assert_ne!(comment(&one), comment(&other));
+        assert!(
+            one.rules()
+                .contains(&format!("comment \"{}\"", comment(&one)))
+        );
+    }
+
+    #[test]
+    fn without_ipv6_both_nat_chains_let_it_pass() {
+        let script = Redirect {
+            ipv6: false,
+            ..Redirect::default()
+        }
+        .rules();
+        assert_eq!(
+            script.matches("meta nfproto ipv6 return").count(),
+            2,
+            "{script}"
+        );
+    }
+}
