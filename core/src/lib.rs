@@ -1,1 +1,20 @@
-//! placeholder
+//! The meaning of a mesh: what people ask for, what a proxy obeys, and how one becomes the other.
+//! No socket, clock, task or lock in here; time and randomness are arguments.
+//!
+//! - [`api`]: the shapes people write (Gateway API and `weft.dev`), parsing and validation.
+//! - [`identity`], [`names`], [`listener`], [`route`], [`cluster`], [`endpoint`], [`policy`]: the model a proxy obeys.
+//! - [`compile`]: objects and workloads -> model.
+//! - [`wire`]: model <-> xDS messages.
+//! - [`balancer`], [`outlier`], [`retry`], [`failure`]: decisions of the data path, without IO.
+
+pub mod balancer;
+pub mod cluster;
+pub mod endpoint;
+pub mod failure;
+pub mod identity;
+pub mod listener;
+pub mod names;
+pub mod outlier;
+pub mod policy;
+pub mod retry;
+pub mod route;

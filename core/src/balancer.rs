@@ -1,0 +1,137 @@
+//! Balancing: which endpoint takes the next request.
+//! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random.
+//! Spec: power of two choices on peak EWMA, as in Linkerd: the value jumps to a new peak at once and decays over 10 s;
+//! load = latency x (in flight + 1), divided by the endpoint's weight.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// The latency an endpoint is given before its first answer.
+pub const DEFAULT_LATENCY: Duration = Duration::from_millis(30);
+/// The time in which an old value loses 63 % of its weight.
+pub const DECAY: Duration = Duration::from_secs(10);
+
+/// The load of one endpoint: what is in flight, and a peak-sensitive moving average of its latency.
+#[derive(Debug)]
+pub struct Load {
+    in_flight: AtomicU32,
+    /// Bits of an `f64` in nanoseconds.
+    latency: AtomicU64,
+    updated_us: AtomicU64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new((DEFAULT_LATENCY.as_nanos() as f64).to_bits()),
+            updated_us: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Load {
+    /// Counts a request that is sent to it.
+    pub fn start(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts its end.
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes a latency into the average. `now`: since any fixed point, monotonic. Two workers at once may lose one sample.
+    pub fn observe(&self, latency: Duration, now: Duration) {
+        let sample = latency.as_nanos() as f64;
+        let old = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        let now_us = micros(now);
+        let then_us = self.updated_us.swap(now_us, Ordering::Relaxed);
+        let new = if sample > old || then_us == 0 {
+            sample
+        } else {
+            let keep = (-(now_us.saturating_sub(then_us) as f64) / DECAY.as_micros() as f64).exp();
+            old * keep + sample * (1.0 - keep)
+        };
+        self.latency.store(new.to_bits(), Ordering::Relaxed);
+    }
+
+    /// What sending one more would cost, relative to other endpoints; smaller is better.
+    pub fn cost(&self, weight: u32) -> f64 {
+        f64::from_bits(self.latency.load(Ordering::Relaxed)) * (f64::from(self.in_flight()) + 1.0)
+            / f64::from(weight.max(1))
+    }
+}
+
+/// Picks the cheaper of two different endpoints chosen at random among `len`; `random` gives a number below its argument.
+/// `None` when there are none.
+pub fn pick(len: usize, mut random: impl FnMut(usize) -> usize, cost: impl Fn(usize) -> f64) -> Option<usize> {
+    match len {
+        0 => None,
+        1 => Some(0),
+        _ => {
+            let first = random(len);
+            let other = random(len - 1);
+            let second = if other >= first { other + 1 } else { other };
+            Some(if cost(second) < cost(first) { second } else { first })
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_average_jumps_up_at_once_and_comes_down_slowly() {
+        let load = Load::default();
+        load.observe(MS, MS);
+        assert_eq!(load.cost(1), 1e6);
+        load.observe(MS * 100, MS * 2);
+        assert_eq!(load.cost(1), 1e8);
+        load.observe(MS, MS * 3);
+        assert!(load.cost(1) > 0.99e8);
+        load.observe(MS, MS * 60_000);
+        assert!(load.cost(1) < 0.02e8);
+    }
+
+    #[test]
+    fn what_is_in_flight_and_the_weight_count() {
+        let load = Load::default();
+        load.observe(MS, MS);
+        load.start();
+        assert_eq!(load.cost(1), 2e6);
+        assert_eq!(load.cost(2), 1e6);
+        load.end();
+        assert_eq!(load.in_flight(), 0);
+    }
+
+    #[test]
+    fn two_different_endpoints_are_compared_and_the_cheaper_wins() {
+        assert_eq!(pick(0, |_| 0, |_| 0.0), None);
+        assert_eq!(pick(1, |_| 0, |_| 0.0), Some(0));
+        let costs = [3.0, 1.0, 2.0];
+        for first in 0..3 {
+            for other in 0..2 {
+                let mut answers = [first, other].into_iter();
+                let picked = pick(3, |_| answers.next().unwrap(), |i| costs[i]).unwrap();
+                let second = if other >= first { other + 1 } else { other };
+                assert_ne!(first, second);
+                assert_eq!(costs[picked], costs[first].min(costs[second]));
+            }
+        }
+    }
+}

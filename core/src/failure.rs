@@ -1,0 +1,215 @@
+//! Failures of the request path: whose fault, whether it may be tried again, and what the caller is told.
+//! Shape: one enum; the answer, retries, outlier detection, access log and metrics use only its three questions.
+//! Flags follow Envoy's response flags where there is one.
+
+use std::sync::Arc;
+
+use crate::retry::Outcome;
+
+/// Why a request or connection failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The request is malformed.
+    #[error("malformed request: {0}")]
+    BadRequest(&'static str),
+    /// The head is too large or has too many fields.
+    #[error("request head above the limit")]
+    HeadTooLarge,
+    /// The URI is too long.
+    #[error("URI above the limit")]
+    UriTooLong,
+    /// The caller speaks plaintext and the workload takes mesh TLS only.
+    #[error("plaintext to a workload that takes mesh TLS only")]
+    PlaintextRefused,
+    /// Bytes of another protocol than the port speaks.
+    #[error("not the protocol of this port")]
+    ProtocolRefused,
+    /// A rule denies it.
+    #[error("denied by policy rule {0}")]
+    Denied(Arc<str>),
+    /// No rule allows it.
+    #[error("no policy rule allows it")]
+    NotAllowed,
+    /// No route for it.
+    #[error("no route")]
+    NoRoute,
+    /// The rule itself answers with this status (backends that do not exist: 500).
+    #[error("the route answers {0}")]
+    RouteAnswers(u16),
+    /// The destination is not in the mesh and the outbound policy is `registered-only`.
+    #[error("destination is not registered in the mesh")]
+    NotRegistered,
+    /// The destination is in the mesh's own ranges and nothing is known there.
+    #[error("no service has this mesh address")]
+    UnknownService,
+    /// The control plane did not say in time what the destination is.
+    #[error("the control plane did not answer for this destination in time")]
+    NoDiscovery,
+    /// No configuration yet.
+    #[error("no configuration yet")]
+    NotConfigured,
+    /// A limit of the proxy or cluster is reached.
+    #[error("limit reached: {0}")]
+    Overloaded(&'static str),
+    /// The cluster has no endpoint.
+    #[error("no endpoint")]
+    NoEndpoint,
+    /// The connection was not made.
+    #[error("connect failed: {0}")]
+    Connect(Arc<str>),
+    /// The connection was not made in time.
+    #[error("connect timed out")]
+    ConnectTimeout,
+    /// The peer is not who it should be.
+    #[error("the peer's identity is not the expected one: {0}")]
+    PeerIdentity(Arc<str>),
+    /// The peer refused our identity.
+    #[error("the peer refused our identity")]
+    IdentityRefused,
+    /// The peer did not process the request.
+    #[error("refused by the peer before it was processed")]
+    RefusedStream,
+    /// The connection or stream broke.
+    #[error("upstream reset: {0}")]
+    Reset(Arc<str>),
+    /// The peer's answer is malformed.
+    #[error("malformed answer: {0}")]
+    BadAnswer(&'static str),
+    /// No head of an answer in the time for one try.
+    #[error("no answer in the time for one try")]
+    TryTimeout,
+    /// Not done in the time for the request.
+    #[error("request timed out")]
+    RequestTimeout,
+    /// Nothing moved for the idle time.
+    #[error("idle for too long")]
+    IdleTimeout,
+    /// The caller went away.
+    #[error("the caller went away")]
+    CallerGone,
+    /// The proxy is shutting down.
+    #[error("shutting down")]
+    Draining,
+    /// A bug of ours; the panic was caught.
+    #[error("internal error")]
+    Panic,
+}
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller's.
+    Downstream,
+    /// A policy's: working as configured.
+    Policy,
+    /// The peer's that we call.
+    Upstream,
+    /// The proxy's or its configuration's.
+    Local,
+}
+
+/// What the caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// A short flag for log, metric and the `weft-error` header.
+    pub flag: &'static str,
+}
+
+impl Failure {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_) | Self::HeadTooLarge | Self::UriTooLong | Self::CallerGone => Fault::Downstream,
+            Self::PlaintextRefused
+            | Self::ProtocolRefused
+            | Self::Denied(_)
+            | Self::NotAllowed
+            | Self::NotRegistered
+            | Self::RouteAnswers(_)
+            | Self::NoRoute => Fault::Policy,
+            Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::PeerIdentity(_)
+            | Self::IdentityRefused
+            | Self::RefusedStream
+            | Self::Reset(_)
+            | Self::BadAnswer(_)
+            | Self::TryTimeout
+            | Self::RequestTimeout
+            | Self::IdleTimeout
+            | Self::NoEndpoint => Fault::Upstream,
+            Self::UnknownService
+            | Self::NoDiscovery
+            | Self::NotConfigured
+            | Self::Overloaded(_)
+            | Self::Draining
+            | Self::Panic => Fault::Local,
+        }
+    }
+
+    /// How it counts for a retry; `None` when trying again cannot help or is not allowed.
+    pub fn retry(&self) -> Option<Outcome> {
+        match self {
+            Self::Connect(_) | Self::ConnectTimeout => Some(Outcome::ConnectFailure),
+            Self::RefusedStream => Some(Outcome::RefusedStream),
+            Self::Reset(_) | Self::BadAnswer(_) => Some(Outcome::Reset),
+            Self::TryTimeout => Some(Outcome::TryTimeout),
+            Self::BadRequest(_)
+            | Self::HeadTooLarge
+            | Self::UriTooLong
+            | Self::PlaintextRefused
+            | Self::ProtocolRefused
+            | Self::Denied(_)
+            | Self::NotAllowed
+            | Self::NoRoute
+            | Self::RouteAnswers(_)
+            | Self::NotRegistered
+            | Self::UnknownService
+            | Self::NoDiscovery
+            | Self::NotConfigured
+            | Self::Overloaded(_)
+            | Self::NoEndpoint
+            | Self::PeerIdentity(_)
+            | Self::IdentityRefused
+            | Self::RequestTimeout
+            | Self::IdleTimeout
+            | Self::CallerGone
+            | Self::Draining
+            | Self::Panic => None,
+        }
+    }
+
+    /// What the caller is told.
+    pub fn reply(&self) -> Reply {
+        let (status, flag) = match self {
+            Self::BadRequest(_) => (400, "DPE"),
+            Self::HeadTooLarge => (431, "DPE"),
+            Self::UriTooLong => (414, "DPE"),
+            Self::PlaintextRefused => (403, "PLAINTEXT"),
+            Self::ProtocolRefused => (400, "PROTOCOL"),
+            Self::Denied(_) | Self::NotAllowed => (403, "RBAC"),
+            Self::NoRoute => (404, "NR"),
+            Self::RouteAnswers(status) => (*status, "NC"),
+            Self::NotRegistered => (502, "REG"),
+            Self::UnknownService => (503, "NS"),
+            Self::NoDiscovery => (503, "DISC"),
+            Self::NotConfigured => (503, "CONF"),
+            Self::Overloaded(_) => (503, "UO"),
+            Self::NoEndpoint => (503, "UH"),
+            Self::Connect(_) | Self::ConnectTimeout => (503, "UF"),
+            Self::PeerIdentity(_) => (503, "PEERID"),
+            Self::IdentityRefused => (503, "OURID"),
+            Self::RefusedStream => (503, "REFUSED"),
+            Self::Reset(_) => (502, "UC"),
+            Self::BadAnswer(_) => (502, "UPE"),
+            Self::TryTimeout | Self::RequestTimeout => (504, "UT"),
+            Self::IdleTimeout => (504, "SI"),
+            Self::CallerGone => (499, "DC"),
+            Self::Draining => (503, "DRAIN"),
+            Self::Panic => (500, "PANIC"),
+        };
+        Reply { status, flag }
+    }
+}

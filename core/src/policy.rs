@@ -1,0 +1,213 @@
+//! Authorization: who may do what at a workload.
+//! Shape: a [`Request`] in, a [`Verdict`] out that names the rule. Deny wins over allow.
+//! Spec: Envoy RBAC (gRFC A41): two filters, the first denies, the second allows.
+//! Invariant: a caller without a verified identity matches no rule that names an identity or a namespace.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::identity::Identity;
+
+/// The authorization of one port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Authorization {
+    /// Refused when any of these matches.
+    pub deny: Vec<Rule>,
+    /// `None`: everything else is allowed. Otherwise allowed only when one of these matches, so an empty list
+    /// refuses all.
+    pub allow: Option<Vec<Rule>>,
+}
+
+/// One rule of a policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rule {
+    /// `<namespace>/<policy>#<rule>`: what a denial names.
+    pub name: Arc<str>,
+    /// Who; one of them must match.
+    pub from: Vec<Principal>,
+    /// What; one of them must match.
+    pub to: Vec<Operation>,
+}
+
+/// A caller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Principal {
+    /// Anyone, with or without an identity.
+    Any,
+    /// Anyone with a verified identity.
+    Authenticated,
+    /// This identity.
+    Identity(Identity),
+    /// Every identity that starts with this text.
+    Prefix(Arc<str>),
+}
+
+/// What a caller does. An empty list matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Operation {
+    /// HTTP methods, compared exactly.
+    pub methods: Vec<Arc<str>>,
+    /// Paths without the query.
+    pub paths: Vec<PathPattern>,
+    /// Destination ports.
+    pub ports: Vec<u16>,
+}
+
+/// A path of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum PathPattern {
+    /// The whole path.
+    Exact(Arc<str>),
+    /// Every path that starts with this text.
+    Prefix(Arc<str>),
+}
+
+/// What is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The caller's verified identity.
+    pub identity: Option<&'a Identity>,
+    /// The destination port.
+    pub port: u16,
+    /// Method and path (without the query) of an HTTP request; `None` for a TCP connection.
+    pub http: Option<(&'a str, &'a str)>,
+}
+
+/// The judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// Let it pass; the rule that allowed it, if one was needed.
+    Allow(Option<&'a str>),
+    /// Refuse it: this rule denies it.
+    DeniedBy(&'a str),
+    /// Refuse it: no rule allows it.
+    NotAllowed,
+}
+
+impl Authorization {
+    /// Judges one request or connection. Cost: linear in the rules.
+    /// A TCP connection has no method and path: an allow rule that asks for them does not match it, a deny rule
+    /// does (as in Istio: never wider).
+    pub fn check(&self, request: &Request<'_>) -> Verdict<'_> {
+        if let Some(rule) = self.deny.iter().find(|rule| rule.matches(request, true)) {
+            return Verdict::DeniedBy(&rule.name);
+        }
+        match &self.allow {
+            None => Verdict::Allow(None),
+            Some(rules) => match rules.iter().find(|rule| rule.matches(request, false)) {
+                Some(rule) => Verdict::Allow(Some(&rule.name)),
+                None => Verdict::NotAllowed,
+            },
+        }
+    }
+
+    /// Whether everything is allowed without a look at the request.
+    pub fn allows_all(&self) -> bool {
+        self.deny.is_empty() && self.allow.is_none()
+    }
+}
+
+impl Rule {
+    fn matches(&self, request: &Request<'_>, unknown_http: bool) -> bool {
+        self.from.iter().any(|principal| principal.matches(request.identity))
+            && self.to.iter().any(|operation| operation.matches(request, unknown_http))
+    }
+}
+
+impl Principal {
+    fn matches(&self, identity: Option<&Identity>) -> bool {
+        match (self, identity) {
+            (Self::Any, _) | (Self::Authenticated, Some(_)) => true,
+            (Self::Identity(wanted), Some(identity)) => wanted == identity,
+            (Self::Prefix(prefix), Some(identity)) => identity.as_str().starts_with(prefix.as_ref()),
+            (Self::Authenticated | Self::Identity(_) | Self::Prefix(_), None) => false,
+        }
+    }
+}
+
+impl Operation {
+    fn matches(&self, request: &Request<'_>, unknown_http: bool) -> bool {
+        let http = match request.http {
+            Some((method, path)) => {
+                (self.methods.is_empty() || self.methods.iter().any(|m| m.as_ref() == method))
+                    && (self.paths.is_empty() || self.paths.iter().any(|p| p.matches(path)))
+            }
+            None => (self.methods.is_empty() && self.paths.is_empty()) || unknown_http,
+        };
+        http && (self.ports.is_empty() || self.ports.contains(&request.port))
+    }
+}
+
+impl PathPattern {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted.as_ref() == path,
+            Self::Prefix(prefix) => path.starts_with(prefix.as_ref()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(account: &str) -> Identity {
+        Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()
+    }
+
+    fn rule(name: &str, from: Vec<Principal>, to: Operation) -> Rule {
+        Rule { name: name.into(), from, to: vec![to] }
+    }
+
+    #[test]
+    fn deny_wins_and_names_its_rule() {
+        let policy = Authorization {
+            deny: vec![rule("shop/no-user#0", vec![Principal::Identity(id("user"))], Operation::default())],
+            allow: Some(vec![rule("shop/all#0", vec![Principal::Authenticated], Operation::default())]),
+        };
+        let (user, order) = (id("user"), id("order"));
+        let ask = |identity| policy.check(&Request { identity, port: 80, http: Some(("GET", "/")) });
+        assert_eq!(ask(Some(&user)), Verdict::DeniedBy("shop/no-user#0"));
+        assert_eq!(ask(Some(&order)), Verdict::Allow(Some("shop/all#0")));
+        assert_eq!(ask(None), Verdict::NotAllowed);
+    }
+
+    #[test]
+    fn an_empty_allow_list_refuses_all_and_an_absent_one_nothing() {
+        let request = Request { identity: None, port: 1, http: None };
+        assert_eq!(Authorization { deny: vec![], allow: Some(vec![]) }.check(&request), Verdict::NotAllowed);
+        assert_eq!(Authorization::default().check(&request), Verdict::Allow(None));
+    }
+
+    #[test]
+    fn rules_on_method_and_path_are_never_wider_for_tcp() {
+        let get = Operation { methods: vec!["GET".into()], ..Operation::default() };
+        let tcp = Request { identity: None, port: 80, http: None };
+        let deny = Authorization { deny: vec![rule("d", vec![Principal::Any], get.clone())], allow: None };
+        let allow = Authorization { deny: vec![], allow: Some(vec![rule("a", vec![Principal::Any], get)]) };
+        assert_eq!(deny.check(&tcp), Verdict::DeniedBy("d"));
+        assert_eq!(allow.check(&tcp), Verdict::NotAllowed);
+    }
+
+    #[test]
+    fn methods_paths_and_ports_all_have_to_match() {
+        let to = Operation {
+            methods: vec!["GET".into(), "HEAD".into()],
+            paths: vec![PathPattern::Exact("/a".into()), PathPattern::Prefix("/b/".into())],
+            ports: vec![80],
+        };
+        let policy = Authorization { deny: vec![], allow: Some(vec![rule("r", vec![Principal::Any], to)]) };
+        for (port, method, path, allowed) in [
+            (80, "GET", "/a", true),
+            (80, "HEAD", "/b/c", true),
+            (80, "get", "/a", false),
+            (80, "GET", "/ab", false),
+            (80, "GET", "/b", false),
+            (81, "GET", "/a", false),
+        ] {
+            let verdict = policy.check(&Request { identity: None, port, http: Some((method, path)) });
+            assert_eq!(verdict == Verdict::Allow(Some("r")), allowed, "{port} {method} {path}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Retries: when to try again, how long to wait, and how many retries there may be.
+//! Shape: [`RetryPolicy`] belongs to a rule; [`Budget`] to a cluster, shared by all workers of a proxy.
+//! Spec: Envoy `retry_policy`; Linkerd's retry budget (ratio plus a minimum per second).
+//! Invariant: in any span of t seconds with n requests at most `ratio * n + min_per_second * t + capacity` retries.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use crate::cluster::RetryBudget;
+
+/// Largest request body that is kept for another try, in bytes; a longer one is sent once.
+pub const MAX_REPLAY: usize = 64 * 1024;
+
+/// When to try again.
+///
+/// # Defaults
+/// 2 tries; after a failed connect or REFUSED_STREAM for every method (nothing was sent), and for idempotent methods
+/// also on 502, 503, 504 and reset; 25 ms back-off, doubled each time up to 250 ms, with full jitter.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RetryPolicy {
+    /// Tries in all, the first one included; 1 switches retries off.
+    pub attempts: u32,
+    /// What is tried again.
+    pub on: RetryOn,
+    /// Further statuses that are tried again.
+    pub status_codes: Vec<u16>,
+    /// Whether methods that are not idempotent are tried again although the request may have been seen.
+    pub any_method: bool,
+    /// The wait before the second try; doubled for each further one.
+    pub backoff_base: Duration,
+    /// The longest wait.
+    pub backoff_max: Duration,
+}
+
+/// Kinds of failure that are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryOn {
+    /// No connection was made: any method.
+    pub connect_failure: bool,
+    /// The peer said it did not process the request: any method.
+    pub refused_stream: bool,
+    /// 502, 503, 504.
+    pub gateway_error: bool,
+    /// The connection or stream broke before the answer's head.
+    pub reset: bool,
+    /// Any 5xx.
+    pub server_error: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            on: RetryOn::default(),
+            status_codes: Vec::new(),
+            any_method: false,
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+        }
+    }
+}
+
+impl Default for RetryOn {
+    fn default() -> Self {
+        Self { connect_failure: true, refused_stream: true, gateway_error: true, reset: true, server_error: false }
+    }
+}
+
+/// How one attempt ended, as far as a retry is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// No connection was made, nothing was sent.
+    ConnectFailure,
+    /// The peer did not process it.
+    RefusedStream,
+    /// It broke after it may have been seen.
+    Reset,
+    /// No head of an answer in the time for one try.
+    TryTimeout,
+    /// An answer with this status.
+    Status(u16),
+}
+
+impl RetryPolicy {
+    /// Whether an attempt that ended so is worth another one. `method` decides when the request may have been seen.
+    pub fn retries(&self, outcome: Outcome, method: &str) -> bool {
+        let may_repeat = self.any_method || is_idempotent(method);
+        match outcome {
+            Outcome::ConnectFailure => self.on.connect_failure,
+            Outcome::RefusedStream => self.on.refused_stream,
+            Outcome::Reset => self.on.reset && may_repeat,
+            Outcome::TryTimeout => (self.on.reset || self.on.gateway_error) && may_repeat,
+            Outcome::Status(status) => {
+                may_repeat
+                    && ((self.on.gateway_error && matches!(status, 502..=504))
+                        || (self.on.server_error && (500..600).contains(&status))
+                        || self.status_codes.contains(&status))
+            }
+        }
+    }
+
+    /// The wait before try number `next` (2 is the second); `random` is uniform in 0..1.
+    pub fn backoff(&self, next: u32, random: f64) -> Duration {
+        let doubled = self.backoff_base.saturating_mul(1 << next.saturating_sub(2).min(16));
+        doubled.min(self.backoff_max).mul_f64(random.clamp(0.0, 1.0))
+    }
+}
+
+/// Whether a method may be repeated without harm (RFC 9110 §9.2.2).
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
+
+/// How many retries a cluster may have: a token bucket in thousandths of a retry, without a lock.
+#[derive(Debug)]
+pub struct Budget {
+    balance: AtomicI64,
+    refilled_ms: AtomicU64,
+}
+
+const RETRY: i64 = 1000;
+/// The bucket holds what this many seconds of `min_per_second` give.
+const CAPACITY_SECONDS: i64 = 10;
+
+impl Budget {
+    /// A bucket with one second of `min_per_second` in it. `now`: since any fixed point, monotonic.
+    pub fn new(settings: &RetryBudget, now: Duration) -> Self {
+        Self {
+            balance: AtomicI64::new(i64::from(settings.min_per_second) * RETRY),
+            refilled_ms: AtomicU64::new(millis(now)),
+        }
+    }
+
+    /// Counts a request. Cost: two atomic operations.
+    pub fn deposit(&self, settings: &RetryBudget) {
+        #[expect(clippy::cast_possible_truncation, reason = "a ratio of 0..=1 in thousandths")]
+        let amount = (settings.ratio.clamp(0.0, 1.0) * RETRY as f64) as i64;
+        if self.balance.load(Ordering::Relaxed) < capacity(settings) {
+            self.balance.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes one retry out, or says that there is none.
+    pub fn withdraw(&self, settings: &RetryBudget, now: Duration) -> bool {
+        let now = millis(now);
+        let last = self.refilled_ms.load(Ordering::Relaxed);
+        if now > last && self.refilled_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let passed = i64::try_from(now - last).unwrap_or(i64::MAX);
+            let refill = passed.saturating_mul(i64::from(settings.min_per_second)); // per ms: thousandths of a retry
+            let limit = capacity(settings);
+            let add = |balance: i64| Some(balance.saturating_add(refill).min(limit.max(balance)));
+            self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
+        }
+        let take = |balance: i64| (balance >= RETRY).then(|| balance - RETRY);
+        self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
+fn capacity(settings: &RetryBudget) -> i64 {
+    (i64::from(settings.min_per_second) * RETRY * CAPACITY_SECONDS).max(RETRY)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_was_never_sent_is_retried_for_every_method_and_the_rest_for_idempotent_ones() {
+        let policy = RetryPolicy::default();
+        for (outcome, get, post) in [
+            (Outcome::ConnectFailure, true, true),
+            (Outcome::RefusedStream, true, true),
+            (Outcome::Reset, true, false),
+            (Outcome::TryTimeout, true, false),
+            (Outcome::Status(503), true, false),
+            (Outcome::Status(500), false, false),
+            (Outcome::Status(429), false, false),
+        ] {
+            assert_eq!(policy.retries(outcome, "GET"), get, "GET {outcome:?}");
+            assert_eq!(policy.retries(outcome, "POST"), post, "POST {outcome:?}");
+        }
+        let asked = RetryPolicy { any_method: true, status_codes: vec![500], ..RetryPolicy::default() };
+        assert!(asked.retries(Outcome::Status(500), "POST"));
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_its_maximum() {
+        let policy = RetryPolicy::default();
+        let waits: Vec<u128> = (2..7).map(|next| policy.backoff(next, 1.0).as_millis()).collect();
+        assert_eq!(waits, [25, 50, 100, 200, 250]);
+        assert_eq!(policy.backoff(3, 0.0), Duration::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn the_budget_is_never_exceeded(
+            ratio in 0.0f64..=1.0,
+            min in 0u32..50,
+            steps in prop::collection::vec((0u64..500, 0u32..50, 0u32..50), 1..60),
+        ) {
+            let settings = RetryBudget { ratio, min_per_second: min };
+            let budget = Budget::new(&settings, Duration::ZERO);
+            let (mut now, mut requests, mut granted) = (0u64, 0u64, 0u64);
+            for (wait, deposits, asks) in steps {
+                now += wait;
+                for _ in 0..deposits {
+                    budget.deposit(&settings);
+                    requests += 1;
+                }
+                for _ in 0..asks {
+                    granted += u64::from(budget.withdraw(&settings, Duration::from_millis(now)));
+                }
+                let allowed = ratio * requests as f64 + f64::from(min) * (now as f64 / 1000.0) + f64::from(min);
+                prop_assert!(granted as f64 <= allowed + 1e-6, "{granted} retries, {allowed} allowed");
+            }
+        }
+    }
+}

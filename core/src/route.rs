@@ -1,0 +1,295 @@
+//! Routes: which rule a request falls under, and what then happens to it.
+//! Shape: a [`RouteTable`] is searched with a [`RequestHead`]; the first rule that matches wins, so whoever builds
+//! a table orders its rules by precedence (`compile::route` does, as the Gateway API says).
+//! Wire: `envoy.config.route.v3.RouteConfiguration`.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    names::{ClusterName, RouteName},
+    policy::Authorization,
+    retry::RetryPolicy,
+};
+
+/// All rules for one listener address or gateway port.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: RouteName,
+    /// Rules by host.
+    pub hosts: Vec<VirtualHost>,
+    /// Who may; used by inbound tables only.
+    pub authorization: Authorization,
+}
+
+/// The rules for some hosts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VirtualHost {
+    /// What it is called in logs.
+    pub name: Arc<str>,
+    /// The hosts: `a.example`, `*.example` or `*`; lower case, without port.
+    pub domains: Vec<Arc<str>>,
+    /// The rules, in order of precedence.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule: a match and what to do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rule {
+    /// `<namespace>/<route>#<rule>`: what logs and metrics say.
+    pub name: Arc<str>,
+    /// Which requests.
+    pub matches: Match,
+    /// What happens to them.
+    pub action: Action,
+}
+
+/// Which requests a rule is for; every part has to match.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Match {
+    /// The path without the query.
+    pub path: PathMatch,
+    /// The method, compared exactly.
+    pub method: Option<Arc<str>>,
+    /// Headers.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A match on the path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(Arc<str>),
+    /// By segments: `/v2` matches `/v2` and `/v2/x`, not `/v2x`. No trailing slash but for `/` itself.
+    Prefix(Arc<str>),
+    /// The whole path, by an RE2 expression.
+    Regex(Pattern),
+}
+
+/// A match on a header: any of its values.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeaderMatch {
+    /// The name, lower case.
+    pub name: Arc<str>,
+    /// The value.
+    pub value: ValueMatch,
+}
+
+/// A match on a value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(Arc<str>),
+    /// The whole value, by an RE2 expression.
+    Regex(Pattern),
+}
+
+/// A regular expression that matches a whole text. Two are equal when their sources are.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: Arc<str>,
+    regex: regex::Regex,
+}
+
+/// A regular expression that is malformed or too large.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("not a regular expression that Weft takes")]
+pub struct PatternError(#[from] regex::Error);
+
+/// What happens to a request.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Action {
+    /// Sent to one of some clusters.
+    Forward(Forward),
+    /// Answered with this status and no body (a rule whose backends cannot be resolved: 500).
+    Respond(u16),
+    /// Handed to the workload: the only action of inbound tables.
+    Deliver,
+}
+
+/// Sending a request on.
+///
+/// # Defaults
+/// No timeouts; the default [`RetryPolicy`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Forward {
+    /// Where to; never empty, and not all weights are 0.
+    pub clusters: Vec<WeightedCluster>,
+    /// From the first byte of the request until the last of the answer.
+    pub request_timeout: Option<Duration>,
+    /// For each attempt, until the head of the answer.
+    pub try_timeout: Option<Duration>,
+    /// Without a byte in either direction.
+    pub idle_timeout: Option<Duration>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+}
+
+/// A cluster and its share of the traffic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WeightedCluster {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Its share relative to the others; 0 gets nothing.
+    pub weight: u32,
+}
+
+/// What of a request decides its route.
+pub trait RequestHead {
+    /// The host without the port, as sent.
+    fn host(&self) -> &str;
+    /// The method.
+    fn method(&self) -> &str;
+    /// The path without the query.
+    fn path(&self) -> &str;
+    /// Whether any value of this header (lower case name) passes `test`.
+    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+}
+
+/// Largest compiled size of one regular expression, in bytes.
+pub const MAX_REGEX_SIZE: usize = 1 << 20;
+
+impl RouteTable {
+    /// The rule for a request: the most specific host that has one (exact, longest suffix wildcard, `*`), then the first
+    /// rule that matches. Cost: linear in hosts and rules.
+    pub fn find(&self, head: &impl RequestHead) -> Option<&Rule> {
+        self.host(head.host())?.rules.iter().find(|rule| rule.matches.test(head))
+    }
+
+    fn host(&self, host: &str) -> Option<&VirtualHost> {
+        let mut best: Option<(usize, &VirtualHost)> = None;
+        for candidate in &self.hosts {
+            for domain in &candidate.domains {
+                if let Some(rank) = domain_rank(domain, host)
+                    && best.is_none_or(|(other, _)| rank > other)
+                {
+                    best = Some((rank, candidate));
+                }
+            }
+        }
+        best.map(|(_, host)| host)
+    }
+}
+
+/// How specifically a domain matches a host: `None` not at all, larger is more specific.
+fn domain_rank(domain: &str, host: &str) -> Option<usize> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if domain == "*" {
+        return Some(0);
+    }
+    if let Some(suffix) = domain.strip_prefix('*') {
+        let start = host.len().checked_sub(suffix.len())?;
+        let (label, tail) = host.split_at_checked(start)?;
+        return (!label.is_empty() && tail.eq_ignore_ascii_case(suffix)).then_some(suffix.len());
+    }
+    domain.eq_ignore_ascii_case(host).then_some(usize::MAX)
+}
+
+impl Match {
+    /// Matches every request.
+    pub fn any() -> Self {
+        Self { path: PathMatch::Prefix("/".into()), method: None, headers: Vec::new() }
+    }
+
+    /// Whether a request falls under it.
+    pub fn test(&self, head: &impl RequestHead) -> bool {
+        self.path.test(head.path())
+            && self.method.as_deref().is_none_or(|method| method == head.method())
+            && self.headers.iter().all(|wanted| head.any_header(&wanted.name, &mut |value| wanted.value.test(value)))
+    }
+}
+
+impl PathMatch {
+    /// Whether a path (without the query) matches.
+    pub fn test(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted.as_ref() == path,
+            Self::Prefix(prefix) if prefix.as_ref() == "/" => true,
+            Self::Prefix(prefix) => {
+                path.strip_prefix(prefix.as_ref()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Regex(pattern) => pattern.test(path),
+        }
+    }
+}
+
+impl ValueMatch {
+    /// Whether a header's value matches. A value that is no UTF-8 matches no expression.
+    pub fn test(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted.as_bytes() == value,
+            Self::Regex(pattern) => std::str::from_utf8(value).is_ok_and(|value| pattern.test(value)),
+        }
+    }
+}
+
+impl Pattern {
+    /// Compiles an expression. Errors: malformed, or larger than [`MAX_REGEX_SIZE`] once compiled.
+    pub fn new(source: &str) -> Result<Self, PatternError> {
+        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(MAX_REGEX_SIZE).nest_limit(64).build();
+        build(source)?;
+        let regex = build(&format!("^(?:{source})$"))?;
+        Ok(Self { source: source.into(), regex })
+    }
+
+    /// The expression as it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn test(&self, text: &str) -> bool {
+        self.regex.is_match(text)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.source)
+    }
+}
+
+impl Forward {
+    /// Everything to one cluster, with every default.
+    pub fn to(cluster: ClusterName) -> Self {
+        Self {
+            clusters: vec![WeightedCluster { cluster, weight: 1 }],
+            request_timeout: None,
+            try_timeout: None,
+            idle_timeout: None,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// Picks an index by weight; `random` is uniform in 0..1. `None` when all weights are 0.
+pub fn pick_weighted(weights: impl Iterator<Item = u32> + Clone, random: f64) -> Option<usize> {
+    let total: u64 = weights.clone().map(u64::from).sum();
+    if total == 0 {
+        return None;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "weights are at most 2^32 each; random is in 0..1; the result is below the total"
+    )]
+    let mut point = ((random * total as f64) as u64).min(total - 1);
+    for (index, weight) in weights.enumerate() {
+        match point.checked_sub(u64::from(weight)) {
+            Some(rest) => point = rest,
+            None => return Some(index),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
