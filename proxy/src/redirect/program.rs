@@ -37,17 +37,19 @@ pub(super) fn ip(arguments: &[&str]) -> Result<String, RedirectError> {
 }
 
 fn run(program: Program, arguments: &[&str], input: &str) -> Result<String, RedirectError> {
-    let output =
-        spawn_and_feed(program, arguments, input).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => RedirectError::MissingProgram {
+    let output = spawn_and_feed(program, arguments, input).map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            RedirectError::MissingProgram {
                 program: program.name,
                 package: program.package,
-            },
-            _ => RedirectError::Run {
+            }
+        } else {
+            RedirectError::Run {
                 program: program.name,
                 source,
-            },
-        })?;
+            }
+        }
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
