@@ -115,8 +115,12 @@ pub enum Action {
 /// No timeouts; the default [`RetryPolicy`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forward {
-    /// Where to; never empty, and not all weights are 0.
+    /// Where to; never empty.
     pub clusters: Vec<WeightedCluster>,
+    /// The share of backends that cannot be resolved, relative to the weights of `clusters`: it is answered with 500
+    /// (Gateway API, `HTTPRouteRule.backendRefs`). This and the weights are never all 0.
+    /// Wire: a weighted cluster named [`UNRESOLVED`] with `cluster_not_found_response_code: INTERNAL_SERVER_ERROR`.
+    pub unresolved: u32,
     /// From the first byte of the request until the last of the answer.
     pub request_timeout: Option<Duration>,
     /// For each attempt, until the head of the answer.
@@ -147,6 +151,9 @@ pub trait RequestHead {
     /// Whether any value of this header (lower case name) passes `test`.
     fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
 }
+
+/// The name that stands for [`Forward::unresolved`] among weighted clusters on the wire; no cluster has it.
+pub const UNRESOLVED: &str = "unresolved";
 
 /// Largest compiled size of one regular expression, in bytes.
 pub const MAX_REGEX_SIZE: usize = 1 << 20;
@@ -261,11 +268,18 @@ impl Forward {
     pub fn to(cluster: ClusterName) -> Self {
         Self {
             clusters: vec![WeightedCluster { cluster, weight: 1 }],
+            unresolved: 0,
             request_timeout: None,
             try_timeout: None,
             idle_timeout: None,
             retry: RetryPolicy::default(),
         }
+    }
+
+    /// The cluster of one request; `random` is uniform in 0..1. `None`: answer 500, the share that is unresolved.
+    pub fn pick(&self, random: f64) -> Option<&ClusterName> {
+        let weights = self.clusters.iter().map(|to| to.weight).chain([self.unresolved]);
+        self.clusters.get(pick_weighted(weights, random)?).map(|to| &to.cluster)
     }
 }
 
