@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-full lint bench setup
+.PHONY: help demo demo-check test test-full lint bench setup test-services
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -15,35 +15,47 @@ SETUP := deploy/setup/setup.sh
 AS_ROOT := deploy/setup/as-root.sh
 # e2e tests make network namespaces and so run as root; all other tests run as whoever runs make.
 TEST_RUNNER := --config 'target."cfg(all())".runner=["$(CURDIR)/$(AS_ROOT)", "--test"]'
-DEMO_PACKAGES := -p weft -p weft-proxy -p weft-control-plane
+DEMO_PACKAGES := -p weft -p weft-proxy -p weft-control-plane -p weft-demo-order
+# The demo's services that are not Rust have tests of their own, which need no mesh.
+NODE_TESTS := $(wildcard deploy/demo/shop/*/*.test.js)
+PYTHON_TESTS := $(wildcard deploy/demo/shop/*/test_*.py)
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options: make demo ARGS='--help', make bench ARGS=--quick, make test ARGS='-p weft-core'"
 
-demo: ## Bring up a small shop in the mesh, with a live view; Ctrl-C takes it down (needs root, asks sudo)
+# $(1) what `weft` is called with
+define run-demo
 	@$(SETUP) build demo
 	@$(AS_ROOT) --check
 	cargo build --release $(CARGO_FLAGS) $(DEMO_PACKAGES)
-	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft demo $(ARGS)
+	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft $(1) $(ARGS)
+endef
+
+demo: ## Bring up a small shop in the mesh, with a live view; Ctrl-C takes it down (needs root, asks sudo)
+	$(call run-demo,demo)
 
 demo-check: ## Run the same demo without a terminal and check every step (needs root, asks sudo)
-	@$(SETUP) build demo
+	$(call run-demo,demo --check)
+
+# $(1) environment, $(2) arguments for the test programs; ARGS replaces --workspace and leaves out the shop's services.
+define run-tests
+	@$(SETUP) build test
 	@$(AS_ROOT) --check
-	cargo build --release $(CARGO_FLAGS) $(DEMO_PACKAGES)
-	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft demo --check $(ARGS)
+	cargo build --workspace --all-targets $(CARGO_FLAGS)
+	WEFT_BIN=$(TARGET)/debug $(1) cargo test --no-fail-fast $(TEST_RUNNER) $(CARGO_FLAGS) $(or $(ARGS),--workspace) $(2)
+	$(if $(ARGS),,@$(MAKE) test-services)
+endef
 
 test: ## Unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
-	@$(SETUP) build test
-	@$(AS_ROOT) --check
-	cargo build --workspace --all-targets $(CARGO_FLAGS)
-	WEFT_BIN=$(TARGET)/debug cargo test $(TEST_RUNNER) $(CARGO_FLAGS) $(if $(ARGS),$(ARGS),--workspace)
+	$(call run-tests)
 
-test-full: ## The same with the long tests (#[ignore]) and more cases per property
-	@$(SETUP) build test
-	@$(AS_ROOT) --check
-	cargo build --workspace --all-targets $(CARGO_FLAGS)
-	WEFT_BIN=$(TARGET)/debug PROPTEST_CASES=4096 cargo test $(TEST_RUNNER) $(CARGO_FLAGS) $(if $(ARGS),$(ARGS),--workspace) -- --include-ignored
+test-full: ## The same with the slow tests (#[ignore]) and more cases per property
+	$(call run-tests,PROPTEST_CASES=4096,-- --include-ignored)
+
+test-services:
+	$(if $(NODE_TESTS),node --test --test-reporter=spec $(NODE_TESTS))
+	$(if $(PYTHON_TESTS),set -e; for file in $(PYTHON_TESTS); do .tools/venv/bin/python -B $$file; done)
 
 lint: ## Formatting, clippy with warnings as errors, licences and duplicate or forbidden crates
 	@$(SETUP) build lint

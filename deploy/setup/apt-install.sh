@@ -86,6 +86,8 @@ update() {
   quiet_apt update
 }
 
+# After an interrupted installation dpkg wants this first; otherwise it does nothing.
+dpkg --force-confdef --force-confold --configure -a </dev/null >/dev/null 2>&1 || true
 if ! quiet_apt --simulate install --no-install-recommends "$@" >/dev/null 2>&1; then update; fi
 installed_all=yes
 install "$@" || installed_all=no

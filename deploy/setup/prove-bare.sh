@@ -2,10 +2,11 @@
 # Proves that a fresh clone works on a machine with nothing installed by hand: makes a minimal Debian or Ubuntu with
 # debootstrap, puts a fresh clone of this repository's HEAD and the Rust toolchain into it, and runs commands there.
 #
-#   deploy/setup/prove-bare.sh [--suite SUITE] [--mirror URL] [--dir DIR] [--keep] [--registry] [--user] [COMMAND...]
+#   deploy/setup/prove-bare.sh [--suite SUITE] [--mirror URL] [--keyring FILE] [--dir DIR] [--keep] [--registry] [--user] [COMMAND...]
 #
 #   --suite     bookworm (default), trixie, noble ...
 #   --mirror    default: http://deb.debian.org/debian, for Ubuntu suites http://archive.ubuntu.com/ubuntu
+#   --keyring   whose keys sign the suite (Ubuntu on Debian: ubuntu-archive-keyring.gpg of the package ubuntu-keyring)
 #   --dir       where to build it (default: a new directory in /var/tmp)
 #   --keep      leave the directory there; with --dir it is used again next time, with a new clone
 #   --registry  copy this machine's crates.io cache in, to spare the download (default: fetched afresh)
@@ -59,11 +60,12 @@ if [ "${1-}" = --inside ]; then
   exit $status
 fi
 
-suite=bookworm mirror="" dir="" keep=no registry=no user=root
+suite=bookworm mirror="" keyring="" dir="" keep=no registry=no user=root
 while [ $# -gt 0 ]; do
   case $1 in
     --suite) suite=${2:?--suite needs a name}; shift ;;
     --mirror) mirror=${2:?--mirror needs a URL}; shift ;;
+    --keyring) keyring=${2:?--keyring needs a file}; shift ;;
     --dir) dir=${2:?--dir needs a path}; shift ;;
     --keep) keep=yes ;;
     --registry) registry=yes ;;
@@ -104,7 +106,11 @@ trap 'exit 143' TERM
 
 if [ ! -e "$dir/.debootstrap-done" ]; then
   say "debootstrap $suite from $mirror into $dir"
-  debootstrap --variant=minbase --include=make --components="$components" "$suite" "$dir" "$mirror" >"$dir.log" 2>&1 ||
+  # Younger suites than this debootstrap differ in nothing but the name.
+  script=/usr/share/debootstrap/scripts/$suite
+  if [ -e "$script" ]; then :; elif [ $family = ubuntu ]; then script=${script%/*}/gutsy; else script=${script%/*}/sid; fi
+  debootstrap --variant=minbase --include=make --components="$components" \
+    --force-check-gpg ${keyring:+--keyring="$keyring"} "$suite" "$dir" "$mirror" "$script" >"$dir.log" 2>&1 ||
     { tail -n 5 "$dir.log" >&2; fail "debootstrap failed; see $dir.log"; }
   rm -f "$dir.log"
   {
