@@ -1,0 +1,216 @@
+//! Envoy, configured to do what Weft does by default, and nothing more.
+//!
+//! On: mutual TLS 1.3, the server's SAN checked, RBAC on the client's principal, retries under a budget, outlier detection,
+//! power of two choices, statistics. Off, in Envoy's favour: access log, request ids, admin port, hot restart.
+//! One worker thread, like everybody here.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Plan, Started};
+use crate::certs::{Certs, Identity};
+use crate::floor::Side;
+use crate::scenario::Version;
+use crate::verify::Hop;
+
+pub(super) fn start(plan: &Plan<'_>, between: Version) -> Result<Started> {
+    let certs = &plan.place.certs;
+    let run = |side: Side, config: &Value| {
+        let path = plan.write(
+            &format!("{}.json", side.name()),
+            &serde_json::to_string_pretty(config)?,
+        )?;
+        let path = path.display().to_string();
+        let args = [
+            "--config-path",
+            &path,
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ];
+        plan.launch(side, &plan.place.envoy, &args)
+    };
+    let inbound = run(
+        Side::Inbound,
+        &inbound(plan.middle, plan.server, plan.version, alpn(between), certs),
+    )?;
+    let outbound = run(
+        Side::Outbound,
+        &outbound(plan.entry, plan.middle, between, certs),
+    )?;
+    Ok((
+        outbound,
+        inbound,
+        Some(Hop {
+            alpn: alpn(between),
+            version: between,
+        }),
+    ))
+}
+
+fn alpn(version: Version) -> &'static str {
+    match version {
+        Version::Http1 => "http/1.1",
+        Version::Http2 => "h2",
+    }
+}
+
+fn outbound(listen: SocketAddr, peer: SocketAddr, between: Version, certs: &Certs) -> Value {
+    // Weft's defaults: connect failure and REFUSED_STREAM; for idempotent methods also reset and 502, 503, 504;
+    // two tries, 25 ms, budget 20 %. Envoy restricts all reasons to the methods named.
+    let methods = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
+    let retry = json!({
+        "retry_on": "connect-failure,refused-stream,reset,gateway-error",
+        "num_retries": 1,
+        "retry_back_off": {"base_interval": "0.025s"},
+        "retriable_request_headers": methods.map(|method| json!({"name": ":method", "string_match": {"exact": method}})),
+    });
+    let tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": tls_context(certs, Identity::Client, alpn(between), json!([{
+            "san_type": "URI", "matcher": {"exact": Identity::Server.spiffe_id()},
+        }])),
+    });
+    let mut cluster = cluster("peer", peer, between);
+    if let Some(cluster) = cluster.as_object_mut() {
+        cluster.insert(
+            "transport_socket".to_owned(),
+            json!({"name": "envoy.transport_sockets.tls", "typed_config": tls}),
+        );
+        cluster.insert(
+            "circuit_breakers".to_owned(),
+            json!({"thresholds": [{
+                "max_pending_requests": 1024, "max_connections": 10000, "max_requests": 10000,
+                "retry_budget": {"budget_percent": {"value": 20.0}, "min_retry_concurrency": 10},
+            }]}),
+        );
+        cluster.insert(
+            "outlier_detection".to_owned(),
+            json!({
+                "consecutive_gateway_failure": 5, "enforcing_consecutive_gateway_failure": 100,
+                "enforcing_consecutive_5xx": 0, "enforcing_success_rate": 0,
+                "base_ejection_time": "30s", "max_ejection_percent": 50,
+            }),
+        );
+    }
+    let route = json!({"cluster": "peer", "timeout": "0s", "retry_policy": retry});
+    bootstrap("outbound", listen, None, &route, &[], &cluster)
+}
+
+fn inbound(
+    listen: SocketAddr,
+    server: SocketAddr,
+    version: Version,
+    alpn: &str,
+    certs: &Certs,
+) -> Value {
+    let tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true,
+        "disable_stateless_session_resumption": true,
+        "common_tls_context": tls_context(certs, Identity::Server, alpn, json!([])),
+    });
+    let socket = json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
+    let rbac = json!({
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {"client": {
+                "permissions": [{"any": true}],
+                "principals": [{"authenticated": {"principal_name": {"exact": Identity::Client.spiffe_id()}}}],
+            }}},
+        },
+    });
+    let route = json!({"cluster": "server", "timeout": "0s"});
+    bootstrap(
+        "inbound",
+        listen,
+        Some(socket),
+        &route,
+        &[rbac],
+        &cluster("server", server, version),
+    )
+}
+
+/// One listener with one route to one cluster.
+fn bootstrap(
+    name: &str,
+    listen: SocketAddr,
+    socket: Option<Value>,
+    route: &Value,
+    filters: &[Value],
+    cluster: &Value,
+) -> Value {
+    let mut filters = filters.to_vec();
+    filters.push(json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+    }));
+    let http = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "codec_type": "AUTO",
+        "generate_request_id": false,
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]},
+        "http_filters": filters,
+    });
+    let mut chain = json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]});
+    if let (Some(chain), Some(socket)) = (chain.as_object_mut(), socket) {
+        chain.insert("transport_socket".to_owned(), socket);
+    }
+    json!({
+        "node": {"id": name, "cluster": "bench"},
+        "static_resources": {
+            "listeners": [{"name": name, "address": address(listen), "filter_chains": [chain]}],
+            "clusters": [cluster],
+        },
+    })
+}
+
+fn cluster(name: &str, endpoint: SocketAddr, version: Version) -> Value {
+    let options = match version {
+        Version::Http1 => json!({"http_protocol_options": {}}),
+        Version::Http2 => json!({"http2_protocol_options": {}}),
+    };
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(endpoint)}}]}],
+        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": options,
+        }},
+    })
+}
+
+fn tls_context(certs: &Certs, identity: Identity, alpn: &str, peers: Value) -> Value {
+    let mut validation = json!({"trusted_ca": {"filename": certs.ca()}});
+    if let (Some(validation), Some([_, ..])) = (
+        validation.as_object_mut(),
+        peers.as_array().map(Vec::as_slice),
+    ) {
+        validation.insert("match_typed_subject_alt_names".to_owned(), peers);
+    }
+    json!({
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+        "alpn_protocols": [alpn],
+        "tls_certificates": [{
+            "certificate_chain": {"filename": certs.certificate(identity)},
+            "private_key": {"filename": certs.key(identity)},
+        }],
+        "validation_context": validation,
+    })
+}
+
+fn address(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}

@@ -1,0 +1,188 @@
+//! Child programs: in a process group of their own, pinned to one CPU, with a log file, and gone when the bench is gone.
+//!
+//! Pinning and the parent-death signal need code between fork and exec, which safe Rust has no place for; so a child is
+//! started as `weft-bench child --cpu N -- PROGRAM ARGS…`, which sets both on itself and then becomes the program.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// How children are started.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    bench: PathBuf,
+    logs: PathBuf,
+}
+
+impl Launcher {
+    /// A launcher that writes the children's logs to `logs`. `bench` is the `weft-bench` program itself.
+    #[must_use]
+    pub fn new(bench: PathBuf, logs: PathBuf) -> Self {
+        Self { bench, logs }
+    }
+
+    /// The `weft-bench` program.
+    #[must_use]
+    pub fn bench(&self) -> &Path {
+        &self.bench
+    }
+
+    /// Starts `program` on `cpu`; both output streams go to `<name>.log`.
+    ///
+    /// # Errors
+    /// The log cannot be made or the process cannot be started. A missing program shows later, in the log.
+    pub fn start<I, S>(&self, name: &str, cpu: usize, program: &Path, args: I) -> Result<Child>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let log = self.logs.join(format!("{name}.log"));
+        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let mut command = self.command(cpu, program, args);
+        command.stdout(output.try_clone()?).stderr(output);
+        let process = command.spawn().with_context(|| format!("start {name}"))?;
+        Child::new(name, log, process)
+    }
+
+    fn command<I, S>(&self, cpu: usize, program: &Path, args: I) -> tokio::process::Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = tokio::process::Command::new(&self.bench);
+        command
+            .arg("child")
+            .arg("--cpu")
+            .arg(cpu.to_string())
+            .arg("--parent")
+            .arg(std::process::id().to_string());
+        command.arg("--").arg(program).args(args);
+        command
+            .stdin(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+}
+
+/// A running child. Dropping it kills its whole process group.
+#[derive(Debug)]
+pub struct Child {
+    name: String,
+    log: PathBuf,
+    group: Pid,
+    process: tokio::process::Child,
+}
+
+impl Child {
+    fn new(name: &str, log: PathBuf, process: tokio::process::Child) -> Result<Self> {
+        let id = process
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
+        let group = id.with_context(|| format!("{name} ended at once"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log,
+            group,
+            process,
+        })
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
+    }
+
+    /// Fails, with the end of the log, when the child is no longer running.
+    ///
+    /// # Errors
+    /// The child has ended.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(status) = self.process.try_wait()? {
+            bail!(
+                "{} ended with {status}; the end of its log:\n{}",
+                self.name,
+                self.log_tail()
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits for the end and returns what the child printed.
+    ///
+    /// # Errors
+    /// The child fails; the error carries the end of its log.
+    pub async fn finish(mut self) -> Result<String> {
+        let status = self.process.wait().await?;
+        if !status.success() {
+            bail!(
+                "{} ended with {status}; the end of its log:\n{}",
+                self.name,
+                self.log_tail()
+            );
+        }
+        std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
+    /// The last lines of the log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(20);
+        lines
+            .get(from..)
+            .unwrap_or_default()
+            .iter()
+            .map(|line| format!("  | {line}\n"))
+            .collect()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Once the leader was waited for, its number may belong to somebody else.
+        if self.process.id().is_some()
+            && let Err(error) = kill_process_group(self.group, Signal::KILL)
+        {
+            eprintln!("cannot stop {}: {error}", self.name);
+        }
+    }
+}
+
+/// Becomes `program` on `cpu`, to be killed when `parent` dies. Returns only on failure.
+///
+/// # Errors
+/// There is no such CPU, the parent is gone already, or the program cannot be executed.
+pub fn become_child(cpu: usize, parent: i32, program: &OsStr, args: &[OsString]) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .context("ask to be killed with the bench")?;
+    if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        bail!("the bench is gone");
+    }
+    pin(cpu)?;
+    let error = std::process::Command::new(program).args(args).exec();
+    Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
+}
+
+/// Pins the calling thread, and what it starts, to one CPU.
+///
+/// # Errors
+/// There is no such CPU.
+pub fn pin(cpu: usize) -> Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        bail!("CPU {cpu} is beyond what Linux has");
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set)
+        .with_context(|| format!("cannot use CPU {cpu}; the bench needs two CPUs"))
+}

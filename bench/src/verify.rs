@@ -1,0 +1,156 @@
+//! A pair is measured only when it does its work: the right answer through it, and nothing for a wrong identity.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::certs::{Certs, Identity};
+use crate::scenario::Version;
+use crate::server::BODY;
+
+/// How an inbound proxy wants to be spoken to.
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// The ALPN name of the hop.
+    pub alpn: &'static str,
+    /// The HTTP version of the hop.
+    pub version: Version,
+}
+
+/// Longest wait for one probe.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One request to `address` in the clear must be answered 200 with the server's body.
+///
+/// # Errors
+/// Anything else.
+pub async fn answers(address: SocketAddr, version: Version) -> Result<()> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        request(stream, version, address).await
+    };
+    let (status, body) = timeout(PATIENCE, exchange)
+        .await
+        .context("no answer within 5 s")??;
+    check_answer(status, &body)
+}
+
+/// The inbound proxy at `address` must serve the allowed identity and refuse another one that the same CA signed.
+/// Both go the same way, so that a refusal is of the identity and of nothing else.
+///
+/// # Errors
+/// The allowed identity is refused or the other one is served.
+pub async fn refuses_strangers(address: SocketAddr, hop: Hop, certs: &Certs) -> Result<()> {
+    let (status, body) = over_tls(address, hop, certs, Identity::Client)
+        .await
+        .with_context(|| {
+            format!(
+                "the inbound proxy does not serve {}",
+                Identity::Client.spiffe_id()
+            )
+        })?;
+    check_answer(status, &body)
+        .with_context(|| format!("inbound, as {}", Identity::Client.spiffe_id()))?;
+    match over_tls(address, hop, certs, Identity::Stranger).await {
+        Ok((StatusCode::FORBIDDEN, body)) => {
+            ensure!(
+                body != BODY,
+                "the inbound proxy says 403 to a wrong identity, and sends the content"
+            );
+            Ok(())
+        }
+        Ok((status, _)) => {
+            bail!(
+                "the inbound proxy answered {status} to {}, which no policy allows",
+                Identity::Stranger.spiffe_id()
+            )
+        }
+        Err(error) if error.is::<tokio::time::error::Elapsed>() => {
+            Err(error.context("a wrong identity is left waiting"))
+        }
+        // An alert or a closed connection is a refusal too.
+        Err(_) => Ok(()),
+    }
+}
+
+async fn over_tls(
+    address: SocketAddr,
+    hop: Hop,
+    certs: &Certs,
+    identity: Identity,
+) -> Result<(StatusCode, Bytes)> {
+    let config = Arc::new(certs.client_config(identity, &[hop.alpn])?);
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .context("TLS handshake")?;
+        request(stream, hop.version, address).await
+    };
+    timeout(PATIENCE, exchange).await?
+}
+
+async fn request<S>(stream: S, version: Version, address: SocketAddr) -> Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    // The connections run until the sender is dropped; their errors reach the sender too.
+    let (status, body) = match version {
+        Version::Http1 => {
+            let (mut sender, connection) = http1::handshake(io).await?;
+            let connection = tokio::spawn(connection);
+            let request = Request::get("/")
+                .header(http::header::HOST, address.to_string())
+                .body(Empty::<Bytes>::new())?;
+            let answer = sender.send_request(request).await?;
+            let parts = (
+                answer.status(),
+                answer.into_body().collect().await?.to_bytes(),
+            );
+            connection.abort();
+            parts
+        }
+        Version::Http2 => {
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            let connection = tokio::spawn(connection);
+            let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new())?;
+            let answer = sender.send_request(request).await?;
+            let parts = (
+                answer.status(),
+                answer.into_body().collect().await?.to_bytes(),
+            );
+            connection.abort();
+            parts
+        }
+    };
+    Ok((status, body))
+}
+
+fn check_answer(status: StatusCode, body: &Bytes) -> Result<()> {
+    ensure!(
+        status == StatusCode::OK,
+        "answered {status}: {}",
+        String::from_utf8_lossy(body)
+    );
+    ensure!(
+        body == BODY,
+        "answered another body: {:?}",
+        String::from_utf8_lossy(body)
+    );
+    Ok(())
+}
