@@ -52,7 +52,7 @@ if [ "${1-}" = --inside ]; then
     say "running: $command"
     started=$SECONDS
     outcome=passed
-    chroot --userspec="$user" "$root" /usr/bin/env -i "${variables[@]}" bash -c "cd /home/$user/weft && $command" </dev/null ||
+    chroot --userspec="$user" "$root" /usr/bin/env -i "${variables[@]}" bash -c "cd /home/$user/weft && $command" ||
       { status=1; outcome=FAILED; }
     say "$outcome in $((SECONDS - started)) s: $command"
     [ $status = 0 ] || break
@@ -91,7 +91,12 @@ mkdir -p "$dir"
 dir=$(realpath "$dir")
 [ "$dir" != / ] || fail "--dir / makes no sense"
 
+inside=""
 clean_up() {
+  if [ -n "$inside" ]; then # unshare takes all processes of its namespace with it
+    kill -KILL "$inside" 2>/dev/null || true
+    wait "$inside" 2>/dev/null || true
+  fi
   if [ $keep = yes ]; then
     say "left in place: $dir"
   elif grep -q " $dir/" /proc/self/mounts; then
@@ -144,6 +149,9 @@ if [ "$user" != root ]; then
   chroot "$dir" chown -R "$user:" "/home/$user"
 fi
 
-status=0
-setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "${BASH_SOURCE[0]}" --inside "$dir" "$user" "$@" || status=$?
+setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child \
+  "${BASH_SOURCE[0]}" --inside "$dir" "$user" "$@" </dev/null &
+inside=$! status=0
+wait "$inside" || status=$?
+inside=""
 exit $status
