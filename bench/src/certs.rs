@@ -10,8 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
@@ -19,10 +19,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, ServerConfig, SignatureScheme};
 
 /// The trust domain of a run.
 pub const TRUST_DOMAIN: &str = "weft.local";
@@ -54,10 +51,7 @@ impl Identity {
     /// `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`.
     #[must_use]
     pub fn spiffe_id(self) -> String {
-        format!(
-            "spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{}",
-            self.service_account()
-        )
+        format!("spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/{}", self.service_account())
     }
 }
 
@@ -75,26 +69,18 @@ impl Certs {
     pub fn create(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let mut params = CertificateParams::default();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "weft-bench root");
+        params.distinguished_name.push(DnType::CommonName, "weft-bench root");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let certs = Self {
-            dir: dir.to_owned(),
-        };
+        let certs = Self { dir: dir.to_owned() };
         write(&certs.ca(), &issuer.pem())?;
         for identity in [Identity::Client, Identity::Server, Identity::Stranger] {
             let mut params = CertificateParams::default();
             params.distinguished_name = rcgen::DistinguishedName::new();
-            params.subject_alt_names =
-                vec![SanType::URI(Ia5String::try_from(identity.spiffe_id())?)];
+            params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.spiffe_id())?)];
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages = vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             params.use_authority_key_identifier_extension = true;
             let key = KeyPair::generate()?;
             let certificate = params.signed_by(&key, &issuer)?;
@@ -107,9 +93,7 @@ impl Certs {
     /// Opens a directory that [`Certs::create`] filled.
     #[must_use]
     pub fn open(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-        }
+        Self { dir: dir.to_owned() }
     }
 
     /// The directory.
@@ -142,10 +126,7 @@ impl Certs {
     /// A file is missing or does not parse.
     pub fn client_config(&self, identity: Identity, alpn: &[&str]) -> Result<ClientConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = ChainVerifier {
-            roots: self.roots()?,
-            algorithms: provider.signature_verification_algorithms,
-        };
+        let verifier = ChainVerifier { roots: self.roots()?, algorithms: provider.signature_verification_algorithms };
         let (chain, key) = self.load(identity)?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -164,11 +145,8 @@ impl Certs {
     /// A file is missing or does not parse.
     pub fn server_config(&self, identity: Identity) -> Result<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let clients = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(self.roots()?),
-            Arc::clone(&provider),
-        )
-        .build()?;
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), Arc::clone(&provider)).build()?;
         let (chain, key) = self.load(identity)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -182,25 +160,19 @@ impl Certs {
     fn roots(&self) -> Result<RootCertStore> {
         let path = self.ca();
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(&path)
-            .with_context(|| format!("read {}", path.display()))?
-        {
+        for certificate in CertificateDer::pem_file_iter(&path).with_context(|| format!("read {}", path.display()))? {
             roots.add(certificate?)?;
         }
         Ok(roots)
     }
 
-    fn load(
-        &self,
-        identity: Identity,
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    fn load(&self, identity: Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
         let path = self.certificate(identity);
         let chain = CertificateDer::pem_file_iter(&path)
             .and_then(Iterator::collect)
             .with_context(|| format!("read {}", path.display()))?;
         let path = self.key(identity);
-        let key = PrivateKeyDer::from_pem_file(&path)
-            .with_context(|| format!("read {}", path.display()))?;
+        let key = PrivateKeyDer::from_pem_file(&path).with_context(|| format!("read {}", path.display()))?;
         Ok((chain, key))
     }
 }
@@ -226,13 +198,7 @@ impl ServerCertVerifier for ChainVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         let leaf = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, self.algorithms.all)?;
         Ok(ServerCertVerified::assertion())
     }
 

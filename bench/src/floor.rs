@@ -55,16 +55,10 @@ impl Relay {
     /// The certificates cannot be read.
     pub fn new(side: Side, connect: SocketAddr, certs: &Certs, buffer: usize) -> Result<Self> {
         let tls = match side {
-            Side::Outbound => {
-                Tls::Outbound(Arc::new(certs.client_config(Identity::Client, &[])?).into())
-            }
+            Side::Outbound => Tls::Outbound(Arc::new(certs.client_config(Identity::Client, &[])?).into()),
             Side::Inbound => Tls::Inbound(Arc::new(certs.server_config(Identity::Server)?).into()),
         };
-        Ok(Self {
-            connect,
-            buffer,
-            tls,
-        })
+        Ok(Self { connect, buffer, tls })
     }
 
     /// Serves `listener` until the runtime ends. A broken connection ends that connection only.

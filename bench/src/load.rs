@@ -53,29 +53,12 @@ impl Load {
         let (connections, duration) = (scenario.connections().to_string(), seconds.to_string());
         match scenario.version() {
             Version::Http1 => {
-                let args = [
-                    "-t",
-                    "1",
-                    "-c",
-                    &connections,
-                    "-d",
-                    &duration,
-                    "--timeout",
-                    "5",
-                    "--latency",
-                    &url,
-                ];
-                Ok(Self {
-                    child: launcher.start("wrk", cpu, &tools.wrk, args)?,
-                    kind: Kind::Wrk,
-                })
+                let args = ["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5", "--latency", &url];
+                Ok(Self { child: launcher.start("wrk", cpu, &tools.wrk, args)?, kind: Kind::Wrk })
             }
             Version::Http2 => {
-                let log = tempfile::NamedTempFile::new().context("a file for h2load's log")?;
-                let (path, streams) = (
-                    log.path().display().to_string(),
-                    scenario.concurrency().to_string(),
-                );
+                let log = tempfile::NamedTempFile::new_in(launcher.logs()).context("a file for h2load's log")?;
+                let (path, streams) = (log.path().display().to_string(), scenario.concurrency().to_string());
                 let args = [
                     "-c",
                     &connections,
@@ -89,10 +72,7 @@ impl Load {
                     &path,
                     &url,
                 ];
-                Ok(Self {
-                    child: launcher.start("h2load", cpu, &tools.h2load, args)?,
-                    kind: Kind::H2load { log },
-                })
+                Ok(Self { child: launcher.start("h2load", cpu, &tools.h2load, args)?, kind: Kind::H2load { log } })
             }
         }
     }
@@ -122,33 +102,16 @@ impl Load {
 
 /// Reads what `wrk --latency` prints.
 fn parse_wrk(text: &str) -> Result<Latency> {
-    if let Some(line) = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("Socket errors:"))
-    {
+    if let Some(line) = text.lines().find(|line| line.trim_start().starts_with("Socket errors:")) {
         bail!("wrk saw errors: {}", line.trim());
     }
-    if let Some(line) = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("Non-2xx or 3xx responses:"))
-    {
+    if let Some(line) = text.lines().find(|line| line.trim_start().starts_with("Non-2xx or 3xx responses:")) {
         bail!("wrk saw errors: {}", line.trim());
     }
-    let requests = text.lines().find_map(|line| {
-        line.trim()
-            .split_once(" requests in ")?
-            .0
-            .parse::<u64>()
-            .ok()
-    });
-    ensure!(
-        requests.is_some_and(|requests| requests > 0),
-        "wrk completed no request; it printed:\n{text}"
-    );
+    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse::<u64>().ok());
+    ensure!(requests.is_some_and(|requests| requests > 0), "wrk completed no request; it printed:\n{text}");
     let line = |name: &str| {
-        let value = text
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(name))?;
+        let value = text.lines().find_map(|line| line.trim().strip_prefix(name))?;
         parse_wrk_time(value.trim())
     };
     let p50 = line("50%").with_context(|| format!("no 50% line from wrk:\n{text}"))?;
@@ -178,34 +141,15 @@ fn check_h2load(text: &str) -> Result<()> {
             let (count, what) = part.trim().split_once(' ')?;
             Some((what.to_owned(), count.parse::<u64>().ok()?))
         };
-        line.split(',')
-            .map(pair)
-            .collect::<Option<std::collections::BTreeMap<String, u64>>>()
+        line.split(',').map(pair).collect::<Option<std::collections::BTreeMap<String, u64>>>()
     };
-    let requests =
-        fields("requests:").with_context(|| format!("no requests line from h2load:\n{text}"))?;
-    let statuses =
-        fields("status codes:").with_context(|| format!("no status line from h2load:\n{text}"))?;
-    let count = |name: &str| {
-        requests
-            .get(name)
-            .copied()
-            .with_context(|| format!("h2load names no {name:?}:\n{text}"))
-    };
+    let requests = fields("requests:").with_context(|| format!("no requests line from h2load:\n{text}"))?;
+    let statuses = fields("status codes:").with_context(|| format!("no status line from h2load:\n{text}"))?;
+    let count = |name: &str| requests.get(name).copied().with_context(|| format!("h2load names no {name:?}:\n{text}"));
     let bad = count("failed")? + count("errored")? + count("timeout")?;
-    let other: u64 = statuses
-        .iter()
-        .filter(|(class, _)| *class != "2xx")
-        .map(|(_, count)| count)
-        .sum();
-    ensure!(
-        bad == 0 && other == 0,
-        "h2load saw errors: requests {requests:?}, status codes {statuses:?}"
-    );
-    ensure!(
-        count("succeeded")? > 0,
-        "h2load completed no request; it printed:\n{text}"
-    );
+    let other: u64 = statuses.iter().filter(|(class, _)| *class != "2xx").map(|(_, count)| count).sum();
+    ensure!(bad == 0 && other == 0, "h2load saw errors: requests {requests:?}, status codes {statuses:?}");
+    ensure!(count("succeeded")? > 0, "h2load completed no request; it printed:\n{text}");
     Ok(())
 }
 
@@ -213,14 +157,9 @@ fn read_h2load_log(path: &Path, from: SystemTime) -> Result<Latency> {
     let text = std::fs::read_to_string(path).context("read h2load's log")?;
     let from = from.duration_since(SystemTime::UNIX_EPOCH)?.as_micros();
     let mut micros = parse_h2load_log(&text, from)?;
-    let p50 =
-        percentile(&mut micros, 50).context("h2load's log has no request inside the window")?;
-    let p99 =
-        percentile(&mut micros, 99).context("h2load's log has no request inside the window")?;
-    Ok(Latency {
-        p50: Duration::from_micros(p50),
-        p99: Duration::from_micros(p99),
-    })
+    let p50 = percentile(&mut micros, 50).context("h2load's log has no request inside the window")?;
+    let p99 = percentile(&mut micros, 99).context("h2load's log has no request inside the window")?;
+    Ok(Latency { p50: Duration::from_micros(p50), p99: Duration::from_micros(p99) })
 }
 
 /// Microseconds of every request begun at `from` (microseconds since the epoch) or later.
@@ -229,26 +168,11 @@ fn parse_h2load_log(text: &str, from: u128) -> Result<Vec<u64>> {
     let mut durations = Vec::new();
     for line in text.lines() {
         let mut columns = line.split('\t');
-        let mut next = || {
-            columns
-                .next()
-                .with_context(|| format!("h2load's log: {line:?}"))
-        };
+        let mut next = || columns.next().with_context(|| format!("h2load's log: {line:?}"));
         let (start, status, duration) = (next()?, next()?, next()?);
-        ensure!(
-            status.starts_with('2'),
-            "h2load's log tells of status {status}"
-        );
-        if start
-            .parse::<u128>()
-            .with_context(|| format!("h2load's log: {line:?}"))?
-            >= from
-        {
-            durations.push(
-                duration
-                    .parse()
-                    .with_context(|| format!("h2load's log: {line:?}"))?,
-            );
+        ensure!(status.starts_with('2'), "h2load's log tells of status {status}");
+        if start.parse::<u128>().with_context(|| format!("h2load's log: {line:?}"))? >= from {
+            durations.push(duration.parse().with_context(|| format!("h2load's log: {line:?}"))?);
         }
     }
     Ok(durations)

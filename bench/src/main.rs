@@ -121,29 +121,18 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 
 fn measure(args: RunArgs) -> Result<()> {
     if cfg!(debug_assertions) {
-        eprintln!(
-            "weft-bench: built without optimisation, so the floor is far too slow; use cargo run --release"
-        );
+        eprintln!("weft-bench: built without optimisation, so the floor is far too slow; use cargo run --release");
     }
     let (rounds, seconds) = if args.quick { (3, 2) } else { (5, 6) };
     let settings = Settings {
         // In the order of the report and each once, however they were named.
-        proxies: Proxy::ALL
-            .into_iter()
-            .filter(|proxy| args.only.contains(proxy))
-            .collect(),
-        scenarios: Scenario::ALL
-            .into_iter()
-            .filter(|scenario| args.scenarios.contains(scenario))
-            .collect(),
+        proxies: Proxy::ALL.into_iter().filter(|proxy| args.only.contains(proxy)).collect(),
+        scenarios: Scenario::ALL.into_iter().filter(|scenario| args.scenarios.contains(scenario)).collect(),
         rounds: args.rounds.map_or(rounds, usize::from),
         seconds: args.seconds.unwrap_or(seconds),
         weft: args.weft_bin,
@@ -151,14 +140,9 @@ fn measure(args: RunArgs) -> Result<()> {
         proxy_cpu: args.proxy_cpu,
         load_cpu: args.load_cpu,
     };
-    let out = args
-        .out
-        .unwrap_or_else(|| programs::repository().join("bench/out/latest.json"));
+    let out = args.out.unwrap_or_else(|| programs::repository().join("bench/out/latest.json"));
     let rounds = runtime()?.block_on(async {
-        let (mut interrupt, mut terminate) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
             rounds = Box::pin(run(&settings)) => rounds,
             _ = interrupt.recv() => bail!("interrupted; nothing was written"),
@@ -176,9 +160,7 @@ fn relay(args: &RelayArgs) -> Result<()> {
     let buffer = usize::try_from(args.buffer_kib)? * 1024;
     let relay = Relay::new(args.side, args.connect, &Certs::open(&args.certs), buffer)?;
     runtime()?.block_on(async {
-        let listener = TcpListener::bind(args.listen)
-            .await
-            .with_context(|| format!("listen on {}", args.listen))?;
+        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
         relay.serve(listener).await
     })
 }

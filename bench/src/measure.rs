@@ -25,16 +25,11 @@ impl CpuTime {
         let mut threads = BTreeMap::new();
         for entry in std::fs::read_dir(&dir).with_context(|| format!("read {dir}"))? {
             let entry = entry?;
-            let thread = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-                .context("a thread's id")?;
+            let thread = entry.file_name().to_str().and_then(|name| name.parse().ok()).context("a thread's id")?;
             let path = entry.path().join("schedstat");
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
-                    let nanos = parse_schedstat(&text)
-                        .with_context(|| format!("{}: {text:?}", path.display()))?;
+                    let nanos = parse_schedstat(&text).with_context(|| format!("{}: {text:?}", path.display()))?;
                     threads.insert(thread, nanos);
                 }
                 // The thread ended between the two calls.
@@ -50,9 +45,7 @@ impl CpuTime {
     /// CPU time spent since `earlier`; of threads that ended meanwhile nothing is known.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Duration {
-        let spent = |(thread, now): (&i32, &u64)| {
-            now.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0))
-        };
+        let spent = |(thread, now): (&i32, &u64)| now.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0));
         Duration::from_nanos(self.threads.iter().map(spent).sum())
     }
 }
@@ -95,8 +88,7 @@ impl MachineTime {
     /// There is no /proc/stat.
     pub fn read() -> Result<Self> {
         let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-        parse_stat(&text, rustix::param::clock_ticks_per_second())
-            .context("/proc/stat has no line of all CPUs")
+        parse_stat(&text, rustix::param::clock_ticks_per_second()).context("/proc/stat has no line of all CPUs")
     }
 
     /// Time since `earlier` that was neither idle nor ours.
@@ -114,15 +106,8 @@ fn parse_stat(text: &str, ticks_per_second: u64) -> Option<MachineTime> {
     let mut next = || fields.next()?.ok();
     let (user, nice, system) = (next()?, next()?, next()?);
     let (_idle, _iowait, _irq, _softirq, stolen) = (next()?, next()?, next()?, next()?, next()?);
-    let time = |ticks: u64| {
-        Some(Duration::from_millis(
-            ticks.checked_mul(1000)?.checked_div(ticks_per_second)?,
-        ))
-    };
-    Some(MachineTime {
-        busy: time(user + nice + system)?,
-        stolen: time(stolen)?,
-    })
+    let time = |ticks: u64| Some(Duration::from_millis(ticks.checked_mul(1000)?.checked_div(ticks_per_second)?));
+    Some(MachineTime { busy: time(user + nice + system)?, stolen: time(stolen)? })
 }
 
 /// Reads a small file of /proc as a version check of this kernel: schedstat must be there.
@@ -131,9 +116,7 @@ fn parse_stat(text: &str, ticks_per_second: u64) -> Option<MachineTime> {
 /// The kernel was built without CONFIG_SCHED_INFO.
 pub fn check_kernel() -> Result<()> {
     if !Path::new("/proc/self/schedstat").is_file() {
-        anyhow::bail!(
-            "this kernel has no /proc/PID/schedstat (CONFIG_SCHED_INFO), which the bench measures with"
-        );
+        anyhow::bail!("this kernel has no /proc/PID/schedstat (CONFIG_SCHED_INFO), which the bench measures with");
     }
     Ok(())
 }
@@ -145,11 +128,7 @@ pub fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
-    if sorted.len() % 2 == 1 {
-        at(middle)
-    } else {
-        (at(middle.wrapping_sub(1)) + at(middle)) / 2.0
-    }
+    if sorted.len() % 2 == 1 { at(middle) } else { (at(middle.wrapping_sub(1)) + at(middle)) / 2.0 }
 }
 
 /// The smallest value that at least `percent` of all values do not exceed (nearest rank); `None` of none.
@@ -167,11 +146,7 @@ pub fn spread(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);
     let median = median(values);
-    if median > 0.0 {
-        (largest - smallest) / median
-    } else {
-        0.0
-    }
+    if median > 0.0 { (largest - smallest) / median } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -180,12 +155,8 @@ mod tests {
 
     #[test]
     fn cpu_time_counts_new_threads_whole_and_ended_threads_not_at_all() {
-        let earlier = CpuTime {
-            threads: BTreeMap::from([(1, 100), (2, 700)]),
-        };
-        let later = CpuTime {
-            threads: BTreeMap::from([(1, 150), (3, 25)]),
-        };
+        let earlier = CpuTime { threads: BTreeMap::from([(1, 100), (2, 700)]) };
+        let later = CpuTime { threads: BTreeMap::from([(1, 150), (3, 25)]) };
         assert_eq!(later.since(&earlier), Duration::from_nanos(75));
     }
 
@@ -211,7 +182,8 @@ mod tests {
 
     #[test]
     fn memory_is_anonymous_and_file_pages() {
-        let text = "Name:\tenvoy\nVmRSS:\t   70000 kB\nRssAnon:\t   20480 kB\nRssFile:\t   40960 kB\nRssShmem:\t  8560 kB\n";
+        let text =
+            "Name:\tenvoy\nVmRSS:\t   70000 kB\nRssAnon:\t   20480 kB\nRssFile:\t   40960 kB\nRssShmem:\t  8560 kB\n";
         assert_eq!(parse_status(text), Some(60 * 1024 * 1024));
         assert_eq!(parse_status("RssAnon:\t 1 kB\n"), None);
         let pid = i32::try_from(std::process::id()).unwrap();
@@ -222,19 +194,10 @@ mod tests {
     fn the_machine_s_time_leaves_out_idle_and_interrupts() {
         let before = "cpu  100 10 50 9000 5 7 9 3 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n";
         let after = "cpu  160 10 70 9500 5 17 19 5 0 0\n";
-        let (before, after) = (
-            parse_stat(before, 100).unwrap(),
-            parse_stat(after, 100).unwrap(),
-        );
+        let (before, after) = (parse_stat(before, 100).unwrap(), parse_stat(after, 100).unwrap());
         // 80 ticks of processes and 2 stolen; 30 of the 80 were ours.
-        assert_eq!(
-            after.foreign_since(&before, Duration::from_millis(300)),
-            Duration::from_millis(520)
-        );
-        assert_eq!(
-            after.foreign_since(&before, Duration::from_secs(9)),
-            Duration::from_millis(20)
-        );
+        assert_eq!(after.foreign_since(&before, Duration::from_millis(300)), Duration::from_millis(520));
+        assert_eq!(after.foreign_since(&before, Duration::from_secs(9)), Duration::from_millis(20));
         assert!(MachineTime::read().unwrap().busy > Duration::ZERO);
     }
 

@@ -73,13 +73,8 @@ impl Contestant {
     #[must_use]
     pub fn of(proxies: &[Proxy]) -> Vec<Self> {
         let one = |&proxy: &Proxy| match proxy {
-            Proxy::Floor => FLOOR_BUFFERS_KIB
-                .map(|buffer_kib| Self { proxy, buffer_kib })
-                .to_vec(),
-            Proxy::Weft | Proxy::EnvoyH1 | Proxy::EnvoyH2 => vec![Self {
-                proxy,
-                buffer_kib: 0,
-            }],
+            Proxy::Floor => FLOOR_BUFFERS_KIB.map(|buffer_kib| Self { proxy, buffer_kib }).to_vec(),
+            Proxy::Weft | Proxy::EnvoyH1 | Proxy::EnvoyH2 => vec![Self { proxy, buffer_kib: 0 }],
         };
         proxies.iter().flat_map(one).collect()
     }
@@ -135,26 +130,14 @@ impl Pair {
         let (entry, middle) = (free_address()?, free_address()?);
         let dir = place.dir.join(name);
         std::fs::create_dir_all(&dir)?;
-        let plan = Plan {
-            place,
-            dir: &dir,
-            name,
-            entry,
-            middle,
-            server,
-            version,
-        };
+        let plan = Plan { place, dir: &dir, name, entry, middle, server, version };
         let (outbound, inbound, hop) = match contestant.proxy {
             Proxy::Weft => weft::start(&plan)?,
             Proxy::EnvoyH1 => envoy::start(&plan, Version::Http1)?,
             Proxy::EnvoyH2 => envoy::start(&plan, Version::Http2)?,
             Proxy::Floor => floor(&plan, contestant.buffer_kib)?,
         };
-        let mut pair = Self {
-            outbound,
-            inbound,
-            entry,
-        };
+        let mut pair = Self { outbound, inbound, entry };
         pair.ready(version).await?;
         if let Some(hop) = hop {
             verify::refuses_strangers(middle, hop, &place.certs).await?;
@@ -186,11 +169,7 @@ impl Pair {
     /// The ends of both logs.
     #[must_use]
     pub fn log_tails(&self) -> String {
-        format!(
-            "outbound:\n{}inbound:\n{}",
-            self.outbound.log_tail(),
-            self.inbound.log_tail()
-        )
+        format!("outbound:\n{}inbound:\n{}", self.outbound.log_tail(), self.inbound.log_tail())
     }
 
     /// Waits until a request passes, at most 20 s.
@@ -202,9 +181,7 @@ impl Pair {
             match verify::answers(self.entry, version).await {
                 Ok(()) => return Ok(()),
                 Err(error) if tries >= 400 => {
-                    return Err(error).with_context(|| {
-                        format!("the pair does not answer\n{}", self.log_tails())
-                    });
+                    return Err(error).with_context(|| format!("the pair does not answer\n{}", self.log_tails()));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
@@ -237,12 +214,7 @@ impl Plan<'_> {
 
     /// Starts one side on the proxies' CPU.
     fn launch(&self, side: Side, program: &Path, args: &[&str]) -> Result<Child> {
-        self.place.launcher.start(
-            &format!("{}-{}", self.name, side.name()),
-            self.place.cpu,
-            program,
-            args,
-        )
+        self.place.launcher.start(&format!("{}-{}", self.name, side.name()), self.place.cpu, program, args)
     }
 }
 

@@ -33,6 +33,12 @@ impl Launcher {
         &self.bench
     }
 
+    /// Where logs go.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
     /// Starts `program` on `cpu`; both output streams go to `<name>.log`.
     ///
     /// # Errors
@@ -56,17 +62,9 @@ impl Launcher {
         S: AsRef<OsStr>,
     {
         let mut command = tokio::process::Command::new(&self.bench);
-        command
-            .arg("child")
-            .arg("--cpu")
-            .arg(cpu.to_string())
-            .arg("--parent")
-            .arg(std::process::id().to_string());
+        command.arg("child").arg("--cpu").arg(cpu.to_string()).arg("--parent").arg(std::process::id().to_string());
         command.arg("--").arg(program).args(args);
-        command
-            .stdin(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true);
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command
     }
 }
@@ -82,17 +80,9 @@ pub struct Child {
 
 impl Child {
     fn new(name: &str, log: PathBuf, process: tokio::process::Child) -> Result<Self> {
-        let id = process
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let id = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let group = id.with_context(|| format!("{name} ended at once"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            log,
-            group,
-            process,
-        })
+        Ok(Self { name: name.to_owned(), log, group, process })
     }
 
     /// The process id.
@@ -107,11 +97,7 @@ impl Child {
     /// The child has ended.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
-            bail!(
-                "{} ended with {status}; the end of its log:\n{}",
-                self.name,
-                self.log_tail()
-            );
+            bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.log_tail());
         }
         Ok(())
     }
@@ -123,11 +109,7 @@ impl Child {
     pub async fn finish(mut self) -> Result<String> {
         let status = self.process.wait().await?;
         if !status.success() {
-            bail!(
-                "{} ended with {status}; the end of its log:\n{}",
-                self.name,
-                self.log_tail()
-            );
+            bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.log_tail());
         }
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
@@ -138,12 +120,7 @@ impl Child {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(20);
-        lines
-            .get(from..)
-            .unwrap_or_default()
-            .iter()
-            .map(|line| format!("  | {line}\n"))
-            .collect()
+        lines.get(from..).unwrap_or_default().iter().map(|line| format!("  | {line}\n")).collect()
     }
 }
 
@@ -163,8 +140,7 @@ impl Drop for Child {
 /// # Errors
 /// There is no such CPU, the parent is gone already, or the program cannot be executed.
 pub fn become_child(cpu: usize, parent: i32, program: &OsStr, args: &[OsString]) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .context("ask to be killed with the bench")?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("ask to be killed with the bench")?;
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         bail!("the bench is gone");
     }
@@ -183,6 +159,5 @@ pub fn pin(cpu: usize) -> Result<()> {
     }
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set)
-        .with_context(|| format!("cannot use CPU {cpu}; the bench needs two CPUs"))
+    sched_setaffinity(None, &set).with_context(|| format!("cannot use CPU {cpu}; the bench needs two CPUs"))
 }

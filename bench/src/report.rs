@@ -52,14 +52,8 @@ impl Row {
             rps: middle(&|round| round.rps),
             p50_us: middle(&|round| round.p50_us),
             p99_us: middle(&|round| round.p99_us),
-            cpu_us_per_request: [
-                middle(&|round| round.cpu_us[0]),
-                middle(&|round| round.cpu_us[1]),
-            ],
-            rss_mib: [
-                middle(&|round| round.rss_mib[0]),
-                middle(&|round| round.rss_mib[1]),
-            ],
+            cpu_us_per_request: [middle(&|round| round.cpu_us[0]), middle(&|round| round.cpu_us[1])],
+            rss_mib: [middle(&|round| round.rss_mib[0]), middle(&|round| round.rss_mib[1])],
             label,
             spread: spread(&column(&|round| round.cpu_us.iter().sum())),
             foreign: median(&column(&|round| round.foreign)),
@@ -89,11 +83,8 @@ pub fn rows(rounds: &Rounds, proxies: &[Proxy]) -> Vec<Row> {
     let mut rows = Vec::new();
     for scenario in Scenario::ALL {
         for &proxy in proxies {
-            let candidates = rounds
-                .iter()
-                .filter(|((s, contestant), _)| *s == scenario && contestant.proxy == proxy);
-            let candidates =
-                candidates.map(|((_, c), rounds)| Row::of(scenario, proxy, c.label(), rounds));
+            let candidates = rounds.iter().filter(|((s, contestant), _)| *s == scenario && contestant.proxy == proxy);
+            let candidates = candidates.map(|((_, c), rounds)| Row::of(scenario, proxy, c.label(), rounds));
             rows.extend(candidates.min_by(|a, b| a.cpu().total_cmp(&b.cpu())));
         }
     }
@@ -105,10 +96,7 @@ pub fn rows(rounds: &Rounds, proxies: &[Proxy]) -> Vec<Row> {
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     for scenario in Scenario::ALL {
-        let block: Vec<&Row> = rows
-            .iter()
-            .filter(|row| row.scenario == scenario.name())
-            .collect();
+        let block: Vec<&Row> = rows.iter().filter(|row| row.scenario == scenario.name()).collect();
         if block.is_empty() {
             continue;
         }
@@ -159,8 +147,7 @@ pub fn table(rows: &[Row]) -> String {
 const HEAD: &str = "proxy         req/s  p50 µs  p99 µs CPU/req       out + in  spread x Envoy x floor     MiB       out + in x Envoy x floor";
 
 fn ratio(value: f64, base: Option<f64>) -> String {
-    base.filter(|base| *base > 0.0)
-        .map_or_else(|| "-".to_owned(), |base| format!("{:.2}", value / base))
+    base.filter(|base| *base > 0.0).map_or_else(|| "-".to_owned(), |base| format!("{:.2}", value / base))
 }
 
 /// Writes the rows as JSON, replacing the file in one step.
@@ -168,15 +155,10 @@ fn ratio(value: f64, base: Option<f64>) -> String {
 /// # Errors
 /// The file cannot be written.
 pub fn write_json(rows: &[Row], path: &Path) -> Result<()> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
         std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::Builder::new()
-            .prefix(".latest")
-            .tempfile_in(dir)?;
+        let mut file = tempfile::Builder::new().prefix(".latest").tempfile_in(dir)?;
         serde_json::to_writer_pretty(&mut file, rows)?;
         std::io::Write::write_all(&mut file, b"\n")?;
         file.persist(path)?;
@@ -191,24 +173,14 @@ mod tests {
     use crate::pairs::Contestant;
 
     fn round(cpu: f64, rss: f64) -> Round {
-        Round {
-            rps: 1000.0,
-            p50_us: 10.0,
-            p99_us: 20.0,
-            cpu_us: [cpu, cpu],
-            rss_mib: [rss, rss],
-            foreign: 0.0,
-        }
+        Round { rps: 1000.0, p50_us: 10.0, p99_us: 20.0, cpu_us: [cpu, cpu], rss_mib: [rss, rss], foreign: 0.0 }
     }
 
     fn sample() -> Rounds {
         let mut rounds = Rounds::new();
         let mut add = |proxy, buffer_kib, values: &[(f64, f64)]| {
             let values = values.iter().map(|&(cpu, rss)| round(cpu, rss)).collect();
-            rounds.insert(
-                (Scenario::Http1Many, Contestant { proxy, buffer_kib }),
-                values,
-            );
+            rounds.insert((Scenario::Http1Many, Contestant { proxy, buffer_kib }), values);
         };
         add(Proxy::Weft, 0, &[(12.0, 10.0), (10.0, 10.0), (11.0, 10.0)]);
         add(Proxy::EnvoyH1, 0, &[(44.0, 40.0)]);
@@ -221,10 +193,7 @@ mod tests {
     #[test]
     fn the_median_round_and_the_best_floor_count() {
         let rows = rows(&sample(), &Proxy::ALL);
-        assert_eq!(
-            rows.iter().map(|row| row.proxy).collect::<Vec<_>>(),
-            ["weft", "envoy-h1", "envoy-h2", "floor"]
-        );
+        assert_eq!(rows.iter().map(|row| row.proxy).collect::<Vec<_>>(), ["weft", "envoy-h1", "envoy-h2", "floor"]);
         assert_eq!(rows[0].cpu_us_per_request, [11.0, 11.0]);
         assert_eq!(rows[3].label, "floor 64k");
         assert_eq!(rows[3].cpu(), 11.0);
@@ -233,12 +202,7 @@ mod tests {
     #[test]
     fn ratios_are_to_the_better_envoy_and_to_the_floor() {
         let text = table(&rows(&sample(), &Proxy::ALL));
-        let weft: Vec<&str> = text
-            .lines()
-            .find(|line| line.starts_with("weft"))
-            .unwrap()
-            .split_whitespace()
-            .collect();
+        let weft: Vec<&str> = text.lines().find(|line| line.starts_with("weft")).unwrap().split_whitespace().collect();
         // CPU 22 against Envoy's 44 (h2) and the floor's 11; memory 20 against 80 (h1) and 16.
         assert_eq!(weft[10..12], ["0.50", "2.00"]);
         assert_eq!(weft[16..18], ["0.25", "1.25"]);
@@ -248,12 +212,7 @@ mod tests {
     #[test]
     fn without_envoy_there_is_no_ratio_to_it() {
         let text = table(&rows(&sample(), &[Proxy::Weft, Proxy::Floor]));
-        let weft: Vec<&str> = text
-            .lines()
-            .find(|line| line.starts_with("weft"))
-            .unwrap()
-            .split_whitespace()
-            .collect();
+        let weft: Vec<&str> = text.lines().find(|line| line.starts_with("weft")).unwrap().split_whitespace().collect();
         assert_eq!(weft[10..12], ["-", "2.00"]);
     }
 
@@ -269,22 +228,10 @@ mod tests {
         keys.sort();
         assert_eq!(
             keys,
-            [
-                "connections",
-                "cpu_us_per_request",
-                "p50_us",
-                "p99_us",
-                "proxy",
-                "rps",
-                "rss_mib",
-                "scenario"
-            ]
+            ["connections", "cpu_us_per_request", "p50_us", "p99_us", "proxy", "rps", "rss_mib", "scenario"]
         );
         assert_eq!(list[0]["scenario"], "http1-32");
         assert_eq!(list[0]["connections"], 32);
-        assert_eq!(
-            list[0]["cpu_us_per_request"],
-            serde_json::json!([11.0, 11.0])
-        );
+        assert_eq!(list[0]["cpu_us_per_request"], serde_json::json!([11.0, 11.0]));
     }
 }

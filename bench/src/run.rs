@@ -73,10 +73,7 @@ pub type Rounds = BTreeMap<(Scenario, Contestant), Vec<Round>>;
 /// A program is missing, a pair does not do its work, or a request failed under load.
 pub async fn run(settings: &Settings) -> Result<Rounds> {
     check_kernel()?;
-    ensure!(
-        settings.proxy_cpu != settings.load_cpu,
-        "the proxies and the load need different CPUs"
-    );
+    ensure!(settings.proxy_cpu != settings.load_cpu, "the proxies and the load need different CPUs");
     let tools = Tools::find()?;
     let takes_part = |proxy: fn(&Proxy) -> bool| settings.proxies.iter().any(proxy);
     let weft = if takes_part(|&proxy| proxy == Proxy::Weft) {
@@ -95,24 +92,8 @@ pub async fn run(settings: &Settings) -> Result<Rounds> {
     pin(settings.load_cpu)?;
     let server = Server::start(&launcher, &tools.nginx, dir.path(), settings.load_cpu).await?;
     let certs = Certs::create(&dir.path().join("certs"))?;
-    let place = Place {
-        launcher,
-        certs,
-        dir: dir.path().to_owned(),
-        cpu: settings.proxy_cpu,
-        weft,
-        envoy,
-    };
-    Bench {
-        settings,
-        tools,
-        server,
-        place,
-        pairs: BTreeMap::new(),
-        rounds: Rounds::new(),
-    }
-    .run()
-    .await
+    let place = Place { launcher, certs, dir: dir.path().to_owned(), cpu: settings.proxy_cpu, weft, envoy };
+    Bench { settings, tools, server, place, pairs: BTreeMap::new(), rounds: Rounds::new() }.run().await
 }
 
 struct Bench<'a> {
@@ -155,10 +136,7 @@ impl Bench<'_> {
                             String::new()
                         },
                     );
-                    self.rounds
-                        .entry((scenario, contestant))
-                        .or_default()
-                        .push(round);
+                    self.rounds.entry((scenario, contestant)).or_default().push(round);
                 }
             }
             contestants.rotate_left(1);
@@ -172,16 +150,10 @@ impl Bench<'_> {
             let (server, version) = (self.server.address(scenario.version()), scenario.version());
             let pair = Pair::start(&self.place, contestant, &name, server, version).await?;
             // The first load of a pair is not measured: pools fill, allocators grow.
-            self.load(scenario, &pair, 1)?
-                .finish(SystemTime::now())
-                .await
-                .with_context(|| pair.log_tails())?;
+            self.load(scenario, &pair, 1)?.finish(SystemTime::now()).await.with_context(|| pair.log_tails())?;
             self.pairs.insert((scenario, contestant), pair);
         }
-        let pair = self
-            .pairs
-            .get(&(scenario, contestant))
-            .context("the pair is kept")?;
+        let pair = self.pairs.get(&(scenario, contestant)).context("the pair is kept")?;
         let pids = pair.pids();
         let load = self.load(scenario, pair, self.settings.seconds)?;
         sleep(LEAD).await;
@@ -193,48 +165,24 @@ impl Bench<'_> {
 
         let elapsed = after.at.duration_since(before.at).as_secs_f64();
         // The second sample's own request is part of the count.
-        let requests = after
-            .requests
-            .saturating_sub(before.requests)
-            .saturating_sub(1);
-        ensure!(
-            requests > 0,
-            "no request was answered inside the window\n{}",
-            pair.log_tails()
-        );
+        let requests = after.requests.saturating_sub(before.requests).saturating_sub(1);
+        ensure!(requests > 0, "no request was answered inside the window\n{}", pair.log_tails());
         let requests = requests as f64;
         let [outbound, inbound] = pids;
-        let cpu = |index: fn(&Sample) -> &CpuTime| {
-            index(&after).since(index(&before)).as_secs_f64() * 1e6 / requests
-        };
-        let others = after
-            .machine
-            .foreign_since(&before.machine, after.ours(&before));
+        let cpu = |index: fn(&Sample) -> &CpuTime| index(&after).since(index(&before)).as_secs_f64() * 1e6 / requests;
+        let others = after.machine.foreign_since(&before.machine, after.ours(&before));
         Ok(Round {
             rps: requests / elapsed,
             p50_us: latency.p50.as_secs_f64() * 1e6,
             p99_us: latency.p99.as_secs_f64() * 1e6,
-            cpu_us: [
-                cpu(|sample| &sample.outbound),
-                cpu(|sample| &sample.inbound),
-            ],
-            rss_mib: [
-                mib(resident_bytes(outbound)?),
-                mib(resident_bytes(inbound)?),
-            ],
+            cpu_us: [cpu(|sample| &sample.outbound), cpu(|sample| &sample.inbound)],
+            rss_mib: [mib(resident_bytes(outbound)?), mib(resident_bytes(inbound)?)],
             foreign: others.as_secs_f64() / (2.0 * elapsed),
         })
     }
 
     fn load(&self, scenario: Scenario, pair: &Pair, seconds: u64) -> Result<Load> {
-        Load::start(
-            &self.place.launcher,
-            &self.tools,
-            scenario,
-            pair.entry(),
-            seconds,
-            self.settings.load_cpu,
-        )
+        Load::start(&self.place.launcher, &self.tools, scenario, pair.entry(), seconds, self.settings.load_cpu)
     }
 
     async fn sample(&self, [outbound, inbound]: [i32; 2], load: i32) -> Result<Sample> {

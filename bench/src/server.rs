@@ -37,20 +37,9 @@ impl Server {
         std::fs::create_dir_all(&dir)?;
         let config = dir.join("nginx.conf");
         std::fs::write(&config, configuration(&dir, http1, http2))?;
-        let args = [
-            Path::new("-e"),
-            Path::new("stderr"),
-            Path::new("-p"),
-            &dir,
-            Path::new("-c"),
-            &config,
-        ];
+        let args = [Path::new("-e"), Path::new("stderr"), Path::new("-p"), &dir, Path::new("-c"), &config];
         let child = launcher.start("nginx", cpu, nginx, args)?;
-        let mut server = Self {
-            child,
-            http1,
-            http2,
-        };
+        let mut server = Self { child, http1, http2 };
         for _ in 0..200 {
             server.child.check()?;
             if server.requests().await.is_ok() {
@@ -58,10 +47,7 @@ impl Server {
             }
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
-        bail!(
-            "nginx does not answer on {http1}; the end of its log:\n{}",
-            server.child.log_tail()
-        )
+        bail!("nginx does not answer on {http1}; the end of its log:\n{}", server.child.log_tail())
     }
 
     /// Where it speaks `version`.
@@ -121,9 +107,7 @@ http {{
 
 /// The third number of the line below `server accepts handled requests`.
 fn parse_stub_status(text: &str) -> Option<u64> {
-    let mut lines = text
-        .lines()
-        .skip_while(|line| !line.starts_with("server accepts handled requests"));
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("server accepts handled requests"));
     lines.next()?;
     lines.next()?.split_whitespace().nth(2)?.parse().ok()
 }
@@ -137,14 +121,8 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\n\r\nActive connections: 2 \n\
                     server accepts handled requests\n 16 15 149850 \nReading: 0 Writing: 1 Waiting: 1 \n";
         assert_eq!(parse_stub_status(text), Some(149_850));
-        assert_eq!(
-            parse_stub_status("HTTP/1.1 404 Not Found\r\n\r\n 1 2 3 \n"),
-            None
-        );
-        assert_eq!(
-            parse_stub_status("server accepts handled requests\n 1 2\n"),
-            None
-        );
+        assert_eq!(parse_stub_status("HTTP/1.1 404 Not Found\r\n\r\n 1 2 3 \n"), None);
+        assert_eq!(parse_stub_status("server accepts handled requests\n 1 2\n"), None);
     }
 
     #[test]

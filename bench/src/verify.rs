@@ -41,9 +41,7 @@ pub async fn answers(address: SocketAddr, version: Version) -> Result<()> {
         let stream = TcpStream::connect(address).await?;
         request(stream, version, address).await
     };
-    let (status, body) = timeout(PATIENCE, exchange)
-        .await
-        .context("no answer within 5 s")??;
+    let (status, body) = timeout(PATIENCE, exchange).await.context("no answer within 5 s")??;
     check_answer(status, &body)
 }
 
@@ -55,27 +53,15 @@ pub async fn answers(address: SocketAddr, version: Version) -> Result<()> {
 pub async fn refuses_strangers(address: SocketAddr, hop: Hop, certs: &Certs) -> Result<()> {
     let (status, body) = over_tls(address, hop, certs, Identity::Client)
         .await
-        .with_context(|| {
-            format!(
-                "the inbound proxy does not serve {}",
-                Identity::Client.spiffe_id()
-            )
-        })?;
-    check_answer(status, &body)
-        .with_context(|| format!("inbound, as {}", Identity::Client.spiffe_id()))?;
+        .with_context(|| format!("the inbound proxy does not serve {}", Identity::Client.spiffe_id()))?;
+    check_answer(status, &body).with_context(|| format!("inbound, as {}", Identity::Client.spiffe_id()))?;
     match over_tls(address, hop, certs, Identity::Stranger).await {
         Ok((StatusCode::FORBIDDEN, body)) => {
-            ensure!(
-                body != BODY,
-                "the inbound proxy says 403 to a wrong identity, and sends the content"
-            );
+            ensure!(body != BODY, "the inbound proxy says 403 to a wrong identity, and sends the content");
             Ok(())
         }
         Ok((status, _)) => {
-            bail!(
-                "the inbound proxy answered {status} to {}, which no policy allows",
-                Identity::Stranger.spiffe_id()
-            )
+            bail!("the inbound proxy answered {status} to {}, which no policy allows", Identity::Stranger.spiffe_id())
         }
         Err(error) if error.is::<tokio::time::error::Elapsed>() => {
             Err(error.context("a wrong identity is left waiting"))
@@ -85,20 +71,12 @@ pub async fn refuses_strangers(address: SocketAddr, hop: Hop, certs: &Certs) -> 
     }
 }
 
-async fn over_tls(
-    address: SocketAddr,
-    hop: Hop,
-    certs: &Certs,
-    identity: Identity,
-) -> Result<(StatusCode, Bytes)> {
+async fn over_tls(address: SocketAddr, hop: Hop, certs: &Certs, identity: Identity) -> Result<(StatusCode, Bytes)> {
     let config = Arc::new(certs.client_config(identity, &[hop.alpn])?);
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
-        let stream = TlsConnector::from(config)
-            .connect(name, stream)
-            .await
-            .context("TLS handshake")?;
+        let stream = TlsConnector::from(config).connect(name, stream).await.context("TLS handshake")?;
         request(stream, hop.version, address).await
     };
     timeout(PATIENCE, exchange).await?
@@ -114,14 +92,10 @@ where
         Version::Http1 => {
             let (mut sender, connection) = http1::handshake(io).await?;
             let connection = tokio::spawn(connection);
-            let request = Request::get("/")
-                .header(http::header::HOST, address.to_string())
-                .body(Empty::<Bytes>::new())?;
+            let request =
+                Request::get("/").header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
             let answer = sender.send_request(request).await?;
-            let parts = (
-                answer.status(),
-                answer.into_body().collect().await?.to_bytes(),
-            );
+            let parts = (answer.status(), answer.into_body().collect().await?.to_bytes());
             connection.abort();
             parts
         }
@@ -130,10 +104,7 @@ where
             let connection = tokio::spawn(connection);
             let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new())?;
             let answer = sender.send_request(request).await?;
-            let parts = (
-                answer.status(),
-                answer.into_body().collect().await?.to_bytes(),
-            );
+            let parts = (answer.status(), answer.into_body().collect().await?.to_bytes());
             connection.abort();
             parts
         }
@@ -142,15 +113,67 @@ where
 }
 
 fn check_answer(status: StatusCode, body: &Bytes) -> Result<()> {
-    ensure!(
-        status == StatusCode::OK,
-        "answered {status}: {}",
-        String::from_utf8_lossy(body)
-    );
-    ensure!(
-        body == BODY,
-        "answered another body: {:?}",
-        String::from_utf8_lossy(body)
-    );
+    ensure!(status == StatusCode::OK, "answered {status}: {}", String::from_utf8_lossy(body));
+    ensure!(body == BODY, "answered another body: {:?}", String::from_utf8_lossy(body));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::floor::{Relay, Side};
+
+    /// Answers every connection's first request with `status` and `body`.
+    async fn server(status: &'static str, body: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                let length = stream.read(&mut head).await.unwrap();
+                assert!(head[..length].ends_with(b"\r\n\r\n"));
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_200_with_the_right_body_is_an_answer() {
+        answers(server("200 OK", BODY).await, Version::Http1).await.unwrap();
+        let error = answers(server("503 Service Unavailable", BODY).await, Version::Http1).await.unwrap_err();
+        assert!(error.to_string().contains("503"), "{error}");
+        let error = answers(server("200 OK", "something else").await, Version::Http1).await.unwrap_err();
+        assert!(error.to_string().contains("something else"), "{error}");
+    }
+
+    /// The floor checks the chain alone, so it serves the wrong identity: exactly what must not pass for a proxy.
+    #[tokio::test]
+    async fn a_proxy_that_serves_strangers_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::create(dir.path()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = server("200 OK", BODY).await;
+        tokio::spawn(Relay::new(Side::Inbound, app, &certs, 16 * 1024).unwrap().serve(listener));
+        let hop = Hop { alpn: "http/1.1", version: Version::Http1 };
+        let error = refuses_strangers(address, hop, &certs).await.unwrap_err();
+        assert!(error.to_string().contains("sa/stranger, which no policy allows"), "{error:#}");
+    }
+
+    /// A port where nobody serves anybody must not count as "refuses strangers".
+    #[tokio::test]
+    async fn a_proxy_that_refuses_everybody_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::create(dir.path()).unwrap();
+        let closed = crate::server::free_address().unwrap();
+        let hop = Hop { alpn: "http/1.1", version: Version::Http1 };
+        let error = refuses_strangers(closed, hop, &certs).await.unwrap_err();
+        assert!(error.to_string().contains("does not serve"), "{error:#}");
+    }
 }

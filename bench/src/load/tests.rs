@@ -24,13 +24,7 @@ traffic: 14.57MB (15282257) total, 7.00MB (7341474) headers (space savings 50.51
 #[test]
 fn wrk_percentiles() {
     let latency = parse_wrk(WRK).unwrap();
-    assert_eq!(
-        latency,
-        Latency {
-            p50: Duration::from_micros(210),
-            p99: Duration::from_micros(1980)
-        }
-    );
+    assert_eq!(latency, Latency { p50: Duration::from_micros(210), p99: Duration::from_micros(1980) });
 }
 
 #[test]
@@ -43,28 +37,12 @@ fn wrk_times_have_units() {
 
 #[test]
 fn wrk_errors_fail_the_round() {
-    let socket = WRK.replace(
-        "Requests/sec",
-        "  Socket errors: connect 0, read 3, write 0, timeout 1\nRequests/sec",
-    );
-    assert!(
-        parse_wrk(&socket)
-            .unwrap_err()
-            .to_string()
-            .contains("read 3")
-    );
-    let status = WRK.replace(
-        "Requests/sec",
-        "  Non-2xx or 3xx responses: 12\nRequests/sec",
-    );
+    let socket = WRK.replace("Requests/sec", "  Socket errors: connect 0, read 3, write 0, timeout 1\nRequests/sec");
+    assert!(parse_wrk(&socket).unwrap_err().to_string().contains("read 3"));
+    let status = WRK.replace("Requests/sec", "  Non-2xx or 3xx responses: 12\nRequests/sec");
     assert!(parse_wrk(&status).unwrap_err().to_string().contains("12"));
     let none = WRK.replace("212999 requests", "0 requests");
-    assert!(
-        parse_wrk(&none)
-            .unwrap_err()
-            .to_string()
-            .contains("no request")
-    );
+    assert!(parse_wrk(&none).unwrap_err().to_string().contains("no request"));
     parse_wrk("unable to connect to 127.0.0.1:1 Connection refused").unwrap_err();
 }
 
@@ -92,10 +70,7 @@ fn h2load_success_and_failure() {
 fn h2load_log_leaves_out_what_began_before_the_window() {
     let text = "1000\t200\t500\n2000\t200\t40\n2001\t204\t60\n";
     assert_eq!(parse_h2load_log(text, 2000).unwrap(), [40, 60]);
-    assert!(
-        parse_h2load_log("1000\t-1\t500\n", 2000).is_err(),
-        "a failed stream before the window counts too"
-    );
+    assert!(parse_h2load_log("1000\t-1\t500\n", 2000).is_err(), "a failed stream before the window counts too");
     assert!(parse_h2load_log("1000\t200\n", 0).is_err());
     assert!(parse_h2load_log("x\t200\t1\n", 0).is_err());
 }

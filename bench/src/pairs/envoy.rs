@@ -18,38 +18,14 @@ use crate::verify::Hop;
 pub(super) fn start(plan: &Plan<'_>, between: Version) -> Result<Started> {
     let certs = &plan.place.certs;
     let run = |side: Side, config: &Value| {
-        let path = plan.write(
-            &format!("{}.json", side.name()),
-            &serde_json::to_string_pretty(config)?,
-        )?;
+        let path = plan.write(&format!("{}.json", side.name()), &serde_json::to_string_pretty(config)?)?;
         let path = path.display().to_string();
-        let args = [
-            "--config-path",
-            &path,
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--log-level",
-            "warning",
-        ];
+        let args = ["--config-path", &path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
         plan.launch(side, &plan.place.envoy, &args)
     };
-    let inbound = run(
-        Side::Inbound,
-        &inbound(plan.middle, plan.server, plan.version, alpn(between), certs),
-    )?;
-    let outbound = run(
-        Side::Outbound,
-        &outbound(plan.entry, plan.middle, between, certs),
-    )?;
-    Ok((
-        outbound,
-        inbound,
-        Some(Hop {
-            alpn: alpn(between),
-            version: between,
-        }),
-    ))
+    let inbound = run(Side::Inbound, &inbound(plan.middle, plan.server, plan.version, alpn(between), certs))?;
+    let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, between, certs))?;
+    Ok((outbound, inbound, Some(Hop { alpn: alpn(between), version: between })))
 }
 
 fn alpn(version: Version) -> &'static str {
@@ -77,10 +53,8 @@ fn outbound(listen: SocketAddr, peer: SocketAddr, between: Version, certs: &Cert
     });
     let mut cluster = cluster("peer", peer, between);
     if let Some(cluster) = cluster.as_object_mut() {
-        cluster.insert(
-            "transport_socket".to_owned(),
-            json!({"name": "envoy.transport_sockets.tls", "typed_config": tls}),
-        );
+        cluster
+            .insert("transport_socket".to_owned(), json!({"name": "envoy.transport_sockets.tls", "typed_config": tls}));
         cluster.insert(
             "circuit_breakers".to_owned(),
             json!({"thresholds": [{
@@ -101,13 +75,7 @@ fn outbound(listen: SocketAddr, peer: SocketAddr, between: Version, certs: &Cert
     bootstrap("outbound", listen, None, &route, &[], &cluster)
 }
 
-fn inbound(
-    listen: SocketAddr,
-    server: SocketAddr,
-    version: Version,
-    alpn: &str,
-    certs: &Certs,
-) -> Value {
+fn inbound(listen: SocketAddr, server: SocketAddr, version: Version, alpn: &str, certs: &Certs) -> Value {
     let tls = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "require_client_certificate": true,
@@ -126,14 +94,7 @@ fn inbound(
         },
     });
     let route = json!({"cluster": "server", "timeout": "0s"});
-    bootstrap(
-        "inbound",
-        listen,
-        Some(socket),
-        &route,
-        &[rbac],
-        &cluster("server", server, version),
-    )
+    bootstrap("inbound", listen, Some(socket), &route, &[rbac], &cluster("server", server, version))
 }
 
 /// One listener with one route to one cluster.
@@ -158,7 +119,8 @@ fn bootstrap(
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]},
         "http_filters": filters,
     });
-    let mut chain = json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]});
+    let mut chain =
+        json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]});
     if let (Some(chain), Some(socket)) = (chain.as_object_mut(), socket) {
         chain.insert("transport_socket".to_owned(), socket);
     }
@@ -194,10 +156,7 @@ fn cluster(name: &str, endpoint: SocketAddr, version: Version) -> Value {
 
 fn tls_context(certs: &Certs, identity: Identity, alpn: &str, peers: Value) -> Value {
     let mut validation = json!({"trusted_ca": {"filename": certs.ca()}});
-    if let (Some(validation), Some([_, ..])) = (
-        validation.as_object_mut(),
-        peers.as_array().map(Vec::as_slice),
-    ) {
+    if let (Some(validation), Some([_, ..])) = (validation.as_object_mut(), peers.as_array().map(Vec::as_slice)) {
         validation.insert("match_typed_subject_alt_names".to_owned(), peers);
     }
     json!({

@@ -15,28 +15,12 @@ const SERVICE: &str = "240.0.0.1";
 
 pub(super) fn start(plan: &Plan<'_>) -> Result<Started> {
     let run = |side: Side, text: &str| {
-        let path = plan
-            .write(&format!("{}.yaml", side.name()), text)?
-            .display()
-            .to_string();
+        let path = plan.write(&format!("{}.yaml", side.name()), text)?.display().to_string();
         plan.launch(side, &plan.place.weft, &["run", "--config", &path])
     };
-    let inbound = run(
-        Side::Inbound,
-        &inbound(plan.middle, plan.server, plan.version, &plan.place.certs),
-    )?;
-    let outbound = run(
-        Side::Outbound,
-        &outbound(plan.entry, plan.middle, plan.version, &plan.place.certs),
-    )?;
-    Ok((
-        outbound,
-        inbound,
-        Some(Hop {
-            alpn: "weft-h2",
-            version: Version::Http2,
-        }),
-    ))
+    let inbound = run(Side::Inbound, &inbound(plan.middle, plan.server, plan.version, &plan.place.certs))?;
+    let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, plan.version, &plan.place.certs))?;
+    Ok((outbound, inbound, Some(Hop { alpn: "weft-h2", version: Version::Http2 })))
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -76,11 +60,7 @@ spec:
 }
 
 fn inbound(listen: SocketAddr, server: SocketAddr, version: Version, certs: &Certs) -> String {
-    let ports = format!(
-        "    ports: [{{name: http, port: {}, protocol: {}}}]\n",
-        server.port(),
-        protocol(version)
-    );
+    let ports = format!("    ports: [{{name: http, port: {}, protocol: {}}}]\n", server.port(), protocol(version));
     let forward = format!("inbound: [{{listen: \"{listen}\", destination: \"{server}\"}}]");
     let proxy = proxy_config(Identity::Server, &ports, &forward, certs);
     format!(
