@@ -1,1 +1,22 @@
-//! placeholder
+//! The control plane of Weft: what people ask for, what runs where, and who is who, turned into what proxies obey.
+//!
+//! - [`config`]: settings; the only reader of flags and environment.
+//! - [`app`]: puts the rooms together; the listeners, the order of start and stop.
+//! - [`state`]: what the rooms show each other: desired state, registered workloads, connected proxies.
+//! - [`store`], [`desired`]: desired state as numbered revisions, crash-safe on disk; admission of changes.
+//! - [`registry`], [`agent`]: registered workloads, fed by the agent stream; expiry.
+//! - [`ca`], [`identity`], [`tokens`]: certificates, and who may have one.
+//! - [`api`]: the REST API. [`serve`], [`tls`]: listeners. [`metrics`]: health and figures.
+
+pub mod ca;
+pub mod config;
+pub mod files;
+pub mod random;
+pub mod serve;
+pub mod tls;
+
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}

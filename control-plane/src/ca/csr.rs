@@ -1,0 +1,112 @@
+//! Certificate requests: what of a PKCS#10 request is believed, which is its key alone.
+//! Shape: DER of a stranger in, [`RequestedKey`] or a reason out. Spec: RFC 2986; X509-SVID 4.
+//! Accepted keys: P-256, P-384, Ed25519, RSA of 2048 to 4096 bits with exponent 65537.
+
+use rcgen::{PublicKeyData, SignatureAlgorithm, SubjectPublicKeyInfo};
+use x509_parser::{
+    certification_request::X509CertificationRequest, oid_registry, prelude::FromDer, public_key::PublicKey,
+};
+
+/// Longest request accepted, in bytes.
+pub const MAX_CSR_BYTES: usize = 16 * 1024;
+
+/// A key whose owner has proven that it has the private part.
+#[derive(Clone, Debug)]
+pub struct RequestedKey(SubjectPublicKeyInfo);
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CsrError {
+    /// There is none.
+    #[error("empty")]
+    Empty,
+    /// It is too long.
+    #[error("{0} bytes, longer than {MAX_CSR_BYTES}")]
+    TooLong(usize),
+    /// It is no PKCS#10 request.
+    #[error("no PKCS#10 request in DER")]
+    Malformed,
+    /// Bytes follow it.
+    #[error("{0} bytes after the request")]
+    Trailing(usize),
+    /// It is signed with something outdated or unknown.
+    #[error("signed with {0}; needs ECDSA, Ed25519 or RSA with SHA-256, SHA-384 or SHA-512")]
+    SignatureAlgorithm(String),
+    /// The signature is not of the key in it.
+    #[error("the signature does not verify with the request's own key")]
+    Signature,
+    /// An RSA key of another length.
+    #[error("an RSA key of {0} bits; needs 2048 to 4096")]
+    RsaBits(usize),
+    /// An RSA key with an exponent that is not 65537.
+    #[error("an RSA key with an exponent other than 65537")]
+    RsaExponent,
+    /// A key of another kind.
+    #[error("a key of a kind that is not accepted; needs P-256, P-384, Ed25519 or RSA")]
+    KeyKind,
+}
+
+impl PublicKeyData for RequestedKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+impl RequestedKey {
+    /// Checks a request and takes its key.
+    /// Errors: too long, malformed, badly signed, or a weak or unknown kind of key.
+    pub fn from_csr(der: &[u8]) -> Result<Self, CsrError> {
+        if der.is_empty() {
+            return Err(CsrError::Empty);
+        }
+        if der.len() > MAX_CSR_BYTES {
+            return Err(CsrError::TooLong(der.len()));
+        }
+        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(CsrError::Trailing(rest.len()));
+        }
+        check_signature_algorithm(&request)?;
+        let info = &request.certification_request_info.subject_pki;
+        match info.parsed().map_err(|_| CsrError::KeyKind)? {
+            PublicKey::RSA(rsa) => {
+                let bits = rsa.key_size();
+                if !(2048..=4096).contains(&bits) {
+                    return Err(CsrError::RsaBits(bits));
+                }
+                if rsa.try_exponent() != Ok(65_537) {
+                    return Err(CsrError::RsaExponent);
+                }
+            }
+            PublicKey::EC(_) => {}
+            PublicKey::Unknown(_) if info.algorithm.algorithm == oid_registry::OID_SIG_ED25519 => {}
+            _ => return Err(CsrError::KeyKind),
+        }
+        request.verify_signature().map_err(|_| CsrError::Signature)?;
+        let key = SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| CsrError::KeyKind)?;
+        let known = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
+        let accepted = known.contains(&key.algorithm()) || info.algorithm.algorithm == oid_registry::OID_PKCS1_RSAENCRYPTION;
+        accepted.then_some(Self(key)).ok_or(CsrError::KeyKind)
+    }
+}
+
+fn check_signature_algorithm(request: &X509CertificationRequest<'_>) -> Result<(), CsrError> {
+    let algorithm = &request.signature_algorithm.algorithm;
+    let accepted = [
+        oid_registry::OID_SIG_ECDSA_WITH_SHA256,
+        oid_registry::OID_SIG_ECDSA_WITH_SHA384,
+        oid_registry::OID_SIG_ECDSA_WITH_SHA512,
+        oid_registry::OID_SIG_ED25519,
+        oid_registry::OID_PKCS1_SHA256WITHRSA,
+        oid_registry::OID_PKCS1_SHA384WITHRSA,
+        oid_registry::OID_PKCS1_SHA512WITHRSA,
+    ];
+    if accepted.contains(algorithm) {
+        return Ok(());
+    }
+    Err(CsrError::SignatureAlgorithm(algorithm.to_id_string()))
+}

@@ -1,0 +1,243 @@
+//! Settings of the program: flags and environment, read once. The only reader of either.
+//! Shape: command line in, [`Config`] or every mistake out. Exit code 64 for a mistake.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::Serialize;
+use weft_core::identity::TrustDomain;
+
+/// Everything the program can be told.
+///
+/// # Defaults
+/// See [`Flags`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Where everything that must survive a restart is kept.
+    pub data_dir: PathBuf,
+    /// The name of this mesh's root of trust. Fixed once the root exists.
+    pub trust_domain: TrustDomain,
+    /// Where gRPC is served (ADS, agent, identity). Port 0 picks a free one.
+    pub grpc: SocketAddr,
+    /// Where the REST API is served on TLS. Port 0 picks a free one.
+    pub api: SocketAddr,
+    /// The API's Unix socket, mode 0600.
+    pub api_socket: PathBuf,
+    /// Where metrics and health are served in plaintext. Port 0 picks a free one.
+    pub metrics: SocketAddr,
+    /// Life time of the certificates given to workloads.
+    #[serde(serialize_with = "seconds")]
+    pub svid_ttl: Duration,
+    /// How often a proxy's heartbeat is due.
+    #[serde(serialize_with = "seconds")]
+    pub heartbeat_interval: Duration,
+    /// Names and addresses in the control plane's own certificate, besides those of loopback.
+    pub advertise: Vec<String>,
+    /// What is logged: a `tracing` filter such as `info` or `weft_control_plane=debug`.
+    pub log: String,
+}
+
+/// The control plane of Weft: desired state, registry, configuration of proxies, certificate authority and API
+#[derive(Parser, Debug)]
+#[command(name = "weft-control-plane", version)]
+pub struct Flags {
+    /// Where everything that must survive a restart is kept
+    #[arg(long, env = "WEFT_DATA_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The name of this mesh's root of trust; fixed once the root exists
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "weft.local", value_name = "NAME")]
+    trust_domain: String,
+    /// Where gRPC is served on TLS: discovery, agent, identity (port 0 picks a free one)
+    #[arg(long, env = "WEFT_GRPC", default_value = "0.0.0.0:15012", value_name = "ADDR:PORT")]
+    grpc: String,
+    /// Where the REST API is served on TLS (port 0 picks a free one)
+    #[arg(long, env = "WEFT_API", default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
+    api: String,
+    /// The API's Unix socket: who may open it (mode 0600) needs no token [default: <data-dir>/api.sock]
+    #[arg(long, env = "WEFT_API_SOCKET", value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+    /// Where metrics and health are served in plaintext (port 0 picks a free one)
+    #[arg(long, env = "WEFT_METRICS", default_value = "0.0.0.0:15014", value_name = "ADDR:PORT")]
+    metrics: String,
+    /// Life time of the certificates given to workloads, 10s to 90d
+    #[arg(long, env = "WEFT_SVID_TTL", default_value = "24h", value_name = "TIME")]
+    svid_ttl: String,
+    /// How often a proxy's heartbeat is due, 100ms to 60s; after three missed ones a workload expires
+    #[arg(long, env = "WEFT_HEARTBEAT_INTERVAL", default_value = "2s", value_name = "TIME")]
+    heartbeat_interval: String,
+    /// Names and addresses under which others reach this program, for its own certificate (loopback is always in it)
+    #[arg(long, env = "WEFT_ADVERTISE", value_delimiter = ',', value_name = "NAME|ADDR")]
+    advertise: Vec<String>,
+    /// What is logged: a filter such as info, debug or weft_control_plane=debug
+    #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+/// One wrong setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The flag, such as `--grpc`.
+    pub flag: &'static str,
+    /// What was given.
+    pub value: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}: {}", self.flag, self.value, self.reason)
+    }
+}
+
+impl Flags {
+    /// Checks every value.
+    /// Errors: all mistakes at once.
+    pub fn check(self) -> Result<Config, Vec<Mistake>> {
+        let mut mistakes = Vec::new();
+        let trust_domain = keep(&mut mistakes, "--trust-domain", &self.trust_domain, |text| {
+            TrustDomain::parse(text).map_err(|error| error.to_string())
+        });
+        let mut address = |flag, text: &str| {
+            keep(&mut mistakes, flag, text, |text| {
+                text.parse::<SocketAddr>().map_err(|_| "needs an address and a port, such as 0.0.0.0:8080 or [::]:8080".into())
+            })
+        };
+        let grpc = address("--grpc", &self.grpc);
+        let api = address("--api", &self.api);
+        let metrics = address("--metrics", &self.metrics);
+        let mut duration = |flag, text: &str, least: Duration, most: Duration| {
+            keep(&mut mistakes, flag, text, |text| {
+                let value = parse_duration(text)?;
+                let range = || format!("must lie between {least:?} and {most:?}");
+                (least..=most).contains(&value).then_some(value).ok_or_else(range)
+            })
+        };
+        let day = Duration::from_secs(86_400);
+        let svid_ttl = duration("--svid-ttl", &self.svid_ttl, Duration::from_secs(10), day * 90);
+        let heartbeat_interval =
+            duration("--heartbeat-interval", &self.heartbeat_interval, Duration::from_millis(100), Duration::from_secs(60));
+        for name in &self.advertise {
+            keep(&mut mistakes, "--advertise", name, |name| check_name(name));
+        }
+        keep(&mut mistakes, "--log", &self.log, |text| {
+            text.parse::<tracing_subscriber::filter::EnvFilter>().map_err(|error| error.to_string())
+        });
+        let bound: Vec<_> = [grpc, api, metrics].into_iter().flatten().filter(|address| address.port() != 0).collect();
+        if let Some(twice) = bound.iter().enumerate().find_map(|(i, a)| bound.iter().take(i).find(|b| *b == a)) {
+            let reason = "used twice".into();
+            mistakes.push(Mistake { flag: "--grpc, --api, --metrics", value: twice.to_string(), reason });
+        }
+        let api_socket = self.api_socket.unwrap_or_else(|| self.data_dir.join("api.sock"));
+        if api_socket.as_os_str().len() > 100 {
+            let value = api_socket.display().to_string();
+            mistakes.push(Mistake { flag: "--api-socket", value, reason: "longer than 100 bytes, which a Unix socket's path may not be".into() });
+        }
+        match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval) {
+            (Some(trust_domain), Some(grpc), Some(api), Some(metrics), Some(svid_ttl), Some(heartbeat_interval))
+                if mistakes.is_empty() =>
+            {
+                Ok(Config {
+                    data_dir: self.data_dir,
+                    trust_domain,
+                    grpc,
+                    api,
+                    api_socket,
+                    metrics,
+                    svid_ttl,
+                    heartbeat_interval,
+                    advertise: self.advertise,
+                    log: self.log,
+                })
+            }
+            _ => Err(mistakes),
+        }
+    }
+}
+
+/// Parses a duration such as `250ms`, `30s`, `15m`, `24h` or `90d`.
+/// Errors: no number, or a unit other than these; the reason.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "needs a number with a unit, such as 250ms, 30s, 15m, 24h or 90d".to_owned();
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
+        _ => None,
+    };
+    milliseconds.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+fn keep<T>(
+    mistakes: &mut Vec<Mistake>,
+    flag: &'static str,
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    parse(text).map_err(|reason| mistakes.push(Mistake { flag, value: text.to_owned(), reason })).ok()
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    if name.parse::<IpAddr>().is_ok() {
+        return Ok(());
+    }
+    rustls_pki_types::DnsName::try_from(name).map(|_| ()).map_err(|_| "neither an IP address nor a DNS name".into())
+}
+
+fn seconds<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{value:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(flags: &[&str]) -> Result<Config, Vec<Mistake>> {
+        Flags::try_parse_from(std::iter::once(&"weft-control-plane").chain(flags)).unwrap().check()
+    }
+
+    #[test]
+    fn nothing_given_means_the_documented_defaults() {
+        let config = check(&[]).unwrap();
+        assert_eq!(config.grpc.to_string(), "0.0.0.0:15012");
+        assert_eq!(config.api_socket.to_str(), Some("/var/lib/weft/api.sock"));
+        assert_eq!((config.svid_ttl.as_secs(), config.heartbeat_interval.as_secs()), (86_400, 2));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let mistakes = check(&[
+            "--trust-domain", "Weft", "--grpc", "15012", "--api", "x:1", "--metrics", "0.0.0.0:1", "--svid-ttl", "1s",
+            "--heartbeat-interval", "2", "--advertise", "10.0.0.1,b@d", "--log", "a=b=c",
+        ])
+        .unwrap_err();
+        let flags: Vec<_> = mistakes.iter().map(|m| m.flag).collect();
+        let all = ["--trust-domain", "--grpc", "--api", "--svid-ttl", "--heartbeat-interval", "--advertise", "--log"];
+        assert_eq!(flags, all);
+    }
+
+    #[test]
+    fn one_address_for_two_listeners_is_a_mistake_but_port_zero_is_not() {
+        assert!(check(&["--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0"]).is_ok());
+        assert_eq!(check(&["--grpc", "127.0.0.1:9", "--api", "127.0.0.1:9"]).unwrap_err()[0].reason, "used twice");
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
+        for bad in ["", "5", "s", "1.5s", "-1s", "99999999999999999999s", "18446744073709551615d", "1w"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

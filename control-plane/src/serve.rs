@@ -1,0 +1,190 @@
+//! Listeners: accept, TLS, HTTP; who called is put into each request as [`Peer`].
+//! One loop for gRPC, API and metrics. Every wait has a bound: handshake and head 10 s, connections in number,
+//! HTTP/2 pings every 20 s. A connection that misbehaves is closed; nothing else notices.
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::{Duration, SystemTime}};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+use weft_core::identity::Identity;
+
+use crate::tls;
+
+/// Longest time for a TLS handshake, and for the head of a request.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Who is at the other end of a connection; in every request's extensions.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it called from; `None` on the Unix socket.
+    pub address: Option<SocketAddr>,
+    /// Who its verified certificate says it is.
+    pub svid: Option<Svid>,
+    /// It came over the Unix socket, whose file permission is the credential.
+    pub local: bool,
+}
+
+/// A verified certificate of a caller.
+#[derive(Clone, Debug)]
+pub struct Svid {
+    /// Who.
+    pub identity: Identity,
+    /// When the certificate ends; a connection may live longer than that.
+    pub expires: SystemTime,
+}
+
+/// How a listener treats its connections.
+#[derive(Clone)]
+pub struct Settings {
+    /// For logs: `grpc`, `api`, `metrics`.
+    pub name: &'static str,
+    /// TLS, or plaintext without it.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// How many connections there may be at once; more wait in the kernel's queue.
+    pub connections: usize,
+}
+
+/// Binds a TCP listener, and says which address it got.
+pub async fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// Binds a Unix socket that only this user can open, never open to others for a moment. Replaces an old one.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let beside = path.with_extension("new");
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+/// Serves a TCP listener until `stop`, then lets what runs finish. Tracks its connections in `tasks`.
+pub async fn tcp(listener: TcpListener, settings: Settings, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+    let permits = Arc::new(Semaphore::new(settings.connections));
+    while let Some(permit) = permit(&permits, &stop).await {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                refused(settings.name, &error).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection went away");
+            continue;
+        }
+        let (settings, router, stop) = (settings.clone(), router.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut peer = Peer { address: Some(address), svid: None, local: false };
+            match settings.tls {
+                None => connection(stream, peer, router, stop).await,
+                Some(tls) => {
+                    let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
+                    match handshake.await {
+                        Ok(Ok(stream)) => {
+                            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                            peer.svid = certificate
+                                .and_then(tls::peer_of)
+                                .map(|(identity, expires)| Svid { identity, expires });
+                            connection(stream, peer, router, stop).await;
+                        }
+                        Ok(Err(error)) => {
+                            tracing::debug!(listener = settings.name, peer = %address, error = &error as &dyn std::error::Error, "TLS handshake failed");
+                        }
+                        Err(_) => tracing::debug!(listener = settings.name, peer = %address, "TLS handshake took too long"),
+                    }
+                }
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Serves the Unix socket until `stop`.
+pub async fn unix(listener: UnixListener, settings: Settings, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+    let permits = Arc::new(Semaphore::new(settings.connections));
+    while let Some(permit) = permit(&permits, &stop).await {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                tasks.spawn(async move {
+                    connection(stream, Peer { address: None, svid: None, local: true }, router, stop).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => refused(settings.name, &error).await,
+        }
+    }
+}
+
+async fn permit(permits: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        () = stop.cancelled() => None,
+        permit = permits.clone().acquire_owned() => permit.ok(),
+    }
+}
+
+/// Out of files or memory: wait, instead of spinning.
+async fn refused(listener: &'static str, error: &io::Error) {
+    tracing::warn!(listener, error = error as &dyn std::error::Error, "a connection cannot be accepted");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request.map(axum::body::Body::new)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(64 * 1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_concurrent_streams(200)
+        .max_header_list_size(16 * 1024);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended badly");
+    }
+}
