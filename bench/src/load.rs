@@ -1,9 +1,11 @@
 //! The load: wrk for HTTP/1.1, h2load for HTTP/2, both closed loop (a connection or stream sends again when answered).
 //!
 //! Anything but success is an error: a refused connection, a timeout, a status that is not 2xx.
-//! h2load prints no percentiles, so they come from its log of single requests.
+//! h2load prints no percentiles, so they come from its log of single requests. And it says nothing when its connection is
+//! lost (it just stops sending), so the log must reach to the end.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -83,18 +85,18 @@ impl Load {
         self.child.pid()
     }
 
-    /// Waits for the end. Latencies are those of requests begun after `from` where the generator tells (h2load), else of
-    /// the whole run (wrk).
+    /// Waits for the end. Latencies are those of requests begun after `window` began where the generator tells (h2load),
+    /// else of the whole run (wrk).
     ///
     /// # Errors
     /// A request failed, or the generator printed something else than expected.
-    pub async fn finish(self, from: SystemTime) -> Result<Latency> {
+    pub async fn finish(self, window: Range<SystemTime>) -> Result<Latency> {
         let text = self.child.finish().await?;
         match self.kind {
             Kind::Wrk => parse_wrk(&text),
             Kind::H2load { log } => {
                 check_h2load(&text)?;
-                read_h2load_log(log.path(), from)
+                read_h2load_log(log.path(), window)
             }
         }
     }
@@ -153,28 +155,36 @@ fn check_h2load(text: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_h2load_log(path: &Path, from: SystemTime) -> Result<Latency> {
+fn read_h2load_log(path: &Path, window: Range<SystemTime>) -> Result<Latency> {
     let text = std::fs::read_to_string(path).context("read h2load's log")?;
-    let from = from.duration_since(SystemTime::UNIX_EPOCH)?.as_micros();
-    let mut micros = parse_h2load_log(&text, from)?;
-    let p50 = percentile(&mut micros, 50).context("h2load's log has no request inside the window")?;
-    let p99 = percentile(&mut micros, 99).context("h2load's log has no request inside the window")?;
+    let micros = |time: SystemTime| Ok::<_, anyhow::Error>(time.duration_since(SystemTime::UNIX_EPOCH)?.as_micros());
+    let mut durations = parse_h2load_log(&text, micros(window.start)?..micros(window.end)?)?;
+    let p50 = percentile(&mut durations, 50).context("h2load's log has no request inside the window")?;
+    let p99 = percentile(&mut durations, 99).context("h2load's log has no request inside the window")?;
     Ok(Latency { p50: Duration::from_micros(p50), p99: Duration::from_micros(p99) })
 }
 
-/// Microseconds of every request begun at `from` (microseconds since the epoch) or later.
+/// How long before the window's end the last answer may have come, microseconds.
+const SILENCE: u128 = 100_000;
+
+/// Microseconds of every request begun after `window` (microseconds since the epoch) began.
 /// Columns: start, status, duration.
-fn parse_h2load_log(text: &str, from: u128) -> Result<Vec<u64>> {
-    let mut durations = Vec::new();
+fn parse_h2load_log(text: &str, window: Range<u128>) -> Result<Vec<u64>> {
+    let (mut durations, mut last) = (Vec::new(), 0);
     for line in text.lines() {
         let mut columns = line.split('\t');
         let mut next = || columns.next().with_context(|| format!("h2load's log: {line:?}"));
         let (start, status, duration) = (next()?, next()?, next()?);
         ensure!(status.starts_with('2'), "h2load's log tells of status {status}");
-        if start.parse::<u128>().with_context(|| format!("h2load's log: {line:?}"))? >= from {
-            durations.push(duration.parse().with_context(|| format!("h2load's log: {line:?}"))?);
+        let start = start.parse::<u128>().with_context(|| format!("h2load's log: {line:?}"))?;
+        let duration = duration.parse::<u64>().with_context(|| format!("h2load's log: {line:?}"))?;
+        last = last.max(start + u128::from(duration));
+        if start >= window.start {
+            durations.push(duration);
         }
     }
+    let silent = window.end.saturating_sub(last);
+    ensure!(silent <= SILENCE, "h2load got no answer in the last {} ms: its connection was lost", silent / 1000);
     Ok(durations)
 }
 

@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use clap::ValueEnum;
+use tokio::time::{Instant, sleep};
 
 use crate::certs::Certs;
 use crate::floor::Side;
@@ -166,24 +167,27 @@ impl Pair {
         self.inbound.check()
     }
 
-    /// The ends of both logs.
+    /// `error` with what the proxies said last.
     #[must_use]
-    pub fn log_tails(&self) -> String {
-        format!("outbound:\n{}inbound:\n{}", self.outbound.log_tail(), self.inbound.log_tail())
+    pub fn explain(&self, error: &Error) -> Error {
+        anyhow!(
+            "{error:#}\nthe outbound proxy's log ends:\n{}the inbound proxy's log ends:\n{}",
+            self.outbound.log_tail(),
+            self.inbound.log_tail()
+        )
     }
 
-    /// Waits until a request passes, at most 20 s.
+    /// Waits until a request passes.
     async fn ready(&mut self, version: Version) -> Result<()> {
-        let mut tries = 0;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             self.check()?;
-            tries += 1;
             match verify::answers(self.entry, version).await {
                 Ok(()) => return Ok(()),
-                Err(error) if tries >= 400 => {
-                    return Err(error).with_context(|| format!("the pair does not answer\n{}", self.log_tails()));
+                Err(error) if Instant::now() > deadline => {
+                    return Err(self.explain(&error.context("the pair does not answer")));
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => sleep(Duration::from_millis(50)).await,
             }
         }
     }
@@ -201,6 +205,9 @@ struct Plan<'a> {
     server: SocketAddr,
     version: Version,
 }
+
+/// How long a new pair may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 type Started = (Child, Child, Option<Hop>);
 

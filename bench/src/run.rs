@@ -145,15 +145,28 @@ impl Bench<'_> {
     }
 
     async fn measure(&mut self, scenario: Scenario, contestant: Contestant) -> Result<Round> {
-        if !self.pairs.contains_key(&(scenario, contestant)) {
-            let name = format!("{scenario}-{}", contestant.label().replace(' ', "-"));
-            let (server, version) = (self.server.address(scenario.version()), scenario.version());
-            let pair = Pair::start(&self.place, contestant, &name, server, version).await?;
-            // The first load of a pair is not measured: pools fill, allocators grow.
-            self.load(scenario, &pair, 1)?.finish(SystemTime::now()).await.with_context(|| pair.log_tails())?;
-            self.pairs.insert((scenario, contestant), pair);
-        }
-        let pair = self.pairs.get(&(scenario, contestant)).context("the pair is kept")?;
+        let mut pair = match self.pairs.remove(&(scenario, contestant)) {
+            Some(pair) => pair,
+            None => self.start(scenario, contestant).await?,
+        };
+        let round = self.round(scenario, &pair).await.map_err(|error| pair.explain(&error))?;
+        pair.check()?;
+        self.pairs.insert((scenario, contestant), pair);
+        Ok(round)
+    }
+
+    async fn start(&self, scenario: Scenario, contestant: Contestant) -> Result<Pair> {
+        let name = format!("{scenario}-{}", contestant.label().replace(' ', "-"));
+        let (server, version) = (self.server.address(scenario.version()), scenario.version());
+        let pair = Pair::start(&self.place, contestant, &name, server, version).await?;
+        // The first load of a pair is not measured: pools fill, allocators grow.
+        let load = self.load(scenario, &pair, 1)?;
+        let nothing = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH;
+        load.finish(nothing).await.map_err(|error| pair.explain(&error))?;
+        Ok(pair)
+    }
+
+    async fn round(&self, scenario: Scenario, pair: &Pair) -> Result<Round> {
         let pids = pair.pids();
         let load = self.load(scenario, pair, self.settings.seconds)?;
         sleep(LEAD).await;
@@ -161,12 +174,12 @@ impl Bench<'_> {
         let before = self.sample(pids, load.pid()).await?;
         sleep(Duration::from_secs(self.settings.seconds).saturating_sub(LEAD + TAIL)).await;
         let after = self.sample(pids, load.pid()).await?;
-        let latency = load.finish(from).await.with_context(|| pair.log_tails())?;
+        let latency = load.finish(from..SystemTime::now()).await?;
 
         let elapsed = after.at.duration_since(before.at).as_secs_f64();
         // The second sample's own request is part of the count.
         let requests = after.requests.saturating_sub(before.requests).saturating_sub(1);
-        ensure!(requests > 0, "no request was answered inside the window\n{}", pair.log_tails());
+        ensure!(requests > 0, "no request was answered inside the window");
         let requests = requests as f64;
         let [outbound, inbound] = pids;
         let cpu = |index: fn(&Sample) -> &CpuTime| index(&after).since(index(&before)).as_secs_f64() * 1e6 / requests;

@@ -69,8 +69,17 @@ fn h2load_success_and_failure() {
 #[test]
 fn h2load_log_leaves_out_what_began_before_the_window() {
     let text = "1000\t200\t500\n2000\t200\t40\n2001\t204\t60\n";
-    assert_eq!(parse_h2load_log(text, 2000).unwrap(), [40, 60]);
-    assert!(parse_h2load_log("1000\t-1\t500\n", 2000).is_err(), "a failed stream before the window counts too");
-    assert!(parse_h2load_log("1000\t200\n", 0).is_err());
-    assert!(parse_h2load_log("x\t200\t1\n", 0).is_err());
+    assert_eq!(parse_h2load_log(text, 2000..3000).unwrap(), [40, 60]);
+    assert!(parse_h2load_log("1000\t-1\t500\n", 2000..3000).is_err(), "a failed stream before the window counts too");
+    assert!(parse_h2load_log("1000\t200\n", 0..1).is_err());
+    assert!(parse_h2load_log("x\t200\t1\n", 0..1).is_err());
+}
+
+/// h2load 1.52 itself reports success when the server dies in the middle of a timed run.
+#[test]
+fn h2load_log_that_stops_early_is_a_lost_connection() {
+    let text = "1000000\t200\t500\n2000000\t200\t40\n";
+    parse_h2load_log(text, 0..2_100_040).unwrap();
+    let error = parse_h2load_log(text, 0..2_500_040).unwrap_err().to_string();
+    assert!(error.contains("in the last 500 ms"), "{error}");
 }
