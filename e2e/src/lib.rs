@@ -1,1 +1,21 @@
-//! placeholder
+//! The harness of the whole-mesh tests: real programs, real redirection, one kernel.
+//! Rooms, from below: `programs` (where the binaries are), `wait` (poll until, with a deadline), `process` (one
+//! running program and its log), `world` (namespaces on a bridge) and `host` (one of them), `wire` (tcpdump),
+//! `certificate` (SVIDs, good and bad), `document` (what is written into YAML files), `mesh` (proxies and control plane).
+//! A test is `weft_e2e::test("name", |world| …)`: it gets a world of its own, and on failure every log is printed.
+//! Invariants: nothing outlives its value (processes, namespaces, directories), what a killed run left is removed by
+//! the next one, nothing waits by sleeping a fixed time, and a missing privilege is a failure, never a skip.
+
+pub mod certificate;
+pub mod document;
+pub mod host;
+pub mod process;
+pub mod programs;
+pub mod wait;
+pub mod wire;
+pub mod world;
+
+pub use host::Host;
+pub use process::Process;
+pub use wait::{DEADLINE, until};
+pub use world::{World, test};
