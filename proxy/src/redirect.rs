@@ -160,25 +160,17 @@ impl Redirect {
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.outbound_port == self.inbound_port {
-            mistakes.push(format!(
-                "the outbound and the inbound port are both {}",
-                self.outbound_port
-            ));
+            mistakes.push(format!("the outbound and the inbound port are both {}", self.outbound_port));
         }
         if self.uids.is_empty() && self.gids.is_empty() && self.mark.is_none() {
-            mistakes.push(
-                "nothing is exempt: without a mark, uid or gid the proxy would capture itself"
-                    .to_owned(),
-            );
+            mistakes.push("nothing is exempt: without a mark, uid or gid the proxy would capture itself".to_owned());
         }
         if self.mark == Some(0) {
             mistakes.push("the mark 0 is on every connection: choose another".to_owned());
         }
         for port in [self.outbound_port.get(), self.inbound_port.get()] {
             if self.own_ports.contains(&port) {
-                mistakes.push(format!(
-                    "port {port} is both a capture port and another port of the proxy"
-                ));
+                mistakes.push(format!("port {port} is both a capture port and another port of the proxy"));
             }
         }
         for range in &self.mesh_ranges {
@@ -215,10 +207,7 @@ impl Redirect {
             .filter(|range| matches!(range, IpNet::V4(_)) || (self.ipv6 && loopback_ipv6))
             .collect();
         routes::replace_all(&wanted, loopback_ipv6)?;
-        Ok(Report {
-            routes: wanted,
-            loopback_ipv6,
-        })
+        Ok(Report { routes: wanted, loopback_ipv6 })
     }
 
     /// Takes away everything `apply` made, also after a half-done `apply`, also when there is nothing.
@@ -228,10 +217,7 @@ impl Redirect {
         let loopback_ipv6 = routes::loopback_ipv6();
         let routes = routes::remove_all(loopback_ipv6);
         program::nft_script(&rules::removal())?;
-        Ok(Report {
-            routes: routes?,
-            loopback_ipv6,
-        })
+        Ok(Report { routes: routes?, loopback_ipv6 })
     }
 
     /// Proves by probe connections that these settings are in force, with or without a running proxy.
@@ -249,10 +235,7 @@ mod tests {
     #[test]
     fn the_default_settings_are_the_documented_ones_and_have_no_mistake() {
         let redirect = Redirect::default();
-        assert_eq!(
-            (redirect.outbound_port.get(), redirect.inbound_port.get()),
-            (15_001, 15_006)
-        );
+        assert_eq!((redirect.outbound_port.get(), redirect.inbound_port.get()), (15_001, 15_006));
         assert_eq!(redirect.mesh_ranges[0].to_string(), "240.0.0.0/4");
         assert_eq!(redirect.mesh_ranges[1].to_string(), "fd77:6566:7400::/48");
         assert_eq!(redirect.mistakes(), Vec::<String>::new());
@@ -269,13 +252,6 @@ mod tests {
         };
         let mistakes = redirect.mistakes();
         assert_eq!(mistakes.len(), 6, "{mistakes:?}");
-        assert!(
-            Redirect {
-                mark: Some(0),
-                ..Redirect::default()
-            }
-            .mistakes()[0]
-                .contains("mark 0")
-        );
+        assert!(Redirect { mark: Some(0), ..Redirect::default() }.mistakes()[0].contains("mark 0"));
     }
 }

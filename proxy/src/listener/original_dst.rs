@@ -29,21 +29,13 @@ pub fn original_dst<S: AsFd>(stream: &S) -> io::Result<Destination> {
     let socket = SockRef::from(stream);
     let peer = ip_of(&socket.peer_addr()?)?;
     let local = ip_of(&socket.local_addr()?)?;
-    let answer = if peer.is_ipv4() {
-        socket.original_dst_v4()
-    } else {
-        socket.original_dst_v6()
-    };
+    let answer = if peer.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     let original = match answer {
         Ok(address) => ip_of(&address)?,
         Err(error) if without_conntrack(&error) => return Ok(Destination::Direct),
         Err(error) => return Err(error),
     };
-    Ok(if same_place(original, local) {
-        Destination::Direct
-    } else {
-        Destination::Captured(original)
-    })
+    Ok(if same_place(original, local) { Destination::Direct } else { Destination::Captured(original) })
 }
 
 /// Sets `SO_MARK`, so that the redirect lets the connection pass. Call before `connect`.
@@ -54,9 +46,7 @@ pub fn set_mark<S: AsFd>(socket: &S, mark: u32) -> io::Result<()> {
 }
 
 fn ip_of(address: &socket2::SockAddr) -> io::Result<SocketAddr> {
-    let address = address
-        .as_socket()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an IP socket"))?;
+    let address = address.as_socket().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not an IP socket"))?;
     Ok(unmapped(address))
 }
 
@@ -78,10 +68,7 @@ fn same_place(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// No entry, or no netfilter at all in this kernel.
 fn without_conntrack(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::NOPROTOOPT)
-    )
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOPROTOOPT))
 }
 
 #[cfg(test)]
@@ -90,18 +77,9 @@ mod tests {
 
     #[test]
     fn a_mapped_address_becomes_ipv4() {
-        assert_eq!(
-            unmapped("[::ffff:10.1.2.3]:80".parse().unwrap()),
-            "10.1.2.3:80".parse().unwrap()
-        );
-        assert_eq!(
-            unmapped("[fd77::1]:80".parse().unwrap()),
-            "[fd77::1]:80".parse().unwrap()
-        );
-        assert_eq!(
-            unmapped("10.1.2.3:80".parse().unwrap()),
-            "10.1.2.3:80".parse().unwrap()
-        );
+        assert_eq!(unmapped("[::ffff:10.1.2.3]:80".parse().unwrap()), "10.1.2.3:80".parse().unwrap());
+        assert_eq!(unmapped("[fd77::1]:80".parse().unwrap()), "[fd77::1]:80".parse().unwrap());
+        assert_eq!(unmapped("10.1.2.3:80".parse().unwrap()), "10.1.2.3:80".parse().unwrap());
     }
 
     #[test]
@@ -109,18 +87,10 @@ mod tests {
         for listen in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = std::net::TcpListener::bind(listen).unwrap();
             let port = listener.local_addr().unwrap().port();
-            let dial = if listen.starts_with("[::1]") {
-                "[::1]"
-            } else {
-                "127.0.0.1"
-            };
+            let dial = if listen.starts_with("[::1]") { "[::1]" } else { "127.0.0.1" };
             let _client = std::net::TcpStream::connect(format!("{dial}:{port}")).unwrap();
             let (server, _) = listener.accept().unwrap();
-            assert_eq!(
-                original_dst(&server).unwrap(),
-                Destination::Direct,
-                "{listen}"
-            );
+            assert_eq!(original_dst(&server).unwrap(), Destination::Direct, "{listen}");
         }
     }
 }

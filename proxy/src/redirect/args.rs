@@ -29,12 +29,7 @@ pub struct RedirectArgs {
     pub inbound_port: NonZeroU16,
 
     /// Other ports of the proxy on this host: never captured
-    #[arg(
-        long,
-        value_name = "PORT,…",
-        value_delimiter = ',',
-        default_value = "15000,15020"
-    )]
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',', default_value = "15000,15020")]
     pub own_ports: Vec<NonZeroU16>,
 
     /// Do not capture connections opened by this user (repeatable)
@@ -103,15 +98,8 @@ fn parse_mark(text: &str) -> Result<u32, String> {
 
 /// `10.0.0.0/8`, or a bare address for itself alone.
 fn parse_range(text: &str) -> Result<IpNet, String> {
-    let bare = || {
-        text.parse()
-            .ok()
-            .map(|address: std::net::IpAddr| IpNet::from(address))
-    };
-    text.parse()
-        .ok()
-        .or_else(bare)
-        .ok_or_else(|| "expected a range like 10.0.0.0/8 or fd00::/8".to_owned())
+    let bare = || text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
+    text.parse().ok().or_else(bare).ok_or_else(|| "expected a range like 10.0.0.0/8 or fd00::/8".to_owned())
 }
 
 impl From<&RedirectArgs> for Redirect {
@@ -162,18 +150,12 @@ pub fn run(args: &RedirectArgs) -> anyhow::Result<ExitCode> {
     if args.check {
         let check = redirect.check()?;
         print!("{check}");
-        return Ok(if check.passed() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
+        return Ok(if check.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let report = redirect.apply()?;
     eprintln!("redirect: applied {report}");
     if redirect.ipv6 && !report.loopback_ipv6 {
-        eprintln!(
-            "redirect: no IPv6 on the loopback interface, so the IPv6 mesh ranges have no route"
-        );
+        eprintln!("redirect: no IPv6 on the loopback interface, so the IPv6 mesh ranges have no route");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -191,8 +173,8 @@ mod tests {
     }
 
     fn parse(arguments: &[&str]) -> Result<Redirect, String> {
-        let program = Program::try_parse_from([&["redirect"], arguments].concat())
-            .map_err(|error| error.to_string())?;
+        let program =
+            Program::try_parse_from([&["redirect"], arguments].concat()).map_err(|error| error.to_string())?;
         Ok(Redirect::from(&program.redirect))
     }
 

@@ -35,14 +35,8 @@ pub struct Check {
 impl Check {
     /// Nothing failed, and at least one connection was seen to be captured.
     pub fn passed(&self) -> bool {
-        !self
-            .findings
-            .iter()
-            .any(|finding| matches!(finding.verdict, Verdict::Failed { .. }))
-            && self
-                .findings
-                .iter()
-                .any(|finding| finding.verdict == Verdict::Passed)
+        !self.findings.iter().any(|finding| matches!(finding.verdict, Verdict::Failed { .. }))
+            && self.findings.iter().any(|finding| finding.verdict == Verdict::Passed)
     }
 }
 
@@ -52,9 +46,7 @@ impl fmt::Display for Check {
             match &finding.verdict {
                 Verdict::Passed => writeln!(f, "ok      {}", finding.what)?,
                 Verdict::Skipped { reason } => writeln!(f, "skipped {}: {reason}", finding.what)?,
-                Verdict::Failed { reason, next } => {
-                    writeln!(f, "FAILED  {}: {reason}; {next}", finding.what)?
-                }
+                Verdict::Failed { reason, next } => writeln!(f, "FAILED  {}: {reason}; {next}", finding.what)?,
             }
         }
         Ok(())
@@ -90,16 +82,11 @@ pub enum Verdict {
 }
 
 fn failed(reason: impl Into<String>, next: impl Into<String>) -> Verdict {
-    Verdict::Failed {
-        reason: reason.into(),
-        next: next.into(),
-    }
+    Verdict::Failed { reason: reason.into(), next: next.into() }
 }
 
 fn skipped(reason: impl Into<String>) -> Verdict {
-    Verdict::Skipped {
-        reason: reason.into(),
-    }
+    Verdict::Skipped { reason: reason.into() }
 }
 
 /// See [`Redirect::check`].
@@ -107,16 +94,10 @@ pub(super) fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
     let mut findings = Vec::new();
     let mut note = |what: String, verdict: Verdict| findings.push(Finding { what, verdict });
 
-    note(
-        "these settings are the applied ones, inbound and outbound".to_owned(),
-        applied(redirect)?,
-    );
+    note("these settings are the applied ones, inbound and outbound".to_owned(), applied(redirect)?);
     if let Some(exemption) = own_exemption(redirect) {
         let next = "run --check as another user or group".to_owned();
-        note(
-            "this check is not exempt itself".to_owned(),
-            failed(format!("it runs as {exemption}"), next),
-        );
+        note("this check is not exempt itself".to_owned(), failed(format!("it runs as {exemption}"), next));
         return Ok(Check { findings });
     }
 
@@ -125,10 +106,7 @@ pub(super) fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
     for range in &redirect.mesh_ranges {
         let what = format!("a connection to the mesh range {range} reaches the proxy");
         if matches!(range, IpNet::V6(_)) && !ipv6 {
-            note(
-                what,
-                skipped("no IPv6 on the loopback interface, or switched off"),
-            );
+            note(what, skipped("no IPv6 on the loopback interface, or switched off"));
             continue;
         }
         let target = SocketAddr::new(last_address(range), 9);
@@ -159,18 +137,15 @@ pub(super) fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
 /// Compares the table's comment with what these settings would write.
 fn applied(redirect: &Redirect) -> Result<Verdict, RedirectError> {
     match program::nft(&["list", "table", "inet", rules::TABLE]) {
-        Ok(table) if table.contains(&format!("comment \"{}\"", rules::comment(redirect))) => {
-            Ok(Verdict::Passed)
-        }
+        Ok(table) if table.contains(&format!("comment \"{}\"", rules::comment(redirect))) => Ok(Verdict::Passed),
         Ok(_) => Ok(failed(
             "the table inet weft was written with other settings or by another version",
             "apply again with these flags, or check with the flags that were applied",
         )),
         Err(RedirectError::NotPermitted { detail, .. }) => Ok(skipped(detail)),
-        Err(RedirectError::Failed { detail, .. }) => Ok(failed(
-            format!("there is no table inet weft ({detail})"),
-            RUN_REDIRECT,
-        )),
+        Err(RedirectError::Failed { detail, .. }) => {
+            Ok(failed(format!("there is no table inet weft ({detail})"), RUN_REDIRECT))
+        }
         Err(error) => Err(error),
     }
 }
@@ -182,10 +157,7 @@ fn own_exemption(redirect: &Redirect) -> Option<String> {
     if redirect.uids.contains(&uid) {
         return Some(format!("the exempt uid {uid}"));
     }
-    redirect
-        .gids
-        .contains(&gid)
-        .then(|| format!("the exempt gid {gid}"))
+    redirect.gids.contains(&gid).then(|| format!("the exempt gid {gid}"))
 }
 
 /// An address deep in the range that no service is likely to have.
@@ -211,9 +183,7 @@ impl Witness {
         let probe = |step| move |source| RedirectError::Probe { step, source };
         match listen_everywhere(port) {
             Ok(listener) => {
-                listener
-                    .set_nonblocking(true)
-                    .map_err(probe("make the listener non-blocking"))?;
+                listener.set_nonblocking(true).map_err(probe("make the listener non-blocking"))?;
                 Ok(Self::StandIn(listener))
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(Self::Kernel { port }),
@@ -234,9 +204,9 @@ impl Witness {
                 };
                 Ok(match original_dst(&accepted)? {
                     Destination::Captured(address) if address == target => Ok(()),
-                    other @ (Destination::Captured(_) | Destination::Direct) => Err(format!(
-                        "it arrived with another original destination ({other:?})"
-                    )),
+                    other @ (Destination::Captured(_) | Destination::Direct) => {
+                        Err(format!("it arrived with another original destination ({other:?})"))
+                    }
                 })
             }
             Self::Kernel { port } => {
@@ -246,9 +216,7 @@ impl Witness {
                     }
                     thread::sleep(POLL);
                 }
-                Ok(Err(format!(
-                    "the connection was accepted, but not at port {port}"
-                )))
+                Ok(Err(format!("the connection was accepted, but not at port {port}")))
             }
         });
         match seen {
@@ -272,9 +240,7 @@ fn listen_everywhere(port: u16) -> io::Result<TcpListener> {
         Ok(TcpListener::from(socket))
     };
     match listen(Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)) {
-        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-            listen(Domain::IPV4, IpAddr::from([0, 0, 0, 0]))
-        }
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => listen(Domain::IPV4, IpAddr::from([0, 0, 0, 0])),
         other => other,
     }
 }
@@ -338,11 +304,7 @@ fn endpoint(text: &str) -> Option<SocketAddr> {
 
 /// A connected socket that carries `mark`, or why not.
 fn connect_with_mark(target: SocketAddr, mark: u32) -> Result<io::Result<Socket>, io::Error> {
-    let socket = Socket::new(
-        Domain::for_address(target),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     set_mark(&socket, mark)?;
     let connected = socket.connect_timeout(&target.into(), CONNECT);
     Ok(connected.map(|()| socket))
@@ -351,14 +313,9 @@ fn connect_with_mark(target: SocketAddr, mark: u32) -> Result<io::Result<Socket>
 /// A marked connection to a mesh address must find nobody.
 fn refused_with_mark(target: SocketAddr, mark: u32) -> Result<Verdict, RedirectError> {
     Ok(match connect_with_mark(target, mark) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            skipped("setting a mark needs CAP_NET_ADMIN")
-        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => skipped("setting a mark needs CAP_NET_ADMIN"),
         Err(source) => {
-            return Err(RedirectError::Probe {
-                step: "mark a socket",
-                source,
-            });
+            return Err(RedirectError::Probe { step: "mark a socket", source });
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Verdict::Passed,
         Ok(Err(error)) => failed(format!("it was not refused but: {error}"), RUN_REDIRECT),
@@ -386,10 +343,7 @@ impl Bystander {
                 return Ok(Self { listener, address });
             }
         };
-        attempt().map_err(|source| RedirectError::Probe {
-            step: "listen on this host's own address",
-            source,
-        })
+        attempt().map_err(|source| RedirectError::Probe { step: "listen on this host's own address", source })
     }
 
     fn reached_by(&self, client: io::Result<SocketAddr>) -> Verdict {
@@ -406,17 +360,12 @@ impl Bystander {
                 skipped("setting a mark needs CAP_NET_ADMIN")
             }
             Err(source) => {
-                return Err(RedirectError::Probe {
-                    step: "mark a socket",
-                    source,
-                });
+                return Err(RedirectError::Probe { step: "mark a socket", source });
             }
             Ok(Err(error)) => failed(error.to_string(), RUN_REDIRECT),
             Ok(Ok(socket)) => {
                 let client = socket.local_addr().and_then(|address| {
-                    address
-                        .as_socket()
-                        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+                    address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
                 });
                 self.reached_by(client)
             }
@@ -429,10 +378,7 @@ impl Bystander {
         let program = std::env::current_exe().map_err(probe("find this program"))?;
         let mut command = Command::new(program);
         command.args(["redirect", "--probe", &self.address.to_string()]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         match kind {
             "uid" => command.uid(id),
             _ => command.gid(id),
@@ -440,9 +386,7 @@ impl Bystander {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                return Ok(skipped(format!(
-                    "cannot run a probe as the {kind} {id}: {error}"
-                )));
+                return Ok(skipped(format!("cannot run a probe as the {kind} {id}: {error}")));
             }
         };
         let verdict = match reported_address(&mut child) {
@@ -458,9 +402,7 @@ impl Bystander {
 
 fn reported_address(child: &mut Child) -> Option<SocketAddr> {
     let mut line = String::new();
-    BufReader::new(child.stdout.take()?)
-        .read_line(&mut line)
-        .ok()?;
+    BufReader::new(child.stdout.take()?).read_line(&mut line).ok()?;
     line.trim().parse().ok()
 }
 
@@ -489,19 +431,11 @@ struct InterfaceAddress {
 fn own_addresses(redirect: &Redirect, ipv6: bool) -> Result<Vec<IpAddr>, RedirectError> {
     let json = program::ip(&["-j", "address", "show", "up", "scope", "global"])?;
     let interfaces: Vec<Interface> =
-        serde_json::from_str(&json).map_err(|source| RedirectError::Unreadable {
-            program: "ip",
-            source,
-        })?;
+        serde_json::from_str(&json).map_err(|source| RedirectError::Unreadable { program: "ip", source })?;
     let addresses: Vec<IpAddr> = interfaces
         .iter()
         .flat_map(|interface| interface.addr_info.iter().filter_map(|info| info.local))
-        .filter(|address| {
-            !redirect
-                .skip_outbound_ranges
-                .iter()
-                .any(|range| range.contains(address))
-        })
+        .filter(|address| !redirect.skip_outbound_ranges.iter().any(|range| range.contains(address)))
         .collect();
     let v4 = addresses.iter().find(|address| address.is_ipv4());
     let v6 = addresses.iter().find(|address| address.is_ipv6() && ipv6);
@@ -517,10 +451,7 @@ mod tests {
         let v4 = "   0: 0100007F:3A99 0B004D0A:9C4A 01 00000000:00000000 00:00000000 00000000     0        0 1 1 0";
         let v6 = "   1: 0000000000000000FFFF00000100007F:3A99 00000000000000000000000001000000:9C4A 06 0:0";
         if cfg!(target_endian = "little") {
-            let expected = (
-                "127.0.0.1:15001".parse().unwrap(),
-                "10.77.0.11:40010".parse().unwrap(),
-            );
+            let expected = ("127.0.0.1:15001".parse().unwrap(), "10.77.0.11:40010".parse().unwrap());
             assert_eq!(connection(v4), Some(expected));
             let (local, remote) = connection(v6).unwrap();
             assert_eq!(local.ip().to_canonical(), IpAddr::from([127, 0, 0, 1]));
@@ -545,42 +476,18 @@ mod tests {
         for (range, expected) in [
             ("240.0.0.0/4", "255.255.255.254"),
             ("10.0.0.7/32", "10.0.0.7"),
-            (
-                "fd77:6566:7400::/48",
-                "fd77:6566:7400:ffff:ffff:ffff:ffff:ffff",
-            ),
+            ("fd77:6566:7400::/48", "fd77:6566:7400:ffff:ffff:ffff:ffff:ffff"),
         ] {
-            assert_eq!(
-                last_address(&range.parse().unwrap()),
-                expected.parse::<IpAddr>().unwrap()
-            );
+            assert_eq!(last_address(&range.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
         }
     }
 
     #[test]
     fn only_skipped_findings_prove_nothing() {
-        let finding = |verdict| Finding {
-            what: String::new(),
-            verdict,
-        };
+        let finding = |verdict| Finding { what: String::new(), verdict };
         assert!(!Check { findings: vec![] }.passed());
-        assert!(
-            !Check {
-                findings: vec![finding(skipped("x"))]
-            }
-            .passed()
-        );
-        assert!(
-            Check {
-                findings: vec![finding(Verdict::Passed), finding(skipped("x"))]
-            }
-            .passed()
-        );
-        assert!(
-            !Check {
-                findings: vec![finding(Verdict::Passed), finding(failed("x", "y"))]
-            }
-            .passed()
-        );
+        assert!(!Check { findings: vec![finding(skipped("x"))] }.passed());
+        assert!(Check { findings: vec![finding(Verdict::Passed), finding(skipped("x"))] }.passed());
+        assert!(!Check { findings: vec![finding(Verdict::Passed), finding(failed("x", "y"))] }.passed());
     }
 }

@@ -12,14 +12,8 @@ struct Program {
     package: &'static str,
 }
 
-const NFT: Program = Program {
-    name: "nft",
-    package: "nftables",
-};
-const IP: Program = Program {
-    name: "ip",
-    package: "iproute2",
-};
+const NFT: Program = Program { name: "nft", package: "nftables" };
+const IP: Program = Program { name: "ip", package: "iproute2" };
 
 /// `nft -f -` with `script` on its standard input: all or nothing.
 pub(super) fn nft_script(script: &str) -> Result<(), RedirectError> {
@@ -39,36 +33,20 @@ pub(super) fn ip(arguments: &[&str]) -> Result<String, RedirectError> {
 fn run(program: Program, arguments: &[&str], input: &str) -> Result<String, RedirectError> {
     let output = spawn_and_feed(program, arguments, input).map_err(|source| {
         if source.kind() == io::ErrorKind::NotFound {
-            RedirectError::MissingProgram {
-                program: program.name,
-                package: program.package,
-            }
+            RedirectError::MissingProgram { program: program.name, package: program.package }
         } else {
-            RedirectError::Run {
-                program: program.name,
-                source,
-            }
+            RedirectError::Run { program: program.name, source }
         }
     })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let detail = first_lines(&String::from_utf8_lossy(&output.stderr));
-    Err(
-        if detail.contains("Operation not permitted") || detail.contains("Permission denied") {
-            RedirectError::NotPermitted {
-                program: program.name,
-                detail,
-            }
-        } else {
-            RedirectError::Failed {
-                program: program.name,
-                arguments: arguments.join(" "),
-                status: output.status,
-                detail,
-            }
-        },
-    )
+    Err(if detail.contains("Operation not permitted") || detail.contains("Permission denied") {
+        RedirectError::NotPermitted { program: program.name, detail }
+    } else {
+        RedirectError::Failed { program: program.name, arguments: arguments.join(" "), status: output.status, detail }
+    })
 }
 
 /// Looks in PATH, then where Debian keeps programs for root: an unprivileged PATH often lacks it.
@@ -83,9 +61,7 @@ fn spawn_and_feed(program: Program, arguments: &[&str], input: &str) -> io::Resu
             .spawn()
     };
     let mut child = match spawn(program.name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            spawn(&format!("/usr/sbin/{}", program.name))?
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => spawn(&format!("/usr/sbin/{}", program.name))?,
         other => other?,
     };
     if let Some(mut stdin) = child.stdin.take() {
@@ -100,11 +76,6 @@ fn spawn_and_feed(program: Program, arguments: &[&str], input: &str) -> io::Resu
 
 /// The first three lines that say something, in one.
 fn first_lines(text: &str) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .take(3)
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
     lines.join("; ")
 }

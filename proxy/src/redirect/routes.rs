@@ -11,11 +11,8 @@ const PROTOCOL: &str = "119";
 
 /// Whether `lo` has `::1`; the table also lists nothing when the kernel has no IPv6.
 pub(super) fn loopback_ipv6() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/if_inet6").is_ok_and(|table| {
-        table
-            .lines()
-            .any(|line| line.starts_with("00000000000000000000000000000001 "))
-    })
+    std::fs::read_to_string("/proc/thread-self/net/if_inet6")
+        .is_ok_and(|table| table.lines().any(|line| line.starts_with("00000000000000000000000000000001 ")))
 }
 
 /// Makes the routes be exactly `wanted`.
@@ -26,10 +23,7 @@ pub(super) fn replace_all(wanted: &[IpNet], ipv6: bool) -> Result<(), RedirectEr
             IpNet::V6(_) => ("-6", "::1"),
         };
         let range = range.to_string();
-        program::ip(&[
-            family, "route", "replace", "local", &range, "dev", "lo", "src", source, "proto",
-            PROTOCOL,
-        ])?;
+        program::ip(&[family, "route", "replace", "local", &range, "dev", "lo", "src", source, "proto", PROTOCOL])?;
     }
     for stale in ours(ipv6)?.iter().filter(|range| !wanted.contains(range)) {
         remove(stale)?;
@@ -48,18 +42,7 @@ pub(super) fn remove_all(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
 
 fn remove(range: &IpNet) -> Result<(), RedirectError> {
     let family = family(range);
-    program::ip(&[
-        family,
-        "route",
-        "del",
-        "local",
-        &range.to_string(),
-        "dev",
-        "lo",
-        "proto",
-        PROTOCOL,
-    ])
-    .map(drop)
+    program::ip(&[family, "route", "del", "local", &range.to_string(), "dev", "lo", "proto", PROTOCOL]).map(drop)
 }
 
 fn family(range: &IpNet) -> &'static str {
@@ -79,9 +62,7 @@ pub(super) fn ours(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
     let families: &[&str] = if ipv6 { &["-4", "-6"] } else { &["-4"] };
     let mut routes = Vec::new();
     for family in families {
-        let json = program::ip(&[
-            family, "-j", "route", "show", "table", "local", "proto", PROTOCOL,
-        ])?;
+        let json = program::ip(&[family, "-j", "route", "show", "table", "local", "proto", PROTOCOL])?;
         routes.extend(parse(&json)?);
     }
     Ok(routes)
@@ -92,19 +73,12 @@ fn parse(json: &str) -> Result<Vec<IpNet>, RedirectError> {
         return Ok(Vec::new());
     }
     let routes: Vec<Route> =
-        serde_json::from_str(json).map_err(|source| RedirectError::Unreadable {
-            program: "ip",
-            source,
-        })?;
+        serde_json::from_str(json).map_err(|source| RedirectError::Unreadable { program: "ip", source })?;
     // A host route is printed without a prefix length.
     Ok(routes
         .iter()
         .filter_map(|route| {
-            route
-                .dst
-                .parse::<IpNet>()
-                .ok()
-                .or_else(|| Some(route.dst.parse::<std::net::IpAddr>().ok()?.into()))
+            route.dst.parse::<IpNet>().ok().or_else(|| Some(route.dst.parse::<std::net::IpAddr>().ok()?.into()))
         })
         .collect())
 }
@@ -116,11 +90,7 @@ mod tests {
     #[test]
     fn reads_what_ip_prints() {
         let json = r#"[{"type":"local","dst":"240.0.0.0/4","dev":"lo","flags":[]},{"type":"local","dst":"fd77::1","dev":"lo"}]"#;
-        let routes: Vec<String> = parse(json)
-            .unwrap()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let routes: Vec<String> = parse(json).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(routes, ["240.0.0.0/4", "fd77::1/128"]);
         assert_eq!(parse("\n").unwrap(), []);
         assert!(parse("{").is_err());

@@ -14,11 +14,7 @@ pub(super) const TABLE: &str = "weft";
 /// The whole script: whatever table there is goes, ours comes, in one transaction.
 pub(super) fn script(redirect: &Redirect) -> String {
     let chains = chains(redirect);
-    format!(
-        "{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n",
-        removal(),
-        comment_of(&chains)
-    )
+    format!("{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n", removal(), comment_of(&chains))
 }
 
 /// Removes the table, also when there is none (the first line makes it).
@@ -33,11 +29,7 @@ pub(super) fn comment(redirect: &Redirect) -> String {
 
 fn comment_of(chains: &str) -> String {
     let digest = Sha256::digest(chains.as_bytes());
-    let hash: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("weft-proxy redirect {hash}")
 }
 
@@ -62,16 +54,8 @@ fn chains(redirect: &Redirect) -> String {
     outbound.rule_for_each("ip6 daddr", &mesh6, &to_proxy);
     outbound.rule("ip daddr 127.0.0.0/8 return");
     outbound.rule("ip6 daddr ::1 return");
-    outbound.rule_for_each(
-        "fib daddr type local tcp dport",
-        &own_ports(redirect),
-        "return",
-    );
-    outbound.rule_for_each(
-        "tcp dport",
-        &sorted(&redirect.skip_outbound_ports),
-        "return",
-    );
+    outbound.rule_for_each("fib daddr type local tcp dport", &own_ports(redirect), "return");
+    outbound.rule_for_each("tcp dport", &sorted(&redirect.skip_outbound_ports), "return");
     outbound.rule_for_each("ip daddr", &skip4, "return");
     outbound.rule_for_each("ip6 daddr", &skip6, "return");
     outbound.rule(&to_proxy);
@@ -86,20 +70,13 @@ fn chains(redirect: &Redirect) -> String {
     inbound.rule("fib daddr type != local return");
     inbound.rule_for_each("tcp dport", &own_ports(redirect), "return");
     inbound.rule_for_each("tcp dport", &sorted(&redirect.skip_inbound_ports), "return");
-    inbound.rule(format!(
-        "meta l4proto tcp redirect to :{}",
-        redirect.inbound_port
-    ));
+    inbound.rule(format!("meta l4proto tcp redirect to :{}", redirect.inbound_port));
     out.push_str(&inbound.end());
 
     // After the output NAT: what still carries a mesh address was not captured.
     let mut guard_output = Chain::new("guard_output", "filter hook output priority 0");
     guard_output.rule_for_each("ip daddr", &mesh4, "meta l4proto tcp reject with tcp reset");
-    guard_output.rule_for_each(
-        "ip6 daddr",
-        &mesh6,
-        "meta l4proto tcp reject with tcp reset",
-    );
+    guard_output.rule_for_each("ip6 daddr", &mesh6, "meta l4proto tcp reject with tcp reset");
     guard_output.rule_for_each("ip daddr", &mesh4, "reject with icmpx admin-prohibited");
     guard_output.rule_for_each("ip6 daddr", &mesh6, "reject with icmpx admin-prohibited");
     out.push_str(&guard_output.end());
@@ -118,9 +95,7 @@ struct Chain(String);
 
 impl Chain {
     fn new(name: &str, hook: &str) -> Self {
-        Self(format!(
-            "\tchain {name} {{\n\t\ttype {hook}; policy accept;\n"
-        ))
+        Self(format!("\tchain {name} {{\n\t\ttype {hook}; policy accept;\n"))
     }
 
     fn rule(&mut self, rule: impl AsRef<str>) {
@@ -177,12 +152,7 @@ mod tests {
     fn positions(script: &str, texts: &[&str]) -> Vec<usize> {
         texts
             .iter()
-            .map(|text| {
-                script
-                    .lines()
-                    .position(|line| line.contains(text))
-                    .unwrap_or_else(|| panic!("no {text}"))
-            })
+            .map(|text| script.lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text}")))
             .collect()
     }
 
@@ -192,10 +162,7 @@ mod tests {
             uids: vec![1337],
             gids: vec![1338],
             skip_outbound_ports: vec![25, 22, 22],
-            skip_outbound_ranges: vec![
-                "10.0.0.0/8".parse().unwrap(),
-                "10.1.0.0/16".parse().unwrap(),
-            ],
+            skip_outbound_ranges: vec!["10.0.0.0/8".parse().unwrap(), "10.1.0.0/16".parse().unwrap()],
             ..Redirect::default()
         };
         let script = redirect.rules();
@@ -219,29 +186,15 @@ mod tests {
     #[test]
     fn the_comment_follows_the_settings() {
         let one = Redirect::default();
-        let other = Redirect {
-            skip_inbound_ports: vec![22],
-            ..Redirect::default()
-        };
+        let other = Redirect { skip_inbound_ports: vec![22], ..Redirect::default() };
         assert_eq!(comment(&one), comment(&one.clone()));
         assert_ne!(comment(&one), comment(&other));
-        assert!(
-            one.rules()
-                .contains(&format!("comment \"{}\"", comment(&one)))
-        );
+        assert!(one.rules().contains(&format!("comment \"{}\"", comment(&one))));
     }
 
     #[test]
     fn without_ipv6_both_nat_chains_let_it_pass() {
-        let script = Redirect {
-            ipv6: false,
-            ..Redirect::default()
-        }
-        .rules();
-        assert_eq!(
-            script.matches("meta nfproto ipv6 return").count(),
-            2,
-            "{script}"
-        );
+        let script = Redirect { ipv6: false, ..Redirect::default() }.rules();
+        assert_eq!(script.matches("meta nfproto ipv6 return").count(), 2, "{script}");
     }
 }
