@@ -13,6 +13,7 @@ pub mod config;
 pub mod files;
 pub mod random;
 pub mod serve;
+pub mod state;
 pub mod tls;
 
 /// SHA-256.
