@@ -353,8 +353,13 @@ fn the_load_generator_counts_what_happens() {
     assert_eq!(json!(of_product.iter().sum::<u64>()), summary["versions"]["v1"], "{summary}");
     assert_eq!(summary["versions"]["v1"], summary["instances"]["product-1"]);
     let seconds: Vec<_> = lines.iter().filter(|line| line["kind"] == "second").collect();
-    assert!((2..=3).contains(&seconds.len()), "{seconds:?}"); // the third may be cut short by the summary
-    assert!(seconds.iter().all(|line| line["sent"].as_u64().unwrap().abs_diff(150) <= 15), "{seconds:?}");
+    for field in ["sent", "ok", "failed"] {
+        let sum: u64 = seconds.iter().map(|line| line[field].as_u64().unwrap()).sum();
+        assert_eq!(json!(sum), summary[field], "{field}: {seconds:?}");
+    }
+    for line in &seconds[..2] {
+        assert!(line["sent"].as_u64().unwrap().abs_diff(150) <= 50, "not an even rate: {line}");
+    }
 
     // The order service is killed under load: what fails is named, what was acknowledged is there.
     let mut load =

@@ -127,6 +127,8 @@ async fn main() -> anyhow::Result<()> {
             _ = interrupt.recv() => break,
         }
     }
+    // The rest of the last second, so that the seconds add up to the summary.
+    report.second(&second, start.elapsed(), under_way.len())?;
     total.add(&second);
     total.cut_off = under_way.len();
     let missing = if args.verify { Some(verify(&sender, &plan).await?) } else { None };
