@@ -9,6 +9,7 @@
 pub mod certificate;
 pub mod document;
 pub mod host;
+pub mod mesh;
 pub mod process;
 pub mod programs;
 pub mod wait;

@@ -113,9 +113,19 @@ impl World {
     ///
     /// Errors: a hosts file cannot be written.
     pub fn name(&mut self, name: &str, addresses: &[&str]) -> Result<()> {
-        for address in addresses {
-            self.names.push((name.to_owned(), (*address).to_owned()));
-        }
+        self.names.extend(addresses.iter().map(|address| (name.to_owned(), (*address).to_owned())));
+        self.write_hosts()
+    }
+
+    /// Like [`World::name`], in place of every address the name has so far.
+    ///
+    /// Errors: a hosts file cannot be written.
+    pub fn rename(&mut self, name: &str, addresses: &[&str]) -> Result<()> {
+        self.names.retain(|(known, _)| known != name);
+        self.name(name, addresses)
+    }
+
+    fn write_hosts(&self) -> Result<()> {
         let mut text = String::from("127.0.0.1 localhost\n::1 localhost\n");
         for (name, address) in &self.names {
             writeln!(text, "{address} {name}")?;

@@ -36,6 +36,9 @@ enum Probe {
         /// SO_MARK of the socket
         #[arg(long)]
         mark: Option<u32>,
+        /// How long the connection may take
+        #[arg(long, default_value = "3000")]
+        timeout_ms: u64,
         /// Bytes to send first
         #[arg(long, default_value = "")]
         send: String,
@@ -66,7 +69,7 @@ fn main() -> Result<ExitCode> {
             socket.set_broadcast(true)?;
             socket.send_to(text.as_bytes(), address)?;
         }
-        Probe::Connect { address, mark, send } => match converse(address, mark, &send) {
+        Probe::Connect { address, mark, timeout_ms, send } => match converse(address, mark, timeout_ms, &send) {
             Ok(answer) => print!("{answer}"),
             Err(error) => {
                 println!("error: {:?}", error.kind());
@@ -131,7 +134,7 @@ fn relay(port: u16, downstream: TcpStream, mark: u32) -> Result<()> {
         return Ok(());
     };
     println!("{port} {address} from {peer}");
-    let upstream = connect(address, Some(mark)).with_context(|| format!("connect to {address}"))?;
+    let upstream = connect(address, Some(mark), CONNECT).with_context(|| format!("connect to {address}"))?;
     let (down_reader, up_writer) = (downstream.try_clone()?, upstream.try_clone()?);
     let there = thread::spawn(move || pump(down_reader, up_writer));
     let back = pump(upstream, downstream);
@@ -145,18 +148,18 @@ fn pump(mut from: TcpStream, mut to: TcpStream) -> io::Result<()> {
     to.shutdown(Shutdown::Write)
 }
 
-fn connect(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
+fn connect(address: SocketAddr, mark: Option<u32>, timeout: Duration) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(mark) = mark {
         set_mark(&socket, mark)?;
     }
-    socket.connect_timeout(&address.into(), CONNECT)?;
+    socket.connect_timeout(&address.into(), timeout)?;
     // `connect_timeout` leaves the socket blocking, with no time limit on reads.
     Ok(socket.into())
 }
 
-fn converse(address: SocketAddr, mark: Option<u32>, send: &str) -> io::Result<String> {
-    let mut stream = connect(address, mark)?;
+fn converse(address: SocketAddr, mark: Option<u32>, timeout_ms: u64, send: &str) -> io::Result<String> {
+    let mut stream = connect(address, mark, Duration::from_millis(timeout_ms))?;
     stream.write_all(send.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = String::new();
