@@ -21,7 +21,7 @@ use crate::listener::original_dst::{Destination, original_dst, set_mark};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
-const POLLS: usize = 100;
+const POLLS: usize = 50;
 
 const RUN_REDIRECT: &str = "run `weft-proxy redirect` with the same flags";
 
