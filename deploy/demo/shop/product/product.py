@@ -126,7 +126,6 @@ def product(row):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version, sys_version = "shop-product", ""
     timeout = IDLE_SECONDS
     disable_nagle_algorithm = True
     wbufsize = 64 * 1024  # head and body leave in one write
@@ -190,6 +189,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.wfile.flush()
         server.idle(self.connection)
+
+    def version_string(self):
+        return "shop-product"
 
     def log_message(self, *_):
         pass  # one line per request is written in do_GET
