@@ -85,6 +85,14 @@ impl Load {
         self.child.pid()
     }
 
+    /// Whether the load is still on.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_running(&mut self) -> Result<bool> {
+        self.child.is_running()
+    }
+
     /// Waits for the end. Latencies are those of requests begun after `window` began where the generator tells (h2load),
     /// else of the whole run (wrk).
     ///

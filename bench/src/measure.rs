@@ -72,42 +72,52 @@ fn parse_status(text: &str) -> Option<u64> {
     Some((field("RssAnon:")? + field("RssFile:")?) * 1024)
 }
 
-/// What the whole machine did, from `/proc/stat`.
+/// CPU time that did not go to the measurement, since the machine's start.
+///
+/// It is the time of all other processes and of their ended children (so a compiler that ends in between is counted), and
+/// what the hypervisor gave to others. Processes in other process-id namespaces are not seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MachineTime {
-    /// Time in processes, summed over all CPUs; interrupts left out.
-    busy: Duration,
-    /// Time that the hypervisor gave to others.
-    stolen: Duration,
-}
+pub struct ForeignTime(Duration);
 
-impl MachineTime {
-    /// Reads it.
+impl ForeignTime {
+    /// Reads the machine's time without the processes `ours`.
     ///
     /// # Errors
-    /// There is no /proc/stat.
-    pub fn read() -> Result<Self> {
-        let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
-        parse_stat(&text, rustix::param::clock_ticks_per_second()).context("/proc/stat has no line of all CPUs")
+    /// There is no /proc.
+    pub fn read(ours: &[i32]) -> Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        let mut ticks = parse_stolen(&stat).context("/proc/stat has no line of all CPUs")?;
+        for entry in std::fs::read_dir("/proc").context("read /proc")? {
+            let entry = entry?;
+            let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+            if pid.is_some_and(|pid| !ours.contains(&pid)) {
+                // A process that ended since the directory was read has its time in its parent's.
+                let text = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                ticks += parse_process_stat(&text).unwrap_or(0);
+            }
+        }
+        let millis = ticks.saturating_mul(1000).checked_div(rustix::param::clock_ticks_per_second());
+        Ok(Self(Duration::from_millis(millis.context("the kernel's clock has no ticks")?)))
     }
 
-    /// Time since `earlier` that was neither idle nor ours.
-    /// A lower bound: our own time contains interrupts served meanwhile, the machine's does not.
+    /// What was spent since `earlier`.
     #[must_use]
-    pub fn foreign_since(&self, earlier: &Self, ours: Duration) -> Duration {
-        let busy = self.busy.saturating_sub(earlier.busy).saturating_sub(ours);
-        busy + self.stolen.saturating_sub(earlier.stolen)
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }
 
-fn parse_stat(text: &str, ticks_per_second: u64) -> Option<MachineTime> {
+/// The eighth number of the line of all CPUs, in ticks.
+fn parse_stolen(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let mut fields = line.split_whitespace().map(str::parse::<u64>);
-    let mut next = || fields.next()?.ok();
-    let (user, nice, system) = (next()?, next()?, next()?);
-    let (_idle, _iowait, _irq, _softirq, stolen) = (next()?, next()?, next()?, next()?, next()?);
-    let time = |ticks: u64| Some(Duration::from_millis(ticks.checked_mul(1000)?.checked_div(ticks_per_second)?));
-    Some(MachineTime { busy: time(user + nice + system)?, stolen: time(stolen)? })
+    line.split_whitespace().nth(7)?.parse().ok()
+}
+
+/// utime + stime + cutime + cstime in ticks. The name before may itself hold spaces and parentheses.
+fn parse_process_stat(text: &str) -> Option<u64> {
+    let (_, fields) = text.rsplit_once(')')?;
+    let times = fields.split_whitespace().skip(11).take(4).map(|field| field.parse::<u64>().ok());
+    times.sum()
 }
 
 /// Reads a small file of /proc as a version check of this kernel: schedstat must be there.
@@ -191,14 +201,24 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_s_time_leaves_out_idle_and_interrupts() {
-        let before = "cpu  100 10 50 9000 5 7 9 3 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n";
-        let after = "cpu  160 10 70 9500 5 17 19 5 0 0\n";
-        let (before, after) = (parse_stat(before, 100).unwrap(), parse_stat(after, 100).unwrap());
-        // 80 ticks of processes and 2 stolen; 30 of the 80 were ours.
-        assert_eq!(after.foreign_since(&before, Duration::from_millis(300)), Duration::from_millis(520));
-        assert_eq!(after.foreign_since(&before, Duration::from_secs(9)), Duration::from_millis(20));
-        assert!(MachineTime::read().unwrap().busy > Duration::ZERO);
+    fn process_times_include_ended_children() {
+        let text = "3303 (a) b (c) S 3300 3303 3303 0 -1 4194560 3171 159385 0 80 1 2 519 138 20 0 1 0 48257 5124096";
+        assert_eq!(parse_process_stat(text), Some(1 + 2 + 519 + 138));
+        assert_eq!(parse_process_stat("3303 (bash) S 1 2"), Some(0));
+        assert_eq!(parse_process_stat(""), None);
+        assert_eq!(parse_stolen("cpu  100 10 50 9000 5 7 9 3 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n"), Some(3));
+    }
+
+    #[test]
+    fn foreign_time_sees_a_busy_child_and_not_what_is_ours() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (with, without) = (ForeignTime::read(&[]).unwrap(), ForeignTime::read(&[own]).unwrap());
+        // 0.3 s of work in a process that has ended, and was waited for, by the second reading.
+        let script = "end=$(($(date +%s%N) + 300000000)); while [ $(date +%s%N) -lt $end ]; do :; done";
+        assert!(std::process::Command::new("/bin/sh").args(["-c", script]).status().unwrap().success());
+        let (with, without) =
+            (ForeignTime::read(&[]).unwrap().since(with), ForeignTime::read(&[own]).unwrap().since(without));
+        assert!(with > without + Duration::from_millis(30), "{with:?} {without:?}");
     }
 
     #[test]

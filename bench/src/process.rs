@@ -91,6 +91,14 @@ impl Child {
         self.group.as_raw_nonzero().get()
     }
 
+    /// Whether the child has not ended.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
     /// Fails, with the end of the log, when the child is no longer running.
     ///
     /// # Errors

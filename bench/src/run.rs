@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::time::{Instant, sleep};
 
 use crate::certs::Certs;
 use crate::load::Load;
-use crate::measure::{CpuTime, MachineTime, check_kernel, resident_bytes};
+use crate::measure::{CpuTime, ForeignTime, check_kernel, resident_bytes};
 use crate::pairs::{Contestant, Pair, Place, Proxy};
 use crate::process::{Launcher, pin};
 use crate::programs::{self, Tools};
@@ -47,6 +47,9 @@ pub const LEAD: Duration = Duration::from_millis(400);
 /// From the clock's end to the load's end.
 pub const TAIL: Duration = Duration::from_millis(150);
 
+/// How often one measurement is begun anew.
+const TRIES: u32 = 3;
+
 /// One measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Round {
@@ -60,7 +63,7 @@ pub struct Round {
     pub cpu_us: [f64; 2],
     /// RssAnon + RssFile in MiB, outbound and inbound.
     pub rss_mib: [f64; 2],
-    /// The share of both CPUs' time that went to processes of others, at least; 0..=1.
+    /// The CPU time of others during the window, as a share of two CPUs; 0..=1 on a machine with two.
     pub foreign: f64,
 }
 
@@ -149,10 +152,15 @@ impl Bench<'_> {
             Some(pair) => pair,
             None => self.start(scenario, contestant).await?,
         };
-        let round = self.round(scenario, &pair).await.map_err(|error| pair.explain(&error))?;
-        pair.check()?;
-        self.pairs.insert((scenario, contestant), pair);
-        Ok(round)
+        for _ in 0..TRIES {
+            let round = self.round(scenario, &pair).await.map_err(|error| pair.explain(&error))?;
+            pair.check()?;
+            if let Some(round) = round {
+                self.pairs.insert((scenario, contestant), pair);
+                return Ok(round);
+            }
+        }
+        bail!("the load ended before the clock stopped, {TRIES} times: this machine is too busy to measure on")
     }
 
     async fn start(&self, scenario: Scenario, contestant: Contestant) -> Result<Pair> {
@@ -166,15 +174,20 @@ impl Bench<'_> {
         Ok(pair)
     }
 
-    async fn round(&self, scenario: Scenario, pair: &Pair) -> Result<Round> {
+    /// One measurement; `None` when the load ended too early, because this program was kept waiting for a CPU.
+    async fn round(&self, scenario: Scenario, pair: &Pair) -> Result<Option<Round>> {
         let pids = pair.pids();
-        let load = self.load(scenario, pair, self.settings.seconds)?;
+        let mut load = self.load(scenario, pair, self.settings.seconds)?;
         sleep(LEAD).await;
         let from = SystemTime::now();
         let before = self.sample(pids, load.pid()).await?;
         sleep(Duration::from_secs(self.settings.seconds).saturating_sub(LEAD + TAIL)).await;
         let after = self.sample(pids, load.pid()).await?;
-        let latency = load.finish(from..SystemTime::now()).await?;
+        let (in_time, to) = (load.is_running()?, SystemTime::now());
+        let latency = load.finish(from..to).await?;
+        if !in_time {
+            return Ok(None);
+        }
 
         let elapsed = after.at.duration_since(before.at).as_secs_f64();
         // The second sample's own request is part of the count.
@@ -183,15 +196,15 @@ impl Bench<'_> {
         let requests = requests as f64;
         let [outbound, inbound] = pids;
         let cpu = |index: fn(&Sample) -> &CpuTime| index(&after).since(index(&before)).as_secs_f64() * 1e6 / requests;
-        let others = after.machine.foreign_since(&before.machine, after.ours(&before));
-        Ok(Round {
+        let others = after.foreign.since(before.foreign);
+        Ok(Some(Round {
             rps: requests / elapsed,
             p50_us: latency.p50.as_secs_f64() * 1e6,
             p99_us: latency.p99.as_secs_f64() * 1e6,
             cpu_us: [cpu(|sample| &sample.outbound), cpu(|sample| &sample.inbound)],
             rss_mib: [mib(resident_bytes(outbound)?), mib(resident_bytes(inbound)?)],
             foreign: others.as_secs_f64() / (2.0 * elapsed),
-        })
+        }))
     }
 
     fn load(&self, scenario: Scenario, pair: &Pair, seconds: u64) -> Result<Load> {
@@ -199,14 +212,14 @@ impl Bench<'_> {
     }
 
     async fn sample(&self, [outbound, inbound]: [i32; 2], load: i32) -> Result<Sample> {
+        let own = i32::try_from(std::process::id())?;
+        let foreign = ForeignTime::read(&[own, outbound, inbound, load, self.server.pid()])?;
         Ok(Sample {
             requests: self.server.requests().await?,
             outbound: CpuTime::read(outbound)?,
             inbound: CpuTime::read(inbound)?,
             at: Instant::now(),
-            load: CpuTime::read(load).context("the load ended early")?,
-            server: CpuTime::read(self.server.pid())?,
-            machine: MachineTime::read()?,
+            foreign,
         })
     }
 }
@@ -219,19 +232,7 @@ struct Sample {
     requests: u64,
     outbound: CpuTime,
     inbound: CpuTime,
-    load: CpuTime,
-    server: CpuTime,
-    machine: MachineTime,
-}
-
-impl Sample {
-    /// CPU time of all processes that belong to the measurement.
-    fn ours(&self, earlier: &Self) -> Duration {
-        self.outbound.since(&earlier.outbound)
-            + self.inbound.since(&earlier.inbound)
-            + self.load.since(&earlier.load)
-            + self.server.since(&earlier.server)
-    }
+    foreign: ForeignTime,
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -1,11 +1,11 @@
 //! Weft, from files alone: forward listeners instead of redirection, all defaults on, inbound strict, one allowed caller.
-
-use std::net::SocketAddr;
+//!
+//! Both proxies get the same mesh: one Service, its one Workload, one AuthorizationPolicy and the MeshConfig.
 
 use anyhow::Result;
 
 use super::{Plan, Started};
-use crate::certs::{Certs, Identity, NAMESPACE, TRUST_DOMAIN};
+use crate::certs::{Certs, Identity, NAMESPACE};
 use crate::floor::Side;
 use crate::scenario::Version;
 use crate::verify::Hop;
@@ -14,71 +14,34 @@ use crate::verify::Hop;
 const SERVICE: &str = "240.0.0.1";
 
 pub(super) fn start(plan: &Plan<'_>) -> Result<Started> {
-    let run = |side: Side, text: &str| {
-        let path = plan.write(&format!("{}.yaml", side.name()), text)?.display().to_string();
+    let run = |side: Side| {
+        let text = proxy_file(plan, side);
+        let path = plan.write(&format!("{}.yaml", side.name()), &text)?.display().to_string();
         plan.launch(side, &plan.place.weft, &["run", "--config", &path])
     };
-    let inbound = run(Side::Inbound, &inbound(plan.middle, plan.server, plan.version, &plan.place.certs))?;
-    let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, plan.version, &plan.place.certs))?;
+    let inbound = run(Side::Inbound)?;
+    let outbound = run(Side::Outbound)?;
     Ok((outbound, inbound, Some(Hop { alpn: "weft-h2", version: Version::Http2 })))
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::Http1 => "http",
-        Version::Http2 => "http2",
-    }
+/// The whole file of one proxy: its own settings, then the mesh.
+fn proxy_file(plan: &Plan<'_>, side: Side) -> String {
+    let (identity, forward, ports) = match side {
+        Side::Outbound => (
+            Identity::Client,
+            format!("outbound: [{{listen: \"{}\", destination: \"{SERVICE}:80\"}}]", plan.entry),
+            String::new(),
+        ),
+        Side::Inbound => (
+            Identity::Server,
+            format!("inbound: [{{listen: \"{}\", destination: \"{}\"}}]", plan.middle, plan.server),
+            format!("\n    ports: [{}]", server_port(plan)),
+        ),
+    };
+    format!("{}---\n{}", settings(identity, &ports, &forward, &plan.place.certs), mesh(plan))
 }
 
-fn outbound(listen: SocketAddr, peer: SocketAddr, version: Version, certs: &Certs) -> String {
-    let (port, protocol) = (peer.port(), protocol(version));
-    let forward = format!("outbound: [{{listen: \"{listen}\", destination: \"{SERVICE}:80\"}}]");
-    let proxy = proxy_config(Identity::Client, "", &forward, certs);
-    let account = Identity::Server.service_account();
-    format!(
-        "{proxy}---
-apiVersion: v1
-kind: Service
-metadata: {{name: server, namespace: {NAMESPACE}}}
-spec:
-  clusterIPs: [{SERVICE}]
-  selector: {{app: server}}
-  ports: [{{name: {protocol}, port: 80, targetPort: {port}}}]
----
-apiVersion: weft.dev/v1alpha1
-kind: Workload
-metadata: {{name: server, namespace: {NAMESPACE}, labels: {{app: server}}}}
-spec:
-  addresses: [\"{ip}\"]
-  serviceAccount: {account}
-  ports: [{{name: {protocol}, port: {port}, protocol: {protocol}}}]
----
-{mesh}",
-        ip = peer.ip(),
-        mesh = mesh_config(),
-    )
-}
-
-fn inbound(listen: SocketAddr, server: SocketAddr, version: Version, certs: &Certs) -> String {
-    let ports = format!("    ports: [{{name: http, port: {}, protocol: {}}}]\n", server.port(), protocol(version));
-    let forward = format!("inbound: [{{listen: \"{listen}\", destination: \"{server}\"}}]");
-    let proxy = proxy_config(Identity::Server, &ports, &forward, certs);
-    format!(
-        "{proxy}---
-apiVersion: weft.dev/v1alpha1
-kind: AuthorizationPolicy
-metadata: {{name: client-only, namespace: {NAMESPACE}}}
-spec:
-  action: allow
-  rules: [{{from: [{{identities: [\"{client}\"]}}]}}]
----
-{mesh}",
-        client = Identity::Client.spiffe_id(),
-        mesh = mesh_config(),
-    )
-}
-
-fn proxy_config(identity: Identity, ports: &str, forward: &str, certs: &Certs) -> String {
+fn settings(identity: Identity, ports: &str, forward: &str, certs: &Certs) -> String {
     let account = identity.service_account();
     format!(
         "apiVersion: weft.dev/v1alpha1
@@ -89,11 +52,12 @@ spec:
   workload:
     serviceAccount: {account}
     labels: {{app: {account}}}
-    addresses: [127.0.0.1]
-{ports}  identity:
+    addresses: [127.0.0.1]{ports}
+  identity:
     certificateFile: {certificate}
     privateKeyFile: {key}
     trustBundleFile: {ca}
+  mark: 0
   workers: 1
   ports: {{outbound: 0, inbound: 0, admin: 0, metrics: 0}}
   forward:
@@ -105,14 +69,55 @@ spec:
     )
 }
 
-fn mesh_config() -> String {
+fn mesh(plan: &Plan<'_>) -> String {
+    let (client, server) = (Identity::Client.service_account(), Identity::Server.service_account());
     format!(
-        "apiVersion: weft.dev/v1alpha1
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {server}, namespace: {NAMESPACE}}}
+spec:
+  clusterIPs: [{SERVICE}]
+  selector: {{app: {server}}}
+  ports: [{{name: app, port: 80, targetPort: {port}, appProtocol: {protocol}}}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {{name: {server}-1, namespace: {NAMESPACE}, labels: {{app: {server}}}}}
+spec:
+  serviceAccount: {server}
+  addresses: [{address}]
+  ports: [{listed}]
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: {client}-only, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: {server}}}}}
+  action: Allow
+  rules: [{{from: [{{identities: [\"{allowed}\"]}}]}}]
+---
+apiVersion: weft.dev/v1alpha1
 kind: MeshConfig
 metadata: {{name: default}}
-spec:
-  trustDomain: {TRUST_DOMAIN}
-  inbound: {{mode: strict}}
-"
+spec: {{inbound: strict}}
+",
+        port = plan.server.port(),
+        protocol = protocol(plan.version),
+        address = plan.middle.ip(),
+        listed = server_port(plan),
+        allowed = Identity::Client.spiffe_id(),
     )
+}
+
+/// The application's port, and where its proxy takes what is for it.
+fn server_port(plan: &Plan<'_>) -> String {
+    let (port, protocol, proxy_port) = (plan.server.port(), protocol(plan.version), plan.middle.port());
+    format!("{{name: app, port: {port}, protocol: {protocol}, proxyPort: {proxy_port}}}")
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::Http1 => "http",
+        Version::Http2 => "http2",
+    }
 }
