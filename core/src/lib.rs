@@ -7,6 +7,7 @@
 //! - [`wire`]: model <-> xDS messages.
 //! - [`balancer`], [`outlier`], [`retry`], [`failure`]: decisions of the data path, without IO.
 
+pub mod api;
 pub mod balancer;
 pub mod cluster;
 pub mod endpoint;
