@@ -6,6 +6,7 @@
 //! Invariants: nothing outlives its value (processes, namespaces, directories), what a killed run left is removed by
 //! the next one, nothing waits by sleeping a fixed time, and a missing privilege is a failure, never a skip.
 
+pub mod app;
 pub mod certificate;
 pub mod document;
 pub mod host;

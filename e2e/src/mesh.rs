@@ -177,7 +177,7 @@ impl<'world> Mesh<'world> {
     /// Errors: no certificates can be made.
     pub fn from_files(world: &'world mut World) -> Result<Self> {
         let authorities = Authorities { mesh: Authority::new(TRUST_DOMAIN)?, stranger: Authority::new(TRUST_DOMAIN)? };
-        Self::new(world, Source::Files(Box::new(authorities)))
+        Ok(Self::new(world, Source::Files(Box::new(authorities))))
     }
 
     /// A mesh with a control plane on the host `control`, which is started here.
@@ -185,15 +185,13 @@ impl<'world> Mesh<'world> {
     /// Errors: it does not become ready.
     pub fn with_control_plane(world: &'world mut World) -> Result<Self> {
         let host = world.host("control")?;
-        let mut mesh = Self::new(world, Source::ControlPlane { host, process: None })?;
+        let mut mesh = Self::new(world, Source::ControlPlane { host, process: None });
         mesh.start_control_plane()?;
         Ok(mesh)
     }
 
-    fn new(world: &'world mut World, source: Source) -> Result<Self> {
-        let mut mesh = Self { world, source, members: BTreeMap::new(), documents: Vec::new(), services: 0, up: false };
-        mesh.settings(json!({}))?;
-        Ok(mesh)
+    fn new(world: &'world mut World, source: Source) -> Self {
+        Self { world, source, members: BTreeMap::new(), documents: Vec::new(), services: 0, up: false }
     }
 
     /// The world it is in.
@@ -245,13 +243,7 @@ impl<'world> Mesh<'world> {
     /// Sets the mesh-wide settings to these fields of `MeshConfig.spec`; the rest has its defaults.
     ///
     /// Errors: as [`Mesh::apply`].
-    pub fn settings(&mut self, mut spec: Value) -> Result<()> {
-        if let (Source::Files(_), Some(spec)) = (&self.source, spec.as_object_mut()) {
-            spec.insert("trustDomain".to_owned(), json!(TRUST_DOMAIN));
-        }
-        if spec.as_object().is_some_and(Map::is_empty) {
-            return Ok(());
-        }
+    pub fn settings(&mut self, spec: &Value) -> Result<()> {
         self.apply(json!({
             "apiVersion": "weft.dev/v1alpha1",
             "kind": "MeshConfig",
@@ -430,20 +422,21 @@ impl<'world> Mesh<'world> {
             Some(gateway) => {
                 set("mode", json!("gateway"));
                 set("gateway", json!(gateway));
+                set("workload", json!({"serviceAccount": workload.account}));
             }
             None => {
                 set("mode", json!("sidecar"));
+                set(
+                    "workload",
+                    json!({
+                        "serviceAccount": workload.account,
+                        "labels": workload.labels,
+                        "addresses": host.addresses(),
+                        "ports": workload.ports,
+                    }),
+                );
             }
         }
-        set(
-            "workload",
-            json!({
-                "serviceAccount": workload.account,
-                "labels": workload.labels,
-                "addresses": host.addresses(),
-                "ports": workload.ports,
-            }),
-        );
         let mut documents = Vec::new();
         match &self.source {
             Source::Files(authorities) => {

@@ -1,5 +1,9 @@
 //! The whole mesh in one kernel: real programs in network namespaces with real redirection. Needs root.
 //! One file per subject; each test has a world of its own.
 
+#![expect(clippy::indexing_slicing, reason = "shared bodies of tests look into JSON; a missing field fails the test")]
+
+mod mesh;
 mod redirect;
+mod traffic;
 mod world;

@@ -1,0 +1,103 @@
+//! The applications of the tests (`e2e/apps`): they know nothing of a mesh and tell what they saw.
+//! Ports by kind, the same on every host: [`HTTP`], [`HTTP2`], [`TCP`], [`GREET`] (server speaks first), [`GRPC`].
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::host::Host;
+use crate::mesh::Workload;
+use crate::process::Process;
+use crate::programs;
+use crate::wait::DEADLINE;
+
+/// HTTP/1.1, and WebSocket.
+pub const HTTP: u16 = 8080;
+/// HTTP/2 with prior knowledge.
+pub const HTTP2: u16 = 8081;
+/// Echo; answers the client's half-close with `bye from <name>`.
+pub const TCP: u16 = 9000;
+/// The same after a greeting: `220 <name> ready`.
+pub const GREET: u16 = 9001;
+/// gRPC (grpcio).
+pub const GRPC: u16 = 50051;
+
+/// A workload with every port an application listens on, each with its protocol declared.
+pub fn workload(name: &str) -> Workload {
+    Workload::of(name).port(HTTP, "http").port(HTTP2, "http2").port(TCP, "tcp").port(GREET, "tcp").port(GRPC, "grpc")
+}
+
+/// The running applications of one host.
+#[derive(Debug)]
+pub struct App {
+    /// HTTP and TCP (node).
+    pub node: Process,
+    /// gRPC (Python).
+    pub grpc: Process,
+}
+
+/// Starts all applications on a host under its name; returns when they listen.
+///
+/// Errors: node, Python or grpcio is missing.
+pub fn start(host: &Host) -> Result<App> {
+    let services =
+        [("http", HTTP), ("http2", HTTP2), ("tcp", TCP), ("greet", GREET)].map(|(kind, port)| format!("{kind}={port}"));
+    let script = path("app.js");
+    let args: Vec<&str> =
+        [script.as_str(), host.name()].into_iter().chain(services.iter().map(String::as_str)).collect();
+    let mut node = host.spawn("node", &args, &[])?;
+    let port = GRPC.to_string();
+    let mut grpc = host.spawn(&python()?, &[&path("grpc_app.py"), "serve", host.name(), &port], &[])?;
+    node.wait_for_output("ready", DEADLINE)?;
+    grpc.wait_for_output("ready", DEADLINE)?;
+    Ok(App { node, grpc })
+}
+
+/// `curl` on a host, silent, with errors shown; whatever the status. Its standard output.
+///
+/// Errors: no answer.
+pub fn curl(host: &Host, args: &[&str]) -> Result<String> {
+    host.exec_ok("curl", &[&["-sS", "--max-time", "20"], args].concat())
+}
+
+/// The status alone, as text: "200".
+///
+/// Errors: no answer.
+pub fn status(host: &Host, url: &str) -> Result<String> {
+    curl(host, &["-o", "/dev/null", "-w", "%{http_code}", url])
+}
+
+/// What the application saw of a request: the JSON of `/seen`.
+///
+/// Errors: no answer, or not that JSON.
+pub fn seen(host: &Host, args: &[&str]) -> Result<Value> {
+    let text = curl(host, args)?;
+    serde_json::from_str(&text).with_context(|| format!("not what the application says: {text:?}"))
+}
+
+/// One call of every sort by grpcio; what it printed.
+///
+/// Errors: one of them is not as it must be.
+pub fn grpc_calls(host: &Host, target: &str) -> Result<String> {
+    host.exec_ok(&python()?, &[&path("grpc_app.py"), "call", target])
+}
+
+/// A WebSocket conversation: one line per answer, then `closed`.
+///
+/// Errors: not upgraded, or cut.
+pub fn websocket(host: &Host, at: &str, port: u16, messages: &[&str]) -> Result<String> {
+    let (script, port) = (path("websocket.js"), port.to_string());
+    host.exec_ok("node", &[&[script.as_str(), at, &port, "/chat"], messages].concat())
+}
+
+fn path(name: &str) -> String {
+    programs::repository().join("e2e/apps").join(name).display().to_string()
+}
+
+/// The Python that has grpcio: `make test` installs it into .tools/venv.
+fn python() -> Result<String> {
+    let python: PathBuf = programs::repository().join(".tools/venv/bin/python");
+    ensure!(python.exists(), "{} is missing: run `make test`, which installs it", python.display());
+    Ok(python.display().to_string())
+}

@@ -1,0 +1,99 @@
+//! Every protocol between two workloads: without a mesh (so that the tests are known to be right), then through two
+//! proxies. The same bodies run both times.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde_json::json;
+use weft_e2e::{Host, app, test};
+
+/// HTTP/1.1: heads both ways, bodies, streaming, trailers, statuses, keep-alive.
+pub(crate) fn http1(client: &Host, at: &str, port: u16) -> Result<()> {
+    let url = |path: &str| format!("http://{at}:{port}{path}");
+    let seen = app::seen(client, &["-d", "some body", "-H", "X-Sent: it", &url("/seen?a=b&c")])?;
+    assert_eq!(seen["method"], "POST");
+    assert_eq!(seen["path"], "/seen?a=b&c");
+    assert_eq!(seen["version"], "1.1");
+    assert_eq!(seen["headers"]["x-sent"], "it");
+    assert_eq!(seen["headers"]["host"], format!("{at}:{port}"));
+    assert_eq!(seen["body"], "some body");
+    // The application gets the name of a header as the client wrote it.
+    assert!(seen["raw"].as_array().is_some_and(|raw| raw.contains(&json!("X-Sent"))), "{seen}");
+
+    for code in ["204", "404", "418", "500"] {
+        assert_eq!(app::status(client, &url(&format!("/status/{code}")))?, code);
+    }
+    let big = client.file("big", vec![b'x'; 3_000_000])?.display().to_string();
+    let echoed = app::curl(client, &["--data-binary", &format!("@{big}"), &url("/echo")])?;
+    assert_eq!(echoed.len(), 3_000_000);
+    let chunked =
+        app::curl(client, &["-H", "Transfer-Encoding: chunked", "--data-binary", &format!("@{big}"), &url("/echo")])?;
+    assert_eq!(chunked.len(), 3_000_000);
+    assert_eq!(app::curl(client, &[&url("/bytes/5000000")])?.len(), 5_000_000);
+    let trailers = app::curl(client, &["-i", "--raw", &url("/trailers")])?.to_ascii_lowercase();
+    assert!(trailers.contains("first ") && trailers.contains("x-checksum: 12345"), "{trailers}");
+    // Two requests on one connection.
+    let connections = app::curl(
+        client,
+        &["-o", "/dev/null", "-o", "/dev/null", "-w", "%{num_connects} ", &url("/seen"), &url("/seen")],
+    )?;
+    assert_eq!(connections, "1 0 ");
+    assert_eq!(app::curl(client, &["-I", "-o", "/dev/null", "-w", "%{http_code}", &url("/seen")])?, "200");
+    Ok(())
+}
+
+/// HTTP/2 with prior knowledge.
+pub(crate) fn http2(client: &Host, at: &str, port: u16) -> Result<()> {
+    let url = |path: &str| format!("http://{at}:{port}{path}");
+    let h2 = "--http2-prior-knowledge";
+    let seen = app::seen(client, &[h2, "-d", "some body", "-H", "x-sent: it", &url("/seen?a")])?;
+    assert_eq!(seen["version"], "2.0");
+    assert_eq!(seen["method"], "POST");
+    assert_eq!(seen["headers"]["x-sent"], "it");
+    assert_eq!(seen["headers"][":authority"], format!("{at}:{port}"));
+    assert_eq!(seen["body"], "some body");
+    assert_eq!(
+        app::curl(client, &[h2, "-o", "/dev/null", "-w", "%{http_code} %{http_version}", &url("/status/404")])?,
+        "404 2"
+    );
+    let big = client.file("big", vec![b'x'; 3_000_000])?.display().to_string();
+    assert_eq!(app::curl(client, &[h2, "--data-binary", &format!("@{big}"), &url("/echo")])?.len(), 3_000_000);
+    assert_eq!(app::curl(client, &[h2, &url("/trailers")])?, "first second");
+    Ok(())
+}
+
+/// Opaque bytes: client first with half-close, and server first.
+pub(crate) fn tcp(client: &Host, address: std::net::IpAddr, tcp: u16, greet: u16, name: &str) -> Result<()> {
+    let connect = |port: u16, send: &str| {
+        client.exec_ok("weft-e2e-probe", &["connect", &SocketAddr::new(address, port).to_string(), "--send", send])
+    };
+    assert_eq!(connect(tcp, "\u{1}hello\n")?, format!("\u{1}hello\nbye from {name}\n"));
+    assert_eq!(connect(tcp, "")?, format!("bye from {name}\n"));
+    assert_eq!(connect(greet, "")?, format!("220 {name} ready\nbye from {name}\n"));
+    assert_eq!(connect(greet, "QUIT\n")?, format!("220 {name} ready\nQUIT\nbye from {name}\n"));
+    Ok(())
+}
+
+/// gRPC of every sort, and WebSocket.
+pub(crate) fn grpc_and_websocket(client: &Host, at: &str, name: &str, grpc: u16, http: u16) -> Result<()> {
+    let said = app::grpc_calls(client, &format!("{at}:{grpc}"))?;
+    assert_eq!(said.lines().count(), 9, "{said}");
+    let long = "x".repeat(5000);
+    let said = app::websocket(client, at, http, &["hello", &long])?;
+    assert_eq!(said, format!("{name}: hello\n{name}: {long}\nclosed\n"));
+    Ok(())
+}
+
+#[test]
+fn every_protocol_works_without_a_mesh() {
+    test("traffic-plain", |world| {
+        let (client, server) = (world.host("client")?, world.host("server")?);
+        let _app = app::start(&server)?;
+        http1(&client, "server", app::HTTP)?;
+        http2(&client, "server", app::HTTP2)?;
+        for address in server.addresses() {
+            tcp(&client, address, app::TCP, app::GREET, "server")?;
+        }
+        grpc_and_websocket(&client, "server", "server", app::GRPC, app::HTTP)
+    });
+}
