@@ -1,0 +1,46 @@
+//! `weft delete`: one object, or all that files name, the last named first.
+
+use http::Method;
+
+use crate::{
+    args::Delete,
+    client::{Client, ClientError, escape},
+    documents::{Documents, Named},
+    kinds, output,
+    run::{AlreadyTold, UsageError},
+    style::Style,
+};
+
+/// Runs the command. With files, what is gone already is told and is no failure.
+///
+/// Errors: an unknown kind, no such object, or the control plane refuses.
+pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
+    if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
+        let kind = kinds::find(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
+        let named = Named { kind, namespace: args.namespace.clone(), name: name.clone() };
+        one(client, &named).await?;
+        return Ok(output::lines(&[format!("{} deleted", told(&named))])?);
+    }
+    let mut failed = false;
+    for named in Documents::read(&args.file)?.named(&args.namespace)?.iter().rev() {
+        match one(client, named).await {
+            Ok(()) => output::lines(&[format!("{} deleted", told(named))])?,
+            Err(error) if error.is_missing() => output::lines(&[format!("{} was not there", told(named))])?,
+            Err(error @ ClientError::Refused { .. }) => {
+                failed = true;
+                eprintln!("{} {}: {error}", Style::stderr().red("error:"), told(named));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if failed { Err(AlreadyTold.into()) } else { Ok(()) }
+}
+
+async fn one(client: &Client, named: &Named) -> Result<(), ClientError> {
+    let path = format!("/api/v1/{}/{}/{}", named.kind.plural, escape(&named.namespace), escape(&named.name));
+    client.request(Method::DELETE, &path, None).await.map(drop)
+}
+
+fn told(named: &Named) -> String {
+    format!("{} {}/{}", named.kind.name.to_lowercase(), named.namespace, named.name)
+}

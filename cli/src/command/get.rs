@@ -1,0 +1,93 @@
+//! `weft get`: objects of one kind, or the kinds.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    args::{Connection, Format, Get},
+    client::{Client, ClientError, escape},
+    kinds::{self, KINDS, Kind, items, plain},
+    output,
+    run::{UsageError, client},
+    table::Table,
+};
+
+/// Runs the command.
+///
+/// Errors: an unknown kind, no such object, or the control plane cannot be asked.
+pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
+    if args.kind == "kinds" {
+        return Ok(output::lines(&kinds_table())?);
+    }
+    let kind = kinds::find(&args.kind).ok_or_else(|| UsageError(kinds::unknown(&args.kind)))?;
+    let client = client(connection)?;
+    if let Some(name) = &args.name {
+        if args.scope.all_namespaces {
+            return Err(UsageError("a name is of one namespace: use -n, not -A".to_owned()).into());
+        }
+        let object = one(&client, kind, &args.scope.namespace, name).await?;
+        return Ok(output::print(args.output, &object, |object| table(kind, &mut std::iter::once(object), false))?);
+    }
+    let namespace = (!args.scope.all_namespaces).then_some(args.scope.namespace.as_str());
+    let list = all(&client, kind, namespace, args.labels.as_deref()).await?;
+    if args.output == Format::Table && items(&list, "/items").next().is_none() {
+        let place = namespace
+            .map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}; -A looks in all"));
+        return Ok(output::lines(&[format!("no {} in {place}", kind.plural)])?);
+    }
+    Ok(output::print(args.output, &list, |list| table(kind, &mut items(list, "/items"), namespace.is_none()))?)
+}
+
+/// One object.
+///
+/// Errors: [`ClientError`]; `is_missing` when there is none.
+pub async fn one(client: &Client, kind: &Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
+    client.read(&format!("/api/v1/{}/{}/{}", kind.plural, escape(namespace), escape(name))).await
+}
+
+/// `{items: [...]}`: the objects of a kind, of one namespace or all, with these labels.
+///
+/// Errors: [`ClientError`].
+pub async fn all(
+    client: &Client,
+    kind: &Kind,
+    namespace: Option<&str>,
+    labels: Option<&str>,
+) -> Result<Value, ClientError> {
+    let mut query = Vec::new();
+    query.extend(namespace.map(|namespace| format!("namespace={}", escape(namespace))));
+    query.extend(
+        labels.into_iter().flat_map(|labels| labels.split(',')).map(|label| format!("label={}", escape(label))),
+    );
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+    client.read(&format!("/api/v1/{}{query}", kind.plural)).await
+}
+
+fn table(kind: &Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace: bool) -> Vec<String> {
+    let mut heading = if with_namespace { vec!["NAMESPACE", "NAME"] } else { vec!["NAME"] };
+    heading.extend(kind.columns);
+    heading.push("AGE");
+    let mut table = Table::new(&heading);
+    let now = Timestamp::now();
+    for object in objects {
+        let of = |pointer: &str| object.pointer(pointer).map(plain).unwrap_or_default();
+        let mut row = Vec::new();
+        if with_namespace {
+            row.push(of("/metadata/namespace").into());
+        }
+        row.push(of("/metadata/name").into());
+        row.extend(kind.cells(object));
+        let created = object.pointer("/metadata/creationTimestamp");
+        row.push(created.map(|created| output::age(created, now)).unwrap_or_default().into());
+        table.row(row);
+    }
+    output::table_or(&table, "nothing")
+}
+
+fn kinds_table() -> Vec<String> {
+    let mut table = Table::new(&["KIND", "PLURAL", "SHORT", "APIVERSION"]);
+    for kind in KINDS {
+        table.row([kind.name.into(), kind.plural.into(), kind.short.join(",").into(), kind.api_version.into()]);
+    }
+    output::table_or(&table, "none")
+}

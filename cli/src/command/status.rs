@@ -1,0 +1,135 @@
+//! `weft status`: every proxy, which revision it obeys, how long its certificate is good, how its workload does.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    args::Status,
+    client::{Client, ClientError},
+    command::history,
+    kinds::{items, plain},
+    output,
+    table::{Cell, Table, Tone},
+};
+
+/// Runs the command.
+///
+/// Errors: the control plane cannot be asked.
+pub async fn run(client: &Client, args: &Status) -> anyhow::Result<()> {
+    let mut answer = proxies(client).await?;
+    if let (Some(namespace), Some(Value::Array(items))) = (&args.namespace, answer.get_mut("items")) {
+        let prefix = format!("{namespace}/");
+        items.retain(|proxy| proxy.pointer("/key/name").is_some_and(|name| plain(name).starts_with(&prefix)));
+    }
+    let newest = match answer.get("revision").and_then(Value::as_u64) {
+        Some(revision) => revision,
+        None => history::newest(client).await?,
+    };
+    output::print(args.output, &answer, |answer| told(answer, newest, Timestamp::now()))?;
+    Ok(())
+}
+
+/// `{items: [...]}`: the connected proxies.
+///
+/// Errors: [`ClientError`].
+pub async fn proxies(client: &Client) -> Result<Value, ClientError> {
+    client.read("/api/v1/proxies").await
+}
+
+fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
+    let mut table = Table::new(&["WORKLOAD", "IDENTITY", "REVISION", "CERTIFICATE", "HEALTH", "HEARTBEAT", "VERSION"]);
+    let mut refusals = Vec::new();
+    let (mut total, mut current) = (0, 0);
+    for proxy in items(answer, "/items") {
+        let of = |pointer: &str| proxy.pointer(pointer).map(plain).unwrap_or_default();
+        let applied =
+            proxy.pointer("/discovery/applied_revision").or_else(|| proxy.pointer("/discovery/appliedRevision"));
+        let applied = applied.or_else(|| proxy.pointer("/agent/revision")).and_then(Value::as_u64);
+        total += 1;
+        current += usize::from(applied == Some(newest));
+        table.row([
+            of("/key/name").into(),
+            of("/key/identity").into(),
+            revision(applied, newest, proxy.get("discovery").is_some_and(|stream| !stream.is_null())),
+            certificate(either(proxy, "/agent/certificate_expiry", "/agent/certificateExpiry"), now),
+            health(&of("/agent/health"), &of("/agent/reason")),
+            heartbeat(either(proxy, "/agent/last_heartbeat", "/agent/lastHeartbeat"), now),
+            of("/agent/version").into(),
+        ]);
+        let nacks = proxy.pointer("/discovery/nacks").and_then(Value::as_object);
+        for (resource, nack) in nacks.into_iter().flatten() {
+            let message = nack.get("message").map(plain).unwrap_or_default();
+            refusals.push(format!("{} refuses {resource}: {message}", of("/key/name")));
+        }
+    }
+    let mut lines = output::table_or(&table, "no proxy is connected");
+    lines.extend(refusals);
+    if total > 0 {
+        lines.push(format!("{current} of {total} proxies have revision {newest}"));
+    }
+    lines
+}
+
+fn either<'a>(proxy: &'a Value, one: &str, other: &str) -> &'a Value {
+    proxy.pointer(one).or_else(|| proxy.pointer(other)).unwrap_or(&Value::Null)
+}
+
+fn revision(applied: Option<u64>, newest: u64, connected: bool) -> Cell {
+    match applied {
+        _ if !connected => Cell::toned("disconnected", Tone::Bad),
+        Some(applied) if applied >= newest => Cell::toned(applied.to_string(), Tone::Good),
+        Some(applied) => Cell::toned(format!("{applied}, {newest} is newer"), Tone::Notice),
+        None => Cell::toned("none yet", Tone::Notice),
+    }
+}
+
+fn certificate(expiry: &Value, now: Timestamp) -> Cell {
+    match output::until(expiry, now) {
+        text if text == "expired" => Cell::toned(text, Tone::Bad),
+        text => text.into(),
+    }
+}
+
+fn health(health: &str, reason: &str) -> Cell {
+    match (health, reason) {
+        ("healthy", _) => Cell::toned(health, Tone::Good),
+        ("unhealthy", "") => Cell::toned(health, Tone::Bad),
+        ("unhealthy", reason) => Cell::toned(format!("{health} ({reason})"), Tone::Bad),
+        (other, _) => Cell::toned(other, Tone::Notice),
+    }
+}
+
+fn heartbeat(last: &Value, now: Timestamp) -> Cell {
+    match output::age(last, now) {
+        text if text.is_empty() => Cell::default(),
+        text => format!("{text} ago").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_proxy_behind_a_refusal_and_a_lost_stream_stand_out() {
+        let now: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
+        let agent = json!({"health": "healthy", "reason": "", "version": "0.1.0",
+            "certificate_expiry": "2026-01-11T11:00:00Z", "last_heartbeat": "2026-01-10T11:59:59Z"});
+        let discovery = |revision| json!({"applied_revision": revision, "nacks": {}});
+        let answer = json!({"items": [
+            {"key": {"name": "shop/a", "identity": "spiffe://x/a"}, "discovery": discovery(4), "agent": agent},
+            {"key": {"name": "shop/b", "identity": "spiffe://x/b"}, "agent": agent,
+             "discovery": {"applied_revision": 3, "nacks": {"svc/shop/a:80": {"message": "too new"}}}},
+            {"key": {"name": "shop/c", "identity": "spiffe://x/c"}, "discovery": null, "agent": agent},
+        ]});
+        let lines = told(&answer, 4, now);
+        let row = |index: usize| lines[index].split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(row(1), "shop/a spiffe://x/a 4 23h healthy 1s ago 0.1.0");
+        assert_eq!(row(2), "shop/b spiffe://x/b 3, 4 is newer 23h healthy 1s ago 0.1.0");
+        assert_eq!(row(3), "shop/c spiffe://x/c disconnected 23h healthy 1s ago 0.1.0");
+        assert_eq!(lines[4], "shop/b refuses svc/shop/a:80: too new");
+        assert_eq!(lines[5], "1 of 3 proxies have revision 4");
+    }
+}

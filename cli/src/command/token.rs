@@ -1,0 +1,98 @@
+//! `weft token`: join tokens. A token is printed once, alone on standard output, so that it can go into a file.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    args::{Format, Token},
+    client::{Client, ClientError, escape},
+    kinds::{items, plain},
+    output,
+    style::Style,
+    table::{Cell, Table, Tone},
+};
+
+/// Runs the command.
+///
+/// Errors: no such token, or the control plane refuses.
+pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
+    match args {
+        Token::Create { namespace, service_account, ttl, reusable, output } => {
+            let answer = create(client, namespace, service_account, *ttl, *reusable).await?;
+            output::print(*output, &answer, |answer| vec![answer.get("token").map(plain).unwrap_or_default()])?;
+            if *output == Format::Table {
+                let uses = if *reusable { "any number of proxies" } else { "one proxy" };
+                let id = answer.get("id").map(plain).unwrap_or_default();
+                eprintln!(
+                    "{}",
+                    Style::stderr()
+                        .dim(&format!("token {id}: for {uses} of {namespace}/{service_account}; not shown again"))
+                );
+            }
+        }
+        Token::List { output } => {
+            let answer = client.read("/api/v1/tokens").await?;
+            output::print(*output, &answer, |answer| listed(answer, Timestamp::now()))?;
+        }
+        Token::Revoke { id } => {
+            client.request(Method::DELETE, &format!("/api/v1/tokens/{}", escape(id)), None).await?;
+            output::lines(&[format!("token {id} revoked")])?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a join token; the answer has `id` and `token`.
+///
+/// Errors: [`ClientError`].
+pub async fn create(
+    client: &Client,
+    namespace: &str,
+    service_account: &str,
+    ttl: Duration,
+    reusable: bool,
+) -> Result<Value, ClientError> {
+    let wanted = json!({
+        "namespace": namespace,
+        "serviceAccount": service_account,
+        "ttl": format!("{}s", ttl.as_secs().max(1)),
+        "reusable": reusable,
+    });
+    let body = ("application/json", Bytes::from(wanted.to_string()));
+    client.request(Method::POST, "/api/v1/tokens", Some(body)).await
+}
+
+fn listed(answer: &Value, now: Timestamp) -> Vec<String> {
+    let mut table = Table::new(&["ID", "NAMESPACE", "SERVICE-ACCOUNT", "USES", "EXPIRES", "AGE", "AUTHOR"]);
+    for token in items(answer, "/items") {
+        let of = |pointer: &str| token.pointer(pointer).map(plain).unwrap_or_default();
+        let of_purpose = |name: &str| {
+            let nested = of(&format!("/purpose/{name}"));
+            if nested.is_empty() { of(&format!("/{name}")) } else { nested }
+        };
+        let uses = match of("/usesLeft") {
+            text if text.is_empty() => "any".to_owned(),
+            text if text == "0" => "used up".to_owned(),
+            text => text,
+        };
+        let expires = token.get("expires").map(|time| output::until(time, now)).unwrap_or_default();
+        table.row([
+            of("/id").into(),
+            of_purpose("namespace").into(),
+            of_purpose("serviceAccount").into(),
+            uses.into(),
+            match expires.as_str() {
+                "" => Cell::from("never"),
+                "expired" => Cell::toned(expires, Tone::Notice),
+                _ => expires.into(),
+            },
+            token.get("created").map(|time| output::age(time, now)).unwrap_or_default().into(),
+            of("/author").into(),
+        ]);
+    }
+    output::table_or(&table, "no token: `weft token create` makes one")
+}

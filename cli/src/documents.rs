@@ -1,0 +1,245 @@
+//! Objects in files: `-f FILE`, `-f DIR`, `-f -`.
+//! All given files become one text of YAML documents, so that the control plane takes all or nothing; each document
+//! remembers its file and line, so that an error can name them.
+
+use std::{
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::kinds::{self, Kind};
+
+/// The documents of all given files.
+#[derive(Debug, Default)]
+pub struct Documents {
+    /// One YAML text; document n of it is `sources[n - 1]`.
+    pub text: String,
+    /// Where each document comes from.
+    pub sources: Vec<Source>,
+}
+
+/// One document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// Its file, or `-`.
+    pub file: String,
+    /// The line it starts on, from 1.
+    pub line: usize,
+    /// What it says.
+    pub value: Value,
+}
+
+/// A name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// What it is.
+    pub kind: &'static Kind,
+    /// Where it is.
+    pub namespace: String,
+    /// What it is called.
+    pub name: String,
+}
+
+/// Files that hold no objects.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentsError {
+    /// Not readable.
+    #[error("cannot read {file}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not YAML.
+    #[error("{file}: document at line {line}: {source}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Where the document starts.
+        line: usize,
+        /// Why.
+        source: serde_norway::Error,
+    },
+    /// Nothing to do.
+    #[error("no objects in {0}")]
+    Empty(String),
+    /// Not an object's shape.
+    #[error("{file}: document at line {line}: {reason}")]
+    Shape {
+        /// The file.
+        file: String,
+        /// Where the document starts.
+        line: usize,
+        /// What is missing.
+        reason: String,
+    },
+}
+
+impl Documents {
+    /// Reads all files; a directory stands for its `.yaml`, `.yml` and `.json` files by name, without those below.
+    ///
+    /// Errors: [`DocumentsError`], at the first file that is wrong.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, DocumentsError> {
+        let mut documents = Self::default();
+        for path in paths {
+            for file in files(path)? {
+                documents.add(&file)?;
+            }
+        }
+        if documents.sources.is_empty() {
+            let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+            return Err(DocumentsError::Empty(names.join(", ")));
+        }
+        Ok(documents)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), DocumentsError> {
+        let file = path.display().to_string();
+        let read = |source| DocumentsError::Read { file: file.clone(), source };
+        let text = if path == Path::new("-") {
+            let mut text = String::new();
+            io::stdin().lock().read_to_string(&mut text).map_err(read)?;
+            text
+        } else {
+            fs::read_to_string(path).map_err(read)?
+        };
+        self.add_text(&file, &text)
+    }
+
+    /// Adds the documents of one text; empty ones are left out.
+    ///
+    /// Errors: [`DocumentsError::Syntax`].
+    pub fn add_text(&mut self, file: &str, text: &str) -> Result<(), DocumentsError> {
+        for (line, part) in split(text) {
+            let wrong = |source| DocumentsError::Syntax { file: file.to_owned(), line, source };
+            let value = Value::deserialize(serde_norway::Deserializer::from_str(part)).map_err(wrong)?;
+            if value.is_null() {
+                continue;
+            }
+            self.text.push_str("---\n");
+            self.text.push_str(part);
+            if !part.ends_with('\n') {
+                self.text.push('\n');
+            }
+            self.sources.push(Source { file: file.to_owned(), line, value });
+        }
+        Ok(())
+    }
+
+    /// The names of the objects, in order. `namespace` is for those that name none.
+    ///
+    /// Errors: a document without kind or name, or of a kind that does not exist.
+    pub fn named(&self, namespace: &str) -> Result<Vec<Named>, DocumentsError> {
+        self.sources.iter().map(|source| source.named(namespace)).collect()
+    }
+}
+
+impl Source {
+    fn named(&self, namespace: &str) -> Result<Named, DocumentsError> {
+        let wrong = |reason: String| DocumentsError::Shape { file: self.file.clone(), line: self.line, reason };
+        let text = |pointer: &str| self.value.pointer(pointer).and_then(Value::as_str);
+        let kind = text("/kind").ok_or_else(|| wrong("kind: missing".into()))?;
+        let kind = kinds::find(kind).ok_or_else(|| wrong(format!("kind: {kind:?} does not exist")))?;
+        let name = text("/metadata/name").ok_or_else(|| wrong("metadata.name: missing".into()))?;
+        let namespace = text("/metadata/namespace").unwrap_or(namespace);
+        Ok(Named { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// The files that a path of the command line stands for.
+fn files(path: &Path) -> Result<Vec<PathBuf>, DocumentsError> {
+    if path == Path::new("-") || !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let read = |source| DocumentsError::Read { file: path.display().to_string(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(read)? {
+        let file = entry.map_err(read)?.path();
+        let known = file.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json");
+        if known && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The documents of a YAML stream with the line each starts on. A line that is `---`, or begins with it and a space,
+/// starts one (YAML 1.2 §9.1.4; inside a block scalar such a line would have to be indented).
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut at) = (0, 1, 0);
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let bare = line.trim_end();
+        if bare == "---" || bare.starts_with("--- ") || bare == "..." {
+            parts.extend(text.get(start..at).map(|part| (start_line, part)));
+            // What follows the marker on its line belongs to the document.
+            start = at + if bare.starts_with("--- ") { 4 } else { line.len() };
+            start_line = if bare.starts_with("--- ") { index + 1 } else { index + 2 };
+        }
+        at += line.len();
+    }
+    parts.extend(text.get(start..).map(|part| (start_line, part)));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "# first\nkind: Service\nmetadata: {name: a}\n---\n---\n# nothing\n---\nkind: Gateway\nmetadata:\n  name: b\n  namespace: shop\n";
+
+    #[test]
+    fn documents_keep_their_lines_and_empty_ones_vanish() {
+        let mut documents = Documents::default();
+        documents.add_text("a.yaml", TWO).unwrap();
+        let lines: Vec<_> = documents.sources.iter().map(|source| source.line).collect();
+        assert_eq!(lines, [1, 8]);
+        let named = documents.named("default").unwrap();
+        assert_eq!(
+            (named[0].kind.plural, named[0].namespace.as_str(), named[0].name.as_str()),
+            ("services", "default", "a")
+        );
+        assert_eq!(
+            (named[1].kind.plural, named[1].namespace.as_str(), named[1].name.as_str()),
+            ("gateways", "shop", "b")
+        );
+        assert_eq!(split(&documents.text).len(), 3);
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        let mut documents = Documents::default();
+        let error = documents.add_text("a.yaml", "a: b\n---\n{").unwrap_err().to_string();
+        assert!(error.starts_with("a.yaml: document at line 3: "), "{error}");
+        for (text, reason) in [
+            ("metadata: {name: a}", "kind: missing"),
+            ("kind: Sevice", "kind: \"Sevice\" does not exist"),
+            ("kind: Service", "metadata.name: missing"),
+        ] {
+            let mut documents = Documents::default();
+            documents.add_text("-", text).unwrap();
+            let error = documents.named("default").unwrap_err().to_string();
+            assert_eq!(error, format!("-: document at line 1: {reason}"));
+        }
+    }
+
+    #[test]
+    fn a_directory_is_its_yaml_and_json_files() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in [("b.yaml", "kind: B"), ("a.json", "{\"kind\": \"A\"}"), ("c.txt", "kind: C")] {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let documents = Documents::read(&[directory.path().to_owned()]).unwrap();
+        let kinds: Vec<_> = documents.sources.iter().map(|source| source.value["kind"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["A", "B"]);
+        let empty = tempfile::tempdir().unwrap();
+        assert!(matches!(Documents::read(&[empty.path().to_owned()]), Err(DocumentsError::Empty(_))));
+        assert!(matches!(Documents::read(&["/nonexistent/x.yaml".into()]), Err(DocumentsError::Read { .. })));
+    }
+}

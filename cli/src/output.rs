@@ -1,0 +1,119 @@
+//! Printing answers: JSON and YAML as they come, ages and times for people.
+//! A reader that goes away (`weft get … | head`) is not an error.
+
+use std::io::{self, Write as _};
+
+use jiff::{SpanRound, Timestamp, Unit};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{args::Format, style::Style, table::Table};
+
+/// Prints JSON or YAML, or what `table` makes.
+///
+/// Errors: standard output is closed or full.
+pub fn print(format: Format, value: &Value, table: impl FnOnce(&Value) -> Vec<String>) -> io::Result<()> {
+    match format {
+        Format::Json => lines(&[serde_json::to_string_pretty(value)?]),
+        Format::Yaml => lines(&[yaml(value)?.trim_end().to_owned()]),
+        Format::Table => lines(&table(value)),
+    }
+}
+
+/// A value as YAML.
+///
+/// Errors: none for JSON values.
+pub fn yaml(value: &impl Serialize) -> io::Result<String> {
+    serde_norway::to_string(value).map_err(io::Error::other)
+}
+
+/// Prints lines to standard output.
+///
+/// Errors: it is full. A closed one is where the reader wanted to stop.
+pub fn lines(lines: &[String]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let result = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// The lines of a table, or `nothing` when it has no rows.
+pub fn table_or(table: &Table, nothing: &str) -> Vec<String> {
+    if table.is_empty() { vec![nothing.to_owned()] } else { table.render(Style::stdout()) }
+}
+
+/// How long ago, in one or two units: `45s`, `3m`, `5h12m`, `12d`. Empty when it is not a time.
+pub fn age(time: &Value, now: Timestamp) -> String {
+    timestamp(time).map(|time| span(now.as_second().saturating_sub(time.as_second()))).unwrap_or_default()
+}
+
+/// How long from now, likewise; `expired` when it is past.
+pub fn until(time: &Value, now: Timestamp) -> String {
+    let left = timestamp(time).map(|time| time.as_second().saturating_sub(now.as_second()));
+    left.map(|left| if left <= 0 { "expired".to_owned() } else { span(left) }).unwrap_or_default()
+}
+
+/// A time to the second, for tables.
+pub fn time(time: &Value) -> String {
+    let rounded = timestamp(time).and_then(|time| time.round(Unit::Second).ok());
+    rounded.map(|time| time.to_string()).unwrap_or_default()
+}
+
+fn timestamp(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(seconds) => Timestamp::from_second(seconds.as_i64()?).ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let smallest = match seconds {
+        0..60 => Unit::Second,
+        60..86_400 => Unit::Minute,
+        _ => Unit::Hour,
+    };
+    let options =
+        SpanRound::new().largest(Unit::Day).smallest(smallest).mode(jiff::RoundMode::Trunc).days_are_24_hours();
+    let Ok(span) = jiff::Span::new().seconds(seconds).round(options) else { return String::new() };
+    let parts = [
+        (i64::from(span.get_days()), "d"),
+        (i64::from(span.get_hours()), "h"),
+        (span.get_minutes(), "m"),
+        (span.get_seconds(), "s"),
+    ];
+    let text: String =
+        parts.iter().filter(|(count, _)| *count > 0).take(2).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ages_are_short() {
+        let now: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
+        for (time, wanted) in [
+            ("2026-01-10T12:00:00Z", "0s"),
+            ("2026-01-10T11:59:15.9Z", "45s"),
+            ("2026-01-10T11:56:30Z", "3m"),
+            ("2026-01-10T06:48:00Z", "5h12m"),
+            ("2026-01-08T11:59:00Z", "2d"),
+            ("2026-01-08T10:59:00Z", "2d1h"),
+            ("2026-01-10T12:00:09Z", "0s"),
+            ("yesterday", ""),
+        ] {
+            assert_eq!(age(&json!(time), now), wanted, "{time}");
+        }
+        assert_eq!(until(&json!("2026-01-11T11:30:00Z"), now), "23h30m");
+        assert_eq!(until(&json!("2026-01-10T11:30:00Z"), now), "expired");
+        assert_eq!(until(&Value::Null, now), "");
+        assert_eq!(time(&json!("2026-01-10T11:59:15.4Z")), "2026-01-10T11:59:15Z");
+    }
+}

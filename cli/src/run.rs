@@ -1,0 +1,140 @@
+//! From the command line to the exit code. The one place that prints errors.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    args::{Args, Command, Connection},
+    client::{Client, ClientError, Detail},
+    command,
+    config::{ConfigError, Settings},
+    output,
+    style::Style,
+};
+
+/// A wrong command line (sysexits.h).
+const USAGE: u8 = 64;
+
+/// A command line that clap lets through and we do not.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// A failure that has been told already; only the exit code is left.
+#[derive(Debug, thiserror::Error)]
+#[error("failed")]
+pub struct AlreadyTold;
+
+/// Parses, runs, prints what went wrong.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("weft: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(Box::pin(run(args))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let usage = error.is::<UsageError>() || error.is::<ConfigError>();
+            if !error.is::<AlreadyTold>() {
+                for line in tell(&error, Style::stderr()) {
+                    eprintln!("{line}");
+                }
+            }
+            ExitCode::from(if usage { USAGE } else { 1 })
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let connection = args.connection;
+    match args.command {
+        Command::Apply(args) => command::apply::run(&client(&connection)?, &args).await,
+        Command::Get(args) => command::get::run(&connection, &args).await,
+        Command::Delete(args) => command::delete::run(&client(&connection)?, &args).await,
+        Command::History(args) => command::history::run(&client(&connection)?, &args).await,
+        Command::Rollback(args) => command::rollback::run(&client(&connection)?, &args).await,
+        Command::Status(args) => command::status::run(&client(&connection)?, &args).await,
+        Command::Token(args) => command::token::run(&client(&connection)?, &args).await,
+        Command::Demo(_args) => anyhow::bail!("soon"),
+        Command::Completion(args) => Ok(command::completion::run(&args)?),
+        Command::Version => Ok(output::lines(&[format!("weft {}", env!("CARGO_PKG_VERSION"))])?),
+    }
+}
+
+/// A client for what the command line says.
+///
+/// Errors: a setting that cannot be used.
+pub(crate) fn client(connection: &Connection) -> anyhow::Result<Client> {
+    Ok(Client::new(&Settings::of(connection)?)?)
+}
+
+/// The lines that tell an error: what, why, each mistake by its field, and what to do next.
+fn tell(error: &anyhow::Error, style: Style) -> Vec<String> {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !message.contains(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    let mut lines = vec![format!("{} {message}", style.red("error:"))];
+    let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
+    if let Some(ClientError::Refused { details, .. }) = known {
+        lines.extend(details.iter().map(|detail| format!("  {}", mistake(detail))));
+    }
+    if let Some(hint) = known.and_then(ClientError::hint) {
+        lines.push(format!("{} {hint}", style.bold("next:")));
+    }
+    lines
+}
+
+/// One mistake: `HTTPRoute shop/product: spec.rules[0]: required`.
+fn mistake(detail: &Detail) -> String {
+    let parts = [detail.object.as_deref().unwrap_or_default(), &detail.field, &detail.reason];
+    parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn mistakes_are_told_one_a_line_and_then_what_to_do() {
+        let detail = Detail {
+            field: "spec.ports[0].port".into(),
+            reason: "must be 1 to 65535".into(),
+            object: Some("Service shop/a".into()),
+            document: Some(1),
+        };
+        let refused = |status| ClientError::Refused {
+            status,
+            message: "2 mistakes".into(),
+            details: vec![detail.clone(), Detail { object: None, ..detail.clone() }],
+        };
+        let error = anyhow::Error::from(refused(StatusCode::UNPROCESSABLE_ENTITY));
+        assert_eq!(
+            tell(&error, Style::PLAIN),
+            [
+                "error: 2 mistakes",
+                "  Service shop/a: spec.ports[0].port: must be 1 to 65535",
+                "  spec.ports[0].port: must be 1 to 65535",
+            ]
+        );
+        let error = anyhow::Error::from(refused(StatusCode::UNAUTHORIZED)).context("apply");
+        assert!(tell(&error, Style::PLAIN).last().unwrap().starts_with("next: Give an admin token"));
+    }
+}
