@@ -10,11 +10,16 @@
 
 pub mod ca;
 pub mod config;
+pub mod desired;
 pub mod files;
+pub mod identity;
+pub mod metrics;
 pub mod random;
 pub mod serve;
 pub mod state;
+pub mod store;
 pub mod tls;
+pub mod tokens;
 
 /// SHA-256.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -1,0 +1,145 @@
+//! Figures and health on the metrics port: `/metrics` (Prometheus text), `/readyz`, `/livez`. No credentials are needed,
+//! and nothing here names a person, an address or a secret.
+
+use std::{
+    fmt::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What rooms count themselves; the rest is read from them on a scrape.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Certificates given to workloads.
+    pub certificates_issued: Counter,
+    /// API answers by hundreds of the status: `[2xx, 3xx, 4xx, 5xx]`.
+    pub api_answers: [Counter; 4],
+    /// Workloads that expired.
+    pub workloads_expired: Counter,
+    /// Listeners are open and state is loaded.
+    pub ready: AtomicBool,
+}
+
+impl Metrics {
+    /// Counts one answer of the API.
+    pub fn api_answer(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).saturating_sub(2).min(3);
+        if let Some(counter) = self.api_answers.get(class) {
+            counter.add(1);
+        }
+    }
+}
+
+/// Figures that are read on a scrape.
+pub trait Gauges: Send + Sync + 'static {
+    /// The figures now.
+    fn read(&self) -> Readings;
+}
+
+/// Figures of one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    /// The newest revision.
+    pub revision: u64,
+    /// Objects of desired state.
+    pub objects: usize,
+    /// Registered workloads.
+    pub workloads: usize,
+    /// Proxies with a configuration stream.
+    pub proxies: usize,
+    /// Refusals by proxies since the start.
+    pub nacks: u64,
+    /// Resources that some proxy refuses now.
+    pub standing_nacks: usize,
+    /// When the root ends.
+    pub root_expires: Option<SystemTime>,
+    /// When the control plane's own certificate ends.
+    pub serving_expires: Option<SystemTime>,
+}
+
+/// The routes of the metrics port.
+pub fn router(metrics: Arc<Metrics>, gauges: Arc<dyn Gauges>) -> Router {
+    Router::new()
+        .route("/metrics", routing::get(scrape))
+        .route("/readyz", routing::get(ready))
+        .route("/livez", routing::get(|| async { "ok\n" }))
+        .with_state((metrics, gauges))
+}
+
+type Shared = (Arc<Metrics>, Arc<dyn Gauges>);
+
+async fn ready(State((metrics, _)): State<Shared>) -> impl IntoResponse {
+    if metrics.ready.load(Ordering::Acquire) { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}
+
+async fn scrape(State((metrics, gauges)): State<Shared>) -> impl IntoResponse {
+    ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&metrics, &gauges.read()))
+}
+
+fn render(metrics: &Metrics, now: &Readings) -> String {
+    let mut text = String::with_capacity(4096);
+    let mut add = |name: &str, kind: &str, help: &str, samples: &[(&str, String)]| {
+        let header = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        let samples = samples.iter().try_for_each(|(labels, value)| writeln!(text, "{name}{labels} {value}"));
+        debug_assert!(header.is_ok() && samples.is_ok(), "writing to a string cannot fail");
+    };
+    let seconds = |at: Option<SystemTime>| {
+        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.map_or(0, |since| since.as_secs()).to_string()
+    };
+    let one = |value: String| [("", value)];
+    add("weft_control_plane_info", "gauge", "The version that runs.", &[(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), "1".into())]);
+    add("weft_store_revision", "gauge", "The newest revision of desired state.", &one(now.revision.to_string()));
+    add("weft_store_objects", "gauge", "Objects of desired state.", &one(now.objects.to_string()));
+    add("weft_registry_workloads", "gauge", "Registered workloads.", &one(now.workloads.to_string()));
+    add("weft_registry_expired_total", "counter", "Workloads that expired without heartbeats.", &one(metrics.workloads_expired.value().to_string()));
+    add("weft_discovery_proxies", "gauge", "Proxies with a configuration stream.", &one(now.proxies.to_string()));
+    add("weft_discovery_nacks_total", "counter", "Refusals of configuration by proxies.", &one(now.nacks.to_string()));
+    add("weft_discovery_standing_nacks", "gauge", "Resources that a proxy refuses now.", &one(now.standing_nacks.to_string()));
+    add("weft_ca_certificates_issued_total", "counter", "Certificates given to workloads.", &one(metrics.certificates_issued.value().to_string()));
+    add("weft_ca_root_expiry_timestamp_seconds", "gauge", "When the root certificate ends.", &one(seconds(now.root_expires)));
+    add("weft_ca_serving_expiry_timestamp_seconds", "gauge", "When the control plane's own certificate ends.", &one(seconds(now.serving_expires)));
+    let classes = ["{code=\"2xx\"}", "{code=\"3xx\"}", "{code=\"4xx\"}", "{code=\"5xx\"}"];
+    let answers: Vec<_> = classes.into_iter().zip(metrics.api_answers.iter().map(|c| c.value().to_string())).collect();
+    add("weft_api_answers_total", "counter", "Answers of the REST API.", &answers);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_figure_has_help_a_type_and_a_value() {
+        let metrics = Metrics::default();
+        metrics.api_answer(StatusCode::CREATED);
+        metrics.api_answer(StatusCode::NOT_FOUND);
+        let text = render(&metrics, &Readings { revision: 7, ..Readings::default() });
+        assert!(text.contains("\nweft_store_revision 7\n"), "{text}");
+        assert!(text.contains("weft_api_answers_total{code=\"2xx\"} 1\n"), "{text}");
+        let (help, types) = (text.matches("# HELP ").count(), text.matches("# TYPE ").count());
+        assert_eq!(help, types);
+        assert!(text.lines().all(|line| line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<f64>().is_ok())));
+    }
+}
