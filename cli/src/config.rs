@@ -114,9 +114,10 @@ impl Server {
             return Err(wrong());
         }
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-        let port = match uri.port() {
-            Some(port) => port.as_str().parse().map_err(|_not_a_port| wrong())?,
-            None => DEFAULT_PORT,
+        // `Uri` takes a port above 65535 for none.
+        let port = match uri.authority().and_then(|all| all.as_str().strip_prefix(uri.host()?)).unwrap_or_default() {
+            "" => DEFAULT_PORT,
+            port => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(wrong)?,
         };
         Ok(Self::Https { host, port })
     }
