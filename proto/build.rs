@@ -9,7 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=.");
     let descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    let mut bare = descriptors.clone();
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&bare))?;
     tonic_prost_build::configure().btree_map(".").bytes(".").include_file("all.rs").compile_fds(descriptors)?;
     Ok(())
 }

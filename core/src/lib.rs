@@ -10,6 +10,7 @@
 pub mod api;
 pub mod balancer;
 pub mod cluster;
+pub mod compile;
 pub mod endpoint;
 pub mod failure;
 pub mod identity;
@@ -19,3 +20,4 @@ pub mod outlier;
 pub mod policy;
 pub mod retry;
 pub mod route;
+pub mod wire;
