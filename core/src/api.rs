@@ -3,7 +3,7 @@
 //! - [`object`]: [`Object`] over all kinds, [`Kind`], [`ObjectKey`]; [`meta`]: metadata and status.
 //! - [`service`], [`http_route`], [`gateway`], [`workload`], [`traffic_policy`], [`authorization_policy`],
 //!   [`mesh_config`]: one kind each; [`proxy_config`]: the proxy's own file.
-//! - [`duration`]: `1m30s`.
+//! - [`duration`] such as `1m30s`.
 //! - `parse`: text -> objects, all mistakes at once (`node`: a bounded tree; `shape`: tree -> type).
 //! - [`validate`]: the rules that one object can be judged by alone.
 //! - [`error`]: which document, object and field, and why.

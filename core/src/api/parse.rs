@@ -109,9 +109,10 @@ impl Documents {
         if !is_list {
             return self.one(index, node, &[]);
         }
-        let items = match &mut node {
-            Node::Map(fields) => fields.iter_mut().find(|(key, _)| key == "items").map(|(_, items)| items),
-            _ => None,
+        let items = if let Node::Map(fields) = &mut node {
+            fields.iter_mut().find(|(key, _)| key == "items").map(|(_, items)| items)
+        } else {
+            None
         };
         match items {
             Some(Node::List(items)) => {
@@ -300,12 +301,12 @@ impl<'a> Reader<'a> {
             let steps = error.steps();
             let mut full = vec![Step::Field(name.to_owned())];
             full.extend(steps.iter().cloned());
-            let mistake = match &error.problem {
-                Problem::MissingField(field) => FieldError::required(self.path(&full, field)),
-                problem => {
-                    let all: Vec<Step> = self.under.iter().chain(&full).cloned().collect();
-                    words::explain(path_text(&all), problem, self.kind.is_some_and(|kind| words::not_yet(kind, &full)))
-                }
+            let mistake = if let Problem::MissingField(field) = &error.problem {
+                FieldError::required(self.path(&full, field))
+            } else {
+                let all: Vec<Step> = self.under.iter().chain(&full).cloned().collect();
+                let not_yet = self.kind.is_some_and(|kind| words::not_yet(kind, &full));
+                words::explain(path_text(&all), &error.problem, not_yet)
             };
             // What is missing because it was cut out has been named already.
             if !removed.contains(&mistake.path) {

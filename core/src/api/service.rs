@@ -178,7 +178,8 @@ impl<'de> Deserialize<'de> for ClusterIp {
         if text == "None" {
             return Err(de::Error::custom("headless services are not supported yet"));
         }
-        text.parse().map(Self).map_err(|_| de::Error::custom(format_args!("{text:?} is not an IP address")))
+        let address = text.parse().ok();
+        address.map(Self).ok_or_else(|| de::Error::custom(format_args!("{text:?} is not an IP address")))
     }
 }
 

@@ -96,7 +96,15 @@ fn describe(found: de::Unexpected<'_>) -> String {
         de::Unexpected::Seq => "a list".to_owned(),
         de::Unexpected::Map => "a map".to_owned(),
         de::Unexpected::Unit | de::Unexpected::Option => "nothing".to_owned(),
-        other => other.to_string(),
+        other @ (de::Unexpected::Char(_)
+        | de::Unexpected::Bytes(_)
+        | de::Unexpected::NewtypeStruct
+        | de::Unexpected::Enum
+        | de::Unexpected::UnitVariant
+        | de::Unexpected::NewtypeVariant
+        | de::Unexpected::TupleVariant
+        | de::Unexpected::StructVariant
+        | de::Unexpected::Other(_)) => other.to_string(),
     }
 }
 
@@ -134,23 +142,18 @@ impl<'de> Deserializer<'de> for &'de Node {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ShapeError> {
-        match self {
-            Node::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            // `off` and `no` unquoted are truth values to YAML 1.1 writers.
-            Node::Bool(value) => Err(de::Error::unknown_variant(&value.to_string(), variants)),
-            Node::Null => Err(ShapeError::new(Problem::Null)),
-            Node::Unsigned(_) | Node::Signed(_) | Node::Float(_) | Node::List(_) | Node::Map(_) => {
-                let expected = format!("one of {}", variants.join(", "));
-                let error = |found| Err(ShapeError::new(Problem::Wrong { found, expected }));
-                match self {
-                    Node::Unsigned(value) => error(value.to_string()),
-                    Node::Signed(value) => error(value.to_string()),
-                    Node::Float(value) => error(value.to_string()),
-                    Node::List(_) => error("a list".to_owned()),
-                    _ => error("a map".to_owned()),
-                }
-            }
-        }
+        let found = match self {
+            Node::Text(text) => return visitor.visit_enum(text.as_str().into_deserializer()),
+            Node::Null => return Err(ShapeError::new(Problem::Null)),
+            Node::Bool(value) => value.to_string(),
+            Node::Unsigned(value) => value.to_string(),
+            Node::Signed(value) => value.to_string(),
+            Node::Float(value) => value.to_string(),
+            Node::List(_) => "a list".to_owned(),
+            Node::Map(_) => "a map".to_owned(),
+        };
+        let expected = format!("one of {}", variants.join(", "));
+        Err(ShapeError::new(Problem::Wrong { found, expected }))
     }
 
     forward_to_deserialize_any! {

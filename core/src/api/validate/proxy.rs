@@ -1,0 +1,112 @@
+//! Rules of a proxy's own settings.
+
+use super::{Check, labels, names, service};
+use crate::api::proxy_config::{ControlPlane, HealthCheck, HealthCheckType, ProxyConfigSpec, ProxyMode, ProxyWorkload};
+
+const MAX_WORKERS: usize = 256;
+const MAX_CHECKS: usize = 16;
+
+pub(super) fn settings(check: &mut Check, spec: &ProxyConfigSpec) {
+    match spec.mode {
+        ProxyMode::Sidecar => {
+            if spec.workload.is_none() {
+                check.required("workload");
+            }
+            if spec.gateway.is_some() {
+                check.fail("gateway", "only with `mode: gateway`");
+            }
+        }
+        ProxyMode::Gateway => {
+            if spec.gateway.is_none() {
+                check.required("gateway");
+            }
+            if !spec.forward.is_empty() {
+                check.fail("forward", "only with `mode: sidecar`");
+            }
+        }
+    }
+    if let Some(gateway) = &spec.gateway {
+        check.at("gateway", |check| check.form(gateway, names::subdomain));
+    }
+    if let Some(beside) = &spec.workload {
+        check.at("workload", |check| workload(check, beside));
+    }
+    if let Some(plane) = &spec.control_plane {
+        check.at("controlPlane", |check| control_plane(check, plane));
+        if spec.identity.is_some() {
+            check.fail("identity", "not together with controlPlane, which issues the identity");
+        }
+    }
+    if spec.workers.get() > MAX_WORKERS {
+        check.fail("workers", format!("must be at most {MAX_WORKERS}"));
+    }
+    let ports = [
+        ("ports.outbound", spec.ports.outbound),
+        ("ports.inbound", spec.ports.inbound),
+        ("ports.admin", spec.ports.admin),
+        ("ports.metrics", spec.ports.metrics),
+    ];
+    for (index, (field, port)) in ports.iter().enumerate() {
+        if let Some((other, _)) = ports.iter().take(index).find(|(_, other)| other == port && *port != 0) {
+            check.fail(field, format!("is the same as {}", other.trim_start_matches("ports.")));
+        }
+    }
+    check.at("forward", |check| {
+        for (field, listeners) in [("outbound", &spec.forward.outbound), ("inbound", &spec.forward.inbound)] {
+            check.each(field, listeners, |check, listener| {
+                if listener.destination.port() == 0 {
+                    check.fail("destination", "must have a port from 1 to 65535");
+                }
+            });
+        }
+    });
+}
+
+fn workload(check: &mut Check, workload: &ProxyWorkload) {
+    if let Some(account) = &workload.service_account {
+        check.at("serviceAccount", |check| check.form(account, names::subdomain));
+    }
+    labels(check, "labels", &workload.labels);
+    service::addresses(check, &workload.addresses);
+    service::ports(check, &workload.ports);
+    service::weight(check, workload.weight.map(std::num::NonZero::get));
+    if let Some(zone) = &workload.zone {
+        check.at("zone", |check| check.form(zone, names::label_value));
+    }
+    check.at_most("health", &workload.health, MAX_CHECKS);
+    check.each("health", &workload.health, health);
+}
+
+fn health(check: &mut Check, health: &HealthCheck) {
+    match (health.kind, &health.path) {
+        (HealthCheckType::Http, Some(path)) if !path.starts_with('/') => {
+            check.fail("path", format!("{path:?} must start with '/'"));
+        }
+        (HealthCheckType::Http, Some(path)) if path.bytes().any(|b| !b.is_ascii_graphic()) => {
+            check.fail("path", "has a character that no path has (RFC 3986 §3.3)");
+        }
+        (HealthCheckType::Tcp, Some(_)) => check.fail("path", "only with `type: http`"),
+        (HealthCheckType::Http | HealthCheckType::Tcp, _) => {}
+    }
+    for (field, duration) in [("interval", health.interval), ("timeout", health.timeout)] {
+        if duration.is_zero() {
+            check.fail(field, "must be more than 0s");
+        }
+    }
+}
+
+fn control_plane(check: &mut Check, plane: &ControlPlane) {
+    let port = plane.address.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let good = !host.is_empty() && (!host.contains(':') || plane.address.starts_with('['));
+        good.then(|| port.parse::<std::num::NonZeroU16>().ok()).flatten()
+    });
+    if port.is_none() {
+        check.fail("address", format!("{:?} must be host:port", plane.address));
+    }
+    match (&plane.join_token_file, &plane.join_token) {
+        (Some(_), Some(_)) => check.fail("joinToken", "not together with joinTokenFile"),
+        (None, None) => check.fail("", "joinTokenFile or joinToken is required"),
+        (Some(_), None) | (None, Some(_)) => {}
+    }
+}
