@@ -23,6 +23,9 @@ pub const GREET: u16 = 9001;
 /// gRPC (grpcio).
 pub const GRPC: u16 = 50051;
 
+/// Redis.
+pub const REDIS: u16 = 6379;
+
 /// A workload with every port an application listens on, each with its protocol declared.
 pub fn workload(name: &str) -> Workload {
     Workload::of(name).port(HTTP, "http").port(HTTP2, "http2").port(TCP, "tcp").port(GREET, "tcp").port(GRPC, "grpc")
@@ -52,6 +55,17 @@ pub fn start(host: &Host) -> Result<App> {
     node.wait_for_output("ready", DEADLINE)?;
     grpc.wait_for_output("ready", DEADLINE)?;
     Ok(App { node, grpc })
+}
+
+/// Starts a Redis server that listens on every address and keeps nothing; returns when it listens.
+///
+/// Errors: redis-server is missing.
+pub fn start_redis(host: &Host) -> Result<Process> {
+    let port = REDIS.to_string();
+    let args = ["--port", &port, "--bind", "*", "-::*", "--protected-mode", "no", "--save", "", "--appendonly", "no"];
+    let mut redis = host.spawn("redis-server", &args, &[])?;
+    redis.wait_for_output("Ready to accept connections", DEADLINE)?;
+    Ok(redis)
 }
 
 /// `curl` on a host, silent, with errors shown; whatever the status. Its standard output.

@@ -10,6 +10,7 @@ pub mod app;
 pub mod certificate;
 pub mod document;
 pub mod host;
+pub mod load;
 pub mod mesh;
 pub mod process;
 pub mod programs;

@@ -69,12 +69,31 @@ fn nothing_readable_crosses_the_wire() {
     });
 }
 
+/// Client-first and long-lived connections of a real database, over both families.
+#[test]
+fn a_database_is_reached_through_the_mesh() {
+    both_ways("mesh-redis", |mesh| {
+        let server = mesh.workload(Workload::of("redis").port(app::REDIS, "tcp"))?;
+        let client = mesh.workload(Workload::of("client"))?;
+        let addresses = mesh.service("redis", &[(app::REDIS, app::REDIS)])?;
+        mesh.up()?;
+        let _redis = app::start_redis(&server)?;
+        for address in addresses {
+            client.exec_ok("redis-cli", &["-h", &address.to_string(), "FLUSHALL"])?;
+            traffic::redis(&client, &address.to_string())?;
+        }
+        Ok(())
+    });
+}
+
 /// By service address, by its own address, and by name.
 #[test]
 fn a_workload_reaches_itself() {
     both_ways("mesh-self", |mesh| {
         let (_client, server, _app) = pair(mesh, Workload::of("client"))?;
-        for at in ["server".to_owned(), server.ipv4().to_string(), format!("[{}]", server.ipv6()), "server-1".to_owned()] {
+        for at in
+            ["server".to_owned(), server.ipv4().to_string(), format!("[{}]", server.ipv6()), "server-1".to_owned()]
+        {
             let seen = app::seen(&server, &[&format!("http://{at}:{}/seen", app::HTTP)])?;
             assert_eq!(seen["app"], "server-1", "{at}");
         }

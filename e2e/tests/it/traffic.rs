@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
-use weft_e2e::{Host, app, test};
+use weft_e2e::load::Load;
+use weft_e2e::{DEADLINE, Host, app, test, until};
 
 /// HTTP/1.1: heads both ways, bodies, streaming, trailers, statuses, keep-alive.
 pub(crate) fn http1(client: &Host, at: &str, port: u16) -> Result<()> {
@@ -84,6 +85,25 @@ pub(crate) fn grpc_and_websocket(client: &Host, at: &str, name: &str, grpc: u16,
     Ok(())
 }
 
+/// A real database protocol: commands, a pipeline, large values, a blocking command that another client ends.
+pub(crate) fn redis(client: &Host, at: &str) -> Result<()> {
+    let redis = |script: &str| client.exec_ok("sh", &["-c", script, "sh", at]);
+    assert_eq!(redis("redis-cli -h $1 SET basket 'two apples'")?, "OK\n");
+    assert_eq!(redis("redis-cli -h $1 GET basket")?, "two apples\n");
+    assert_eq!(redis("seq 1000 | sed 's/.*/INCR counter/' | redis-cli -h $1 | tail -n 1")?, "1000\n");
+    assert_eq!(
+        redis("seq 1000 | sed 's/.*/INCR piped/' | redis-cli -h $1 --pipe | tail -n 1")?,
+        "errors: 0, replies: 1000\n"
+    );
+    assert_eq!(redis("head -c 5000000 /dev/zero | redis-cli -h $1 -x SET large")?, "OK\n");
+    assert_eq!(redis("redis-cli -h $1 GET large | wc -c")?, "5000001\n");
+    let waits = "redis-cli -h $1 BLPOP queue 20 & \
+                 until redis-cli -h $1 CLIENT LIST | grep -q cmd=blpop; do :; done; \
+                 redis-cli -h $1 RPUSH queue parcel >/dev/null; wait";
+    assert_eq!(redis(waits)?, "queue\nparcel\n");
+    Ok(())
+}
+
 #[test]
 fn every_protocol_works_without_a_mesh() {
     test("traffic-plain", |world| {
@@ -94,6 +114,28 @@ fn every_protocol_works_without_a_mesh() {
         for address in server.addresses() {
             tcp(&client, address, app::TCP, app::GREET, "server")?;
         }
+        let _redis = app::start_redis(&server)?;
+        redis(&client, "server")?;
         grpc_and_websocket(&client, "server", "server", app::GRPC, app::HTTP)
+    });
+}
+
+/// The load sees what fails and what does not: an application killed under it, and back.
+#[test]
+fn load_counts_what_a_killed_application_costs() {
+    test("load-plain", |world| {
+        let (client, server) = (world.host("client")?, world.host("server")?);
+        let first = app::start(&server)?;
+        let at = SocketAddr::new(server.ipv4().into(), app::HTTP);
+        let mut load = Load::start(&client, at, "server", "/seen", 100)?;
+        load.wait_for_more(50)?;
+        assert_eq!(load.tally()?.keys().collect::<Vec<_>>(), ["200"]);
+        drop(first);
+        until("the outage to be seen", DEADLINE, || {
+            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "nothing failed");
+            Ok(())
+        })?;
+        let _second = app::start(&server)?;
+        load.wait_for_more(50)
     });
 }

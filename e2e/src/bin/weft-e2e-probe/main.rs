@@ -1,6 +1,6 @@
 //! `weft-e2e-probe`: the small network program of the end-to-end tests.
 //! `listen` tells each client where it was going (by original destination); `connect` dials and prints the answer;
-//! `relay` does what a proxy does with captured bytes, and nothing else; `datagram` sends one UDP packet.
+//! `load` sends steady HTTP/1.1 requests and says how each ended; `relay` does what a proxy does with captured bytes, and nothing else; `datagram` sends one UDP packet.
 //! The original destination comes from the proxy's own source file, so the tests prove that file.
 
 use std::io::{self, Read, Write};
@@ -13,9 +13,11 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use socket2::{Domain, Protocol, Socket, Type};
 
-#[path = "../../../proxy/src/listener/original_dst.rs"]
+#[path = "../../../../proxy/src/listener/original_dst.rs"]
 #[expect(unreachable_pub, reason = "public in the proxy")]
 mod original_dst;
+
+mod load;
 
 use original_dst::{Destination, original_dst, set_mark};
 
@@ -51,6 +53,18 @@ enum Probe {
         #[arg(long)]
         mark: u32,
     },
+    /// Send GETs at a steady rate; one line per request: "AT TOOK STATUS" or "AT TOOK error: KIND", in milliseconds
+    Load {
+        /// Where to
+        address: SocketAddr,
+        /// The host field
+        authority: String,
+        /// The path
+        path: String,
+        /// Requests per second
+        #[arg(long)]
+        rate: u32,
+    },
     /// Send one UDP packet, broadcast allowed
     Datagram {
         /// Where to
@@ -64,6 +78,9 @@ fn main() -> Result<ExitCode> {
     match Probe::parse() {
         Probe::Listen { ports } => serve(&ports, |port, stream| tell(port, &stream))?,
         Probe::Relay { ports, mark } => serve(&ports, move |port, stream| relay(port, stream, mark))?,
+        Probe::Load { address, authority, path, rate } => {
+            load::run(&load::Request { address, authority, path }, rate)?;
+        }
         Probe::Datagram { address, text } => {
             let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
             socket.set_broadcast(true)?;
