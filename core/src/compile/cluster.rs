@@ -1,0 +1,183 @@
+//! Clusters and their endpoints: TrafficPolicies over defaults, workloads by selector.
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
+
+use super::{Instance, World};
+use crate::{
+    api::{
+        Service, TrafficPolicy,
+        service::TargetPort,
+        traffic_policy::{OutlierDetection as OutlierSetting, RetryCondition, TrafficPolicySpec},
+    },
+    cluster::{Cluster, HttpVersion, OutlierDetection},
+    endpoint::{Endpoint, EndpointSet},
+    listener::Protocol,
+    names::{ClusterName, ServicePort},
+    retry::{RetryOn, RetryPolicy},
+};
+
+impl World {
+    /// A cluster. `None`: no service has that port, or no workload that address.
+    pub fn cluster(&self, name: &ClusterName) -> Option<Cluster> {
+        let mut cluster = Cluster::new(name.clone());
+        let protocol = match name {
+            ClusterName::Service(at) => {
+                let service = self.service(at)?;
+                if let Some(policy) = self.traffic_policy(service, at.port) {
+                    apply(&policy.spec, &mut cluster);
+                }
+                super::protocol(service.spec.port(at.port)?.app())
+            }
+            ClusterName::Direct(address) => {
+                let port = NonZeroU16::new(address.port())?;
+                self.workload_at(*address)?.port(port).map(|port| port.protocol).unwrap_or_default()
+            }
+        };
+        if protocol == Protocol::Http2 {
+            cluster.http = HttpVersion::Http2;
+        }
+        Some(cluster)
+    }
+
+    /// The endpoints of a cluster, in the order of their addresses. `None` as for [`World::cluster`]; a service without
+    /// workloads has an empty set.
+    pub fn endpoints(&self, name: &ClusterName) -> Option<EndpointSet> {
+        let mut endpoints = match name {
+            ClusterName::Service(at) => self.service_endpoints(at)?,
+            ClusterName::Direct(address) => {
+                let port = NonZeroU16::new(address.port())?;
+                let instance = self.workload_at(*address)?;
+                vec![endpoint(instance, SocketAddr::new(address.ip(), reached_at(instance, port).get()))]
+            }
+        };
+        endpoints.sort_by(|one, two| (one.address, &one.workload).cmp(&(two.address, &two.workload)));
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        Some(EndpointSet { cluster: name.clone(), endpoints })
+    }
+
+    fn service_endpoints(&self, at: &ServicePort) -> Option<Vec<Endpoint>> {
+        let service = self.service(at)?;
+        let target = service.spec.port(at.port)?.target();
+        let instances = self.instances_of(service);
+        let endpoints = instances.filter_map(|instance| {
+            let port = target_port(instance, &target)?;
+            // One endpoint for one workload, whatever number of addresses it has: else it would count twice.
+            let address = SocketAddr::new(*instance.addresses.first()?, reached_at(instance, port).get());
+            Some(endpoint(instance, address))
+        });
+        Some(endpoints.collect())
+    }
+
+    /// The workloads of a service. One that registered itself stands for one of the same name that a person wrote down.
+    pub(super) fn instances_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Instance>> {
+        let (namespace, selector) = (&service.metadata.namespace, &service.spec.selector);
+        let written = self.objects.workloads().select(namespace, selector);
+        let written = written.filter(|instance| !self.is_registered(instance));
+        self.registered.select(namespace, selector).chain(written)
+    }
+
+    /// The workload at an address that is no service's.
+    pub(super) fn workload_at(&self, address: SocketAddr) -> Option<&Arc<Instance>> {
+        if self.objects.service_at(address.ip()).is_some() {
+            return None;
+        }
+        self.instance_at(address.ip())
+    }
+
+    /// The policy of a service's port: the oldest that names the port, else the oldest for the whole service.
+    pub(super) fn traffic_policy(&self, service: &Service, port: NonZeroU16) -> Option<&TrafficPolicy> {
+        let name = service.spec.port(port)?.name.as_deref();
+        let policies = || self.objects.service_policies(&service.metadata.namespace, &service.metadata.name);
+        let section = |policy: &&TrafficPolicy| {
+            let wanted = policy.spec.target_ref.section_name.as_deref();
+            wanted.is_some() && wanted == name
+        };
+        policies().find(section).or_else(|| policies().find(|policy| policy.spec.target_ref.section_name.is_none()))
+    }
+}
+
+/// The application's port that a service's target means at a workload; `None` when the workload has none of that name.
+pub(super) fn target_port(instance: &Instance, target: &TargetPort) -> Option<NonZeroU16> {
+    match target {
+        TargetPort::Number(port) => Some(*port),
+        TargetPort::Name(name) => instance.port_named(name).map(|port| port.port),
+    }
+}
+
+fn reached_at(instance: &Instance, port: NonZeroU16) -> NonZeroU16 {
+    instance.port(port).and_then(|port| port.proxy_port).unwrap_or(port)
+}
+
+fn endpoint(instance: &Instance, address: SocketAddr) -> Endpoint {
+    Endpoint {
+        address,
+        workload: instance.full_name(),
+        identity: instance.identity.clone(),
+        weight: instance.weight,
+        zone: instance.zone.clone(),
+        health: instance.health,
+    }
+}
+
+fn apply(policy: &TrafficPolicySpec, cluster: &mut Cluster) {
+    if let Some(timeouts) = &policy.timeouts {
+        set(&mut cluster.connect_timeout, timeouts.connect.map(Into::into));
+        set(&mut cluster.http_idle, timeouts.idle.map(Into::into));
+        set(&mut cluster.tcp_idle, timeouts.tcp_idle.map(Into::into));
+    }
+    if let Some(limits) = &policy.limits {
+        set(&mut cluster.limits.connections, limits.connections);
+        set(&mut cluster.limits.pending, limits.pending);
+        set(&mut cluster.limits.requests, limits.requests);
+    }
+    if let Some(outlier) = &policy.outlier_detection {
+        cluster.outlier = outlier_detection(outlier);
+    }
+    if let Some(budget) = policy.retry.as_ref().and_then(|retry| retry.budget) {
+        set(&mut cluster.budget.ratio, budget.ratio);
+        set(&mut cluster.budget.min_per_second, budget.min_per_second);
+    }
+}
+
+fn outlier_detection(setting: &OutlierSetting) -> Option<OutlierDetection> {
+    let mut outlier = OutlierDetection::default();
+    if let Some(failures) = setting.consecutive_failures {
+        outlier.consecutive_failures = NonZeroU32::new(failures)?;
+    }
+    set(&mut outlier.base_ejection, setting.base_ejection.map(Into::into));
+    set(&mut outlier.max_ejected, setting.max_ejected);
+    Some(outlier)
+}
+
+/// The retries that a policy asks for, over the defaults.
+pub(super) fn retry_policy(policy: Option<&TrafficPolicySpec>) -> RetryPolicy {
+    let mut out = RetryPolicy::default();
+    let Some(retry) = policy.and_then(|policy| policy.retry.as_ref()) else { return out };
+    set(&mut out.attempts, retry.attempts);
+    if let Some(on) = &retry.on {
+        out.on = RetryOn {
+            connect_failure: on.contains(&RetryCondition::ConnectFailure),
+            refused_stream: on.contains(&RetryCondition::RefusedStream),
+            gateway_error: on.contains(&RetryCondition::GatewayError),
+            reset: on.contains(&RetryCondition::Reset),
+            server_error: on.contains(&RetryCondition::ServerError),
+        };
+    }
+    out.status_codes.clone_from(&retry.status_codes);
+    if let Some(backoff) = retry.backoff {
+        set(&mut out.backoff_base, backoff.base.map(Into::into));
+        set(&mut out.backoff_max, backoff.max.map(Into::into));
+        out.backoff_max = out.backoff_max.max(out.backoff_base);
+    }
+    out
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}

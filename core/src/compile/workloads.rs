@@ -1,0 +1,260 @@
+//! The workloads as compile sees them: what runs, where, as whom; found by label and by address.
+//! Shape: an index that is changed one workload at a time; a clone shares every namespace that did not change.
+//! Order: everything that comes out is sorted, so that the same workloads give the same bytes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+};
+
+use crate::{endpoint::Health, identity::Identity, listener::Protocol};
+
+/// One running instance, registered or written down by a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name, unique in the namespace.
+    pub name: String,
+    /// What selectors look at.
+    pub labels: BTreeMap<String, String>,
+    /// Who answers there, if a proxy does; without it the instance is reached in plaintext.
+    pub identity: Option<Identity>,
+    /// Where it is reached. The first one is used for services; each one is known as a destination of its own.
+    pub addresses: Vec<IpAddr>,
+    /// What it listens on.
+    pub ports: Vec<InstancePort>,
+    /// Its share of a service's traffic relative to the other instances.
+    pub weight: NonZeroU32,
+    /// Where it runs; empty when not known.
+    pub zone: String,
+    /// Whether it takes new work.
+    pub health: Health,
+}
+
+/// One port of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstancePort {
+    /// What services call it; may be empty.
+    pub name: String,
+    /// The application's port.
+    pub port: NonZeroU16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where the proxy takes this port's traffic when there is no redirection.
+    pub proxy_port: Option<NonZeroU16>,
+}
+
+/// Every instance, by namespace and name, label, and address.
+#[derive(Clone, Debug, Default)]
+pub struct Workloads {
+    namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
+    by_address: BTreeMap<IpAddr, BTreeMap<InstanceKey, Arc<Instance>>>,
+}
+
+/// Namespace and name.
+type InstanceKey = (Arc<str>, Arc<str>);
+
+#[derive(Clone, Debug, Default)]
+struct Namespace {
+    instances: BTreeMap<Arc<str>, Arc<Instance>>,
+    by_label: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>,
+}
+
+impl Instance {
+    /// The port with this number, if it is declared.
+    pub fn port(&self, port: NonZeroU16) -> Option<&InstancePort> {
+        self.ports.iter().find(|candidate| candidate.port == port)
+    }
+
+    /// The port with this name, if it is declared.
+    pub fn port_named(&self, name: &str) -> Option<&InstancePort> {
+        self.ports.iter().find(|candidate| candidate.name == name)
+    }
+
+    /// `<namespace>/<name>`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Workloads {
+    /// Adds an instance, or replaces the one of the same namespace and name, which is returned.
+    /// Cost: logarithmic, and one copy of the namespace's index when a clone of this one still uses it.
+    pub fn insert(&mut self, instance: Arc<Instance>) -> Option<Arc<Instance>> {
+        let old = self.remove(&instance.namespace, &instance.name);
+        let key: InstanceKey = (instance.namespace.as_str().into(), instance.name.as_str().into());
+        for address in &instance.addresses {
+            self.by_address.entry(*address).or_default().insert(key.clone(), Arc::clone(&instance));
+        }
+        let (namespace, name) = key;
+        let namespace = Arc::make_mut(self.namespaces.entry(namespace).or_default());
+        for (label, value) in &instance.labels {
+            let values = namespace.by_label.entry(label.as_str().into()).or_default();
+            values.entry(value.as_str().into()).or_default().insert(Arc::clone(&name));
+        }
+        namespace.instances.insert(name, instance);
+        old
+    }
+
+    /// Takes an instance out.
+    pub fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<Instance>> {
+        let entry = self.namespaces.get_mut(namespace)?;
+        if !entry.instances.contains_key(name) {
+            return None;
+        }
+        let index = Arc::make_mut(entry);
+        let old = index.instances.remove(name)?;
+        for (label, value) in &old.labels {
+            if let Some(values) = index.by_label.get_mut(label.as_str()) {
+                if let Some(names) = values.get_mut(value.as_str()) {
+                    names.remove(name);
+                    if names.is_empty() {
+                        values.remove(value.as_str());
+                    }
+                }
+                if values.is_empty() {
+                    index.by_label.remove(label.as_str());
+                }
+            }
+        }
+        if index.instances.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+        let key: InstanceKey = (namespace.into(), name.into());
+        for address in &old.addresses {
+            if let Some(there) = self.by_address.get_mut(address) {
+                there.remove(&key);
+                if there.is_empty() {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+        Some(old)
+    }
+
+    /// The instance of this name.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<&Arc<Instance>> {
+        self.namespaces.get(namespace)?.instances.get(name)
+    }
+
+    /// The instance at this address. Where several claim it, one that takes new work goes first, then the first by name.
+    pub fn at(&self, address: IpAddr) -> Option<&Arc<Instance>> {
+        self.by_address.get(&address)?.values().min_by_key(|instance| instance.health)
+    }
+
+    /// The instances of a namespace whose labels have every pair of the selector, in the order of their names. An empty
+    /// selector selects nothing. Cost: linear in the instances that have the rarest pair.
+    pub fn select<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> {
+        let found = self.namespaces.get(namespace).and_then(|index| Some((index, index.rarest(selector)?)));
+        found.into_iter().flat_map(move |(index, names)| {
+            names
+                .iter()
+                .filter_map(|name| index.instances.get(name))
+                .filter(move |instance| selects(selector, &instance.labels))
+        })
+    }
+
+    /// Every instance, in the order of namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.namespaces.values().flat_map(|namespace| namespace.instances.values())
+    }
+}
+
+impl Namespace {
+    fn rarest(&self, selector: &BTreeMap<String, String>) -> Option<&BTreeSet<Arc<str>>> {
+        let mut best: Option<&BTreeSet<Arc<str>>> = None;
+        for (label, value) in selector {
+            let names = self.by_label.get(label.as_str())?.get(value.as_str())?;
+            if best.is_none_or(|other| names.len() < other.len()) {
+                best = Some(names);
+            }
+        }
+        best
+    }
+}
+
+/// Whether labels have every pair of a selector. An empty selector selects nothing here; callers decide what it means.
+pub fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn instance(name: &str, labels: &[(&str, &str)], address: &str) -> Instance {
+        Instance {
+            namespace: "shop".into(),
+            name: name.into(),
+            labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            identity: None,
+            addresses: vec![address.parse().unwrap()],
+            ports: vec![],
+            weight: NonZeroU32::MIN,
+            zone: String::new(),
+            health: Health::Healthy,
+        }
+    }
+
+    #[test]
+    fn a_clone_keeps_what_it_had() {
+        let mut now = Workloads::default();
+        now.insert(Arc::new(instance("a", &[("app", "x")], "10.0.0.1")));
+        let then = now.clone();
+        now.remove("shop", "a");
+        assert!(now.at("10.0.0.1".parse().unwrap()).is_none() && now.iter().next().is_none());
+        assert_eq!(then.at("10.0.0.1".parse().unwrap()).unwrap().name, "a");
+    }
+
+    #[test]
+    fn of_two_at_one_address_the_one_that_takes_work_is_meant() {
+        let mut index = Workloads::default();
+        index.insert(Arc::new(Instance { health: Health::Draining, ..instance("a", &[], "fd00::1") }));
+        index.insert(Arc::new(instance("b", &[], "fd00::1")));
+        assert_eq!(index.at("fd00::1".parse().unwrap()).unwrap().name, "b");
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_agrees_with_a_scan(
+            steps in prop::collection::vec((0u8..6, 0u8..3, 0u8..3, 0u8..4, any::<bool>()), 1..40),
+            app in 0u8..3,
+            version in prop::option::of(0u8..3),
+        ) {
+            let mut index = Workloads::default();
+            let mut plain: BTreeMap<String, Instance> = BTreeMap::new();
+            for (name, app, version, address, remove) in steps {
+                let name = format!("w{name}");
+                if remove {
+                    prop_assert_eq!(index.remove("shop", &name).map(|i| (*i).clone()), plain.remove(&name));
+                } else {
+                    let labels = [("app", app.to_string()), ("version", version.to_string())];
+                    let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
+                    let new = instance(&name, &labels, &format!("10.0.0.{address}"));
+                    plain.insert(name, new.clone());
+                    index.insert(Arc::new(new));
+                }
+            }
+            let mut selector = BTreeMap::from([("app".to_owned(), app.to_string())]);
+            selector.extend(version.map(|v| ("version".to_owned(), v.to_string())));
+            let found: Vec<&str> = index.select("shop", &selector).map(|i| i.name.as_str()).collect();
+            let scanned: Vec<&str> =
+                plain.values().filter(|i| selects(&selector, &i.labels)).map(|i| i.name.as_str()).collect();
+            prop_assert_eq!(found, scanned);
+            for last in 0..4 {
+                let address: IpAddr = format!("10.0.0.{last}").parse().unwrap();
+                let scanned = plain.values().find(|i| i.addresses[0] == address).map(|i| i.name.as_str());
+                prop_assert_eq!(index.at(address).map(|i| i.name.as_str()), scanned);
+            }
+        }
+    }
+}
