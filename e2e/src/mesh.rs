@@ -413,8 +413,10 @@ impl<'world> Mesh<'world> {
         self.weft(&["apply", "-f", &file]).map(drop)
     }
 
-    /// The proxy's file, and its certificate or join token beside it.
-    fn write_config(&self, name: &str) -> Result<PathBuf> {
+    /// Writes the proxy's file, with its certificate or join token beside it; [`Mesh::up`] does it for all.
+    ///
+    /// Errors: there is no such workload, a file cannot be written, or the control plane gives no token.
+    pub fn write_config(&self, name: &str) -> Result<PathBuf> {
         let Member { workload, host, .. } = self.member(name)?;
         let mut spec = Map::new();
         let mut set = |field: &str, value: Value| spec.insert(field.to_owned(), value);

@@ -1,7 +1,7 @@
 //! Two proxies with real redirection between client and server: every protocol, the wire, and who is refused.
 //! The same from files and from a control plane, where it makes no difference.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::json;
 use weft_e2e::certificate::Svid;
 use weft_e2e::mesh::{Mesh, NAMESPACE, TRUST_DOMAIN, Workload, both_ways, spiffe_id};
@@ -31,6 +31,29 @@ fn pair(mesh: &mut Mesh<'_>, client: Workload) -> Result<(Host, Host, app::App)>
 /// The status of a GET to the service, by its IPv4 address.
 fn get(client: &Host) -> Result<String> {
     app::status(client, &format!("http://server:{}/seen", app::HTTP))
+}
+
+/// So that a mistake of the harness is not taken for one of the proxy.
+#[test]
+fn the_files_of_the_harness_are_what_a_proxy_takes() {
+    test("mesh-files", |world| {
+        let mut mesh = Mesh::from_files(world)?;
+        mesh.workload(app::workload("server-1").account("server").label("version", "v1"))?;
+        mesh.workload(Workload::gateway("edge-1", "edge"))?;
+        mesh.workload(Workload::outside("outside"))?;
+        mesh.service("server", &PORTS)?;
+        mesh.settings(&json!({"inbound": "strict"}))?;
+        for (name, objects) in [("server-1", 3), ("edge-1", 3)] {
+            let text = std::fs::read_to_string(mesh.write_config(name)?)?;
+            let (config, all) = weft_core::api::parse_proxy_file(&text).map_err(|mistakes| anyhow!("{mistakes:#?}"))?;
+            assert_eq!(config.metadata.name, name);
+            assert_eq!(all.len(), objects, "{text}");
+            for object in &all {
+                assert_eq!(weft_core::api::validate(object), [], "{text}");
+            }
+        }
+        Ok(())
+    });
 }
 
 #[test]

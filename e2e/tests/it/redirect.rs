@@ -186,6 +186,43 @@ fn ipv6_can_be_left_alone() {
     });
 }
 
+/// A host without IPv6 at all: no route to fail on, nothing to probe, IPv4 captured as ever.
+#[test]
+fn it_works_where_ipv6_is_switched_off() {
+    test("redirect-ipv6-disabled", |world| {
+        let host = world.host("host")?;
+        host.exec_ok("sysctl", &["-w", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"])?;
+        let before = state(&host)?;
+        host.redirect(&[])?;
+        let (passed, said) = check(&host, &[])?;
+        assert!(passed, "{said}");
+        assert!(said.contains("skipped a connection to the mesh range fd77:6566:7400::/48"), "{said}");
+        assert_eq!(said.lines().filter(|line| line.starts_with("ok")).count(), 5, "{said}");
+        host.redirect(&["--undo"])?;
+        assert_eq!(state(&host)?, before);
+        Ok(())
+    });
+}
+
+/// Only the mesh's addresses, everything else past the proxy: what a careful migration starts with.
+#[test]
+fn everything_but_the_mesh_can_be_skipped() {
+    test("redirect-mesh-only", |world| {
+        let (client, server) = (world.host("client")?, world.host("server")?);
+        let flags = ["--skip-outbound-ranges=0.0.0.0/0,::/0"];
+        client.redirect(&flags)?;
+        let _proxies = (listen(&client, &["15001"])?, listen(&server, &["8080"])?);
+        for address in server.addresses() {
+            assert_eq!(connect(&client, address, 8080, &[])?, "8080 direct");
+            let mesh = mesh_address(address);
+            assert_eq!(connect(&client, mesh, 80, &[])?, captured(15001, mesh, 80));
+        }
+        let (passed, said) = check(&client, &flags)?;
+        assert!(passed, "{said}");
+        Ok(())
+    });
+}
+
 /// Two relays stand for two proxies: application, outbound capture, wire, inbound capture, application.
 #[test]
 fn a_connection_crosses_both_captures_once_and_a_workload_reaches_itself() {
