@@ -5,16 +5,20 @@
 //! - [`state`]: what the rooms show each other: desired state, registered workloads, connected proxies.
 //! - [`store`], [`desired`]: desired state as numbered revisions, crash-safe on disk; admission of changes.
 //! - [`registry`], [`agent`]: registered workloads, fed by the agent stream; expiry.
+//! - [`discovery`]: the delta ADS server.
 //! - [`ca`], [`identity`], [`tokens`]: certificates, and who may have one.
 //! - [`api`]: the REST API. [`serve`], [`tls`]: listeners. [`metrics`]: health and figures.
 
+pub mod agent;
 pub mod ca;
 pub mod config;
 pub mod desired;
+pub mod discovery;
 pub mod files;
 pub mod identity;
 pub mod metrics;
 pub mod random;
+pub mod registry;
 pub mod serve;
 pub mod state;
 pub mod store;

@@ -117,7 +117,8 @@ async fn a_change_on_old_ground_conflicts() {
     assert_eq!(refusals(error), [(Some(0), "metadata.resourceVersion: changed meanwhile: is 2, not 1".to_owned())]);
     let error = state.change(wish(Action::Delete { key: key("a"), resource_version: Some("1".into()) })).await.unwrap_err();
     assert_eq!(refusals(error).len(), 1);
-    let error = apply(&state, &[service("b", ""), service("b", "")]).await.unwrap_err();
+    let twice = vec![parse_documents(&service("b", "")).unwrap(), parse_documents(&service("b", "")).unwrap()].concat();
+    let error = state.change(wish(Action::Apply(twice))).await.unwrap_err();
     assert_eq!(refusals(error)[0].0, Some(1));
     assert!(matches!(state.change(wish(Action::Delete { key: key("z"), resource_version: None })).await, Err(ChangeError::NoObject(_))));
     assert_eq!(state.current().revision, 2);

@@ -1,0 +1,201 @@
+//! The service `weft.v1.Agent`: one stream per proxy; what it says goes to the registry and the proxy table.
+//! Who it is comes from its certificate; a workload can only be registered in the certificate's own namespace, as the
+//! certificate's own service account. The stream ends with the certificate, when another process takes the workload's
+//! place, and when the control plane stops.
+
+use std::{sync::Arc, time::SystemTime};
+
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::{endpoint::Health, identity::Identity};
+use weft_proto::weft::v1::{
+    self, AgentMessage, ControlMessage, Heartbeat, Register, Registered, agent_message, agent_server, control_message,
+};
+
+use crate::{
+    registry::{Registry, Session},
+    serve::{Peer, Svid},
+    state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth, WorkloadKey},
+};
+
+mod register;
+
+/// Longest reason kept, in bytes.
+const MAX_REASON: usize = 256;
+
+/// The service. A clone is the same one.
+#[derive(Clone)]
+pub struct Service {
+    registry: Arc<Registry>,
+    proxies: Arc<ProxyTable>,
+    stop: CancellationToken,
+}
+
+impl Service {
+    /// The service of a registry; its streams end at `stop`.
+    pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, stop: CancellationToken) -> Self {
+        Self { registry, proxies, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl agent_server::Agent for Service {
+    type SessionStream = BoxStream<'static, Result<ControlMessage, Status>>;
+
+    async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let svid = request.extensions().get::<Peer>().and_then(|peer| peer.svid.clone());
+        let Some(svid) = svid else {
+            return Err(Status::unauthenticated("the agent stream needs a client certificate of this mesh"));
+        };
+        if svid.identity.namespace().is_none() {
+            return Err(Status::permission_denied(format!("{} names no namespace and service account", svid.identity)));
+        }
+        let (sender, receiver) = mpsc::channel(8);
+        let stream = Stream {
+            service: self.clone(),
+            identity: svid.identity.clone(),
+            answers: sender,
+            registration: None,
+        };
+        tokio::spawn(stream.serve(svid, request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// One proxy's stream.
+struct Stream {
+    service: Service,
+    identity: Identity,
+    answers: mpsc::Sender<Result<ControlMessage, Status>>,
+    registration: Option<Registration>,
+}
+
+struct Registration {
+    key: WorkloadKey,
+    session: Session,
+    health: Health,
+    row: AgentStream,
+}
+
+impl Stream {
+    async fn serve(mut self, svid: Svid, mut messages: Streaming<AgentMessage>) {
+        let left = svid.expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let expires = tokio::time::sleep(left);
+        tokio::pin!(expires);
+        let answers = self.answers.clone();
+        let end = loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = &mut expires => break Some(Status::unauthenticated("the certificate of this connection has expired")),
+                () = self.service.stop.cancelled() => break Some(Status::unavailable("the control plane is stopping")),
+                () = answers.closed() => break None,
+            };
+            match message {
+                Some(Ok(message)) => {
+                    if let Err(status) = self.take(message).await {
+                        break Some(status);
+                    }
+                }
+                Some(Err(_)) | None => break None,
+            }
+        };
+        if let Some(registration) = self.registration.take() {
+            self.service.registry.disconnected(&registration.key, registration.session);
+        }
+        if let Some(status) = end
+            && self.answers.send(Err(status)).await.is_err()
+        {
+            tracing::debug!(identity = %self.identity, "a proxy left before it could be told why");
+        }
+    }
+
+    async fn take(&mut self, message: AgentMessage) -> Result<(), Status> {
+        match message.message {
+            Some(agent_message::Message::Register(register)) => self.register(register).await,
+            Some(agent_message::Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat),
+            Some(agent_message::Message::Deregister(_)) => {
+                if let Some(registration) = self.registration.take() {
+                    tracing::info!(workload = %registration.key, "a workload left");
+                    self.service.registry.deregister(&registration.key, registration.session);
+                }
+                Ok(())
+            }
+            // A message of a later version.
+            None => Ok(()),
+        }
+    }
+
+    async fn register(&mut self, register: Register) -> Result<(), Status> {
+        let health = self.registration.as_ref().map_or(Health::Healthy, |registration| registration.health);
+        let (mode, version) = (register.mode.clone(), cut(&register.version, 64));
+        let refused = match register::workload(register, &self.identity, health) {
+            Err(reason) => reason,
+            Ok(workload) => {
+                let key = workload.key.clone();
+                if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
+                    self.service.registry.deregister(&old.key, old.session);
+                }
+                match self.service.registry.register(workload) {
+                    Err(error) => error.to_string(),
+                    Ok(session) => {
+                        let row = match self.registration.take() {
+                            Some(old) => old.row,
+                            None => {
+                                tracing::info!(workload = %key, identity = %self.identity, version, "a workload registered");
+                                let proxy = ProxyKey { identity: self.identity.clone(), name: key.to_string().into() };
+                                self.service.proxies.agent(proxy, mode.clone(), version.clone(), Timestamp::now())
+                            }
+                        };
+                        row.update(|status| (status.mode, status.version) = (mode, version));
+                        self.registration = Some(Registration { key, session, health, row });
+                        String::new()
+                    }
+                }
+            }
+        };
+        if !refused.is_empty() {
+            tracing::warn!(identity = %self.identity, reason = refused, "a registration was refused");
+        }
+        let interval = u32::try_from(self.service.registry.interval().as_millis()).unwrap_or(u32::MAX);
+        let answer = Registered { heartbeat_interval_ms: interval, refused };
+        let answer = ControlMessage { message: Some(control_message::Message::Registered(answer)) };
+        self.answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("the proxy went away"))
+    }
+
+    fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Status> {
+        let Some(registration) = &mut self.registration else {
+            return Ok(()); // refused, or already gone
+        };
+        let (health, said) = match heartbeat.health() {
+            v1::Health::Healthy => (Health::Healthy, WorkloadHealth::Healthy),
+            v1::Health::Unhealthy => (Health::Unhealthy, WorkloadHealth::Unhealthy),
+            v1::Health::Draining => (Health::Draining, WorkloadHealth::Draining),
+            v1::Health::Unspecified => (registration.health, WorkloadHealth::Unknown),
+        };
+        registration.health = health;
+        let expiry = heartbeat.certificate_expiry.as_ref();
+        let expiry = expiry.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+        registration.row.update(|status| {
+            status.health = said;
+            status.reason = cut(&heartbeat.reason, MAX_REASON);
+            status.certificate_expiry = expiry;
+            status.revision = heartbeat.revision;
+            status.revision_hash = data_encoding::HEXLOWER.encode(heartbeat.revision_hash.get(..32).unwrap_or(&heartbeat.revision_hash));
+            status.last_heartbeat = Timestamp::now();
+        });
+        if self.service.registry.heartbeat(&registration.key, registration.session, health) {
+            return Ok(());
+        }
+        let key = &registration.key;
+        Err(Status::aborted(format!("{key} was registered by another process, or has expired; register again")))
+    }
+}
+
+fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().to_owned()
+}

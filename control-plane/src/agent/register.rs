@@ -1,0 +1,172 @@
+//! Judging what a proxy registers: every field has a bound, and the namespace must be that of its certificate.
+
+use std::{
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+};
+
+use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
+use weft_proto::weft::v1::{Port, Register};
+
+use crate::state::{RegisteredPort, RegisteredWorkload, WorkloadKey};
+
+const MAX_LABELS: usize = 64;
+const MAX_TEXT: usize = 253;
+const MAX_ADDRESSES: usize = 16;
+const MAX_PORTS: usize = 64;
+const MAX_WEIGHT: u32 = 1_000_000;
+
+/// The workload that a proxy registers.
+/// Errors: the first wrong field and the reason, for the proxy's log.
+pub(super) fn workload(register: Register, identity: &Identity, health: Health) -> Result<RegisteredWorkload, String> {
+    let own = identity.namespace().unwrap_or_default();
+    if register.namespace != own {
+        return Err(format!("namespace: must be {own:?}, as in the certificate"));
+    }
+    let account = identity.service_account().unwrap_or_default();
+    name(&register.name).map_err(|reason| format!("name: {reason}"))?;
+    let gateway = match register.mode.as_str() {
+        "sidecar" => false,
+        "gateway" => true,
+        other => return Err(format!("mode: must be sidecar or gateway, not {other:.40?}")),
+    };
+    if register.labels.len() > MAX_LABELS {
+        return Err(format!("labels: more than {MAX_LABELS}"));
+    }
+    if register.labels.iter().any(|(key, value)| key.is_empty() || key.len() > MAX_TEXT || value.len() > MAX_TEXT) {
+        return Err(format!("labels: an empty name, or a text longer than {MAX_TEXT} bytes"));
+    }
+    if register.zone.len() > MAX_TEXT {
+        return Err(format!("zone: longer than {MAX_TEXT} bytes"));
+    }
+    if register.incarnation.is_empty() || register.incarnation.len() > MAX_TEXT {
+        return Err(format!("incarnation: must be 1 to {MAX_TEXT} bytes"));
+    }
+    if register.addresses.len() > MAX_ADDRESSES {
+        return Err(format!("addresses: more than {MAX_ADDRESSES}"));
+    }
+    if register.addresses.is_empty() && !gateway {
+        return Err("addresses: at least one is needed".to_owned());
+    }
+    let addresses = register.addresses.iter().enumerate().map(|(index, text)| {
+        let reason = |why: &str| format!("addresses[{index}]: {text:.60?} {why}");
+        let address: IpAddr = text.parse().map_err(|_| reason("is no IP address"))?;
+        let address = address.to_canonical();
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(reason("cannot be a workload's"));
+        }
+        Ok(address)
+    });
+    let addresses = addresses.collect::<Result<Vec<_>, String>>()?;
+    if register.ports.len() > MAX_PORTS {
+        return Err(format!("ports: more than {MAX_PORTS}"));
+    }
+    let ports = register.ports.into_iter().enumerate();
+    let ports = ports.map(|(index, it)| port(it).map_err(|reason| format!("ports[{index}].{reason}")));
+    Ok(RegisteredWorkload {
+        key: WorkloadKey::new(register.namespace, register.name),
+        identity: identity.clone(),
+        service_account: account.to_owned(),
+        labels: register.labels,
+        addresses,
+        ports: ports.collect::<Result<_, _>>()?,
+        weight: NonZeroU32::new(register.weight.min(MAX_WEIGHT)).unwrap_or(NonZeroU32::MIN),
+        zone: register.zone,
+        gateway,
+        health,
+        incarnation: register.incarnation,
+    })
+}
+
+fn port(port: Port) -> Result<RegisteredPort, String> {
+    let number = |value: u32| u16::try_from(value).map_err(|_| ());
+    let protocol = match port.protocol.as_str() {
+        "detect" | "" => Protocol::Detect,
+        "http" => Protocol::Http,
+        "http2" | "grpc" => Protocol::Http2,
+        "tcp" => Protocol::Tcp,
+        other => return Err(format!("protocol: must be http, http2, grpc, tcp or detect, not {other:.40?}")),
+    };
+    if port.name.len() > MAX_TEXT {
+        return Err(format!("name: longer than {MAX_TEXT} bytes"));
+    }
+    let own = number(port.port).ok().and_then(NonZeroU16::new).ok_or("port: must be 1 to 65535")?;
+    let proxy_port = number(port.proxy_port).map(NonZeroU16::new).map_err(|()| "proxy_port: must be 0 to 65535")?;
+    Ok(RegisteredPort { name: port.name, port: own, protocol, proxy_port })
+}
+
+/// A DNS label, dots allowed (RFC 1123), as object names are.
+fn name(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > MAX_TEXT {
+        return Err("must be 1 to 253 bytes");
+    }
+    let fine = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if text.split('.').all(fine) { Ok(()) } else { Err("may hold only a-z, 0-9, '-' and '.', like a DNS name") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Register {
+        Register {
+            namespace: "shop".into(),
+            name: "order-1".into(),
+            labels: [("app".to_owned(), "order".to_owned())].into(),
+            addresses: vec!["10.0.0.1".into(), "::ffff:10.0.0.2".into()],
+            ports: vec![Port { name: "http".into(), port: 8080, protocol: "http".into(), proxy_port: 0 }],
+            mode: "sidecar".into(),
+            incarnation: "x".into(),
+            ..Register::default()
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap()
+    }
+
+    #[test]
+    fn a_workload_is_who_its_certificate_says() {
+        let workload = workload(good(), &identity(), Health::Healthy).unwrap();
+        assert_eq!((workload.service_account.as_str(), workload.weight.get()), ("order", 1));
+        assert_eq!(workload.addresses[1].to_string(), "10.0.0.2");
+        assert_eq!(workload.ports[0].proxy_port, None);
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        let cases: [(&str, fn(&mut Register)); 13] = [
+            ("namespace", |r| r.namespace = "bank".into()),
+            ("name", |r| r.name = "Order_1".into()),
+            ("name", |r| r.name = "a/b".into()),
+            ("mode", |r| r.mode = "both".into()),
+            ("incarnation", |r| r.incarnation.clear()),
+            ("addresses", |r| r.addresses.clear()),
+            ("addresses[0]", |r| r.addresses = vec!["host".into()]),
+            ("addresses[1]", |r| r.addresses[1] = "0.0.0.0".into()),
+            ("ports[0].port", |r| r.ports[0].port = 0),
+            ("ports[0].port", |r| r.ports[0].port = 65_536),
+            ("ports[0].proxy_port", |r| r.ports[0].proxy_port = 65_536),
+            ("ports[0].protocol", |r| r.ports[0].protocol = "udp".into()),
+            ("labels", |r| r.labels = (0..65).map(|n| (n.to_string(), String::new())).collect()),
+        ];
+        for (field, change) in cases {
+            let mut register = good();
+            change(&mut register);
+            let reason = workload(register, &identity(), Health::Healthy).unwrap_err();
+            assert!(reason.starts_with(&format!("{field}:")), "{field}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_needs_no_address() {
+        let mut register = good();
+        (register.mode, register.addresses) = ("gateway".into(), Vec::new());
+        assert!(workload(register, &identity(), Health::Healthy).unwrap().gateway);
+    }
+}

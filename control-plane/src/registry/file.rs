@@ -1,0 +1,186 @@
+//! The registry's file: a redb file of its own. It is a memory, not a truth: damaged, it is put aside and begun anew.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
+
+use crate::state::{RegisteredPort, RegisteredWorkload, WorkloadKey};
+
+const WORKLOADS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("workloads");
+const CACHE: usize = 4 << 20;
+
+/// An open file.
+pub struct RegistryFile {
+    path: PathBuf,
+    database: Database,
+}
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryFileError {
+    /// The disk fails, or another process has the file.
+    #[error("{path} cannot be read or written")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A damaged file cannot be put aside.
+    #[error("{path} is damaged and cannot be put aside")]
+    Aside {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The process is ending.
+    #[error("the control plane is stopping")]
+    Stopping,
+}
+
+/// A workload as it is written.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    identity: Identity,
+    labels: BTreeMap<String, String>,
+    addresses: Vec<IpAddr>,
+    ports: Vec<PortRecord>,
+    weight: NonZeroU32,
+    zone: String,
+    gateway: bool,
+    health: u8,
+    incarnation: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PortRecord {
+    name: String,
+    port: NonZeroU16,
+    protocol: u8,
+    proxy_port: Option<NonZeroU16>,
+}
+
+const HEALTH: [Health; 3] = [Health::Healthy, Health::Draining, Health::Unhealthy];
+const PROTOCOLS: [Protocol; 4] = [Protocol::Detect, Protocol::Http, Protocol::Http2, Protocol::Tcp];
+
+impl RegistryFile {
+    /// Opens the file, or makes it, and reads what is in it. A damaged one is renamed to `….damaged`.
+    /// Errors: another process has it; the disk fails.
+    pub fn open(path: &Path) -> Result<(Self, Vec<RegisteredWorkload>), RegistryFileError> {
+        match Self::try_open(path) {
+            Err(RegistryFileError::File { source, .. }) if damaged(&source) => {
+                tracing::error!(path = %path.display(), error = &*source as &dyn std::error::Error, "the registry's file is damaged; begun anew");
+                let mut aside = path.as_os_str().to_owned();
+                aside.push(".damaged");
+                std::fs::rename(path, aside)
+                    .map_err(|source| RegistryFileError::Aside { path: path.to_owned(), source })?;
+                Self::try_open(path)
+            }
+            other => other,
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<(Self, Vec<RegisteredWorkload>), RegistryFileError> {
+        let at = |source: redb::Error| RegistryFileError::File { path: path.to_owned(), source: Box::new(source) };
+        let opened = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| at(error.into()))?;
+        let file = Self { path: path.to_owned(), database: opened };
+        file.write(&BTreeMap::new())?;
+        let workloads = file.read().map_err(at)?;
+        Ok((file, workloads))
+    }
+
+    fn read(&self) -> Result<Vec<RegisteredWorkload>, redb::Error> {
+        let table = self.database.begin_read()?.open_table(WORKLOADS)?;
+        let mut workloads = Vec::new();
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            match workload(key.value(), value.value()) {
+                Some(workload) => workloads.push(workload),
+                None => tracing::warn!(workload = key.value(), "a registered workload cannot be read; left out"),
+            }
+        }
+        Ok(workloads)
+    }
+
+    /// Writes or removes workloads, in one step. Blocks until it is on disk.
+    pub fn write(&self, changes: &BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>>) -> Result<(), RegistryFileError> {
+        let result = || -> Result<(), redb::Error> {
+            let tx = self.database.begin_write()?;
+            {
+                let mut table = tx.open_table(WORKLOADS)?;
+                for (key, workload) in changes {
+                    let key = key.to_string();
+                    match workload.as_ref().and_then(|workload| serde_json::to_vec(&record(workload)).ok()) {
+                        Some(json) => drop(table.insert(key.as_str(), json.as_slice())?),
+                        None => drop(table.remove(key.as_str())?),
+                    }
+                }
+            }
+            tx.commit()?;
+            Ok(())
+        };
+        result().map_err(|source| RegistryFileError::File { path: self.path.clone(), source: Box::new(source) })
+    }
+}
+
+fn damaged(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::TableTypeMismatch { .. } => true,
+        redb::Error::Io(error) => matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof),
+        _ => false,
+    }
+}
+
+fn record(workload: &RegisteredWorkload) -> Record {
+    let position = |index: Option<usize>| index.and_then(|index| u8::try_from(index).ok()).unwrap_or(0);
+    let ports = workload.ports.iter().map(|port| PortRecord {
+        name: port.name.clone(),
+        port: port.port,
+        protocol: position(PROTOCOLS.iter().position(|protocol| *protocol == port.protocol)),
+        proxy_port: port.proxy_port,
+    });
+    Record {
+        identity: workload.identity.clone(),
+        labels: workload.labels.clone(),
+        addresses: workload.addresses.clone(),
+        ports: ports.collect(),
+        weight: workload.weight,
+        zone: workload.zone.clone(),
+        gateway: workload.gateway,
+        health: position(HEALTH.iter().position(|health| *health == workload.health)),
+        incarnation: workload.incarnation.clone(),
+    }
+}
+
+fn workload(key: &str, json: &[u8]) -> Option<RegisteredWorkload> {
+    let (namespace, name) = key.split_once('/')?;
+    let record: Record = serde_json::from_slice(json).ok()?;
+    let port = |port: PortRecord| {
+        let protocol = *PROTOCOLS.get(usize::from(port.protocol))?;
+        Some(RegisteredPort { name: port.name, port: port.port, protocol, proxy_port: port.proxy_port })
+    };
+    Some(RegisteredWorkload {
+        key: WorkloadKey::new(namespace, name),
+        service_account: record.identity.service_account()?.to_owned(),
+        identity: record.identity,
+        labels: record.labels,
+        addresses: record.addresses,
+        ports: record.ports.into_iter().map(port).collect::<Option<_>>()?,
+        weight: record.weight,
+        zone: record.zone,
+        gateway: record.gateway,
+        health: *HEALTH.get(usize::from(record.health))?,
+        incarnation: record.incarnation,
+    })
+}

@@ -1,0 +1,271 @@
+//! The registry's rules, with paused time and a probe that answers as told.
+
+use std::{collections::BTreeSet, num::NonZeroU32};
+
+use futures_util::future::BoxFuture;
+use weft_core::{
+    api::{Object, parse_documents},
+    identity::Identity,
+    listener::Protocol,
+};
+
+use super::*;
+use crate::state::RegisteredPort;
+
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Refuses for the workloads named in it.
+#[derive(Clone, Default)]
+struct Dead(Arc<Mutex<BTreeSet<String>>>);
+
+impl Probe for Dead {
+    fn refused<'a>(&'a self, workload: &'a RegisteredWorkload) -> BoxFuture<'a, bool> {
+        Box::pin(async move { self.0.lock().contains(&workload.key.name) })
+    }
+}
+
+fn workload(name: &str) -> RegisteredWorkload {
+    let last: u8 = name.bytes().map(|b| b % 50).sum();
+    RegisteredWorkload {
+        key: WorkloadKey::new("shop", name),
+        identity: Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap(),
+        service_account: "order".into(),
+        labels: [("app".to_owned(), "order".to_owned())].into(),
+        addresses: vec![[10, 0, 0, last].into()],
+        ports: vec![RegisteredPort { name: "http".into(), port: 8080.try_into().unwrap(), protocol: Protocol::Http, proxy_port: None }],
+        weight: NonZeroU32::MIN,
+        zone: String::new(),
+        gateway: false,
+        health: Health::Healthy,
+        incarnation: "one".into(),
+    }
+}
+
+fn desired() -> watch::Receiver<Arc<Desired>> {
+    let text = "{apiVersion: v1, kind: Service, metadata: {name: order, namespace: shop}, spec: {selector: {app: order}, ports: [{port: 80}]}}";
+    let objects = parse_documents(text).unwrap().into_iter().map(|o: Object| (o.key(), Arc::new(o))).collect();
+    let (sender, receiver) = watch::channel(Arc::new(Desired { revision: 1, objects }));
+    drop(sender);
+    receiver
+}
+
+struct Running {
+    registry: Arc<Registry>,
+    dead: Dead,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(|task| task.abort());
+    }
+}
+
+fn start(loaded: Vec<RegisteredWorkload>) -> Running {
+    let registry = Registry::new(loaded, INTERVAL, desired(), Arc::default());
+    let dead = Dead::default();
+    let (one, two, probe) = (Arc::clone(&registry), Arc::clone(&registry), dead.clone());
+    let maintain = tokio::spawn(async move { one.maintain(&probe).await });
+    let publish = tokio::spawn(async move { two.publish().await });
+    Running { registry, dead, tasks: vec![maintain, publish] }
+}
+
+impl Running {
+    fn names(&self) -> Vec<String> {
+        self.registry.watch().borrow().workloads.keys().map(|key| key.name.clone()).collect()
+    }
+
+    /// Lets time pass while these workloads send their heartbeats.
+    async fn live(&self, time: Duration, beating: &[(&str, Session)]) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            for (name, session) in beating {
+                self.registry.heartbeat(&WorkloadKey::new("shop", *name), *session, Health::Healthy);
+            }
+            tokio::time::sleep(INTERVAL / 2).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_loaded_is_shown_at_once_and_has_a_full_window_after_opening() {
+    let running = start((0..10).map(|n| workload(&format!("w{n}"))).collect());
+    assert_eq!(running.names().len(), 10);
+    running.dead.0.lock().extend((0..10).map(|n| format!("w{n}")));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(running.names().len(), 10, "the API is not open yet");
+    running.registry.opened();
+    tokio::time::sleep(running.registry.window() - Duration::from_millis(100)).await;
+    assert_eq!(running.names().len(), 10, "the window has not passed yet");
+    tokio::time::sleep(INTERVAL).await;
+    assert!(running.names().is_empty(), "refused connections end the grace");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_one_service_at_most_three_of_ten_expire_in_one_window() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    for n in 0..10 {
+        let session = running.registry.register(workload(&format!("w{n}"))).unwrap();
+        running.registry.disconnected(&WorkloadKey::new("shop", format!("w{n}")), session);
+    }
+    tokio::time::sleep(running.registry.window() + INTERVAL).await;
+    assert_eq!(running.names().len(), 7);
+    tokio::time::sleep(running.registry.window() / 2).await;
+    assert_eq!(running.names().len(), 7, "the same window still");
+    tokio::time::sleep(running.registry.window()).await;
+    assert_eq!(running.names().len(), 5, "30 % of 7 in the next window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_workload_that_nothing_selects_expires_after_three_missed_heartbeats() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    let mut other = workload("other");
+    other.labels.clear();
+    let session = running.registry.register(other).unwrap();
+    running.live(running.registry.window() * 3, &[("other", session)]).await;
+    assert_eq!(running.names(), ["other"]);
+    tokio::time::sleep(INTERVAL * 2).await;
+    assert_eq!(running.names(), ["other"], "two are missed");
+    tokio::time::sleep(INTERVAL * 2).await;
+    assert!(running.names().is_empty());
+    assert_eq!(running.registry.metrics.workloads_expired.value(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_session_broke_goes_at_once_when_its_address_refuses() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    tokio::time::sleep(running.registry.window() * 2).await;
+    let (dead, alive) = (workload("dead"), workload("alive"));
+    let (a, b) = (running.registry.register(dead.clone()).unwrap(), running.registry.register(alive.clone()).unwrap());
+    running.dead.0.lock().insert("dead".into());
+    running.registry.disconnected(&dead.key, a);
+    running.registry.disconnected(&alive.key, b);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(running.names(), ["alive"], "no answer is no proof");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_reconnects_while_it_is_probed_stays() {
+    struct Slow(Arc<Registry>);
+    impl Probe for Slow {
+        fn refused<'a>(&'a self, it: &'a RegisteredWorkload) -> BoxFuture<'a, bool> {
+            Box::pin(async move {
+                let mut new = it.clone();
+                new.incarnation = "two".into();
+                self.0.register(new).unwrap();
+                true
+            })
+        }
+    }
+    let registry = Registry::new(vec![workload("w")], INTERVAL, desired(), Arc::default());
+    registry.opened();
+    let task = tokio::spawn({
+        let registry = Arc::clone(&registry);
+        async move { registry.maintain(&Slow(Arc::clone(&registry))).await }
+    });
+    tokio::time::sleep(registry.window() + INTERVAL).await;
+    assert_eq!(registry.state.lock().entries[&WorkloadKey::new("shop", "w")].workload.incarnation, "two");
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_incarnation_replaces_and_the_old_session_is_without_effect() {
+    let running = start(Vec::new());
+    let key = WorkloadKey::new("shop", "w");
+    let old = running.registry.register(workload("w")).unwrap();
+    let mut second = workload("w");
+    (second.incarnation, second.zone) = ("two".into(), "b".into());
+    let new = running.registry.register(second).unwrap();
+    assert!(!running.registry.heartbeat(&key, old, Health::Unhealthy));
+    running.registry.deregister(&key, old);
+    running.registry.disconnected(&key, old);
+    assert!(running.registry.heartbeat(&key, new, Health::Draining));
+    tokio::time::sleep(DEBOUNCE * 2).await;
+    let shown = running.registry.watch().borrow().workloads[&key].clone();
+    assert_eq!((shown.zone.as_str(), shown.health), ("b", Health::Draining));
+    running.registry.deregister(&key, new);
+    tokio::time::sleep(DEBOUNCE * 2).await;
+    assert!(running.names().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_of_a_connected_workload_is_not_given_to_another_identity() {
+    let running = start(Vec::new());
+    let session = running.registry.register(workload("w")).unwrap();
+    let mut thief = workload("w");
+    thief.identity = Identity::parse("spiffe://weft.local/ns/shop/sa/other").unwrap();
+    assert!(matches!(running.registry.register(thief.clone()), Err(RegisterError::Taken { .. })));
+    running.registry.disconnected(&thief.key, session);
+    running.registry.register(thief).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_is_used_again_leaves_the_workload_that_is_gone() {
+    let running = start(Vec::new());
+    let old = running.registry.register(workload("old")).unwrap();
+    let mut new = workload("new");
+    new.addresses = workload("old").addresses;
+    running.registry.register(new.clone()).unwrap();
+    tokio::time::sleep(DEBOUNCE * 2).await;
+    assert_eq!(running.names(), ["new", "old"], "both are connected");
+    running.registry.disconnected(&WorkloadKey::new("shop", "old"), old);
+    running.registry.register(new).unwrap();
+    tokio::time::sleep(DEBOUNCE * 2).await;
+    assert_eq!(running.names(), ["new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_changes_are_shown_together_and_unchanged_ones_keep_their_place() {
+    let running = start(Vec::new());
+    let mut watch = running.registry.watch();
+    running.registry.register(workload("first")).unwrap();
+    watch.changed().await.unwrap();
+    let first = watch.borrow_and_update().workloads[&WorkloadKey::new("shop", "first")].clone();
+    for n in 0..100 {
+        running.registry.register(workload(&format!("w{n}"))).unwrap();
+    }
+    running.registry.register(workload("first")).unwrap();
+    watch.changed().await.unwrap();
+    let snapshot = watch.borrow_and_update().clone();
+    assert_eq!((snapshot.workloads.len(), snapshot.version), (101, 2));
+    assert!(Arc::ptr_eq(&first, &snapshot.workloads[&first.key]));
+}
+
+#[tokio::test]
+async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.redb");
+    let (file, loaded) = RegistryFile::open(&path).unwrap();
+    assert!(loaded.is_empty());
+    let file = Arc::new(file);
+    let registry = Registry::new(Vec::new(), INTERVAL, desired(), Arc::default());
+    let mut full = workload("w1");
+    full.ports.push(RegisteredPort { name: "db".into(), port: 5432.try_into().unwrap(), protocol: Protocol::Tcp, proxy_port: Some(9.try_into().unwrap()) });
+    full.health = Health::Draining;
+    registry.register(full.clone()).unwrap();
+    let gone = registry.register(workload("w2")).unwrap();
+    registry.flush(&file).await.unwrap();
+    registry.deregister(&WorkloadKey::new("shop", "w2"), gone);
+    registry.flush(&file).await.unwrap();
+    drop(file);
+    assert_eq!(RegistryFile::open(&path).unwrap().1, [full]);
+    std::fs::write(&path, b"no database, but longer than nothing at all").unwrap();
+    assert!(RegistryFile::open(&path).unwrap().1.is_empty());
+    assert!(dir.path().join("registry.redb.damaged").exists());
+}
+
+#[tokio::test]
+async fn a_closed_port_refuses_and_an_open_one_does_not() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut it = workload("w");
+    it.addresses = vec![[127, 0, 0, 1].into()];
+    it.ports[0].port = listener.local_addr().unwrap().port().try_into().unwrap();
+    assert!(!TcpProbe.refused(&it).await);
+    drop(listener);
+    assert!(TcpProbe.refused(&it).await);
+    it.ports.clear();
+    assert!(!TcpProbe.refused(&it).await, "no port, no proof");
+}
