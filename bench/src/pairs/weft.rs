@@ -121,3 +121,47 @@ fn protocol(version: Version) -> &'static str {
         Version::Http2 => "http2",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use weft_core::api::parse_proxy_file;
+
+    use super::*;
+    use crate::pairs::Place;
+    use crate::process::Launcher;
+
+    /// The bench is run seldom; a change of the shapes shows here at once.
+    #[test]
+    fn weft_s_files_are_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            launcher: Launcher::new(PathBuf::new(), dir.path().to_owned()),
+            certs: Certs::open(dir.path()),
+            dir: dir.path().to_owned(),
+            cpu: 0,
+            weft: PathBuf::new(),
+            envoy: PathBuf::new(),
+        };
+        for version in [Version::Http1, Version::Http2] {
+            let plan = Plan {
+                place: &place,
+                dir: dir.path(),
+                name: "weft",
+                entry: "127.0.0.1:9001".parse().unwrap(),
+                middle: "127.0.0.1:9002".parse().unwrap(),
+                server: "127.0.0.1:9003".parse().unwrap(),
+                version,
+            };
+            for side in [Side::Outbound, Side::Inbound] {
+                let text = proxy_file(&plan, side);
+                let (config, objects) = parse_proxy_file(&text).unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"));
+                let forward = config.spec.forward;
+                let listeners = (forward.outbound.len(), forward.inbound.len());
+                assert_eq!(listeners, if side == Side::Outbound { (1, 0) } else { (0, 1) });
+                assert_eq!(objects.len(), 4);
+            }
+        }
+    }
+}
