@@ -6,5 +6,6 @@
 mod failure;
 mod mesh;
 mod redirect;
+mod routing;
 mod traffic;
 mod world;
