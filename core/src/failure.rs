@@ -152,7 +152,8 @@ impl Failure {
     /// How it counts for a retry; `None` when trying again cannot help or is not allowed.
     pub fn retry(&self) -> Option<Outcome> {
         match self {
-            Self::Connect(_) | Self::ConnectTimeout => Some(Outcome::ConnectFailure),
+            // Nothing was sent to a peer of another identity: its address may have been reused.
+            Self::Connect(_) | Self::ConnectTimeout | Self::PeerIdentity(_) => Some(Outcome::ConnectFailure),
             Self::RefusedStream => Some(Outcome::RefusedStream),
             Self::Reset(_) | Self::BadAnswer(_) => Some(Outcome::Reset),
             Self::TryTimeout => Some(Outcome::TryTimeout),
@@ -171,7 +172,6 @@ impl Failure {
             | Self::NotConfigured
             | Self::Overloaded(_)
             | Self::NoEndpoint
-            | Self::PeerIdentity(_)
             | Self::IdentityRefused
             | Self::RequestTimeout
             | Self::IdleTimeout

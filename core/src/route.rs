@@ -162,21 +162,29 @@ impl RouteTable {
     /// The rule for a request: the most specific host that has one (exact, longest suffix wildcard, `*`), then the first
     /// rule that matches. Cost: linear in hosts and rules.
     pub fn find(&self, head: &impl RequestHead) -> Option<&Rule> {
-        self.host(head.host())?.rules.iter().find(|rule| rule.matches.test(head))
+        let (host, rule) = self.find_index(head)?;
+        self.hosts.get(host)?.rules.get(rule)
     }
 
-    fn host(&self, host: &str) -> Option<&VirtualHost> {
-        let mut best: Option<(usize, &VirtualHost)> = None;
-        for candidate in &self.hosts {
+    /// The same as positions: of the host in `hosts`, and of the rule in its `rules`.
+    pub fn find_index(&self, head: &impl RequestHead) -> Option<(usize, usize)> {
+        let host = self.host(head.host())?;
+        let rule = self.hosts.get(host)?.rules.iter().position(|rule| rule.matches.test(head))?;
+        Some((host, rule))
+    }
+
+    fn host(&self, host: &str) -> Option<usize> {
+        let mut best: Option<(usize, usize)> = None;
+        for (index, candidate) in self.hosts.iter().enumerate() {
             for domain in &candidate.domains {
                 if let Some(rank) = domain_rank(domain, host)
                     && best.is_none_or(|(other, _)| rank > other)
                 {
-                    best = Some((rank, candidate));
+                    best = Some((rank, index));
                 }
             }
         }
-        best.map(|(_, host)| host)
+        best.map(|(_, index)| index)
     }
 }
 

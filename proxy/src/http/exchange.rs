@@ -1,0 +1,271 @@
+//! One request from its head to the end of its answer: exactly one set of metrics and at most one access log line,
+//! written when the exchange ends, however it ends.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use http::{HeaderMap, HeaderValue, Method, Response, uri::PathAndQuery};
+use tokio::time::Instant;
+use weft_core::{failure::Failure, listener::AccessLog as LogPolicy};
+
+use super::{
+    body::{Body, BodyError, Watcher},
+    head::{Head, is_grpc},
+};
+use crate::{
+    connection::{Connection, Running},
+    live::{EndpointState, Upstream},
+    telemetry::{Direction, Entry, RequestLabels, RequestSeries, Security, access_log},
+    upstream::pool::Lease,
+    worker::Worker,
+};
+
+/// A request on its way.
+pub(crate) struct Exchange {
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    _running: Running,
+    policy: LogPolicy,
+    pub(crate) security: Security,
+    started: Instant,
+    method: Method,
+    authority: Option<http::uri::Authority>,
+    path: PathAndQuery,
+    protocol: &'static str,
+    traceparent: Option<HeaderValue>,
+    sent: Arc<AtomicU64>,
+    received: u64,
+    status: u16,
+    failure: Option<Failure>,
+    pub(crate) series: Option<Arc<RequestSeries>>,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) route: Arc<str>,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) attempts: u32,
+    pub(crate) flight: Option<Flight>,
+    ended: bool,
+}
+
+/// What a request holds at its endpoint until its answer has ended.
+pub(crate) struct Flight {
+    pub(crate) lease: Option<Lease>,
+    pub(crate) upstream: Option<(Arc<Upstream>, Arc<EndpointState>)>,
+}
+
+impl Exchange {
+    /// Begins with a head.
+    pub(crate) fn start(
+        worker: &Arc<Worker>,
+        connection: &Arc<Connection>,
+        running: Running,
+        policy: LogPolicy,
+        security: Security,
+        head: &Head,
+    ) -> Box<Self> {
+        let grpc = head.is_grpc();
+        Box::new(Self {
+            worker: worker.clone(),
+            connection: connection.clone(),
+            _running: running,
+            policy,
+            security,
+            started: Instant::now(),
+            method: head.method.clone(),
+            authority: head.authority.clone(),
+            path: head.path.clone(),
+            protocol: if grpc { "grpc" } else { connection.protocol },
+            traceparent: head.fields.get("traceparent").cloned(),
+            sent: Arc::default(),
+            received: 0,
+            status: 0,
+            failure: None,
+            series: None,
+            cluster: "".into(),
+            route: "".into(),
+            endpoint: None,
+            attempts: 0,
+            flight: None,
+            ended: false,
+        })
+    }
+
+    /// Direction at the workload.
+    pub(crate) fn direction(&self) -> Direction {
+        self.connection.direction
+    }
+
+    /// Whether errors are to be told in the way of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.protocol == "grpc"
+    }
+
+    /// Counts the body of the request.
+    pub(crate) fn count_request(&self, body: Body) -> Body {
+        body.counted(Box::new(Sent(self.sent.clone())))
+    }
+
+    /// Hands the exchange to the answer's body, whose end is its end.
+    pub(crate) fn answer(mut self: Box<Self>, response: Response<Body>) -> Response<Body> {
+        self.status = response.status().as_u16();
+        if self.is_grpc() && is_grpc(response.headers()) {
+            self.grpc_status(response.headers());
+        }
+        response.map(|body| body.counted(self))
+    }
+
+    /// Ends with an answer of our own.
+    pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Response<Body> {
+        let response = super::respond::to(&failure, self.is_grpc());
+        self.failure = Some(failure);
+        self.status = response.status().as_u16();
+        self.finish();
+        response
+    }
+
+    /// Ends without an answer: the peer is told by a reset that it may try elsewhere.
+    pub(crate) fn refuse(mut self: Box<Self>, failure: Failure) {
+        self.failure = Some(failure);
+        self.finish();
+    }
+
+    /// Ends a tunnel after a protocol switch.
+    pub(crate) fn tunnelled(mut self: Box<Self>, sent: u64, received: u64) {
+        self.status = 101;
+        self.sent.store(sent, Relaxed);
+        self.received = received;
+        self.finish();
+    }
+
+    /// A gRPC call's own status counts as one of HTTP in metrics: what is the server's fault is a 5xx.
+    fn grpc_status(&mut self, fields: &HeaderMap) {
+        self.status = match fields.get("grpc-status").map(HeaderValue::as_bytes) {
+            Some(b"2" | b"13" | b"15") => 500,
+            Some(b"4") => 504,
+            Some(b"14") => 503,
+            Some(b"12") => 501,
+            _ => self.status,
+        };
+    }
+
+    fn finish(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let duration = self.started.elapsed();
+        let sent = self.sent.load(Relaxed);
+        let metrics = &self.worker.metrics;
+        let series = self.series.take().unwrap_or_else(|| {
+            metrics.series(&RequestLabels {
+                direction: self.connection.direction,
+                destination: self.cluster.clone(),
+                source: "".into(),
+                security: self.security,
+            })
+        });
+        series.record(self.status, duration, sent, self.received);
+        let reply = self.failure.as_ref().map(Failure::reply);
+        if let (Some(failure), Some(reply)) = (&self.failure, reply) {
+            metrics.event(
+                "weft_failures_total",
+                &[
+                    ("direction", self.connection.direction.as_str()),
+                    ("destination", &self.cluster),
+                    ("flag", reply.flag),
+                ],
+            );
+            if let Failure::Denied(rule) = failure {
+                metrics.event("weft_denied_total", &[("rule", rule)]);
+            } else if matches!(failure, Failure::NotAllowed) {
+                metrics.event("weft_denied_total", &[("rule", "no rule allows it")]);
+            }
+        }
+        if access_log::wanted(self.policy, self.status, self.failure.is_some()) {
+            let reason = self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
+            let entry = Entry {
+                time: access_log::timestamp(),
+                direction: self.connection.direction.as_str(),
+                protocol: self.protocol,
+                method: self.method.as_str(),
+                authority: self.authority.as_ref().map_or("", http::uri::Authority::as_str),
+                path: self.path.as_str(),
+                status: self.status,
+                flag: reply.map_or("", |reply| reply.flag),
+                reason: &reason,
+                source: &self.connection.peer.to_string(),
+                source_identity: self.connection.identity.as_ref().map(weft_core::identity::Identity::as_str),
+                destination: self.connection.destination.to_string(),
+                cluster: &self.cluster,
+                endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
+                route: &self.route,
+                attempts: self.attempts,
+                security: self.security.as_str(),
+                duration_us: access_log::micros(duration),
+                bytes_sent: sent,
+                bytes_received: self.received,
+                traceparent: self.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default(),
+            };
+            self.worker.log.write(&entry, metrics);
+        }
+    }
+}
+
+impl Watcher for Exchange {
+    fn bytes(&mut self, count: usize) {
+        self.received += count as u64;
+    }
+
+    fn trailers(&mut self, trailers: &mut HeaderMap) {
+        if self.is_grpc() {
+            self.grpc_status(trailers);
+        }
+    }
+
+    fn end(mut self: Box<Self>) {
+        if let Some(flight) = &mut self.flight
+            && let Some(lease) = flight.lease.take()
+        {
+            lease.finish();
+        }
+        self.finish();
+    }
+
+    fn error(mut self: Box<Self>, error: &BodyError) {
+        self.failure = Some(Failure::Reset(error.to_string().into()));
+        self.finish();
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.failure.get_or_insert(Failure::CallerGone);
+            self.finish();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some((upstream, endpoint)) = &self.upstream {
+            endpoint.memory.load.end();
+            upstream.state.requests.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Counts the bytes of a request's body.
+struct Sent(Arc<AtomicU64>);
+
+impl Watcher for Sent {
+    fn bytes(&mut self, count: usize) {
+        self.0.fetch_add(count as u64, Relaxed);
+    }
+    fn trailers(&mut self, _trailers: &mut HeaderMap) {}
+    fn end(self: Box<Self>) {}
+    fn error(self: Box<Self>, _error: &BodyError) {}
+}

@@ -1,0 +1,66 @@
+//! What travels beside a request on the hop: reserved `weft-*` fields, accepted on mesh ALPN only and stripped everywhere else.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `weft-version` | the HTTP version of the caller, when it is not 1.1: `1.0` or `2` |
+//! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched protocols (101) |
+//! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; not stripped on the way back |
+//! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
+
+use super::head::Head;
+
+const PREFIX: &str = "weft-";
+const VERSION: HeaderName = HeaderName::from_static("weft-version");
+/// See the table above.
+pub(crate) const UPGRADED: HeaderName = HeaderName::from_static("weft-upgraded");
+/// On an answer that a proxy gave instead of the application: the flag of the failure.
+pub(crate) const ERROR: HeaderName = HeaderName::from_static("weft-error");
+const CLIENT_ID: HeaderName = HeaderName::from_static("weft-client-id");
+
+/// Takes out every reserved field.
+pub(crate) fn strip(fields: &mut HeaderMap) {
+    if fields.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        let reserved: Vec<HeaderName> = fields.keys().filter(|n| n.as_str().starts_with(PREFIX)).cloned().collect();
+        for name in reserved {
+            fields.remove(name);
+        }
+    }
+}
+
+/// Takes the reserved fields out of an answer for the caller, but for `weft-error`, which tells what failed where.
+pub(crate) fn strip_answer(fields: &mut HeaderMap) {
+    let error = fields.remove(ERROR);
+    strip(fields);
+    if let Some(error) = error {
+        fields.insert(ERROR, error);
+    }
+}
+
+/// Writes down what HTTP/2 cannot carry. `version`: what the application at the other end is to be given.
+pub(crate) fn send(fields: &mut HeaderMap, version: Version) {
+    let text = match version {
+        Version::HTTP_10 => HeaderValue::from_static("1.0"),
+        Version::HTTP_2 => HeaderValue::from_static("2"),
+        _ => return,
+    };
+    fields.insert(VERSION, text);
+}
+
+/// Restores what the other proxy wrote down, and strips the reserved fields.
+pub(crate) fn receive(head: &mut Head) {
+    head.version = match head.fields.get(VERSION).map(HeaderValue::as_bytes) {
+        Some(b"1.0") => Version::HTTP_10,
+        Some(b"2") => Version::HTTP_2,
+        _ => Version::HTTP_11,
+    };
+    strip(&mut head.fields);
+}
+
+/// Tells the application who calls.
+pub(crate) fn tell_client(fields: &mut HeaderMap, identity: &str) {
+    if let Ok(value) = HeaderValue::from_str(identity) {
+        fields.insert(CLIENT_ID, value);
+    }
+}

@@ -1,0 +1,461 @@
+//! What arrives at the workload: one connection, then one request, top to bottom.
+//!
+//! connection: captured -> mesh TLS (identity verified) or plaintext (mode) -> HTTP, opaque, or the application's own TLS
+//! request: authorization -> the application
+//!
+//! Invariant: before the first configuration everything is refused; a denial names its rule in log and metric.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use hyper::body::Incoming;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use weft_core::{
+    failure::Failure,
+    identity::Identity,
+    listener::{AccessLog as LogPolicy, InboundMode, Protocol},
+    policy::{self, Verdict},
+};
+
+use crate::{
+    connection::{Connection, Running},
+    http::{
+        body::Body,
+        exchange::{Exchange, Flight},
+        head::Head,
+        hop,
+        serve::{self, Handler, Refused},
+        upgrade,
+    },
+    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    live::{InboundLive, Live},
+    stream::{Rewind, Stream, tls_error},
+    tcp,
+    telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
+    tls::{ALPN_HTTP, verify},
+    upstream::{
+        dial::{Slot, plain},
+        pool::Version,
+    },
+    worker::{APPLICATION, Worker},
+};
+
+/// Longest TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A TCP connection with no byte either way is closed after this.
+const TCP_IDLE: Duration = Duration::from_secs(3600);
+
+/// Takes one connection that was on its way to `destination`.
+pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
+    let Some((mode, protocol)) = settings(&worker, destination.port()) else {
+        return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
+    };
+    let mut bytes = BytesMut::new();
+    // An opaque connection may have to be dialled before anybody speaks; where that is not allowed, bytes must come first.
+    let dialled = match mode {
+        InboundMode::Permissive if protocol != Protocol::Http && protocol != Protocol::Http2 => Some(SILENCE),
+        InboundMode::Permissive | InboundMode::Strict => None,
+    }
+    .filter(|_silence| may_be_opaque(&worker, destination.port()));
+    let mut application = None;
+    let mut greeting = BytesMut::new();
+    let speaks = match detect(&mut stream, &mut bytes, dialled).await {
+        Ok(Speaks::Silent) if dialled.is_some() => match dial(&worker, destination).await {
+            Ok((mut server, slot)) => {
+                let first = first_speaker(&mut stream, &mut bytes, &mut server, &mut greeting).await;
+                application = Some((server, slot));
+                first
+            }
+            Err(failure) => return refuse_connection(&worker, peer, destination, None, &failure),
+        },
+        other => other,
+    };
+    let speaks = match speaks {
+        Ok(Speaks::Closed) => return,
+        Ok(speaks) => speaks,
+        Err(error) => return tracing::debug!(%error, %peer, "inbound connection broke"),
+    };
+    if speaks == Speaks::MeshTls {
+        drop(application);
+        return mesh(worker, Rewind::new(stream, bytes.freeze()), peer, destination).await;
+    }
+    if mode == InboundMode::Strict {
+        return refuse_connection(&worker, peer, destination, None, &Failure::PlaintextRefused);
+    }
+    match (protocol, speaks) {
+        (Protocol::Detect | Protocol::Http | Protocol::Http2, Speaks::Http1 | Speaks::Http2) => {
+            drop(application);
+            let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
+            http(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, None, version).await;
+        }
+        (Protocol::Detect | Protocol::Tcp, _) | (_, Speaks::ApplicationTls) => {
+            if stream.write_all(&greeting).await.is_ok() {
+                opaque(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, None, application).await;
+            }
+        }
+        (Protocol::Http | Protocol::Http2, _) => {
+            refuse_connection(&worker, peer, destination, None, &Failure::ProtocolRefused);
+        }
+    }
+}
+
+/// Whether a plaintext connection that is not HTTP would be let in on this port.
+fn may_be_opaque(worker: &Worker, port: u16) -> bool {
+    let live = worker.shared.state.live();
+    live.inbound.as_ref().is_some_and(|inbound| decide_opaque(inbound, port, None).is_ok())
+}
+
+/// Mode and protocol of a port; `None` before the first configuration.
+fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, Protocol)> {
+    let live = worker.shared.state.live();
+    let port = live.inbound.as_ref()?.listener.port(port);
+    Some((port.mode, port.protocol))
+}
+
+/// A connection from another proxy.
+async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination: SocketAddr) {
+    let Some(tls) = worker.shared.tls.load_full() else {
+        return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
+    };
+    let accepted = timeout(HANDSHAKE, TlsAcceptor::from(tls.server.clone()).accept(stream)).await;
+    let stream = match accepted {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tls_failed(&worker, peer, &error),
+        Err(_elapsed) => {
+            return worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", "timeout")]);
+        }
+    };
+    let session = stream.get_ref().1;
+    let identity = match verify::peer_identity(session) {
+        Ok(identity) => identity,
+        Err(error) => {
+            tracing::debug!(%error, %peer, "peer certificate is not fit for the mesh");
+            let labels = [("direction", "inbound"), ("reason", "not an SVID")];
+            return worker.metrics.event("weft_tls_failures_total", &labels);
+        }
+    };
+    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound")]);
+    let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
+    let stream = Stream::Accepted(Box::new(stream));
+    if is_http {
+        http(worker, stream, peer, destination, Some(identity), Version::Http2).await;
+    } else {
+        opaque(worker, stream, peer, destination, Some(identity), None).await;
+    }
+}
+
+fn tls_failed(worker: &Worker, peer: SocketAddr, error: &std::io::Error) {
+    let reason = match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(reason)) => format!("{reason:?}"),
+        Some(rustls::Error::NoCertificatesPresented) => "no client certificate".to_owned(),
+        Some(rustls::Error::AlertReceived(alert)) => format!("alert {alert:?}"),
+        Some(_) => "protocol".to_owned(),
+        None => "connection".to_owned(),
+    };
+    // Certificate errors hold names and dates of the peer's; the first word is from a closed set.
+    let reason = reason.split(['(', '{']).next().unwrap_or_default().trim();
+    tracing::debug!(%error, %peer, "inbound TLS handshake failed");
+    worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", reason)]);
+}
+
+/// Serves the requests of a connection.
+async fn http(
+    worker: Arc<Worker>,
+    stream: Stream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    identity: Option<Identity>,
+    version: Version,
+) {
+    let protocol = if version == Version::Http1 { "http1" } else { "http2" };
+    let security = if identity.is_some() { Security::Mtls } else { Security::Plain };
+    let series = worker.metrics.series(&RequestLabels {
+        direction: Direction::Inbound,
+        destination: destination.port().to_string().into(),
+        source: identity.as_ref().map(short).unwrap_or_default().into(),
+        security,
+    });
+    let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, protocol);
+    let _open = worker.metrics.connection(Direction::Inbound);
+    let connection = entry.connection.clone();
+    let handler = Arc::new(Inbound { worker: worker.clone(), connection: connection.clone(), security, series });
+    let (metrics, drain) = (worker.metrics.clone(), worker.drain.clone());
+    match version {
+        Version::Http1 => serve::http1(stream, connection, handler, metrics, drain).await,
+        Version::Http2 => serve::http2(stream, connection, handler, metrics, drain).await,
+    }
+}
+
+/// `<namespace>/<service account>`, or the whole ID where it has another form.
+pub(crate) fn short(identity: &Identity) -> String {
+    match (identity.namespace(), identity.service_account()) {
+        (Some(namespace), Some(account)) => format!("{namespace}/{account}"),
+        _ => identity.to_string(),
+    }
+}
+
+/// The requests of one inbound connection.
+struct Inbound {
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    security: Security,
+    series: Arc<RequestSeries>,
+}
+
+impl Handler for Inbound {
+    async fn handle(&self, request: Request<Incoming>, running: Running) -> Result<Response<Body>, Refused> {
+        let live = self.worker.shared.state.live_full();
+        let (mut head, extensions, body) = match Head::take(request) {
+            Ok(taken) => taken,
+            Err((failure, _extensions)) => return Ok(crate::http::respond::to(&failure, false)),
+        };
+        let mesh = self.connection.identity.is_some();
+        if mesh {
+            hop::receive(&mut head);
+        } else {
+            hop::strip(&mut head.fields);
+        }
+        let policy = self.worker.log_policy(live.access_log);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, self.security, &head);
+        exchange.series = Some(self.series.clone());
+        exchange.attempts = 1;
+        let body = exchange.count_request(Body::from(body));
+        let destination = self.connection.destination;
+        let result = match decide(&live, destination.port(), self.connection.identity.as_ref(), &head) {
+            Ok(()) => {
+                if let Some(identity) = &self.connection.identity {
+                    hop::tell_client(&mut head.fields, identity.as_str());
+                }
+                let mut flight = Flight { lease: None, upstream: None };
+                let result = deliver(&self.worker, destination, &head, body, &mut flight).await;
+                exchange.flight = Some(flight);
+                result
+            }
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
+            }
+            Ok(response) => Ok(exchange.answer(response)),
+            // Nothing reached the application: another instance may do better, whatever the method.
+            Err(failure @ (Failure::Connect(_) | Failure::ConnectTimeout | Failure::Overloaded(_))) if mesh => {
+                exchange.refuse(failure);
+                Err(Refused::new())
+            }
+            Err(failure) => Ok(exchange.fail(failure)),
+        }
+    }
+}
+
+/// Judges a request: pure.
+fn decide(live: &Live, port: u16, identity: Option<&Identity>, head: &Head) -> Result<(), Failure> {
+    let inbound = live.inbound.as_ref().ok_or(Failure::NotConfigured)?;
+    let settings = inbound.listener.port(port);
+    if settings.mode == InboundMode::Strict && identity.is_none() {
+        return Err(Failure::PlaintextRefused);
+    }
+    let table = inbound.routes.get(&settings.routes).ok_or(Failure::NotConfigured)?;
+    if table.authorization.allows_all() {
+        return Ok(());
+    }
+    let request = policy::Request { identity, port, http: Some((head.method.as_str(), head.path.path())) };
+    verdict(table.authorization.check(&request))
+}
+
+/// Judges a connection that is not HTTP: pure.
+fn decide_opaque(inbound: &InboundLive, port: u16, identity: Option<&Identity>) -> Result<(), Failure> {
+    let settings = inbound.listener.port(port);
+    verdict(settings.authorization.check(&policy::Request { identity, port, http: None }))
+}
+
+fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {
+    match verdict {
+        Verdict::Allow(_) => Ok(()),
+        Verdict::DeniedBy(rule) => Err(Failure::Denied(rule.into())),
+        Verdict::NotAllowed => Err(Failure::NotAllowed),
+    }
+}
+
+/// Hands a request to the application.
+async fn deliver(
+    worker: &Arc<Worker>,
+    application: SocketAddr,
+    head: &Head,
+    body: Body,
+    flight: &mut Flight,
+) -> Result<Response<Body>, Failure> {
+    let (version, request) = match (&head.upgrade, head.version) {
+        (Some(_), _) => {
+            let mut request = head.to_http1(Body::Empty);
+            if head.method == Method::CONNECT {
+                *request.method_mut() = Method::GET;
+            }
+            (Version::Http1, request)
+        }
+        (None, HttpVersion::HTTP_2) => (Version::Http2, head.to_http2(head.method.clone(), body)),
+        (None, _) => (Version::Http1, head.to_http1(body)),
+    };
+    let pool = worker.application(application, version);
+    let sent = pool.send(&worker.dialer, APPLICATION, request).await;
+    let (response, lease) = sent.map_err(|(failure, _unsent)| failure)?;
+    flight.lease = Some(lease);
+    let mut response = response;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        crate::http::head::strip_hop_by_hop(response.headers_mut());
+    }
+    hop::strip(response.headers_mut());
+    Ok(response.map(Body::from))
+}
+
+/// A request of the workload to itself: no hop, but its own policy.
+pub(crate) async fn from_self(
+    worker: &Arc<Worker>,
+    destination: SocketAddr,
+    head: &Head,
+    body: Body,
+    flight: &mut Flight,
+) -> Result<Response<Body>, Failure> {
+    let live = worker.shared.state.live_full();
+    let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
+    decide(&live, destination.port(), identity.as_ref(), head)?;
+    deliver(worker, destination, head, body, flight).await
+}
+
+/// Copies opaque bytes to the application, which may be connected already.
+pub(crate) async fn opaque(
+    worker: Arc<Worker>,
+    stream: Stream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    identity: Option<Identity>,
+    application: Option<(Stream, Slot)>,
+) {
+    let started = Instant::now();
+    let live = worker.shared.state.live_full();
+    let decision = match &live.inbound {
+        Some(inbound) => decide_opaque(inbound, destination.port(), identity.as_ref()),
+        None => Err(Failure::NotConfigured),
+    };
+    if let Err(failure) = decision {
+        return refuse_connection(&worker, peer, destination, identity.as_ref(), &failure);
+    }
+    let dialled = match application {
+        Some(application) => Ok(application),
+        None => dial(&worker, destination).await,
+    };
+    let (application, _slot) = match dialled {
+        Ok(application) => application,
+        Err(failure) => return refuse_connection(&worker, peer, destination, identity.as_ref(), &failure),
+    };
+    let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, "tcp");
+    let _open = worker.metrics.connection(Direction::Inbound);
+    let relayed = tokio::select! {
+        relayed = tcp::relay(stream, application, TCP_IDLE) => relayed,
+        () = entry.connection.closing() => return,
+    };
+    let policy = worker.log_policy(live.access_log);
+    tcp_ended(&worker, &entry.connection, &relayed, policy, "", None, started);
+}
+
+async fn dial(worker: &Arc<Worker>, destination: SocketAddr) -> Result<(Stream, Slot), Failure> {
+    let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, "connections")?;
+    Ok((plain(worker.dialer.tcp(destination, APPLICATION.connect).await?), slot))
+}
+
+/// Metrics and log line of an opaque connection that has ended.
+pub(crate) fn tcp_ended(
+    worker: &Worker,
+    connection: &Connection,
+    (relayed, result): &(tcp::Relayed, Result<(), tcp::RelayError>),
+    policy: LogPolicy,
+    cluster: &str,
+    endpoint: Option<SocketAddr>,
+    started: Instant,
+) {
+    let direction = connection.direction.as_str();
+    let metrics = &worker.metrics;
+    for (way, bytes) in [("sent", relayed.sent), ("received", relayed.received)] {
+        metrics.events_by(
+            "weft_tcp_bytes_total",
+            &[("direction", direction), ("cluster", cluster), ("way", way)],
+            bytes,
+        );
+    }
+    let reason = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
+    if access_log::wanted(policy, 0, false) {
+        let entry = crate::telemetry::Entry {
+            time: access_log::timestamp(),
+            direction,
+            protocol: "tcp",
+            reason: &reason,
+            source: &connection.peer.to_string(),
+            source_identity: connection.identity.as_ref().map(Identity::as_str),
+            destination: connection.destination.to_string(),
+            cluster,
+            endpoint: endpoint.map(|endpoint| endpoint.to_string()),
+            attempts: 1,
+            security: if connection.identity.is_some() { "mtls" } else { "plain" },
+            duration_us: access_log::micros(started.elapsed()),
+            bytes_sent: relayed.sent,
+            bytes_received: relayed.received,
+            ..crate::telemetry::Entry::default()
+        };
+        worker.log.write(&entry, metrics);
+    }
+}
+
+/// Metrics and log line of a connection that is closed without a byte.
+pub(crate) fn refuse_connection(
+    worker: &Worker,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    identity: Option<&Identity>,
+    failure: &Failure,
+) {
+    refuse(worker, Direction::Inbound, peer, destination, identity, "", failure);
+}
+
+/// The same for both directions.
+pub(crate) fn refuse(
+    worker: &Worker,
+    direction: Direction,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    identity: Option<&Identity>,
+    cluster: &str,
+    failure: &Failure,
+) {
+    let flag = failure.reply().flag;
+    let direction = direction.as_str();
+    let metrics = &worker.metrics;
+    metrics.event("weft_failures_total", &[("direction", direction), ("destination", cluster), ("flag", flag)]);
+    match failure {
+        Failure::Denied(rule) => metrics.event("weft_denied_total", &[("rule", rule)]),
+        Failure::NotAllowed => metrics.event("weft_denied_total", &[("rule", "no rule allows it")]),
+        _ => {}
+    }
+    if access_log::wanted(worker.log_policy(worker.shared.state.live().access_log), 0, true) {
+        let reason = failure.to_string();
+        let entry = crate::telemetry::Entry {
+            time: access_log::timestamp(),
+            direction,
+            protocol: "tcp",
+            flag,
+            reason: &reason,
+            source: &peer.to_string(),
+            source_identity: identity.map(Identity::as_str),
+            destination: destination.to_string(),
+            cluster,
+            security: if identity.is_some() { "mtls" } else { "plain" },
+            ..crate::telemetry::Entry::default()
+        };
+        worker.log.write(&entry, metrics);
+    }
+}

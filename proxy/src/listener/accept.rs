@@ -1,0 +1,158 @@
+//! Accepting: listeners with SO_REUSEPORT, one per worker and port, and what each accepted connection becomes.
+//! Invariant: a connection that was not captured is closed, unless its listener says where it goes; so is one to our own ports.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+use weft_core::failure::Failure;
+
+use super::original_dst::{Destination, original_dst};
+use crate::{gateway, inbound, outbound, telemetry::Direction, worker::Worker};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// What the workload sends: by capture, or always to one destination.
+    Outbound(Option<SocketAddr>),
+    /// What arrives for the workload: by capture, or always to one destination.
+    Inbound(Option<SocketAddr>),
+    /// A port of a gateway, by the number it has in the Gateway object.
+    Gateway(u16),
+}
+
+/// Opens a listening socket that other workers can share. An unspecified IPv6 address takes IPv4 as well; where there is no
+/// IPv6, an unspecified IPv4 address is used instead.
+/// Errors: the address is in use or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let bound = bind_exactly(address);
+    let unspecified: SocketAddr = (Ipv6Addr::UNSPECIFIED, address.port()).into();
+    match bound {
+        Err(error) if address == unspecified && error.kind() != io::ErrorKind::AddrInUse => {
+            bind_exactly((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+fn bind_exactly(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until draining has ended the need for it.
+pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop(&worker, role) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if worker.connections.len() >= worker.shared.max_connections {
+                    let failure = Failure::Overloaded("connections of the proxy");
+                    inbound::refuse(&worker, direction(role), peer, peer, None, "", &failure);
+                    continue;
+                }
+                let task = connection(worker.clone(), stream, unmapped(peer), role);
+                worker.spawn(task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// New connections from outside end with draining; the workload itself may call to its own end.
+async fn stop(worker: &Worker, role: Role) {
+    match role {
+        Role::Outbound(_) => std::future::pending().await,
+        Role::Inbound(_) | Role::Gateway(_) => worker.drain.begun().await,
+    }
+}
+
+async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
+    if let Err(error) = stream.set_nodelay(true) {
+        return tracing::debug!(%error, %peer, "connection is gone");
+    }
+    let captured = |fixed: Option<SocketAddr>| match fixed {
+        Some(destination) => Some(destination),
+        None => captured_destination(&worker, &stream, peer),
+    };
+    match role {
+        Role::Outbound(fixed) => {
+            let Some(destination) = captured(fixed) else { return };
+            outbound::connection(worker, stream, peer, destination).await;
+        }
+        Role::Inbound(fixed) => {
+            let Some(destination) = captured(fixed) else { return };
+            inbound::connection(worker, stream, peer, destination).await;
+        }
+        Role::Gateway(port) => {
+            let local = stream.local_addr().map_or(peer, unmapped);
+            gateway::connection(worker, stream, peer, local, port).await;
+        }
+    }
+}
+
+/// Where a captured connection was going; `None` when it was not captured or goes to ourselves.
+fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    let refused = |why: &'static str| {
+        worker.metrics.event("weft_loops_refused_total", &[("why", why)]);
+        tracing::debug!(%peer, why, "connection closed");
+    };
+    match original_dst(stream) {
+        Ok(Destination::Captured(destination)) => {
+            let own = worker.shared.own_ports.contains(&destination.port())
+                && (destination.ip().is_loopback() || worker.shared.own_addresses.contains(&destination.ip()));
+            if own {
+                refused("own port");
+                return None;
+            }
+            Some(destination)
+        }
+        Ok(Destination::Direct) => {
+            refused("not captured");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, %peer, "original destination");
+            refused("no original destination");
+            None
+        }
+    }
+}
+
+fn direction(role: Role) -> Direction {
+    match role {
+        Role::Outbound(_) => Direction::Outbound,
+        Role::Inbound(_) => Direction::Inbound,
+        Role::Gateway(_) => Direction::Gateway,
+    }
+}
+
+/// `::ffff:10.0.0.1` becomes `10.0.0.1`.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

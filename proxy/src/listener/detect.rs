@@ -1,0 +1,168 @@
+//! What a connection speaks, by its first bytes. Never stalls a caller: bytes decide at once, and silence is an answer too.
+//! Shape: [`sniff`] is pure; [`detect`] reads until it is sure, the caller stays silent for too long, or the bound is reached.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::tls::hello::{self, Hello};
+
+/// After this much silence a caller is taken to wait for the server to speak first.
+pub(crate) const SILENCE: Duration = Duration::from_millis(20);
+/// Longest time in which bytes that could become HTTP or a ClientHello may stay incomplete.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time in which neither side speaks.
+const IDLE: Duration = Duration::from_secs(3600);
+/// The start of every HTTP/2 connection (RFC 9113 §3.4); its first line is enough.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+/// Longest request line looked at.
+const MAX_LINE: usize = 16 * 1024;
+/// Longest method.
+const MAX_METHOD: usize = 32;
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    MeshTls,
+    ApplicationTls,
+    Http1,
+    Http2,
+    Unknown,
+    /// Nothing was said.
+    Silent,
+    /// The caller is gone.
+    Closed,
+}
+
+/// What the bytes so far say; `None`: more are needed.
+pub(crate) fn sniff(bytes: &[u8]) -> Option<Speaks> {
+    let first = *bytes.first()?;
+    if first == hello::HANDSHAKE {
+        return match hello::sniff(bytes) {
+            Hello::Partial => None,
+            Hello::Mesh => Some(Speaks::MeshTls),
+            Hello::Application => Some(Speaks::ApplicationTls),
+            Hello::Malformed => Some(Speaks::Unknown),
+        };
+    }
+    let both = bytes.len().min(PREFACE.len());
+    if bytes.get(..both) == PREFACE.get(..both) {
+        return (both == PREFACE.len()).then_some(Speaks::Http2);
+    }
+    request_line(bytes)
+}
+
+/// A request line of HTTP/1 (RFC 9112 §3), as far as it has come.
+fn request_line(bytes: &[u8]) -> Option<Speaks> {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let method = bytes.iter().take_while(|byte| is_token(byte)).count();
+    match bytes.get(method) {
+        None if method <= MAX_METHOD => return None,
+        Some(b' ') if (1..=MAX_METHOD).contains(&method) => {}
+        None | Some(_) => return Some(Speaks::Unknown),
+    }
+    match bytes.iter().position(|byte| *byte == b'\n') {
+        None if bytes.len() < MAX_LINE => {
+            let rest = bytes.get(method + 1..).unwrap_or_default();
+            let printable = rest.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || *byte == b'\r');
+            if printable { None } else { Some(Speaks::Unknown) }
+        }
+        None => Some(Speaks::Unknown),
+        Some(end) => {
+            let line = bytes.get(..end).unwrap_or_default();
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let version = line.iter().rposition(|byte| *byte == b' ').and_then(|space| line.get(space + 1..));
+            let is_http = version.is_some_and(|version| version.starts_with(b"HTTP/1."));
+            Some(if is_http { Speaks::Http1 } else { Speaks::Unknown })
+        }
+    }
+}
+
+/// Reads until it is sure. `silence`: how long nothing at all may come; `None` waits for [`PATIENCE`].
+/// What was read stays in `bytes`.
+pub(crate) async fn detect(
+    stream: &mut TcpStream,
+    bytes: &mut BytesMut,
+    silence: Option<Duration>,
+) -> io::Result<Speaks> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(verdict) = sniff(bytes) {
+            return Ok(verdict);
+        }
+        let until = match silence {
+            Some(silence) if bytes.is_empty() => Instant::now() + silence,
+            Some(_) | None => deadline,
+        };
+        match timeout_at(until, stream.read_buf(bytes)).await {
+            Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),
+            Ok(Ok(0)) => return Ok(Speaks::Unknown),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) if bytes.is_empty() => return Ok(Speaks::Silent),
+            Err(_elapsed) => return Ok(Speaks::Unknown),
+        }
+    }
+}
+
+/// After silence: watches a caller and the server that was dialled for it, and the first to speak decides. What the server said
+/// is left in `greeting`, and its word is [`Speaks::Unknown`].
+pub(crate) async fn first_speaker<S: AsyncRead + Unpin>(
+    caller: &mut TcpStream,
+    bytes: &mut BytesMut,
+    server: &mut S,
+    greeting: &mut BytesMut,
+) -> io::Result<Speaks> {
+    tokio::select! {
+        spoken = caller.read_buf(bytes) => match spoken? {
+            0 => Ok(Speaks::Unknown),
+            _ => detect(caller, bytes, None).await,
+        },
+        greeted = server.read_buf(greeting) => greeted.map(|_bytes| Speaks::Unknown),
+        () = sleep(IDLE) => Ok(Speaks::Closed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn bytes_decide() {
+        for (bytes, verdict) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Speaks::Http1)),
+            (b"GET /a b HTTP/1.1\r\n", Some(Speaks::Http1)),
+            (b"PROPFIND /a HTTP/1.0\n", Some(Speaks::Http1)),
+            (b"G", None),
+            (b"GET /very/long", None),
+            (b"PRI * HTTP/2.0\r\n", Some(Speaks::Http2)),
+            (b"PRI * HTTP/2.0", None),
+            (b"PRICE / HTTP/1.1\r\n", Some(Speaks::Http1)),
+            (b"*1\r\n$4\r\nPING\r\n", Some(Speaks::Unknown)),
+            (b"SET a b\r\n", Some(Speaks::Unknown)),
+            (b"PING\r\n", Some(Speaks::Unknown)),
+            (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Some(Speaks::Unknown)),
+            (b"\x16\x03", None),
+            (b"", None),
+        ] {
+            assert_eq!(sniff(bytes), verdict, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_verdict_never_changes_with_more_bytes(bytes in prop::collection::vec(any::<u8>(), 1..200), cut in 1usize..200) {
+            let cut = cut.min(bytes.len());
+            if let Some(early) = sniff(&bytes[..cut]) {
+                prop_assert_eq!(sniff(&bytes), Some(early));
+            }
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! What the proxy obeys right now: one immutable [`Live`] behind arc-swap, loaded once per request, and beside it the state
+//! with a memory (latencies, ejections, budgets, pools), keyed by name, which survives a swap.
+//! Shape: [`State::replace`] takes the whole model of a revision, [`State::endpoints`] one endpoint set at once.
+//! Invariant: a snapshot is complete: every route in it points at a cluster in it. Names of clusters that are missing make
+//! `replace` fail, and the last good snapshot stays.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+use weft_core::{
+    balancer::{self, Load},
+    cluster::Cluster,
+    endpoint::{Endpoint, EndpointSet, Health},
+    listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
+    names::{ClusterName, ListenerName, RouteName},
+    outlier::{self, Record},
+    retry::Budget,
+    route::{Action, RouteTable, WeightedCluster},
+};
+
+use crate::{
+    telemetry::RequestSeries,
+    upstream::pool::{Counts, Pool, Target, Transport, Version},
+};
+
+/// The whole configuration of a proxy as a model: what discovery or a file hands over.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Resources {
+    /// The revision of the desired state; 0 when it comes from a file.
+    pub revision: u64,
+    /// Listeners by name.
+    pub listeners: BTreeMap<ListenerName, Listener>,
+    /// Listeners that were asked for and do not exist.
+    pub absent: BTreeSet<ListenerName>,
+    /// Route tables by name.
+    pub routes: BTreeMap<RouteName, RouteTable>,
+    /// Clusters by name.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+}
+
+/// A model that refers to something it does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IncompleteError {
+    /// A listener names a route table that is missing.
+    #[error("{listener}: route table {route} is missing")]
+    Route {
+        /// The listener.
+        listener: String,
+        /// The route table.
+        route: String,
+    },
+    /// A listener or route table names a cluster that is missing.
+    #[error("{user}: cluster {cluster} is missing")]
+    Cluster {
+        /// The listener or route table.
+        user: String,
+        /// The cluster.
+        cluster: String,
+    },
+}
+
+/// One immutable snapshot with its references resolved.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// The revision it came from.
+    pub revision: u64,
+    /// What arrives here; none before the first configuration.
+    pub(crate) inbound: Option<InboundLive>,
+    /// What to do with addresses outside the mesh; none before the first configuration.
+    pub(crate) outbound_default: Option<OutboundPolicy>,
+    /// By destination address; `None`: asked for, and not in the mesh.
+    pub(crate) outbound: HashMap<SocketAddr, Option<Arc<OutboundLive>>>,
+    pub(crate) gateway: Option<GatewayLive>,
+    pub(crate) access_log: AccessLog,
+    /// The model, for the config dump.
+    pub resources: Arc<Resources>,
+}
+
+/// The inbound listener with its route tables.
+#[derive(Debug)]
+pub(crate) struct InboundLive {
+    pub(crate) listener: Inbound,
+    pub(crate) routes: HashMap<RouteName, Arc<RouteTable>>,
+}
+
+/// A destination in the mesh.
+#[derive(Debug)]
+pub(crate) struct OutboundLive {
+    pub(crate) listener: Outbound,
+    pub(crate) routes: Option<Arc<Routes>>,
+    pub(crate) tcp: Vec<(Arc<Upstream>, u32)>,
+    /// Learned: here the server speaks first.
+    pub(crate) server_first: Arc<AtomicBool>,
+}
+
+/// A gateway's route tables by port.
+#[derive(Debug)]
+pub(crate) struct GatewayLive {
+    pub(crate) routes: HashMap<u16, Arc<Routes>>,
+}
+
+/// A route table with its clusters resolved: `targets[host][rule]` in the order of the model.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) table: Arc<RouteTable>,
+    pub(crate) targets: Vec<Vec<Vec<Arc<Upstream>>>>,
+}
+
+/// A cluster as one snapshot sees it: its settings, and its state, which outlives the snapshot.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: Arc<str>,
+    pub(crate) settings: Cluster,
+    pub(crate) state: Arc<ClusterState>,
+    /// By worker: the metrics of requests to it.
+    series: Vec<OnceLock<Arc<RequestSeries>>>,
+}
+
+/// What a cluster remembers; shared by all workers.
+#[derive(Debug)]
+pub(crate) struct ClusterState {
+    pub(crate) endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    /// Set once an endpoint set arrived, and notified at each change.
+    pub(crate) known: AtomicBool,
+    pub(crate) changed: Notify,
+    /// Whether every endpoint has an identity.
+    meshed: AtomicBool,
+    pub(crate) budget: Budget,
+    pub(crate) requests: AtomicU32,
+    /// Open connections and requests that wait for one.
+    pub(crate) counts: Counts,
+    /// Held while deciding on an ejection, so that the limit holds.
+    ejecting: Mutex<()>,
+}
+
+/// An endpoint and what is remembered of it.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) memory: Arc<EndpointMemory>,
+}
+
+/// What outlives an update of the endpoint's weight or health.
+#[derive(Debug)]
+pub(crate) struct EndpointMemory {
+    pub(crate) load: Load,
+    pub(crate) record: Record,
+    /// By worker.
+    pub(crate) pools: Vec<WorkerPools>,
+}
+
+/// The pools of one worker to one endpoint.
+#[derive(Debug)]
+pub(crate) struct WorkerPools {
+    pub(crate) http1: Arc<Pool>,
+    pub(crate) http2: Arc<Pool>,
+}
+
+/// The snapshot and the memory beside it.
+#[derive(Debug)]
+pub struct State {
+    live: ArcSwap<Live>,
+    clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
+    learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
+    /// Notified after each swap.
+    pub(crate) swapped: Notify,
+    start: Instant,
+    workers: usize,
+}
+
+impl State {
+    /// Nothing configured yet.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            live: ArcSwap::default(),
+            clusters: Mutex::default(),
+            learned: Mutex::default(),
+            swapped: Notify::new(),
+            start: Instant::now(),
+            workers,
+        }
+    }
+
+    /// The current snapshot.
+    pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// The current snapshot, to keep.
+    pub(crate) fn live_full(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Time since the start, for budgets, ejections and latencies.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Switches to a model in one step.
+    /// Errors: it refers to something it does not hold; then nothing changes.
+    pub fn replace(&self, resources: Resources) -> Result<(), IncompleteError> {
+        let resources = Arc::new(resources);
+        let upstreams: HashMap<&ClusterName, Arc<Upstream>> = resources
+            .clusters
+            .iter()
+            .map(|(name, settings)| {
+                let state = self.cluster(name, settings);
+                let text: Arc<str> = name.to_string().into();
+                let series = (0..self.workers).map(|_| OnceLock::new()).collect();
+                (name, Arc::new(Upstream { name: text, settings: settings.clone(), state, series }))
+            })
+            .collect();
+        let mut tables: HashMap<&RouteName, Arc<Routes>> = HashMap::new();
+        for (name, table) in &resources.routes {
+            tables.insert(name, Arc::new(Routes::resolve(table, &upstreams)?));
+        }
+        let routes_of = |listener: &ListenerName, route: &RouteName| {
+            tables
+                .get(route)
+                .cloned()
+                .ok_or_else(|| IncompleteError::Route { listener: listener.to_string(), route: route.to_string() })
+        };
+        let mut live = Live { revision: resources.revision, resources: resources.clone(), ..Live::default() };
+        for name in &resources.absent {
+            if let ListenerName::Outbound(address) = name {
+                live.outbound.insert(*address, None);
+            }
+        }
+        for (name, listener) in &resources.listeners {
+            match listener {
+                Listener::Inbound(inbound) => {
+                    let mut routes = HashMap::new();
+                    for port in inbound.ports.values().chain([&inbound.default]) {
+                        routes.insert(port.routes.clone(), routes_of(name, &port.routes)?.table.clone());
+                    }
+                    live.access_log = inbound.access_log;
+                    live.inbound = Some(InboundLive { listener: inbound.clone(), routes });
+                }
+                Listener::OutboundDefault(default) => live.outbound_default = Some(default.policy),
+                Listener::Outbound(outbound) => {
+                    let routes = outbound.http.as_ref().map(|route| routes_of(name, route)).transpose()?;
+                    let tcp = resolve_clusters(&name.to_string(), &outbound.tcp, &upstreams)?;
+                    let tcp = tcp.into_iter().zip(&outbound.tcp).map(|(up, to)| (up, to.weight)).collect();
+                    let server_first = self.learned.lock().entry(outbound.address).or_default().clone();
+                    let entry = OutboundLive { listener: outbound.clone(), routes, tcp, server_first };
+                    live.outbound.insert(outbound.address, Some(Arc::new(entry)));
+                }
+                Listener::Gateway(gateway) => {
+                    let mut routes = HashMap::new();
+                    for (port, route) in &gateway.ports {
+                        routes.insert(port.get(), routes_of(name, route)?);
+                    }
+                    live.access_log = gateway.access_log;
+                    live.gateway = Some(GatewayLive { routes });
+                }
+            }
+        }
+        self.clusters.lock().retain(|name, _| resources.clusters.contains_key(name));
+        self.learned.lock().retain(|address, _| live.outbound.contains_key(address));
+        self.live.store(Arc::new(live));
+        self.swapped.notify_waiters();
+        Ok(())
+    }
+
+    /// Takes an endpoint set; what is known of endpoints that stay is kept.
+    pub fn endpoints(&self, set: &EndpointSet) {
+        let Some(state) = self.clusters.lock().get(&set.cluster).cloned() else { return };
+        let old = state.endpoints.load_full();
+        let kept: HashMap<_, &Arc<EndpointState>> =
+            old.iter().map(|known| ((known.endpoint.address, &known.endpoint.identity), known)).collect();
+        let new = set
+            .endpoints
+            .iter()
+            .map(|endpoint| match kept.get(&(endpoint.address, &endpoint.identity)) {
+                Some(known) if known.endpoint == *endpoint => (*known).clone(),
+                Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
+                None => Arc::new(EndpointState {
+                    endpoint: endpoint.clone(),
+                    memory: Arc::new(EndpointMemory::new(endpoint, &state.counts, self.workers)),
+                }),
+            })
+            .collect();
+        state.endpoints.store(Arc::new(new));
+        let meshed = set.endpoints.iter().all(|endpoint| endpoint.identity.is_some());
+        state.meshed.store(meshed && !set.endpoints.is_empty(), Relaxed);
+        state.known.store(true, Relaxed);
+        state.changed.notify_waiters();
+    }
+
+    /// The endpoint sets as they are, for the config dump.
+    pub fn endpoint_sets(&self) -> Vec<EndpointSet> {
+        let mut sets: Vec<EndpointSet> = self
+            .clusters
+            .lock()
+            .iter()
+            .map(|(name, state)| EndpointSet {
+                cluster: name.clone(),
+                endpoints: state.endpoints.load().iter().map(|known| known.endpoint.clone()).collect(),
+            })
+            .collect();
+        sets.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+        sets
+    }
+
+    /// Visits every pool of one worker.
+    pub(crate) fn each_pool(&self, worker: usize, mut visit: impl FnMut(&Pool)) {
+        for cluster in self.clusters.lock().values() {
+            for endpoint in cluster.endpoints.load().iter() {
+                if let Some(pools) = endpoint.memory.pools.get(worker) {
+                    visit(&pools.http1);
+                    visit(&pools.http2);
+                }
+            }
+        }
+    }
+
+    fn cluster(&self, name: &ClusterName, settings: &Cluster) -> Arc<ClusterState> {
+        let mut clusters = self.clusters.lock();
+        let state = clusters.entry(name.clone()).or_insert_with(|| Arc::new(ClusterState::new(settings, self.now())));
+        state.clone()
+    }
+}
+
+fn resolve_clusters(
+    user: &str,
+    clusters: &[WeightedCluster],
+    upstreams: &HashMap<&ClusterName, Arc<Upstream>>,
+) -> Result<Vec<Arc<Upstream>>, IncompleteError> {
+    clusters
+        .iter()
+        .map(|to| {
+            upstreams
+                .get(&to.cluster)
+                .cloned()
+                .ok_or_else(|| IncompleteError::Cluster { user: user.to_owned(), cluster: to.cluster.to_string() })
+        })
+        .collect()
+}
+
+impl Routes {
+    fn resolve(table: &RouteTable, upstreams: &HashMap<&ClusterName, Arc<Upstream>>) -> Result<Self, IncompleteError> {
+        let user = table.name.to_string();
+        let mut targets = Vec::with_capacity(table.hosts.len());
+        for host in &table.hosts {
+            let mut rules = Vec::with_capacity(host.rules.len());
+            for rule in &host.rules {
+                rules.push(match &rule.action {
+                    Action::Forward(forward) => resolve_clusters(&user, &forward.clusters, upstreams)?,
+                    Action::Respond(_) | Action::Deliver => Vec::new(),
+                });
+            }
+            targets.push(rules);
+        }
+        Ok(Self { table: Arc::new(table.clone()), targets })
+    }
+}
+
+impl Upstream {
+    /// Whether every endpoint is reached by mesh TLS.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.state.meshed.load(Relaxed)
+    }
+
+    /// The metrics of requests to it, looked up once per worker and snapshot.
+    pub(crate) fn series(&self, worker: usize, make: impl FnOnce() -> Arc<RequestSeries>) -> Arc<RequestSeries> {
+        match self.series.get(worker) {
+            Some(series) => series.get_or_init(make).clone(),
+            None => make(),
+        }
+    }
+}
+
+impl ClusterState {
+    fn new(settings: &Cluster, now: Duration) -> Self {
+        Self {
+            endpoints: ArcSwap::default(),
+            known: AtomicBool::new(false),
+            changed: Notify::new(),
+            meshed: AtomicBool::new(false),
+            budget: Budget::new(&settings.budget, now),
+            requests: AtomicU32::new(0),
+            counts: Counts::default(),
+            ejecting: Mutex::new(()),
+        }
+    }
+
+    /// The endpoint for the next try, avoiding those `tried` before where there is another. Ejected, draining and unhealthy
+    /// ones are used only when nothing better is left (panic routing).
+    pub(crate) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
+        let endpoints = self.endpoints.load();
+        let fresh = |known: &EndpointState| !tried.contains(&known.endpoint.address);
+        let usable =
+            |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
+        // The common case looks at two endpoints; only when one of them is no good are all of them looked at.
+        if endpoints.len() > 2 {
+            let picked = choose(&endpoints)?;
+            if usable(picked) && fresh(picked) {
+                return Some(picked.clone());
+            }
+        }
+        let all: Vec<&Arc<EndpointState>> = endpoints.iter().collect();
+        let good: Vec<_> = all.iter().copied().filter(|known| usable(known)).collect();
+        let good_fresh: Vec<_> = good.iter().copied().filter(|known| fresh(known)).collect();
+        let alive: Vec<_> = all.iter().copied().filter(|k| k.endpoint.health != Health::Draining && fresh(k)).collect();
+        for candidates in [good_fresh, good, alive, all] {
+            if let Some(picked) = choose_ref(&candidates) {
+                return Some(picked.clone());
+            }
+        }
+        None
+    }
+
+    /// Counts a failure of an endpoint and ejects it if that is called for. Returns whether it did.
+    pub(crate) fn failed(&self, endpoint: &EndpointState, settings: &Cluster, now: Duration) -> bool {
+        let Some(detection) = &settings.outlier else { return false };
+        if endpoint.memory.record.failed(detection) == outlier::Verdict::Keep {
+            return false;
+        }
+        let _one_at_a_time = self.ejecting.lock();
+        let endpoints = self.endpoints.load();
+        let ejected = endpoints.iter().filter(|known| known.memory.record.is_ejected(now)).count();
+        if endpoint.memory.record.is_ejected(now) || !outlier::may_eject(detection, ejected, endpoints.len()) {
+            return false;
+        }
+        endpoint.memory.record.eject(detection, now);
+        true
+    }
+}
+
+fn choose(endpoints: &[Arc<EndpointState>]) -> Option<&Arc<EndpointState>> {
+    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i)))?;
+    endpoints.get(index)
+}
+
+fn choose_ref<'a>(endpoints: &[&'a Arc<EndpointState>]) -> Option<&'a Arc<EndpointState>> {
+    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i).copied()))?;
+    endpoints.get(index).copied()
+}
+
+fn cost(endpoint: Option<&Arc<EndpointState>>) -> f64 {
+    endpoint.map_or(f64::INFINITY, |known| known.memory.load.cost(known.endpoint.weight.get()))
+}
+
+impl EndpointMemory {
+    fn new(endpoint: &Endpoint, counts: &Counts, workers: usize) -> Self {
+        let transport = match &endpoint.identity {
+            Some(identity) => Transport::Mesh(identity.clone()),
+            None => Transport::Plain,
+        };
+        let pool = |version| {
+            let target = Target { address: endpoint.address, transport: transport.clone() };
+            Arc::new(Pool::new(target, version, counts.clone()))
+        };
+        let pools =
+            (0..workers).map(|_| WorkerPools { http1: pool(Version::Http1), http2: pool(Version::Http2) }).collect();
+        Self { load: Load::default(), record: Record::default(), pools }
+    }
+}

@@ -1,0 +1,409 @@
+//! What the workload sends: one connection, then one request, top to bottom.
+//!
+//! connection: captured -> the listener of its destination (asked for when unknown) -> HTTP or opaque
+//! request: route -> tries -> answer
+//!
+//! Invariant: what is in the mesh never leaves in plaintext because the control plane is away, and an address in the mesh's
+//! ranges never leaves at all unless it is known.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use weft_core::{
+    failure::Failure,
+    listener::{OutboundPolicy, Protocol},
+    route::{Action, Forward, pick_weighted},
+};
+
+use crate::{
+    connection::{Connection, Running},
+    http::{
+        body::Body,
+        exchange::Exchange,
+        head::{Head, strip_hop_by_hop},
+        hop, respond,
+        serve::{self, Handler, Refused},
+        upgrade,
+    },
+    inbound::{refuse, tcp_ended},
+    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    live::{EndpointState, Live, OutboundLive, Routes, Upstream},
+    stream::Stream,
+    tcp,
+    telemetry::{Direction, RequestLabels, Security},
+    upstream::{
+        attempt,
+        dial::{Alpn, Slot, plain},
+        pool::Version,
+    },
+    worker::Worker,
+};
+
+/// A passed-through connection with no byte either way is closed after this.
+const TCP_IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Tries to connect an opaque connection.
+const TCP_TRIES: usize = 3;
+
+/// Takes one connection that the workload makes to `destination`.
+pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
+    match find(&worker, destination).await {
+        Ok(Some(target)) => in_mesh(worker, stream, peer, destination, target).await,
+        Ok(None) => outside(worker, stream, peer, destination).await,
+        Err(failure) => refuse(&worker, Direction::Outbound, peer, destination, None, "", &failure),
+    }
+}
+
+/// The listener of a destination; `None` when it is outside the mesh and may be called.
+async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<OutboundLive>>, Failure> {
+    let shared = &worker.shared;
+    if let Some(known) = shared.state.live().outbound.get(&destination) {
+        return match known {
+            Some(target) => Ok(Some(target.clone())),
+            None => unknown(worker, &shared.state.live(), destination, Failure::UnknownService),
+        };
+    }
+    let Some(interest) = &shared.interest else {
+        return unknown(worker, &shared.state.live(), destination, Failure::UnknownService);
+    };
+    let answer = timeout(shared.discovery_wait, async {
+        loop {
+            let swapped = shared.state.swapped.notified();
+            if let Some(known) = shared.state.live().outbound.get(&destination) {
+                return known.clone();
+            }
+            // A full queue means that many destinations are being asked for: the next swap tries again.
+            if interest.try_send(destination).is_err() {
+                tracing::debug!(%destination, "too many destinations are being asked for");
+            }
+            swapped.await;
+        }
+    })
+    .await;
+    let event = |result| worker.metrics.event("weft_discovery_waits_total", &[("result", result)]);
+    match answer {
+        Ok(Some(target)) => {
+            event("mesh");
+            Ok(Some(target))
+        }
+        Ok(None) => {
+            event("outside");
+            unknown(worker, &shared.state.live(), destination, Failure::UnknownService)
+        }
+        Err(_elapsed) => {
+            event("timeout");
+            unknown(worker, &shared.state.live(), destination, Failure::NoDiscovery)
+        }
+    }
+}
+
+/// What is not known: refused inside the mesh's ranges, else the outbound policy.
+fn unknown(
+    worker: &Worker,
+    live: &Live,
+    destination: SocketAddr,
+    inside: Failure,
+) -> Result<Option<Arc<OutboundLive>>, Failure> {
+    if worker.in_mesh_ranges(destination.ip()) {
+        return Err(inside);
+    }
+    match live.outbound_default.unwrap_or_default() {
+        OutboundPolicy::AllowAny => Ok(None),
+        OutboundPolicy::RegisteredOnly => Err(Failure::NotRegistered),
+    }
+}
+
+/// Passes a connection through to where it was going.
+async fn outside(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
+    let started = Instant::now();
+    let callee = match worker.dialer.tcp(destination, std::time::Duration::from_secs(10)).await {
+        Ok(callee) => callee,
+        Err(failure) => {
+            return refuse(&worker, Direction::Outbound, peer, destination, None, "outside", &failure);
+        }
+    };
+    let entry = worker.connections.open(Direction::Outbound, peer, destination, None, "tcp");
+    let _open = worker.metrics.connection(Direction::Outbound);
+    let relayed = tokio::select! {
+        relayed = tcp::relay(stream, callee, TCP_IDLE) => relayed,
+        () = entry.connection.closing() => return,
+    };
+    let policy = worker.log_policy(worker.shared.state.live().access_log);
+    tcp_ended(&worker, &entry.connection, &relayed, policy, "outside", Some(destination), started);
+}
+
+/// Serves a connection to a service of the mesh.
+async fn in_mesh(
+    worker: Arc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    target: Arc<OutboundLive>,
+) {
+    let mut bytes = BytesMut::new();
+    let mut dialled = None;
+    let mut greeting = BytesMut::new();
+    let speaks = match target.listener.protocol {
+        Protocol::Tcp => Ok(Speaks::Unknown),
+        Protocol::Detect if target.server_first.load(Relaxed) => Ok(Speaks::Unknown),
+        Protocol::Detect if !target.tcp.is_empty() => match detect(&mut stream, &mut bytes, Some(SILENCE)).await {
+            Ok(Speaks::Silent) => match dial(&worker, &target).await {
+                Ok(mut callee) => {
+                    let first = first_speaker(&mut stream, &mut bytes, &mut callee.stream, &mut greeting).await;
+                    if matches!(first, Ok(Speaks::Unknown)) && !greeting.is_empty() {
+                        target.server_first.store(true, Relaxed);
+                    }
+                    dialled = Some(callee);
+                    first
+                }
+                Err(failure) => {
+                    return refuse(&worker, Direction::Outbound, peer, destination, None, "", &failure);
+                }
+            },
+            other => other,
+        },
+        Protocol::Detect | Protocol::Http | Protocol::Http2 => detect(&mut stream, &mut bytes, None).await,
+    };
+    let speaks = match speaks {
+        Ok(Speaks::Closed) => return,
+        Ok(speaks) => speaks,
+        Err(error) => return tracing::debug!(%error, %peer, "outbound connection broke"),
+    };
+    let is_http = matches!(speaks, Speaks::Http1 | Speaks::Http2) && target.routes.is_some();
+    if is_http {
+        drop(dialled);
+        let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
+        let stream = Stream::tcp(stream, bytes.freeze());
+        http(worker, stream, peer, destination, Serves::Service, version).await;
+    } else if target.tcp.is_empty() {
+        refuse(&worker, Direction::Outbound, peer, destination, None, "", &Failure::ProtocolRefused);
+    } else if stream.write_all(&greeting).await.is_ok() {
+        opaque(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, &target, dialled).await;
+    }
+}
+
+/// An opaque connection to an endpoint.
+struct Callee {
+    stream: Stream,
+    upstream: Arc<Upstream>,
+    endpoint: Arc<EndpointState>,
+    _slot: Slot,
+}
+
+impl Drop for Callee {
+    fn drop(&mut self) {
+        self.endpoint.memory.load.end();
+    }
+}
+
+/// Connects to an endpoint of a cluster of the listener, trying others when one does not answer: nothing was sent yet.
+async fn dial(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, Failure> {
+    let weights = target.tcp.iter().map(|(_, weight)| *weight);
+    let index = pick_weighted(weights, fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
+    let (upstream, _) = target.tcp.get(index).ok_or(Failure::NoEndpoint)?;
+    let settings = &upstream.settings;
+    let mut tried = Vec::new();
+    loop {
+        let endpoint = attempt::pick(worker, upstream, &tried).await?;
+        let slot = Slot::take(&upstream.state.counts.connections, settings.limits.connections, "connections")?;
+        let address = endpoint.endpoint.address;
+        let dialled = match &endpoint.endpoint.identity {
+            identity @ Some(_) if worker.is_local(address, identity.as_ref()) => {
+                worker.dialer.tcp(address, settings.connect_timeout).await.map(plain)
+            }
+            Some(identity) => worker.dialer.mesh(address, identity, Alpn::Tcp, settings.connect_timeout).await,
+            None => worker.dialer.tcp(address, settings.connect_timeout).await.map(plain),
+        };
+        match dialled {
+            Ok(stream) => {
+                endpoint.memory.record.succeeded();
+                endpoint.memory.load.start();
+                return Ok(Callee { stream, upstream: upstream.clone(), endpoint, _slot: slot });
+            }
+            Err(failure) => {
+                if upstream.state.failed(&endpoint, settings, worker.shared.state.now()) {
+                    worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
+                }
+                tried.push(address);
+                if failure.retry().is_none() || tried.len() >= TCP_TRIES {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+}
+
+/// Copies opaque bytes to an endpoint, which may be connected already.
+async fn opaque(
+    worker: Arc<Worker>,
+    stream: Stream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    target: &OutboundLive,
+    dialled: Option<Callee>,
+) {
+    let started = Instant::now();
+    let callee = match dialled {
+        Some(callee) => Ok(callee),
+        None => dial(&worker, target).await,
+    };
+    let mut callee = match callee {
+        Ok(callee) => callee,
+        Err(failure) => {
+            let cluster = target.tcp.first().map_or("", |(upstream, _)| upstream.name.as_ref());
+            return refuse(&worker, Direction::Outbound, peer, destination, None, cluster, &failure);
+        }
+    };
+    let (name, address) = (callee.upstream.name.clone(), callee.endpoint.endpoint.address);
+    let identity = callee.endpoint.endpoint.identity.clone();
+    let entry = worker.connections.open(Direction::Outbound, peer, destination, identity, "tcp");
+    let _open = worker.metrics.connection(Direction::Outbound);
+    let idle = callee.upstream.settings.tcp_idle;
+    let relayed = tokio::select! {
+        relayed = tcp::relay(stream, &mut callee.stream, idle) => relayed,
+        () = entry.connection.closing() => return,
+    };
+    let policy = worker.log_policy(worker.shared.state.live().access_log);
+    tcp_ended(&worker, &entry.connection, &relayed, policy, &name, Some(address), started);
+}
+
+/// Whose requests these are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Serves {
+    /// The workload's, to the service at the connection's destination.
+    Service,
+    /// Anyone's, to this port of a gateway.
+    Gateway(u16),
+}
+
+/// Serves the requests of a connection.
+pub(crate) async fn http(
+    worker: Arc<Worker>,
+    stream: Stream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    serves: Serves,
+    version: Version,
+) {
+    let direction = match serves {
+        Serves::Service => Direction::Outbound,
+        Serves::Gateway(_) => Direction::Gateway,
+    };
+    let protocol = if version == Version::Http1 { "http1" } else { "http2" };
+    let entry = worker.connections.open(direction, peer, destination, None, protocol);
+    let _open = worker.metrics.connection(direction);
+    let connection = entry.connection.clone();
+    let handler = Arc::new(Outbound { worker: worker.clone(), connection: connection.clone(), serves });
+    let (metrics, drain) = (worker.metrics.clone(), worker.drain.clone());
+    match version {
+        Version::Http1 => serve::http1(stream, connection, handler, metrics, drain).await,
+        Version::Http2 => serve::http2(stream, connection, handler, metrics, drain).await,
+    }
+}
+
+/// The requests of one connection that leave.
+struct Outbound {
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    serves: Serves,
+}
+
+impl Handler for Outbound {
+    async fn handle(&self, request: Request<Incoming>, running: Running) -> Result<Response<Body>, Refused> {
+        let live = self.worker.shared.state.live_full();
+        let (mut head, extensions, body) = match Head::take(request) {
+            Ok(taken) => taken,
+            Err((failure, _extensions)) => return Ok(respond::to(&failure, false)),
+        };
+        hop::strip(&mut head.fields);
+        if let Serves::Gateway(_) = self.serves {
+            forwarded(&mut head.fields, self.connection.peer.ip());
+        }
+        let policy = self.worker.log_policy(live.access_log);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, Security::Plain, &head);
+        let body = exchange.count_request(Body::from(body));
+        let result = match self.decide(&live, &head, &mut exchange) {
+            Ok((rule, upstream)) => attempt::run(&self.worker, &rule, &upstream, &mut head, body, &mut exchange).await,
+            Err(failure) => Err(failure),
+        };
+        match result {
+            Ok(response) if head.upgrade.is_some() && upgrade::was_accepted(&response) => {
+                Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
+            }
+            Ok(mut response) => {
+                strip_hop_by_hop(response.headers_mut());
+                hop::strip_answer(response.headers_mut());
+                Ok(exchange.answer(response))
+            }
+            Err(failure) => Ok(exchange.fail(failure)),
+        }
+    }
+}
+
+/// Tells the application where a request from outside came from, as gateways do.
+fn forwarded(fields: &mut HeaderMap, client: IpAddr) {
+    let chain = match fields.get(FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
+        Some(before) => format!("{before}, {client}"),
+        None => client.to_string(),
+    };
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
+        fields.insert(FORWARDED_FOR, chain);
+    }
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+impl Outbound {
+    /// Finds the rule and the cluster of a request: pure but for the dice.
+    fn decide(&self, live: &Live, head: &Head, exchange: &mut Exchange) -> Result<(Forward, Arc<Upstream>), Failure> {
+        let routes = self.routes(live)?;
+        let (host, rule) = routes.table.find_index(head).ok_or(Failure::NoRoute)?;
+        let found = routes.table.hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
+        exchange.route = found.name.clone();
+        let forward = match &found.action {
+            Action::Forward(forward) => forward,
+            Action::Respond(status) => return Err(Failure::RouteAnswers(*status)),
+            Action::Deliver => return Err(Failure::NoRoute),
+        };
+        let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
+        let weights = forward.clusters.iter().map(|to| to.weight).chain([forward.unresolved]);
+        let index = pick_weighted(weights, fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
+        let upstream = targets.get(index).ok_or(Failure::RouteAnswers(500))?.clone();
+        exchange.cluster = upstream.name.clone();
+        exchange.security = if upstream.is_meshed() { Security::Mtls } else { Security::Plain };
+        exchange.series = Some(upstream.series(self.worker.index, || {
+            self.worker.metrics.series(&RequestLabels {
+                direction: self.connection.direction,
+                destination: upstream.name.clone(),
+                source: "".into(),
+                security: exchange.security,
+            })
+        }));
+        Ok((forward.clone(), upstream))
+    }
+
+    fn routes(&self, live: &Live) -> Result<Arc<Routes>, Failure> {
+        match self.serves {
+            Serves::Gateway(port) => live
+                .gateway
+                .as_ref()
+                .and_then(|gateway| gateway.routes.get(&port))
+                .cloned()
+                .ok_or(Failure::NotConfigured),
+            Serves::Service => match live.outbound.get(&self.connection.destination) {
+                Some(Some(target)) => target.routes.clone().ok_or(Failure::NoRoute),
+                Some(None) | None => Err(Failure::UnknownService),
+            },
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Byte streams: a TCP connection whose first bytes were already read, and the same below mesh TLS.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{client, server};
+
+/// A TCP connection that first gives back what was read from it to look at.
+#[derive(Debug)]
+pub(crate) struct Rewind {
+    first: Bytes,
+    stream: TcpStream,
+}
+
+/// A connection, with or without mesh TLS on it.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(Rewind),
+    Accepted(Box<server::TlsStream<Rewind>>),
+    /// Dialled by us; the flag is raised when the peer sends a TLS alert, which before the first byte of an answer means
+    /// that it refused our identity.
+    Dialled(Box<client::TlsStream<TcpStream>>, Arc<AtomicBool>),
+}
+
+impl Rewind {
+    pub(crate) fn new(stream: TcpStream, first: Bytes) -> Self {
+        Self { first, stream }
+    }
+}
+
+impl Stream {
+    pub(crate) fn tcp(stream: TcpStream, first: Bytes) -> Self {
+        Self::Tcp(Rewind::new(stream, first))
+    }
+}
+
+impl AsyncRead for Rewind {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.first.len().min(buf.remaining());
+        if let Some(part) = self.first.get(..count) {
+            buf.put_slice(part);
+        }
+        self.first.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewind {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Accepted($stream) => $call,
+            Stream::Dialled($stream, _) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Accepted(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Dialled(stream, alerted) => {
+                let polled = Pin::new(stream).poll_read(cx, buf);
+                if let Poll::Ready(Err(error)) = &polled
+                    && is_alert(error)
+                {
+                    alerted.store(true, Relaxed);
+                }
+                polled
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// Whether an error is an alert that the peer sent.
+pub(crate) fn is_alert(error: &io::Error) -> bool {
+    tls_error(error).is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)))
+}
+
+/// The TLS error inside an IO error.
+pub(crate) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}

@@ -1,0 +1,94 @@
+//! TLS: the hop between two proxies, and the only room that knows rustls.
+//! Shape: an [`Svid`] (certificate, key, roots) becomes a [`MeshTls`], swapped whole on renewal; connections that are open
+//! keep the one they began with.
+//!
+//! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
+//! - [`verify`]: who the peer is.
+//! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
+//!
+//! # Defaults
+//! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; no resumption,
+//! no tickets, no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
+
+pub mod hello;
+pub mod svid;
+pub mod verify;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::{
+    ClientConfig, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+use weft_core::identity::Identity;
+
+pub use self::svid::{Svid, SvidError};
+use self::verify::ChainVerifier;
+
+/// ALPN of the hop for HTTP of every version.
+pub const ALPN_HTTP: &[u8] = b"weft-h2";
+/// ALPN of the hop for opaque bytes.
+pub const ALPN_TCP: &[u8] = b"weft-tcp";
+
+/// What a proxy needs to speak mesh TLS in both directions.
+#[derive(Debug)]
+pub struct MeshTls {
+    /// Who we are.
+    pub identity: Identity,
+    /// When our certificate ends, Unix seconds.
+    pub not_after: i64,
+    /// What it was built from, for the control plane's client.
+    pub svid: Arc<Svid>,
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) client_http: Arc<ClientConfig>,
+    pub(crate) client_tcp: Arc<ClientConfig>,
+}
+
+/// The current [`MeshTls`], or none before the first certificate. One atomic pointer.
+pub type CurrentTls = ArcSwapOption<MeshTls>;
+
+impl MeshTls {
+    /// Builds both directions from one certificate.
+    /// Errors: a key that does not fit the certificate, an empty bundle.
+    pub fn new(svid: Svid) -> Result<Self, SvidError> {
+        let provider = provider();
+        let roots = Arc::new(svid.roots()?);
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+        let mut server = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(svid.chain.clone(), svid.key.clone_key())?;
+        server.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_TCP.to_vec()];
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        let mut client = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ChainVerifier::new(roots, &provider)))
+            .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?;
+        client.resumption = Resumption::disabled();
+        client.enable_sni = false;
+        let mut client_tcp = client.clone();
+        client.alpn_protocols = vec![ALPN_HTTP.to_vec()];
+        client_tcp.alpn_protocols = vec![ALPN_TCP.to_vec()];
+        Ok(Self {
+            identity: svid.identity.clone(),
+            not_after: svid.not_after,
+            svid: Arc::new(svid),
+            server: Arc::new(server),
+            client_http: Arc::new(client),
+            client_tcp: Arc::new(client_tcp),
+        })
+    }
+}
+
+/// The cryptography of the mesh: aws-lc-rs with AES-128-GCM preferred.
+pub fn provider() -> Arc<CryptoProvider> {
+    use aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    Arc::new(provider)
+}

@@ -1,0 +1,143 @@
+//! SVIDs: the certificate, key and roots of one identity.
+//! Spec: X.509-SVID §4 (leaf: not a CA, no keyCertSign) and §2 (exactly one URI SAN, a SPIFFE ID).
+
+use std::{fs, io, path::Path};
+
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use weft_core::identity::{Identity, IdentityError};
+use x509_parser::{extensions::GeneralName, prelude::*};
+
+/// A certificate with its chain, key and the roots to trust.
+#[derive(Debug)]
+pub struct Svid {
+    /// Who it says we are.
+    pub identity: Identity,
+    /// The leaf first, then intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// The roots to trust.
+    pub bundle: Vec<CertificateDer<'static>>,
+    /// Start of validity, Unix seconds.
+    pub not_before: i64,
+    /// End of validity, Unix seconds.
+    pub not_after: i64,
+}
+
+/// Why a certificate is not fit for the mesh.
+#[derive(Debug, thiserror::Error)]
+pub enum SvidError {
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file holds no PEM of the expected kind.
+    #[error("{path} holds no valid PEM {what}")]
+    Pem {
+        /// The file.
+        path: String,
+        /// `certificate` or `private key`.
+        what: &'static str,
+    },
+    /// The chain is empty.
+    #[error("the certificate chain is empty")]
+    NoCertificate,
+    /// No root to trust.
+    #[error("the trust bundle is empty")]
+    NoRoots,
+    /// Not an X.509 v3 certificate in DER.
+    #[error("not an X.509 certificate")]
+    Malformed,
+    /// There must be exactly one URI name.
+    #[error("{found} URI names in the certificate, exactly one is needed")]
+    UriNames {
+        /// How many there are.
+        found: usize,
+    },
+    /// The URI name is no SPIFFE ID.
+    #[error("the URI name is no SPIFFE ID")]
+    Identity(#[from] IdentityError),
+    /// A CA certificate cannot be a workload's.
+    #[error("the certificate is a CA's")]
+    Authority,
+    /// rustls refuses it.
+    #[error("refused by TLS")]
+    Tls(#[from] rustls::Error),
+    /// A root cannot be used.
+    #[error("the trust bundle cannot be used")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+impl Svid {
+    /// Takes DER as the certificate authority sends it.
+    /// Errors: see [`SvidError`]; the dates are not judged here.
+    pub fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        bundle: Vec<CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        let leaf = chain.first().ok_or(SvidError::NoCertificate)?;
+        let identity = identity_of(leaf)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_malformed| SvidError::Malformed)?;
+        let (not_before, not_after) =
+            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        Ok(Self { identity, chain, key, bundle, not_before, not_after })
+    }
+
+    /// Reads the three PEM files of a proxy that has no control plane.
+    pub fn read(certificate: &Path, key: &Path, bundle: &Path) -> Result<Self, SvidError> {
+        let chain = certificates(certificate)?;
+        let pem = read(key)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_malformed| SvidError::Pem { path: key.display().to_string(), what: "private key" })?;
+        Self::new(chain, key, certificates(bundle)?)
+    }
+
+    /// The roots as rustls wants them.
+    pub fn roots(&self) -> Result<RootCertStore, SvidError> {
+        let mut roots = RootCertStore::empty();
+        for root in &self.bundle {
+            roots.add(root.clone())?;
+        }
+        if roots.is_empty() { Err(SvidError::NoRoots) } else { Ok(roots) }
+    }
+}
+
+/// The SPIFFE ID of a workload's certificate.
+/// Errors: malformed, a CA's, or not exactly one URI name that is a SPIFFE ID.
+pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, SvidError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_malformed| SvidError::Malformed)?;
+    if parsed.is_ca() || parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()) {
+        return Err(SvidError::Authority);
+    }
+    let names = parsed.subject_alternative_name().map_err(|_malformed| SvidError::Malformed)?;
+    let uris: Vec<&str> = names
+        .iter()
+        .flat_map(|names| &names.value.general_names)
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .collect();
+    match uris.as_slice() {
+        [uri] => Ok(Identity::parse(uri)?),
+        _ => Err(SvidError::UriNames { found: uris.len() }),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SvidError> {
+    let pem = read(path)?;
+    let invalid = || SvidError::Pem { path: path.display().to_string(), what: "certificate" };
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|_malformed| invalid())?;
+    if certificates.is_empty() { Err(invalid()) } else { Ok(certificates) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SvidError> {
+    fs::read(path).map_err(|source| SvidError::Read { path: path.display().to_string(), source })
+}

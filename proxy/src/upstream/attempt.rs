@@ -1,0 +1,224 @@
+//! The tries of one request: pick an endpoint, send, judge, and try again where the policy and the budget allow it.
+//! Invariant: a request that may have been seen is sent again only when the policy says so; one that was not seen, always.
+
+use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use http::{Method, Response, Version as HttpVersion};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
+
+use super::pool::{Bounds, Transport};
+use crate::{
+    http::{
+        body::Body,
+        exchange::{Exchange, Flight},
+        head::Head,
+        hop,
+    },
+    inbound,
+    live::{EndpointState, Upstream},
+    telemetry::Direction,
+    worker::Worker,
+};
+
+/// How long a request waits for the first endpoints of a cluster that was just learned of.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
+
+/// An answer, and the connection it came on where that was switched to another protocol.
+pub(crate) type Answer = Response<Body>;
+
+/// Sends a request to one of the cluster's endpoints, trying again as the rule says.
+pub(crate) async fn run(
+    worker: &Arc<Worker>,
+    rule: &Forward,
+    upstream: &Arc<Upstream>,
+    head: &mut Head,
+    body: Body,
+    exchange: &mut Exchange,
+) -> Result<Answer, Failure> {
+    let (settings, state) = (&upstream.settings, &upstream.state);
+    state.budget.deposit(&settings.budget);
+    let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
+    let mut body = if rule.retry.attempts > 1 { body.replayable() } else { body };
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    head.version = version(head, settings.http, exchange.direction());
+    loop {
+        exchange.attempts += 1;
+        let endpoint = pick(worker, upstream, &tried).await?;
+        let last = exchange.attempts >= rule.retry.attempts;
+        let (now, again) = match (last, body.again()) {
+            (false, Some(again)) => (again, body),
+            _ => (body, Body::Empty),
+        };
+        body = again;
+        exchange.endpoint = Some(endpoint.endpoint.address);
+        let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
+        let result = once(worker, upstream, &endpoint, head, now, exchange, limit).await;
+        let failure = match result {
+            Ok(response) => {
+                let status = response.status().as_u16();
+                let retry = !last && rule.retry.retries(Outcome::Status(status), head.method.as_str());
+                if !retry || body.again().is_none() || !may_retry(worker, upstream, "status") {
+                    return Ok(with_deadline(response, deadline));
+                }
+                drop(exchange.flight.take());
+                None
+            }
+            Err(failure) => {
+                let timed_out = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                if timed_out {
+                    return Err(Failure::RequestTimeout);
+                }
+                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, head.method.as_str()));
+                if last || !retry || body.again().is_none() || !may_retry(worker, upstream, failure.reply().flag) {
+                    return Err(failure);
+                }
+                Some(failure)
+            }
+        };
+        tracing::debug!(cluster = %upstream.name, endpoint = %endpoint.endpoint.address, ?failure, "trying again");
+        tried.push(endpoint.endpoint.address);
+        let wait = rule.retry.backoff(exchange.attempts + 1, fastrand::f64());
+        match deadline {
+            Some(deadline) if Instant::now() + wait >= deadline => return Err(Failure::RequestTimeout),
+            _ => sleep(wait).await,
+        }
+    }
+}
+
+/// The HTTP version that the application is given. A gateway translates: its callers' version is no sign of what an
+/// application speaks, except for gRPC.
+fn version(head: &Head, cluster: ClusterVersion, direction: Direction) -> HttpVersion {
+    match (cluster, direction) {
+        _ if head.upgrade.is_some() => HttpVersion::HTTP_11,
+        (ClusterVersion::Http2, _) => HttpVersion::HTTP_2,
+        (ClusterVersion::AsReceived, Direction::Gateway) if head.is_grpc() => HttpVersion::HTTP_2,
+        (ClusterVersion::AsReceived, Direction::Gateway) => HttpVersion::HTTP_11,
+        (ClusterVersion::AsReceived, Direction::Outbound | Direction::Inbound) => head.version,
+    }
+}
+
+/// One try.
+async fn once(
+    worker: &Arc<Worker>,
+    upstream: &Arc<Upstream>,
+    endpoint: &Arc<EndpointState>,
+    head: &Head,
+    body: Body,
+    exchange: &mut Exchange,
+    limit: Option<Instant>,
+) -> Result<Answer, Failure> {
+    let (settings, state) = (&upstream.settings, &upstream.state);
+    if state.requests.fetch_add(1, Relaxed) >= settings.limits.requests {
+        state.requests.fetch_sub(1, Relaxed);
+        return Err(Failure::Overloaded("requests"));
+    }
+    endpoint.memory.load.start();
+    let mut flight = Flight { lease: None, upstream: Some((upstream.clone(), endpoint.clone())) };
+    let started = Instant::now();
+    let send = send(worker, upstream, endpoint, head, body, &mut flight);
+    let result = match limit {
+        None => send.await,
+        Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
+    };
+    let now = worker.shared.state.now();
+    let failed = match &result {
+        Ok(response) => matches!(response.status().as_u16(), 502..=504),
+        Err(failure) => failure.retry().is_some(),
+    };
+    if failed {
+        endpoint.memory.load.observe(settings.connect_timeout.max(started.elapsed()), now);
+        if state.failed(endpoint, settings, now) {
+            let address = endpoint.endpoint.address.to_string();
+            worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
+            tracing::info!(cluster = %upstream.name, endpoint = address, "endpoint ejected");
+        }
+    } else if result.is_ok() {
+        endpoint.memory.load.observe(started.elapsed(), now);
+        endpoint.memory.record.succeeded();
+    }
+    let response = result?;
+    exchange.flight = Some(flight);
+    Ok(response)
+}
+
+async fn send(
+    worker: &Arc<Worker>,
+    upstream: &Arc<Upstream>,
+    endpoint: &Arc<EndpointState>,
+    head: &Head,
+    body: Body,
+    flight: &mut Flight,
+) -> Result<Answer, Failure> {
+    let settings = &upstream.settings;
+    let target = &endpoint.endpoint;
+    if worker.is_local(target.address, target.identity.as_ref()) {
+        return inbound::from_self(worker, target.address, head, body, flight).await;
+    }
+    let bounds = Bounds {
+        connect: settings.connect_timeout,
+        connections: settings.limits.connections,
+        pending: settings.limits.pending,
+        idle: settings.http_idle,
+    };
+    let pools = endpoint.memory.pools.get(worker.index).ok_or(Failure::NotConfigured)?;
+    let transport = match &target.identity {
+        Some(identity) => Transport::Mesh(identity.clone()),
+        None => Transport::Plain,
+    };
+    let (pool, request) = match transport {
+        Transport::Mesh(_) => {
+            let mut request = match &head.upgrade {
+                None => head.to_http2(head.method.clone(), body),
+                Some(protocol) => {
+                    let mut request = head.to_http2(Method::CONNECT, body);
+                    if let Ok(protocol) = protocol.to_str() {
+                        request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
+                    }
+                    request
+                }
+            };
+            hop::send(request.headers_mut(), head.version);
+            (&pools.http2, request)
+        }
+        Transport::Plain if head.version == HttpVersion::HTTP_2 => {
+            (&pools.http2, head.to_http2(head.method.clone(), body))
+        }
+        Transport::Plain => (&pools.http1, head.to_http1(body)),
+    };
+    let (response, lease) = pool.send(&worker.dialer, bounds, request).await.map_err(|(failure, _unsent)| failure)?;
+    flight.lease = Some(lease);
+    Ok(response.map(Body::from))
+}
+
+/// The next endpoint; waits a moment when the cluster's endpoints have not arrived yet.
+pub(crate) async fn pick(
+    worker: &Worker,
+    upstream: &Upstream,
+    tried: &[SocketAddr],
+) -> Result<Arc<EndpointState>, Failure> {
+    let state = &upstream.state;
+    if !state.known.load(Relaxed) {
+        let changed = state.changed.notified();
+        if !state.known.load(Relaxed) && timeout(FIRST_ENDPOINTS, changed).await.is_err() {
+            return Err(Failure::NoEndpoint);
+        }
+    }
+    state.pick(tried, worker.shared.state.now()).ok_or(Failure::NoEndpoint)
+}
+
+/// Whether the budget has a retry left; counts it either way.
+fn may_retry(worker: &Worker, upstream: &Upstream, cause: &str) -> bool {
+    let granted = upstream.state.budget.withdraw(&upstream.settings.budget, worker.shared.state.now());
+    let result = if granted { "tried" } else { "over_budget" };
+    worker.metrics.event("weft_retries_total", &[("cluster", &upstream.name), ("cause", cause), ("result", result)]);
+    granted
+}
+
+/// Cuts an answer whose body is not done by the deadline of the request.
+fn with_deadline(response: Answer, deadline: Option<Instant>) -> Answer {
+    match deadline {
+        Some(deadline) => response.map(|body| body.until(deadline)),
+        None => response,
+    }
+}

@@ -1,0 +1,133 @@
+//! Opening connections: TCP with our mark, and mesh TLS on it with the peer's identity checked.
+//! Invariant: no byte of an application is sent on a connection whose peer is not the expected one.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rustls::pki_types::ServerName;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use weft_core::{failure::Failure, identity::Identity};
+
+use crate::{
+    listener::original_dst::set_mark,
+    stream::{Stream, tls_error},
+    tls::{CurrentTls, verify},
+};
+
+/// How to open connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    /// SO_MARK of our own connections; `None` where the kernel does not let us, or nothing is captured.
+    pub(crate) mark: Option<u32>,
+    pub(crate) tls: Arc<CurrentTls>,
+}
+
+/// What is spoken on the hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alpn {
+    Http,
+    Tcp,
+}
+
+/// One of something that a cluster may have so many of; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<AtomicU32>);
+
+impl Slot {
+    /// Takes one of `limit`.
+    pub(crate) fn take(count: &Arc<AtomicU32>, limit: u32, what: &'static str) -> Result<Self, Failure> {
+        if count.fetch_add(1, Relaxed) >= limit {
+            count.fetch_sub(1, Relaxed);
+            return Err(Failure::Overloaded(what));
+        }
+        Ok(Self(count.clone()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Dialer {
+    /// Opens a plain TCP connection.
+    pub(crate) async fn tcp(&self, address: SocketAddr, within: Duration) -> Result<TcpStream, Failure> {
+        match timeout(within, self.connect(address)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(Failure::Connect(error.to_string().into())),
+            Err(_elapsed) => Err(Failure::ConnectTimeout),
+        }
+    }
+
+    /// Opens mesh TLS to the proxy that takes `address`'s traffic, and checks who answers.
+    pub(crate) async fn mesh(
+        &self,
+        address: SocketAddr,
+        expected: &Identity,
+        alpn: Alpn,
+        within: Duration,
+    ) -> Result<Stream, Failure> {
+        match timeout(within, self.handshake(address, expected, alpn)).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(Failure::ConnectTimeout),
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(mark) = self.mark {
+            set_mark(&socket, mark)?;
+        }
+        socket.set_nodelay(true)?;
+        socket.connect(address).await
+    }
+
+    async fn handshake(&self, address: SocketAddr, expected: &Identity, alpn: Alpn) -> Result<Stream, Failure> {
+        let tls = self.tls.load_full().ok_or(Failure::NotConfigured)?;
+        let tcp = self.connect(address).await.map_err(|error| Failure::Connect(error.to_string().into()))?;
+        let config = match alpn {
+            Alpn::Http => &tls.client_http,
+            Alpn::Tcp => &tls.client_tcp,
+        };
+        let name = ServerName::IpAddress(address.ip().into());
+        let stream = TlsConnector::from(config.clone()).connect(name, tcp).await.map_err(|error| refused(&error))?;
+        let connection = stream.get_ref().1;
+        verify::expect(connection, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
+        let wanted = match alpn {
+            Alpn::Http => crate::tls::ALPN_HTTP,
+            Alpn::Tcp => crate::tls::ALPN_TCP,
+        };
+        if connection.alpn_protocol() != Some(wanted) {
+            return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
+        }
+        Ok(Stream::Dialled(Box::new(stream), Arc::new(AtomicBool::new(false))))
+    }
+}
+
+/// A plain TCP connection as a stream.
+pub(crate) fn plain(stream: TcpStream) -> Stream {
+    Stream::tcp(stream, Bytes::new())
+}
+
+/// What a failed handshake means.
+fn refused(error: &io::Error) -> Failure {
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(reason)) => Failure::PeerIdentity(format!("{reason:?}").into()),
+        Some(rustls::Error::AlertReceived(_)) => Failure::IdentityRefused,
+        Some(other) => Failure::Connect(format!("TLS: {other}").into()),
+        None => Failure::Connect(format!("TLS: {error}").into()),
+    }
+}

@@ -1,0 +1,358 @@
+//! Pools of HTTP connections of one worker to one address and identity.
+//! Shape: [`Pool::send`] takes a request and gives back the head of the answer with a [`Lease`], which returns the connection
+//! when the answer's body has ended. HTTP/1: one request a connection at a time, last used first. HTTP/2: up to
+//! [`MAX_STREAMS`] requests a connection.
+//! Invariant: a request that was not sent comes back with the error, so that it can go elsewhere whatever its method.
+
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use weft_core::{failure::Failure, identity::Identity};
+
+use super::dial::{Alpn, Dialer, Slot, plain};
+use crate::{http::body::Body, stream::Stream};
+
+/// Requests at once on one HTTP/2 connection before another is opened.
+pub(crate) const MAX_STREAMS: usize = 100;
+/// Idle HTTP/1 connections kept per pool.
+const MAX_IDLE: usize = 256;
+/// What one HTTP/2 stream may send us unread.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// What one HTTP/2 connection may send us unread.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What we keep unsent for one HTTP/2 stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// A silent HTTP/2 connection is asked for a sign of life after this, and given [`PING_TIMEOUT`] to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where a pool's connections lead.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) transport: Transport,
+}
+
+/// How a pool's connections are protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Plain,
+    /// Mesh TLS to this identity.
+    Mesh(Identity),
+}
+
+/// What a pool's connections speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
+
+/// Bounds for one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) connect: Duration,
+    pub(crate) connections: u32,
+    pub(crate) pending: u32,
+    pub(crate) idle: Duration,
+}
+
+/// What a cluster has open and waiting, over all its pools.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) connections: Arc<AtomicU32>,
+    /// Requests that wait for a connection.
+    pub(crate) pending: Arc<AtomicU32>,
+}
+
+/// The connections of one worker to one target.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    target: Target,
+    version: Version,
+    counts: Counts,
+    idle: Mutex<Vec<Idle>>,
+    shared: Mutex<Vec<Shared>>,
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    since: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    sender: http2::SendRequest<Body>,
+    use_: Arc<Use>,
+}
+
+#[derive(Debug)]
+struct Use {
+    streams: AtomicUsize,
+    last: Mutex<Instant>,
+    alerted: Arc<AtomicBool>,
+    /// Set once an answer came, so that a later alert is no refusal of our identity.
+    answered: AtomicBool,
+}
+
+/// A connection in use by one request.
+#[derive(Debug)]
+pub(crate) struct Lease(Option<Held>);
+
+#[derive(Debug)]
+enum Held {
+    Http1(Arc<Pool>, http1::SendRequest<Body>),
+    Http2(Arc<Use>),
+}
+
+/// Why a request failed, and the request itself when nothing of it was sent.
+pub(crate) type Unsent = (Failure, Option<Request<Body>>);
+
+impl Pool {
+    pub(crate) fn new(target: Target, version: Version, counts: Counts) -> Self {
+        Self {
+            target,
+            version,
+            counts,
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Sends a request on a pooled connection, opening one when there is none.
+    pub(crate) async fn send(
+        self: &Arc<Self>,
+        dialer: &Dialer,
+        bounds: Bounds,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        match self.version {
+            Version::Http1 => self.send_http1(dialer, bounds, request).await,
+            Version::Http2 => self.send_http2(dialer, bounds, request).await,
+        }
+    }
+
+    async fn send_http1(
+        self: &Arc<Self>,
+        dialer: &Dialer,
+        bounds: Bounds,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        loop {
+            let (mut sender, reused) = match self.pop_idle(bounds.idle) {
+                Some(sender) => (sender, true),
+                None => match self.open_http1(dialer, bounds).await {
+                    Ok(sender) => (sender, false),
+                    Err(failure) => return Err((failure, Some(request))),
+                },
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, Lease(Some(Held::Http1(self.clone(), sender))))),
+                Err(error) => match unsent(error) {
+                    // The application closed the idle connection: nothing was sent, so another one is as good as this.
+                    (_, Some(unsent)) if reused => request = unsent,
+                    other => return Err(other),
+                },
+            }
+        }
+    }
+
+    fn pop_idle(&self, limit: Duration) -> Option<http1::SendRequest<Body>> {
+        let mut idle = self.idle.lock();
+        while let Some(candidate) = idle.pop() {
+            if candidate.sender.is_ready() && candidate.since.elapsed() < limit {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<http1::SendRequest<Body>, Failure> {
+        let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
+        let slot = Slot::take(&self.counts.connections, bounds.connections, "connections")?;
+        let (stream, _alerted) = self.open(dialer, bounds.connect).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(crate::http::serve::MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::Connect(error.to_string().into()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            drop(slot);
+        });
+        Ok(sender)
+    }
+
+    async fn send_http2(
+        self: &Arc<Self>,
+        dialer: &Dialer,
+        bounds: Bounds,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        let mut connection = match self.acquire_http2(dialer, bounds).await {
+            Ok(connection) => connection,
+            Err(failure) => return Err((failure, Some(request))),
+        };
+        let lease = Lease(Some(Held::Http2(connection.use_.clone())));
+        match connection.sender.try_send_request(request).await {
+            Ok(response) => {
+                connection.use_.answered.store(true, Relaxed);
+                Ok((response, lease))
+            }
+            Err(error) => {
+                let (failure, request) = unsent(error);
+                let refused = connection.use_.alerted.load(Relaxed) && !connection.use_.answered.load(Relaxed);
+                Err((if refused { Failure::IdentityRefused } else { failure }, request))
+            }
+        }
+    }
+
+    async fn acquire_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
+        if let Some(connection) = self.shared_with_room() {
+            return Ok(connection);
+        }
+        let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(connection) = self.shared_with_room() {
+            return Ok(connection);
+        }
+        let slot = Slot::take(&self.counts.connections, bounds.connections, "connections")?;
+        let (stream, alerted) = self.open(dialer, bounds.connect).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(crate::http::serve::MAX_HEAD_HTTP2)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Failure::Connect(error.to_string().into()))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            drop(slot);
+        });
+        let use_ = Use {
+            streams: AtomicUsize::new(1),
+            last: Mutex::new(Instant::now()),
+            alerted,
+            answered: AtomicBool::new(false),
+        };
+        let connection = Shared { sender, use_: Arc::new(use_) };
+        self.shared.lock().push(connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection with room for one more request, which is counted.
+    fn shared_with_room(&self) -> Option<Shared> {
+        let mut shared = self.shared.lock();
+        shared.retain(|connection| !connection.sender.is_closed());
+        let connection = shared.iter().find(|connection| connection.use_.streams.load(Relaxed) < MAX_STREAMS)?;
+        connection.use_.streams.fetch_add(1, Relaxed);
+        Some(connection.clone())
+    }
+
+    async fn open(&self, dialer: &Dialer, within: Duration) -> Result<(Stream, Arc<AtomicBool>), Failure> {
+        match &self.target.transport {
+            Transport::Plain => {
+                Ok((plain(dialer.tcp(self.target.address, within).await?), Arc::new(AtomicBool::new(false))))
+            }
+            Transport::Mesh(identity) => {
+                let stream = dialer.mesh(self.target.address, identity, Alpn::Http, within).await?;
+                let alerted = match &stream {
+                    Stream::Dialled(_, alerted) => alerted.clone(),
+                    Stream::Tcp(_) | Stream::Accepted(_) => Arc::new(AtomicBool::new(false)),
+                };
+                Ok((stream, alerted))
+            }
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn sweep(&self, limit: Duration) {
+        self.idle.lock().retain(|idle| idle.sender.is_ready() && idle.since.elapsed() < limit);
+        self.shared.lock().retain(|connection| {
+            !connection.sender.is_closed()
+                && (connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit)
+        });
+    }
+}
+
+impl Lease {
+    /// Gives the connection back for the next request: the answer's body has ended.
+    pub(crate) fn finish(mut self) {
+        if let Some(Held::Http1(pool, sender)) = self.0.take_if(|held| matches!(held, Held::Http1(..))) {
+            if sender.is_closed() {
+                return;
+            }
+            let mut idle = pool.idle.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle { sender, since: Instant::now() });
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(Held::Http2(use_)) = &self.0
+            && use_.streams.fetch_sub(1, Relaxed) == 1
+        {
+            *use_.last.lock() = Instant::now();
+        }
+    }
+}
+
+fn unsent(mut error: TrySendError<Request<Body>>) -> Unsent {
+    let request = error.take_message();
+    let error = error.into_error();
+    let failure = if request.is_some() {
+        Failure::Connect("the connection closed before the request was sent".into())
+    } else {
+        broken(&error)
+    };
+    (failure, request)
+}
+
+/// What an error of a request that may have been seen means.
+pub(crate) fn broken(error: &hyper::Error) -> Failure {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(current) = source {
+        if let Some(h2) = current.downcast_ref::<h2::Error>() {
+            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            // A stream that ends by GOAWAY is one above the last that the peer processed (RFC 9113 §6.8).
+            if h2.is_remote() && (refused || h2.is_go_away()) {
+                return Failure::RefusedStream;
+            }
+        }
+        source = current.source();
+    }
+    if error.is_parse() {
+        return Failure::BadAnswer("not HTTP");
+    }
+    Failure::Reset(error.to_string().into())
+}

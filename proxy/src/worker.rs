@@ -1,0 +1,154 @@
+//! A worker: one thread with a runtime, listeners, pools, connections and metrics of its own.
+//! What all workers share is in [`Shared`]; they lock nothing of it on the way of a request.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use weft_core::{identity::Identity, listener::AccessLog as LogPolicy};
+
+use crate::{
+    connection::{IDLE, Table},
+    drain::Drain,
+    live::State,
+    telemetry::{AccessLog, Metrics},
+    tls::CurrentTls,
+    upstream::{
+        dial::Dialer,
+        pool::{Bounds, Counts, Pool, Target, Transport, Version},
+    },
+};
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Snapshot and memory.
+    pub state: Arc<State>,
+    /// The current certificate.
+    pub tls: Arc<CurrentTls>,
+    /// Where destinations are asked for that the snapshot does not know. `None`: the configuration comes from a file, so
+    /// what it does not know is not in the mesh.
+    pub interest: Option<mpsc::Sender<SocketAddr>>,
+    /// SO_MARK of our own connections.
+    pub mark: Option<u32>,
+    /// The workload's own addresses: endpoints there are served in the process.
+    pub own_addresses: Vec<IpAddr>,
+    /// The proxy's own ports: a connection whose destination is one of them is a loop.
+    pub own_ports: Vec<u16>,
+    /// Addresses that can only be services of the mesh.
+    pub mesh_ranges: Vec<IpNet>,
+    /// Overrides what the control plane says.
+    pub access_log: Option<LogPolicy>,
+    /// Most connections from callers, per worker.
+    pub max_connections: usize,
+    /// How long to wait for the control plane to say what a destination is.
+    pub discovery_wait: Duration,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
+    /// What all share.
+    pub shared: Arc<Shared>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// Its open connections.
+    pub connections: Arc<Table>,
+    pub(crate) log: AccessLog,
+    pub(crate) drain: Drain,
+    pub(crate) dialer: Dialer,
+    application: Mutex<HashMap<(SocketAddr, Version), Arc<Pool>>>,
+    /// Connections to the workload.
+    pub(crate) application_counts: Counts,
+}
+
+/// Bounds of connections to the workload itself.
+pub(crate) const APPLICATION: Bounds =
+    Bounds { connect: Duration::from_secs(1), connections: 10_000, pending: 1_024, idle: Duration::from_secs(300) };
+/// How often waiting connections are looked at.
+const SWEEP: Duration = Duration::from_millis(500);
+/// How often pools are looked at.
+const POOL_SWEEP: u32 = 20;
+
+impl Worker {
+    /// A worker; [`Worker::start`] makes it run.
+    pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
+        let dialer = Dialer { mark: shared.mark, tls: shared.tls.clone() };
+        Arc::new(Self {
+            index,
+            shared,
+            metrics: Arc::default(),
+            connections: Arc::default(),
+            log,
+            drain,
+            dialer,
+            application: Mutex::default(),
+            application_counts: Counts::default(),
+        })
+    }
+
+    /// Starts the worker's clock on the current runtime. Listeners are started by `listener::accept`.
+    pub fn start(self: &Arc<Self>) {
+        let worker = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(SWEEP);
+            let mut count = 0u32;
+            loop {
+                tick.tick().await;
+                let Some(worker) = worker.upgrade() else { return };
+                worker.connections.sweep();
+                count = count.wrapping_add(1);
+                if count.is_multiple_of(POOL_SWEEP) {
+                    worker.application.lock().values().for_each(|pool| pool.sweep(APPLICATION.idle));
+                    worker.shared.state.each_pool(worker.index, |pool| pool.sweep(IDLE));
+                }
+            }
+        });
+    }
+
+    /// Runs a connection's task; a panic in it is counted and hurts nothing else.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let metrics = self.metrics.clone();
+        tokio::spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                metrics.event("weft_panics_total", &[("where", "connection")]);
+            }
+        });
+    }
+
+    /// The pool of connections to the workload at this address.
+    pub(crate) fn application(&self, address: SocketAddr, version: Version) -> Arc<Pool> {
+        let make = || {
+            let target = Target { address, transport: Transport::Plain };
+            Arc::new(Pool::new(target, version, self.application_counts.clone()))
+        };
+        self.application.lock().entry((address, version)).or_insert_with(make).clone()
+    }
+
+    /// Which requests get a line in the access log.
+    pub(crate) fn log_policy(&self, from_snapshot: LogPolicy) -> LogPolicy {
+        self.shared.access_log.unwrap_or(from_snapshot)
+    }
+
+    /// Whether an endpoint is the workload beside us: its address, and our own identity.
+    pub(crate) fn is_local(&self, address: SocketAddr, identity: Option<&Identity>) -> bool {
+        self.shared.own_addresses.contains(&address.ip())
+            && identity
+                .is_some_and(|identity| self.shared.tls.load().as_ref().is_some_and(|tls| tls.identity == *identity))
+    }
+
+    /// Whether an address can only be a service of the mesh.
+    pub(crate) fn in_mesh_ranges(&self, address: IpAddr) -> bool {
+        self.shared.mesh_ranges.iter().any(|range| range.contains(&address))
+    }
+}
