@@ -24,6 +24,9 @@ mod metadata;
 mod types;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 use prost::{Message, bytes::Bytes};
 use prost_types::Any;
 use sha2::{Digest, Sha256};

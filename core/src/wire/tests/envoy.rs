@@ -1,0 +1,238 @@
+//! Another implementation of the same messages (the published crate `envoy-types`, made from Envoy's own .proto
+//! files) reads what we write, and we read what it writes. So our field numbers and types are the real ones.
+
+use envoy_types::pb::envoy as theirs;
+use proptest::{prelude::*, strategy::ValueTree};
+use prost::Message;
+use prost_types::Any;
+
+use super::{
+    super::{types::Typed, *},
+    arbitrary,
+    golden::Descriptors,
+};
+
+/// Every message that we send: decoded, encoded and decoded again by them and us it is still the same.
+fn cross_every_message(encoded: &Encoded) {
+    let mut messages = vec![encoded.to_any()];
+    let name = encoded.resource_type.type_url().rsplit('/').next().unwrap();
+    Descriptors::load().visit(name, &encoded.value, &mut |any| messages.push(any.clone()));
+    for any in &messages {
+        cross(any);
+    }
+}
+
+macro_rules! cross {
+    ($any:expr, $($ours:ty => $theirs:ty;)*) => {
+        match $any.type_url.as_str() {
+            $(<$ours>::TYPE_URL => {
+                let ours = <$ours>::decode(&*$any.value).unwrap();
+                let through = <$theirs>::decode(&*$any.value).unwrap().encode_to_vec();
+                assert_eq!(<$ours>::decode(&*through).unwrap(), ours);
+                assert_eq!(through.len(), $any.value.len());
+            })*
+            other => panic!("no counterpart for {other}"),
+        }
+    };
+}
+
+fn cross(any: &Any) {
+    use weft_proto::envoy as ours;
+    cross! { any,
+        ours::config::listener::v3::Listener => theirs::config::listener::v3::Listener;
+        ours::config::route::v3::RouteConfiguration => theirs::config::route::v3::RouteConfiguration;
+        ours::config::cluster::v3::Cluster => theirs::config::cluster::v3::Cluster;
+        ours::config::endpoint::v3::ClusterLoadAssignment => theirs::config::endpoint::v3::ClusterLoadAssignment;
+        ours::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager
+            => theirs::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+        ours::extensions::filters::network::tcp_proxy::v3::TcpProxy => theirs::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+        ours::extensions::filters::network::rbac::v3::Rbac => theirs::extensions::filters::network::rbac::v3::Rbac;
+        ours::extensions::filters::http::rbac::v3::Rbac => theirs::extensions::filters::http::rbac::v3::Rbac;
+        ours::extensions::filters::http::rbac::v3::RbacPerRoute => theirs::extensions::filters::http::rbac::v3::RbacPerRoute;
+        ours::extensions::filters::http::router::v3::Router => theirs::extensions::filters::http::router::v3::Router;
+        ours::extensions::transport_sockets::tls::v3::DownstreamTlsContext
+            => theirs::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+        ours::extensions::upstreams::http::v3::HttpProtocolOptions => theirs::extensions::upstreams::http::v3::HttpProtocolOptions;
+        ours::extensions::load_balancing_policies::least_request::v3::LeastRequest
+            => theirs::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+        ours::extensions::load_balancing_policies::round_robin::v3::RoundRobin
+            => theirs::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+        ours::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality
+            => theirs::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn other_implementations_read_what_we_write(
+        listener in arbitrary::listener(),
+        table in arbitrary::table(),
+        client_table in arbitrary::client_table(),
+        cluster in arbitrary::cluster(),
+        set in arbitrary::endpoints(),
+        plaintext_to_mesh: bool,
+    ) {
+        let envoy = ClientClass::Envoy { plaintext_to_mesh };
+        cross_every_message(&render_listener(&listener, ClientClass::Weft).unwrap());
+        cross_every_message(&render_route(&table, ClientClass::Weft).unwrap());
+        cross_every_message(&render_route(&client_table, envoy).unwrap());
+        for class in [ClientClass::Weft, envoy] {
+            cross_every_message(&render_cluster(&cluster, class));
+            cross_every_message(&render_endpoints(&set, class));
+        }
+    }
+
+    /// Envoy takes the TLS form that gRPC wants and then verifies nothing; it also must not get an address that expects
+    /// mesh TLS unless it was asked for, nor a table whose policy it would not enforce.
+    #[test]
+    fn envoy_gets_no_tls_no_policy_and_no_metadata_of_ours(
+        listener in arbitrary::listener(),
+        table in arbitrary::table(),
+        cluster in arbitrary::cluster(),
+        set in arbitrary::endpoints(),
+        plaintext_to_mesh: bool,
+    ) {
+        let envoy = ClientClass::Envoy { plaintext_to_mesh };
+        prop_assert_eq!(render_listener(&listener, envoy), Err(NotForClient::Listener));
+        let encoded_cluster = render_cluster(&cluster, envoy);
+        let decoded = theirs::config::cluster::v3::Cluster::decode(&*encoded_cluster.value).unwrap();
+        prop_assert!(decoded.transport_socket.is_none() && decoded.transport_socket_matches.is_empty());
+        prop_assert!(decoded.metadata.is_none());
+        let encoded_set = render_endpoints(&set, envoy);
+        let assignment = theirs::config::endpoint::v3::ClusterLoadAssignment::decode(&*encoded_set.value).unwrap();
+        let shown: usize = assignment.endpoints.iter().map(|locality| locality.lb_endpoints.len()).sum();
+        let open = set.endpoints.iter().filter(|one| plaintext_to_mesh || one.identity.is_none()).count();
+        prop_assert_eq!(shown, open);
+        prop_assert!(assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints).all(|one| one.metadata.is_none()));
+        let mut encoded = vec![encoded_cluster, encoded_set];
+        match render_route(&table, envoy) {
+            Ok(routes) => {
+                prop_assert!(table.authorization.allows_all());
+                encoded.push(routes);
+            }
+            Err(error) => prop_assert!(!table.authorization.allows_all() && error == NotForClient::Authorization),
+        }
+        for encoded in encoded {
+            prop_assert!(!holds_tls(&encoded), "{}", encoded.name);
+        }
+    }
+
+    /// What Envoy's validation asks of weights: sums that fit into 32 bits, and none of 0.
+    #[test]
+    fn weights_of_endpoints_fit_for_envoy(set in arbitrary::endpoints()) {
+        let encoded = render_endpoints(&set, ClientClass::Envoy { plaintext_to_mesh: true });
+        let assignment = theirs::config::endpoint::v3::ClusterLoadAssignment::decode(&*encoded.value).unwrap();
+        let value = |weight: &Option<envoy_types::pb::google::protobuf::UInt32Value>| u64::from(weight.as_ref().unwrap().value);
+        let mut localities = 0;
+        for locality in &assignment.endpoints {
+            prop_assert!(value(&locality.load_balancing_weight) >= 1);
+            localities += value(&locality.load_balancing_weight);
+            let endpoints: Vec<u64> = locality.lb_endpoints.iter().map(|one| value(&one.load_balancing_weight)).collect();
+            prop_assert!(endpoints.iter().all(|weight| *weight >= 1));
+            prop_assert!(endpoints.iter().sum::<u64>() <= u64::from(u32::MAX));
+        }
+        prop_assert!(localities <= u64::from(u32::MAX));
+    }
+}
+
+/// Whether any message in it is of the TLS package.
+fn holds_tls(encoded: &Encoded) -> bool {
+    let mut found = false;
+    let name = encoded.resource_type.type_url().rsplit('/').next().unwrap();
+    Descriptors::load().visit(name, &encoded.value, &mut |any| found |= any.type_url.contains("transport_sockets"));
+    found
+}
+
+/// The form of TLS for Weft's own listeners is not that of gRPC either: Envoy would refuse it, not skip the check.
+#[test]
+fn no_listener_has_the_tls_form_of_grpc() {
+    use theirs::extensions::transport_sockets::tls::v3::{
+        DownstreamTlsContext, common_tls_context::ValidationContextType,
+    };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen = 0;
+    for _ in 0..200 {
+        let listener = arbitrary::listener().new_tree(&mut runner).unwrap().current();
+        let encoded = render_listener(&listener, ClientClass::Weft).unwrap();
+        Descriptors::load().visit("envoy.config.listener.v3.Listener", &encoded.value, &mut |any| {
+            if any.type_url.ends_with(".DownstreamTlsContext") {
+                let context = DownstreamTlsContext::decode(&*any.value).unwrap();
+                assert!(context.require_client_certificate.unwrap().value);
+                let common = context.common_tls_context.unwrap();
+                assert!(common.tls_certificate_provider_instance.is_none());
+                assert!(matches!(
+                    common.validation_context_type,
+                    Some(ValidationContextType::ValidationContextSdsSecretConfig(secret)) if secret.name == "weft:trust-bundle"
+                ));
+                seen += 1;
+            }
+        });
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+#[test]
+fn a_route_means_the_same_to_envoy() {
+    use theirs::config::route::v3::{route, route_action, route_match};
+    let table = super::golden::split_table();
+    let encoded = render_route(&table, ClientClass::Weft).unwrap();
+    let routes = theirs::config::route::v3::RouteConfiguration::decode(&*encoded.value).unwrap();
+    assert_eq!(routes.name, "inbound");
+    assert!(routes.ignore_port_in_host_matching);
+    let rule = &routes.virtual_hosts[0].routes[0];
+    let matches = rule.r#match.as_ref().unwrap();
+    assert_eq!(matches.path_specifier, Some(route_match::PathSpecifier::PathSeparatedPrefix("/v2".into())));
+    assert_eq!(matches.headers[0].name, ":method");
+    let Some(route::Action::Route(action)) = &rule.action else { panic!("{rule:?}") };
+    let Some(route_action::ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else { panic!() };
+    let weights: Vec<_> =
+        weighted.clusters.iter().map(|one| (one.name.as_str(), one.weight.as_ref().unwrap().value)).collect();
+    assert_eq!(weights, [("svc/shop/product-v1:80", 90), ("svc/shop/product-v2:80", 10), ("unresolved", 5)]);
+    assert_eq!(
+        action.cluster_not_found_response_code(),
+        route_action::ClusterNotFoundResponseCode::InternalServerError
+    );
+    assert_eq!((action.timeout.as_ref().unwrap().seconds, action.idle_timeout.as_ref().unwrap().seconds), (0, 0));
+    let retry = action.retry_policy.as_ref().unwrap();
+    assert_eq!(retry.retry_on, "connect-failure,refused-stream,gateway-error,reset");
+    assert_eq!(retry.num_retries.as_ref().unwrap().value, 1);
+    assert_eq!(retry.retriable_request_headers[0].name, ":method");
+    let deny = &routes.typed_per_filter_config["weft.rbac.deny"];
+    let deny = theirs::extensions::filters::http::rbac::v3::RbacPerRoute::decode(&*deny.value).unwrap();
+    let rules = deny.rbac.unwrap().rules.unwrap();
+    assert_eq!(rules.action(), theirs::config::rbac::v3::rbac::Action::Deny);
+    assert!(rules.policies.contains_key("000000 shop/no-user#0"));
+}
+
+#[test]
+fn a_cluster_means_the_same_to_envoy() {
+    let cluster = Cluster::new(ClusterName::parse("svc/a/b:80").unwrap());
+    let encoded = render_cluster(&cluster, ClientClass::Envoy { plaintext_to_mesh: false });
+    let cluster = theirs::config::cluster::v3::Cluster::decode(&*encoded.value).unwrap();
+    assert_eq!(cluster.connect_timeout.as_ref().unwrap().seconds, 1);
+    let thresholds = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
+    assert_eq!(thresholds.max_connections.as_ref().unwrap().value, 10_000);
+    assert_eq!(thresholds.max_pending_requests.as_ref().unwrap().value, 1_024);
+    assert_eq!(thresholds.max_requests.as_ref().unwrap().value, 10_000);
+    assert_eq!(thresholds.retry_budget.as_ref().unwrap().budget_percent.as_ref().unwrap().value, 20.0);
+    let outlier = cluster.outlier_detection.as_ref().unwrap();
+    assert_eq!(outlier.consecutive_gateway_failure.as_ref().unwrap().value, 5);
+    assert_eq!(outlier.enforcing_consecutive_gateway_failure.as_ref().unwrap().value, 100);
+    assert_eq!(outlier.enforcing_consecutive_5xx.as_ref().unwrap().value, 0);
+    assert_eq!(outlier.max_ejection_percent.as_ref().unwrap().value, 50);
+    let names: Vec<_> = cluster
+        .load_balancing_policy
+        .as_ref()
+        .unwrap()
+        .policies
+        .iter()
+        .map(|policy| policy.typed_extension_config.as_ref().unwrap().name.as_str())
+        .collect();
+    assert_eq!(names, ["envoy.load_balancing_policies.least_request", "envoy.load_balancing_policies.wrr_locality"]);
+    let Some(theirs::config::cluster::v3::cluster::ClusterDiscoveryType::Type(3)) = cluster.cluster_discovery_type
+    else {
+        panic!()
+    };
+}
