@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::host::Host;
 use crate::process::run_ok;
 use crate::programs;
+use crate::wait::{DEADLINE, until};
 
 /// Lines of each log that a failed test prints.
 const LOG_TAIL: usize = 120;
@@ -100,12 +101,20 @@ impl World {
 
         run_ok("ip", &["netns", "add", namespace])?;
         run_ok("ip", &["-n", namespace, "link", "set", "lo", "up"])?;
+        // Nobody else has our addresses: no waiting for duplicates.
+        run_ok("ip", &["netns", "exec", namespace, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"])?;
         run_ok("ip", &["-n", &wire, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", namespace])?;
         run_ok("ip", &["-n", &wire, "link", "set", &port, "master", "wire0", "up"])?;
         run_ok("ip", &["-n", namespace, "link", "set", "eth0", "up"])?;
         run_ok("ip", &["-n", namespace, "address", "add", &format!("{}/16", host.ipv4()), "dev", "eth0"])?;
         let v6 = format!("{}/64", host.ipv6());
         run_ok("ip", &["-n", namespace, "address", "add", &v6, "dev", "eth0", "nodad"])?;
+        // The kernel adds the link-local address and its routes when the link is ready, which it tells later.
+        until(format!("the link of {name}"), DEADLINE, || {
+            let args = ["-n", namespace, "-6", "address", "show", "dev", "eth0", "scope", "link", "-tentative"];
+            ensure!(run_ok("ip", &args)?.contains("fe80::"), "no link-local address");
+            Ok(())
+        })?;
         Ok(host)
     }
 
