@@ -1,6 +1,7 @@
 //! A document as a tree, before it has a shape: what YAML and JSON share, with list positions remembered, so that a
 //! broken part can be cut out and the rest still be read under its own path.
-//! Invariant: at most [`MAX_NODES`] nodes and [`MAX_DEPTH`] levels, however small the text (YAML aliases).
+//! Invariant: at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] levels and [`MAX_CHARACTERS`] bytes of text, however small the
+//! source (YAML aliases).
 
 use std::{cell::Cell, fmt};
 
@@ -13,6 +14,9 @@ use serde::{
 pub(super) const MAX_NODES: usize = 200_000;
 /// Most levels in one document.
 pub(super) const MAX_DEPTH: usize = 64;
+
+/// Most bytes of all texts in one document, field names included.
+pub(super) const MAX_CHARACTERS: usize = 8 * 1024 * 1024;
 
 /// A part of a document.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,15 +116,25 @@ pub(super) fn path_text(steps: &[Step]) -> String {
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let left = Cell::new(MAX_NODES);
-        NodeSeed { left: &left, depth: 0 }.deserialize(deserializer)
+        let (left, text) = (Cell::new(MAX_NODES), Cell::new(MAX_CHARACTERS));
+        NodeSeed { left: &left, text: &text, depth: 0 }.deserialize(deserializer)
     }
 }
 
 #[derive(Clone, Copy)]
 struct NodeSeed<'a> {
     left: &'a Cell<usize>,
+    text: &'a Cell<usize>,
     depth: usize,
+}
+
+impl NodeSeed<'_> {
+    /// Copies a text, if there is room for it.
+    fn keep<E: de::Error>(self, text: &str) -> Result<String, E> {
+        let left = self.text.get().checked_sub(text.len());
+        self.text.set(left.ok_or_else(|| E::custom(format_args!("more than {MAX_CHARACTERS} bytes of text")))?);
+        Ok(text.to_owned())
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
@@ -171,8 +185,8 @@ impl<'de> de::Visitor<'de> for NodeSeed<'_> {
         Ok(Node::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Text(value.to_owned()))
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Node, E> {
+        self.keep(value).map(Node::Text)
     }
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
@@ -187,6 +201,7 @@ impl<'de> de::Visitor<'de> for NodeSeed<'_> {
         let mut map: Vec<(String, Node)> = Vec::new();
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = fields.next_key::<String>()? {
+            let key = self.keep(&key)?;
             if !seen.insert(key.clone()) {
                 return Err(de::Error::custom(format_args!("the field {key:?} is there twice")));
             }

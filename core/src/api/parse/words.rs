@@ -54,15 +54,21 @@ fn wrong(found: &str, expected: &str) -> String {
     format!("must be {expected}, not {found}{hint}")
 }
 
-/// The known name that a person most likely meant: at most a third of the letters differ, in any case.
+/// The known name that a person most likely meant: at most a third of the letters differ, in any case,
+/// or one begins like the other.
 pub(super) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if given.len() > 64 {
         return None;
     }
     let given = given.to_ascii_lowercase();
     let limit = (given.chars().count() / 3).max(1);
+    let rank = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let begins = given.len() >= 4 && (name.starts_with(&given) || given.starts_with(&name));
+        distance(&given, &name).min(if begins { limit } else { usize::MAX })
+    };
     known
-        .map(|name| (distance(&given, &name.to_ascii_lowercase()), name))
+        .map(|name| (rank(name), name))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

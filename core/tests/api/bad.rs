@@ -1,0 +1,271 @@
+//! Mistakes: kind, spec, and the errors exactly as shown after the object's key.
+
+use crate::{document, errors};
+
+/// Kind, spec, errors.
+type Case = (&'static str, &'static str, &'static [&'static str]);
+
+#[test]
+fn every_mistake_is_named_with_its_field_and_reason() {
+    for (kind, spec, expected) in CASES {
+        let key = if *kind == "MeshConfig" { "MeshConfig/default/default" } else { &format!("{kind}/shop/x") };
+        let expected: Vec<String> = expected.iter().map(|error| format!("document 1, {key}: {error}")).collect();
+        assert_eq!(errors(&document(kind, spec)), expected, "{kind} {spec}");
+    }
+}
+
+#[rustfmt::skip]
+const CASES: &[Case] = &[
+    ("Service", "{}", &[
+        "spec.ports: required",
+    ]),
+    ("Service", "{ports: []}", &[
+        "spec.ports: must have at least one entry",
+    ]),
+    ("Service", "{ports: [{}]}", &[
+        "spec.ports[0].port: required",
+    ]),
+    ("Service", "{ports: [{port: 0}, {port: 70000, name: b}, {port: abc}]}", &[
+        "spec.ports[0].port: must be a number from 1 to 65535, not 0",
+        "spec.ports[1].port: must be a number from 1 to 65535, not 70000",
+        "spec.ports[2].port: must be a number from 1 to 65535, not \"abc\"",
+    ]),
+    ("Service", "{ports: [{port: 80}, {port: 80, name: A}]}", &[
+        "spec.ports[1].port: is there twice",
+        "spec.ports[0].name: required when there is more than one port",
+        "spec.ports[1].name: \"A\" is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+    ]),
+    ("Service", "{ports: [{name: a, port: 80, targetPort: 0}]}", &[
+        "spec.ports[0].targetPort: must be a port number from 1 to 65535 or a port name, not 0",
+    ]),
+    ("Service", "{ports: [{name: a, port: 80, targetPort: Http}]}", &[
+        "spec.ports[0].targetPort: \"Http\" is no port name: use 1 to 15 lower-case letters, digits and '-', at least one letter, a letter or digit at both ends",
+    ]),
+    ("Service", "{ports: [{port: 53, protocol: UDP}]}", &[
+        "spec.ports[0].protocol: not supported yet",
+    ]),
+    ("Service", "{ports: [{port: 53, protocol: tcp}]}", &[
+        "spec.ports[0].protocol: must be one of TCP, UDP, SCTP, not \"tcp\"; did you mean \"TCP\"?",
+    ]),
+    ("Service", "{type: LoadBalancer, ports: [{port: 80, nodePort: 30000}]}", &[
+        "spec.ports[0].nodePort: not supported yet",
+    ]),
+    ("Service", "{type: LoadBalancer, ports: [{port: 80}], clusterIP: None}", &[
+        "spec.clusterIP: headless services are not supported yet",
+    ]),
+    ("Service", "{type: ExternalName, ports: [{port: 80}]}", &[
+        "spec.type: not supported yet",
+    ]),
+    ("Service", "{ports: [{port: 80}], clusterIP: 10.0.0.300}", &[
+        "spec.clusterIP: \"10.0.0.300\" is not an IP address",
+    ]),
+    ("Service", "{ports: [{port: 80}], clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2, 10.0.0.1]}", &[
+        "spec.clusterIPs[0]: must be clusterIP, which is 10.0.0.1",
+        "spec.clusterIPs: must have at most one IPv4 address",
+    ]),
+    ("Service", "{selector: {app: 1}, ports: [{port: 80}]}", &[
+        "spec.selector.app: must be a string, not 1 (put it in quotes)",
+    ]),
+    ("Service", "{selectors: {app: a}, ports: [{port: 80}]}", &[
+        "spec.selectors: unknown field; did you mean \"selector\"?",
+    ]),
+    ("HTTPRoute", "{parentRef: [{name: edge}]}", &[
+        "spec.parentRef: unknown field; did you mean \"parentRefs\"?",
+    ]),
+    ("HTTPRoute", "{parentRefs: [{name: product, kind: Service}]}", &[
+        "spec.parentRefs[0].kind: a parent is a Gateway (group \"gateway.networking.k8s.io\") or a Service (group \"\"), not \"Service\" of group \"gateway.networking.k8s.io\"",
+    ]),
+    ("HTTPRoute", "{parentRefs: [{name: product, kind: Service, group: ''}, {name: product, kind: Service, group: ''}]}", &[
+        "spec.parentRefs[1]: is there twice",
+    ]),
+    ("HTTPRoute", "{hostnames: ['a.*.b', 10.0.0.1, A.example, 'a.example:80', '*.ok.example']}", &[
+        "spec.hostnames[0]: \"a.*.b\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[1]: \"10.0.0.1\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[2]: \"A.example\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[3]: \"a.example:80\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+    ]),
+    ("HTTPRoute", "{rules: [{backendRefs: [{name: a, port: 80}]}, {backendRefs: [{name: a}, {port: 80}, {name: b, port: 80, weight: 1000001}]}]}", &[
+        "spec.rules[1].backendRefs[1].name: required",
+    ]),
+    ("HTTPRoute", "{rules: [{backendRef: [{name: a, port: 80}]}]}", &[
+        "spec.rules[0].backendRef: unknown field; did you mean \"backendRefs\"?",
+    ]),
+    ("HTTPRoute", "{rules: [{filters: [{type: RequestMirror}], sessionPersistence: {}, matches: [{queryParams: [{name: a, value: b}]}], backendRefs: [{name: a, port: 80, filters: []}]}]}", &[
+        "spec.rules[0].filters: not supported yet",
+        "spec.rules[0].sessionPersistence: not supported yet",
+        "spec.rules[0].matches[0].queryParams: not supported yet",
+        "spec.rules[0].backendRefs[0].filters: not supported yet",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: [{path: {value: v2}}, {path: {type: Prefix, value: /}}, {path: {type: Exact, value: '/a//b'}}, {path: {value: '/a/../b'}}, {path: {value: '/a%2fb'}}, {path: {value: '/a b'}}]}]}", &[
+        "spec.rules[0].matches[1].path.type: must be one of Exact, PathPrefix, RegularExpression, not \"Prefix\"",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: [{path: {type: RegularExpression, value: '/(a'}}]}]}", &[
+        "spec.rules[0].matches[0].path.value: not a regular expression that Weft takes: unclosed group",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: [{path: {type: RegularExpression, value: 'a{1000}{1000}'}}]}]}", &[
+        "spec.rules[0].matches[0].path.value: not a regular expression that Weft takes: Compiled regex exceeds size limit of 1048576 bytes.",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: [{headers: [{name: 'a b', value: x}, {name: ok, value: ''}, {name: OK, value: x}, {name: z, value: 1}]}]}]}", &[
+        "spec.rules[0].matches[0].headers[3].value: must be a string, not 1 (put it in quotes)",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: [{method: get}]}]}", &[
+        "spec.rules[0].matches[0].method: must be one of GET, HEAD, POST, PUT, DELETE, CONNECT, OPTIONS, TRACE, PATCH, not \"get\"",
+    ]),
+    ("HTTPRoute", "{rules: [{timeouts: {request: 1s, backendRequest: 2s}}, {timeouts: {request: 10}}, {timeouts: {request: 1.5s}}]}", &[
+        "spec.rules[1].timeouts.request: must be a duration such as \"10s\", \"500ms\" or \"1m30s\", not 10",
+        "spec.rules[2].timeouts.request: must be a duration such as \"10s\", \"500ms\" or \"1m30s\" (units h, m, s, ms; no fractions)",
+    ]),
+    ("HTTPRoute", "{rules: [{retry: {codes: [200, 503, 503], attempts: 10}}]}", &[
+        "spec.rules[0].retry.codes[2]: is there twice",
+        "spec.rules[0].retry.codes[0]: must be from 400 to 599",
+        "spec.rules[0].retry.attempts: must be at most 9 (tries after the first)",
+    ]),
+    ("HTTPRoute", "{rules: [{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}]}", &[
+        "spec.rules: must have at most 16 entries, not 17",
+    ]),
+    ("HTTPRoute", "{rules: [{name: a}, {name: a}]}", &[
+        "spec.rules[1].name: is there twice",
+    ]),
+    ("HTTPRoute", "{rules: [{matches: }]}", &[
+        "spec.rules[0].matches: has no value: give it one or remove the field",
+    ]),
+    ("HTTPRoute", "{rules: {}}", &[
+        "spec.rules: must be a list, not a map",
+    ]),
+    ("Gateway", "{}", &[
+        "spec.gatewayClassName: required",
+    ]),
+    ("Gateway", "{gatewayClassName: nginx, listeners: []}", &[
+        "spec.gatewayClassName: must be \"weft\", not \"nginx\"",
+        "spec.listeners: must have at least one entry",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 443, protocol: HTTPS, tls: {}}, {name: b, port: 80}, {name: c, port: 80, protocol: http}]}", &[
+        "spec.listeners[0].tls: not supported yet",
+        "spec.listeners[1].protocol: required",
+        "spec.listeners[2].protocol: must be one of HTTP, HTTPS, TLS, TCP, UDP, not \"http\"; did you mean \"HTTP\"?",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 443, protocol: HTTPS}, {name: b, port: 5432, protocol: TCP}]}", &[
+        "spec.listeners[0].protocol: not supported yet",
+        "spec.listeners[1].protocol: not supported yet",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 80, protocol: HTTP}]}", &[
+        "spec.listeners[1].name: is there twice",
+        "spec.listeners[1].hostname: is there twice",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP, hostname: '*', allowedRoutes: {namespaces: {from: Selector}, kinds: [{kind: GRPCRoute}]}}]}", &[
+        "spec.listeners[0].hostname: \"*\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.listeners[0].allowedRoutes.kinds[0].kind: not supported yet",
+        "spec.listeners[0].allowedRoutes.namespaces.selector: required",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {selector: {}}}}]}", &[
+        "spec.listeners[0].allowedRoutes.namespaces.selector: only with `from: Selector`",
+    ]),
+    ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP}], addresses: [{value: x}, {type: Name, value: x}]}", &[
+        "spec.addresses[0].value: must be an IP address",
+        "spec.addresses[1].type: must be one of IPAddress, Hostname, not \"Name\"",
+    ]),
+    ("Workload", "{}", &[
+        "spec.addresses: required",
+    ]),
+    ("Workload", "{addresses: []}", &[
+        "spec.addresses: must have at least one entry",
+    ]),
+    ("Workload", "{addresses: [10.0.0.1, 10.0.0.1, 0.0.0.0], ports: [{port: 80, name: http}, {port: 80, name: http}], weight: 0}", &[
+        "spec.weight: must be a number from 1 to 4294967295, not 0",
+    ]),
+    ("Workload", "{addresses: [10.0.0.1], weight: 1000001, serviceAccount: a/b, zone: 'a b', health: up}", &[
+        "spec.health: must be one of healthy, draining, unhealthy, not \"up\"",
+    ]),
+    ("Workload", "{addresses: [10.0.0.1], ports: [{port: 80, protocol: HTTP}], mesh: maybe}", &[
+        "spec.ports[0].protocol: must be one of detect, http, http2, grpc, tcp, not \"HTTP\"; did you mean \"http\"?",
+        "spec.mesh: must be true or false, not \"maybe\"",
+    ]),
+    ("TrafficPolicy", "{}", &[
+        "spec.targetRef: required",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Gateway, name: a}}", &[
+        "spec.targetRef.kind: must be Service (group \"\"), not \"Gateway\" of group \"\"",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a, port: 80}}", &[
+        "spec.targetRef.port: unknown field; known are group, kind, name, sectionName",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, timeouts: {connect: 0s, idle: 0s, tcpIdle: 0s, request: 1s, perTry: 2s}}", &[
+        "spec.timeouts.connect: must be more than 0s",
+        "spec.timeouts.idle: must be more than 0s",
+        "spec.timeouts.tcpIdle: must be more than 0s",
+        "spec.timeouts.perTry: must be at most the request's timeout, which is 1s",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, retry: {attempts: 0, retryOn: [], statusCodes: [200], backoff: {base: 1s}, budget: {ratio: 1.5, minPerSecond: 2000000}}}", &[
+        "spec.retry.attempts: must be from 1 to 10, the first try included; 1 is no retry",
+        "spec.retry.retryOn: must not be empty; `attempts: 1` switches retries off",
+        "spec.retry.statusCodes[0]: must be from 400 to 599",
+        "spec.retry.backoff.max: must be at least base; they are 250ms and 1s",
+        "spec.retry.budget.ratio: must be a ratio from 0 to 1",
+        "spec.retry.budget.minPerSecond: must be at most 1000000",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, retry: {on: [resets, reset, reset], retryOn: [reset]}}", &[
+        "spec.retry.on[0]: must be one of connect-failure, refused-stream, gateway-error, reset, 5xx, not \"resets\"; did you mean \"reset\"?",
+        "spec.retry: \"retryOn\" is there twice",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, retry: {on: [reset, reset]}}", &[
+        "spec.retry.retryOn[1]: is there twice",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, outlierDetection: {baseEjection: 0s, maxEjected: -0.1}, limits: {connections: 0, pending: 0, requests: 0}, loadBalancer: {type: RoundRobin}}", &[
+        "spec.loadBalancer.type: must be one of PeakEwma, not \"RoundRobin\"",
+    ]),
+    ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, outlierDetection: {maxEjected: .nan}}", &[
+        "spec.outlierDetection.maxEjected: must be a ratio from 0 to 1",
+    ]),
+    ("AuthorizationPolicy", "{}", &[
+        "spec.action: required",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, rules: []}", &[
+        "spec: selector or targetRef is required",
+    ]),
+    ("AuthorizationPolicy", "{action: Audit, selector: {}, rules: []}", &[
+        "spec.action: must be one of Allow, Deny, not \"Audit\"",
+    ]),
+    ("AuthorizationPolicy", "{action: Deny, selector: {}, targetRef: {kind: Service, name: a}, rules: []}", &[
+        "spec.targetRef: not together with selector",
+        "spec.rules: must have at least one entry with `action: Deny`",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {matchExpressions: []}, rules: []}", &[
+        "spec.selector.matchExpressions: not supported yet",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [], to: []}, {from: [{}], to: [{}]}, {from: }]}", &[
+        "spec.rules[2].from: has no value: give it one or remove the field",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [{identities: [], namespaces: [A]}], to: [{methods: [get], paths: [a, '/a*b'], ports: [0]}]}]}", &[
+        "spec.rules[0].to[0].ports[0]: must be a number from 1 to 65535, not 0",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [{identities: [], namespaces: [A]}], to: [{methods: [get], paths: [a, '/a*b', '/a?b', '/ok*'], ports: []}]}]}", &[
+        "spec.rules[0].from[0]: must say only one of identities, serviceAccounts and namespaces; make it two entries",
+        "spec.rules[0].from[0].identities: must not be empty: it would be nobody or anyone",
+        "spec.rules[0].from[0].namespaces[0]: \"A\" is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+        "spec.rules[0].to[0].methods[0]: \"get\" is no method: methods are compared exactly and written in upper case",
+        "spec.rules[0].to[0].paths[0]: \"a\" must start with '/'",
+        "spec.rules[0].to[0].paths[1]: '*' may be only at the end",
+        "spec.rules[0].to[0].paths[2]: \"/a?b\" has a character that no path has (RFC 3986 §3.3)",
+        "spec.rules[0].to[0].ports: must not be empty: it would be nothing or everything; leave it out for everything",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [{identities: ['*', 'spiffe://*', 'spiffe://weft*', 'spiffe://a/*/b*', 'spiffe://a', 'http://a/b', 'spiffe://a/ns/shop*']}, {serviceAccounts: [user, shop/user]}]}]}", &[
+        "spec.rules[0].from[0].identities[0]: a prefix must name the whole trust domain, such as \"spiffe://weft.local/*\"",
+        "spec.rules[0].from[0].identities[1]: a prefix must name the whole trust domain, such as \"spiffe://weft.local/*\"",
+        "spec.rules[0].from[0].identities[2]: a prefix must name the whole trust domain, such as \"spiffe://weft.local/*\"",
+        "spec.rules[0].from[0].identities[3]: '*' may be only at the end",
+        "spec.rules[0].from[0].identities[4]: \"spiffe://a\": the path is missing",
+        "spec.rules[0].from[0].identities[5]: \"http://a/b\": a SPIFFE ID starts with \"spiffe://\"",
+        "spec.rules[0].from[1].serviceAccounts[0]: \"user\" must be namespace/name",
+    ]),
+    ("MeshConfig", "{inbound: Strict, outbound: any, accessLog: off, defaultAuthorization: no}", &[
+        "spec.inbound: must be one of permissive, strict, not \"Strict\"; did you mean \"strict\"?",
+        "spec.outbound: must be one of allow-any, registered-only, not \"any\"",
+        "spec.defaultAuthorization: must be one of allow, authenticated, deny, not \"no\"",
+    ]),
+    ("MeshConfig", "{inbound: strict, mtls: on}", &[
+        "spec.mtls: unknown field; known are inbound, defaultAuthorization, outbound, accessLog",
+    ]),
+    ("MeshConfig", "{accessLog: false}", &[
+        "spec.accessLog: must be one of off, errors, all, not false",
+    ]),
+];
