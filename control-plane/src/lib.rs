@@ -21,6 +21,7 @@ pub mod random;
 pub mod registry;
 pub mod serve;
 pub mod state;
+pub mod status;
 pub mod store;
 pub mod tls;
 pub mod tokens;

@@ -94,7 +94,7 @@ async fn addresses_are_kept_over_delete_restart_and_rollback() {
 async fn a_given_address_is_taken_and_a_conflicting_one_refused() {
     let dir = tempfile::tempdir().unwrap();
     let state = open(&dir);
-    apply(&state, &[service("a", ""), service("b", ", clusterIPs: [10.96.0.1, 240.0.0.2]")]).await.unwrap();
+    apply(&state, &[service("a", ""), service("b", ", clusterIPs: [10.96.0.1]"), service("d", ", clusterIPs: [240.0.0.2]")]).await.unwrap();
     let kept = addresses(&state, "a")[0];
     let error = apply(&state, &[service("x", ", clusterIPs: [10.96.0.1]")]).await.unwrap_err();
     assert_eq!(refusals(error), [(Some(0), "spec.clusterIPs[0]: 10.96.0.1 is the address of Service/shop/b".to_owned())]);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use weft_core::api::{Kind, Object};
 
 use super::{MAX_EXPIRED, Probe, Registry, State};
-use crate::state::{Desired, RegisteredWorkload, WorkloadKey};
+use crate::state::{Desired, RegisteredWorkload};
 
 /// Probes at once.
 const PROBES: usize = 64;

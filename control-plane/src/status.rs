@@ -1,0 +1,240 @@
+//! The status of objects, made when it is read: what compile says of an object, and whether the proxies obey it.
+//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last asked for.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use parking_lot::Mutex;
+use weft_core::{
+    api::{Condition, ConditionStatus, Object, http_route::RefKind},
+    compile::{Objects, Workloads, World},
+    identity::TrustDomain,
+    names::ListenerName,
+};
+
+use crate::state::{Desired, ProxyStatus, ProxyTable};
+
+/// Makes statuses.
+pub struct StatusBook {
+    trust_domain: TrustDomain,
+    proxies: Arc<ProxyTable>,
+    world: Mutex<Option<Arc<World>>>,
+}
+
+/// What is needed to tell the status of objects of one snapshot.
+pub struct StatusView {
+    world: Arc<World>,
+    proxies: Vec<ProxyStatus>,
+}
+
+impl StatusBook {
+    /// For a mesh.
+    pub fn new(trust_domain: TrustDomain, proxies: Arc<ProxyTable>) -> Self {
+        Self { trust_domain, proxies, world: Mutex::new(None) }
+    }
+
+    /// For the objects of a snapshot that holds or held. Cost: linear in the objects for a revision that was not asked
+    /// for last.
+    pub fn view(&self, desired: &Desired) -> StatusView {
+        let mut cached = self.world.lock();
+        let world = match cached.as_ref().filter(|world| world.revision() == desired.revision) {
+            Some(world) => Arc::clone(world),
+            None => {
+                let world = self.compile(desired);
+                *cached = Some(Arc::clone(&world));
+                world
+            }
+        };
+        StatusView { world, proxies: self.proxies.list() }
+    }
+
+    /// For the objects of a snapshot that may never hold, as of a dry run.
+    pub fn view_once(&self, desired: &Desired) -> StatusView {
+        StatusView { world: self.compile(desired), proxies: Vec::new() }
+    }
+
+    fn compile(&self, desired: &Desired) -> Arc<World> {
+        let objects = Objects::new(&desired.objects, self.trust_domain.clone(), desired.revision);
+        Arc::new(World::new(Arc::new(objects), Arc::new(Workloads::default())))
+    }
+}
+
+impl StatusView {
+    /// An object with its status.
+    pub fn with_status(&self, object: &Object) -> Object {
+        let mut object = object.clone();
+        let mut status = self.world.status(&object.key()).unwrap_or_default();
+        let generation = object.metadata().generation;
+        if !status.conditions.iter().any(|condition| condition.kind == "Accepted") && status.parents.is_empty() {
+            status.conditions.push(condition("Accepted", ConditionStatus::True, "Accepted", String::new(), generation));
+        }
+        status.conditions.push(self.programmed(&object));
+        *object.status_mut() = Some(status);
+        object
+    }
+
+    /// What is wrong with an object that is no reason to refuse it.
+    pub fn warnings(&self, object: &Object) -> Vec<String> {
+        let bad = |condition: &Condition| match condition.kind.as_str() {
+            "Conflicted" => condition.status == ConditionStatus::True,
+            _ => condition.status == ConditionStatus::False,
+        };
+        let conditions = self.world.conditions(&object.key());
+        let mut texts: Vec<String> =
+            conditions.into_iter().filter(bad).map(|it| format!("{}: {}", it.reason, it.message)).collect();
+        texts.dedup();
+        texts
+    }
+
+    /// Whether every proxy that is connected obeys this object.
+    fn programmed(&self, object: &Object) -> Condition {
+        let metadata = object.metadata();
+        let revision: u64 = metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let resources = resources(object);
+        let generation = metadata.generation;
+        let tell = |status, reason, message| condition("Programmed", status, reason, message, generation);
+        let mut refusals = Vec::new();
+        let (mut all, mut behind) = (0, 0);
+        for proxy in &self.proxies {
+            let Some(discovery) = &proxy.discovery else { continue };
+            let applied = discovery.applied_revision.unwrap_or(0);
+            if discovery.sent_revision.is_some() {
+                all += 1;
+                behind += usize::from(applied < revision);
+            }
+            let concerns = |name: &str| {
+                resources.iter().any(|prefix| name.starts_with(prefix.as_str()))
+                    || (name == weft_core::wire::REVISION_NAME && applied < revision)
+            };
+            for (name, nack) in discovery.nacks.iter().filter(|(name, _)| concerns(name)) {
+                refusals.push(format!("{} refuses {name}: {}", proxy.key.name, nack.message));
+            }
+        }
+        if !refusals.is_empty() {
+            let more = refusals.len().saturating_sub(3);
+            refusals.truncate(3);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            return tell(ConditionStatus::False, "Refused", format!("{}{more}", refusals.join("; ")));
+        }
+        match (all, behind) {
+            (0, _) => tell(ConditionStatus::Unknown, "NoProxy", "no proxy is connected".to_owned()),
+            (_, 0) => tell(ConditionStatus::True, "Programmed", String::new()),
+            _ => tell(ConditionStatus::Unknown, "Pending", format!("{behind} of {all} proxies do not run revision {revision} yet")),
+        }
+    }
+}
+
+/// The resources that an object has a part in, by the start of their names.
+fn resources(object: &Object) -> Vec<String> {
+    let namespace = &object.metadata().namespace;
+    let name = &object.metadata().name;
+    let service = |namespace: &str, name: &str| format!("svc/{namespace}/{name}:");
+    let gateway = |namespace: &str, name: &str| vec![format!("gateway/{namespace}/{name}:"), format!("gateway/{namespace}/{name}")];
+    match object {
+        Object::Service(it) => {
+            let listener = |port: u16| move |address| ListenerName::Outbound(SocketAddr::new(address, port)).to_string();
+            let ports = it.spec.ports.iter().flat_map(|port| it.spec.addresses().into_iter().map(listener(port.port.get())));
+            std::iter::once(service(namespace, name)).chain(ports).collect()
+        }
+        Object::Gateway(_) => gateway(namespace, name),
+        Object::HttpRoute(it) => {
+            let parents = it.spec.parent_refs.iter().flat_map(|parent| match parent.target() {
+                Some(RefKind::Service) => vec![service(parent.namespace(namespace), &parent.name)],
+                Some(RefKind::Gateway) => gateway(parent.namespace(namespace), &parent.name),
+                None => Vec::new(),
+            });
+            parents.collect()
+        }
+        Object::TrafficPolicy(it) => vec![service(namespace, &it.spec.target_ref.name)],
+        Object::AuthorizationPolicy(_) | Object::MeshConfig(_) => vec!["inbound".to_owned()],
+        Object::Workload(it) => it.spec.addresses.iter().map(|address| match address {
+            std::net::IpAddr::V4(v4) => format!("direct/{v4}:"),
+            std::net::IpAddr::V6(v6) => format!("direct/[{v6}]:"),
+        }).collect(),
+    }
+}
+
+fn condition(kind: &str, status: ConditionStatus, reason: &str, message: String, generation: Option<u64>) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+        last_transition_time: None,
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use weft_core::{
+        api::{ObjectKey, parse_documents},
+        identity::Identity,
+    };
+
+    use super::*;
+    use crate::state::{Nack, ProxyKey};
+
+    const TEXT: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{port: 80}], clusterIPs: [240.0.0.1]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules: [{backendRefs: [{name: missing, port: 80}]}]
+";
+
+    fn desired() -> Desired {
+        let objects = parse_documents(TEXT).unwrap().into_iter().map(|mut object| {
+            object.metadata_mut().resource_version = Some("4".into());
+            object.metadata_mut().generation = Some(2);
+            (object.key(), Arc::new(object))
+        });
+        Desired { revision: 4, objects: objects.collect() }
+    }
+
+    fn programmed(view: &StatusView, desired: &Desired, key: &str) -> (ConditionStatus, String, String) {
+        let object = view.with_status(&desired.objects[&key.parse::<ObjectKey>().unwrap()]);
+        let all = object.status().unwrap().conditions.clone();
+        let found = all.into_iter().find(|condition| condition.kind == "Programmed").unwrap();
+        assert_eq!(found.observed_generation, Some(2));
+        (found.status, found.reason, found.message)
+    }
+
+    #[test]
+    fn a_refusal_and_a_proxy_that_is_behind_are_told_on_the_object() {
+        let table = Arc::new(ProxyTable::default());
+        let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table));
+        let desired = desired();
+        let told = |key| programmed(&book.view(&desired), &desired, key);
+        assert_eq!(told("Service/shop/a").1, "NoProxy");
+        let identity = Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap();
+        let key = ProxyKey { identity, name: "shop/order-1".into() };
+        let stream = table.discovery(key, "weft-proxy".into(), Timestamp::UNIX_EPOCH);
+        stream.update(|status| (status.sent_revision, status.applied_revision) = (Some(4), Some(3)));
+        assert_eq!(told("Service/shop/a").1, "Pending");
+        let nack = Nack { type_url: String::new(), message: "too new".into(), at: Timestamp::UNIX_EPOCH };
+        stream.nack(["svc/shop/a:80".into()], nack.clone());
+        let (status, reason, message) = told("HTTPRoute/shop/r");
+        assert_eq!((status, reason.as_str()), (ConditionStatus::False, "Refused"));
+        assert_eq!(message, "shop/order-1 refuses svc/shop/a:80: too new");
+        stream.ack(["svc/shop/a:80"], Timestamp::UNIX_EPOCH);
+        stream.nack(["svc/shop/ab:80".into()], nack);
+        stream.update(|status| status.applied_revision = Some(4));
+        assert_eq!(told("Service/shop/a").0, ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_dangling_reference_is_a_warning_and_a_condition() {
+        let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::default());
+        let desired = desired();
+        let view = book.view_once(&desired);
+        let route = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
+        assert_eq!(view.warnings(route), ["BackendNotFound: there is no Service shop/missing with port 80"]);
+        let parent = view.with_status(route).status().unwrap().parents[0].clone();
+        assert!(parent.conditions.iter().any(|c| c.kind == "ResolvedRefs" && c.status == ConditionStatus::False));
+    }
+}
