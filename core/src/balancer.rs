@@ -1,14 +1,15 @@
 //! Balancing: which endpoint takes the next request.
 //! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random.
-//! Spec: power of two choices on peak EWMA, as in Linkerd: the value jumps to a new peak at once and decays over 10 s;
-//! load = latency x (in flight + 1), divided by the endpoint's weight.
+//! Spec: power of two choices on peak EWMA, as in Linkerd: the value jumps to a new peak at once and decays over 10 s, also
+//! without new samples, so that nobody is forgotten; load = latency x (in flight + 1), divided by the endpoint's weight.
+//! Differs: an endpoint that never answered is tried first, with one request until its first answer.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 
-/// The latency an endpoint is given before its first answer.
+/// The latency an endpoint is given before its first answer, while one request is on its way there.
 pub const DEFAULT_LATENCY: Duration = Duration::from_millis(30);
 /// The time in which an old value loses 63 % of its weight.
 pub const DECAY: Duration = Duration::from_secs(10);
@@ -64,9 +65,15 @@ impl Load {
     }
 
     /// What sending one more would cost, relative to other endpoints; smaller is better.
-    pub fn cost(&self, weight: u32) -> f64 {
-        f64::from_bits(self.latency.load(Ordering::Relaxed)) * (f64::from(self.in_flight()) + 1.0)
-            / f64::from(weight.max(1))
+    pub fn cost(&self, weight: u32, now: Duration) -> f64 {
+        let (in_flight, updated_us) = (self.in_flight(), self.updated_us.load(Ordering::Relaxed));
+        let latency = f64::from_bits(self.latency.load(Ordering::Relaxed));
+        let latency = match (updated_us, in_flight) {
+            (0, 0) => 0.0,
+            (0, _) => latency,
+            (then, _) => latency * (-(micros(now).saturating_sub(then) as f64) / DECAY.as_micros() as f64).exp(),
+        };
+        latency * (f64::from(in_flight) + 1.0) / f64::from(weight.max(1))
     }
 }
 
@@ -99,13 +106,20 @@ mod tests {
     fn the_average_jumps_up_at_once_and_comes_down_slowly() {
         let load = Load::default();
         load.observe(MS, MS);
-        assert_eq!(load.cost(1), 1e6);
+        assert_eq!(load.cost(1, MS), 1e6);
         load.observe(MS * 100, MS * 2);
-        assert_eq!(load.cost(1), 1e8);
+        assert_eq!(load.cost(1, MS * 2), 1e8);
         load.observe(MS, MS * 3);
-        assert!(load.cost(1) > 0.99e8);
+        assert!(load.cost(1, MS * 3) > 0.99e8);
         load.observe(MS, MS * 60_000);
-        assert!(load.cost(1) < 0.02e8);
+        assert!(load.cost(1, MS * 60_000) < 0.02e8);
+    }
+
+    #[test]
+    fn a_value_without_new_samples_decays_too() {
+        let load = Load::default();
+        load.observe(MS * 100, MS);
+        assert!((0.36e8..0.38e8).contains(&load.cost(1, MS * 10_001)));
     }
 
     #[test]
@@ -113,10 +127,18 @@ mod tests {
         let load = Load::default();
         load.observe(MS, MS);
         load.start();
-        assert_eq!(load.cost(1), 2e6);
-        assert_eq!(load.cost(2), 1e6);
+        assert_eq!(load.cost(1, MS), 2e6);
+        assert_eq!(load.cost(2, MS), 1e6);
         load.end();
         assert_eq!(load.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_new_endpoint_is_tried_with_one_request() {
+        let load = Load::default();
+        assert_eq!(load.cost(1, MS), 0.0);
+        load.start();
+        assert_eq!(load.cost(1, MS), 6e7);
     }
 
     #[test]

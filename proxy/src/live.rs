@@ -403,7 +403,7 @@ impl ClusterState {
             |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
         // The common case looks at two endpoints; only when one of them is no good are all of them looked at.
         if endpoints.len() > 2 {
-            let picked = choose(&endpoints)?;
+            let picked = choose(&endpoints, now)?;
             if usable(picked) && fresh(picked) {
                 return Some(picked.clone());
             }
@@ -413,7 +413,7 @@ impl ClusterState {
         let good_fresh: Vec<_> = good.iter().copied().filter(|known| fresh(known)).collect();
         let alive: Vec<_> = all.iter().copied().filter(|k| k.endpoint.health != Health::Draining && fresh(k)).collect();
         for candidates in [good_fresh, good, alive, all] {
-            if let Some(picked) = choose_ref(&candidates) {
+            if let Some(picked) = choose_ref(&candidates, now) {
                 return Some(picked.clone());
             }
         }
@@ -437,18 +437,19 @@ impl ClusterState {
     }
 }
 
-fn choose(endpoints: &[Arc<EndpointState>]) -> Option<&Arc<EndpointState>> {
-    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i)))?;
+fn choose(endpoints: &[Arc<EndpointState>], now: Duration) -> Option<&Arc<EndpointState>> {
+    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i), now))?;
     endpoints.get(index)
 }
 
-fn choose_ref<'a>(endpoints: &[&'a Arc<EndpointState>]) -> Option<&'a Arc<EndpointState>> {
-    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i).copied()))?;
+fn choose_ref<'a>(endpoints: &[&'a Arc<EndpointState>], now: Duration) -> Option<&'a Arc<EndpointState>> {
+    let index =
+        balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i).copied(), now))?;
     endpoints.get(index).copied()
 }
 
-fn cost(endpoint: Option<&Arc<EndpointState>>) -> f64 {
-    endpoint.map_or(f64::INFINITY, |known| known.memory.load.cost(known.endpoint.weight.get()))
+fn cost(endpoint: Option<&Arc<EndpointState>>, now: Duration) -> f64 {
+    endpoint.map_or(f64::INFINITY, |known| known.memory.load.cost(known.endpoint.weight.get(), now))
 }
 
 impl EndpointMemory {

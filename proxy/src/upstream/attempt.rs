@@ -127,7 +127,7 @@ async fn once(
         Err(failure) => failure.retry().is_some(),
     };
     if failed {
-        endpoint.memory.load.observe(settings.connect_timeout.max(started.elapsed()), now);
+        endpoint.memory.load.observe(started.elapsed(), now);
         if state.failed(endpoint, settings, now) {
             let address = endpoint.endpoint.address.to_string();
             worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);

@@ -1,0 +1,206 @@
+//! Two proxies in one process: requests enter the outbound one as if captured on their way to a service, cross the hop with
+//! mesh TLS, and reach applications through inbound ones.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use weft_core::{
+    cluster::Cluster,
+    endpoint::{Endpoint, EndpointSet, Health},
+    identity::Identity,
+    listener::{AccessLog as LogPolicy, Inbound, InboundMode, InboundPort, Listener, Outbound, Protocol},
+    names::{ClusterName, ListenerName, RouteName, ServicePort},
+    policy::Authorization,
+    route::{Action, Forward, Match, RouteTable, Rule, VirtualHost, WeightedCluster},
+};
+use weft_proxy::{
+    drain::{Drain, Drainer},
+    listener::accept::{Role, bind, serve},
+    live::{Resources, State},
+    telemetry::{AccessLog, exposition},
+    tls::{CurrentTls, MeshTls, Svid},
+    worker::{Shared, Worker},
+};
+
+/// A certificate authority.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate for an account, good or expired.
+    pub fn svid(&self, account: &str, good: bool) -> MeshTls {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(identity(account).as_str().try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = rcgen::date_time_ymd(if good { 4000 } else { 2020 }, 1, 1);
+        let leaf = params.signed_by(&key, &self.0).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        MeshTls::new(Svid::new(vec![leaf.der().clone()], key, vec![self.0.der().clone()]).unwrap()).unwrap()
+    }
+}
+
+pub fn identity(account: &str) -> Identity {
+    Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()
+}
+
+/// A running proxy; everything ends with it.
+pub struct Proxy {
+    pub shared: Arc<Shared>,
+    pub worker: Arc<Worker>,
+    pub drainer: Drainer,
+    drain: Drain,
+}
+
+impl Proxy {
+    pub fn start(tls: Option<MeshTls>) -> Self {
+        let current = Arc::new(CurrentTls::empty());
+        current.store(tls.map(Arc::new));
+        let shared = Arc::new(Shared {
+            state: Arc::new(State::new(1)),
+            tls: current,
+            interest: None,
+            mark: None,
+            own_addresses: Vec::new(),
+            own_ports: Vec::new(),
+            mesh_ranges: vec!["240.0.0.0/4".parse().unwrap()],
+            access_log: Some(LogPolicy::Off),
+            max_connections: 1000,
+            discovery_wait: Duration::from_secs(3),
+        });
+        let (drainer, drain) = Drainer::new();
+        let worker = Worker::new(0, shared.clone(), AccessLog::start(), drain.clone());
+        worker.start();
+        Self { shared, worker, drainer, drain }
+    }
+
+    /// Listens on a free port of loopback.
+    pub fn listen(&self, role: Role) -> SocketAddr {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(self.worker.clone(), listener, role));
+        address
+    }
+
+    pub fn metrics(&self) -> String {
+        exposition::render(&[self.worker.metrics.clone()], &[])
+    }
+
+    /// The value of a metric whose line starts with `name` and holds every one of `labels`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        self.metrics()
+            .lines()
+            .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+}
+
+/// An inbound proxy before one application.
+pub fn inbound(
+    tls: MeshTls,
+    application: SocketAddr,
+    mode: InboundMode,
+    authorization: Authorization,
+) -> (Proxy, SocketAddr) {
+    let proxy = Proxy::start(Some(tls));
+    let name = RouteName::Inbound(None);
+    let listener = Inbound {
+        ports: BTreeMap::new(),
+        default: InboundPort {
+            mode,
+            protocol: Protocol::Detect,
+            routes: name.clone(),
+            authorization: authorization.clone(),
+        },
+        access_log: LogPolicy::Off,
+    };
+    let rule = Rule { name: "inbound".into(), matches: Match::any(), action: Action::Deliver };
+    let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], rules: vec![rule] };
+    let table = RouteTable { name: name.clone(), hosts: vec![host], authorization };
+    let resources = Resources {
+        listeners: [(ListenerName::Inbound, Listener::Inbound(listener))].into(),
+        routes: [(name, table)].into(),
+        ..Resources::default()
+    };
+    proxy.shared.state.replace(resources).unwrap();
+    let address = proxy.listen(Role::Inbound(Some(application)));
+    (proxy, address)
+}
+
+/// The service's address as the application sees it.
+pub fn service() -> SocketAddr {
+    (IpAddr::from([240, 0, 0, 1]), 80).into()
+}
+
+pub fn cluster_name() -> ClusterName {
+    let port = NonZeroU16::new(80).unwrap();
+    ClusterName::Service(ServicePort { namespace: "shop".into(), name: "product".into(), port })
+}
+
+/// An outbound proxy with one service behind which are `endpoints`.
+pub fn outbound(
+    tls: Option<MeshTls>,
+    endpoints: &[(SocketAddr, Option<Identity>)],
+    change: impl FnOnce(&mut Cluster, &mut Forward),
+) -> (Proxy, SocketAddr) {
+    let proxy = Proxy::start(tls);
+    let name = cluster_name();
+    let ClusterName::Service(port) = name.clone() else { unreachable!() };
+    let route = RouteName::Service(port);
+    let (mut cluster, mut forward) = (Cluster::new(name.clone()), Forward::to(name.clone()));
+    change(&mut cluster, &mut forward);
+    let rule = Rule { name: "shop/product#0".into(), matches: Match::any(), action: Action::Forward(forward) };
+    let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], rules: vec![rule] };
+    let table = RouteTable { name: route.clone(), hosts: vec![host], authorization: Authorization::default() };
+    let listener = Outbound {
+        address: service(),
+        protocol: Protocol::Detect,
+        http: Some(route.clone()),
+        tcp: vec![WeightedCluster { cluster: name.clone(), weight: 1 }],
+    };
+    let resources = Resources {
+        listeners: [(ListenerName::Outbound(service()), Listener::Outbound(listener))].into(),
+        routes: [(route, table)].into(),
+        clusters: [(name.clone(), cluster)].into(),
+        ..Resources::default()
+    };
+    proxy.shared.state.replace(resources).unwrap();
+    proxy.shared.state.endpoints(&endpoint_set(endpoints));
+    let address = proxy.listen(Role::Outbound(Some(service())));
+    (proxy, address)
+}
+
+pub fn endpoint_set(endpoints: &[(SocketAddr, Option<Identity>)]) -> EndpointSet {
+    let endpoints = endpoints
+        .iter()
+        .map(|(address, identity)| Endpoint {
+            address: *address,
+            workload: "shop/product".into(),
+            identity: identity.clone(),
+            weight: NonZeroU32::MIN,
+            zone: String::new(),
+            health: Health::Healthy,
+        })
+        .collect();
+    EndpointSet { cluster: cluster_name(), endpoints }
+}
