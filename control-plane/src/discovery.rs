@@ -1,0 +1,156 @@
+//! Discovery: the delta ADS server. Resources by name, on demand; one barrier for each change.
+//!
+//! Map: `feed` sees desired state and the registry change; `publish` takes a change in: what somebody holds of it is compiled and encoded once into the shared `store`;
+//! each `stream` then asks its `session` what its client is owed, and `messages` puts that in order. `content` compiles
+//! and renders one resource, `client` reads who asks, `proxy` keeps its entry in the table of proxies.
+//!
+//! # Rules of the wire
+//! Spec: xDS transport protocol, incremental variant.
+//!
+//! 1. A client is who its certificate says: namespace and service account. `node.id` is a label for logs. Without a
+//!    certificate there is no stream. The stream ends with UNAUTHENTICATED when the certificate does.
+//! 2. `gateway/<ns>/…` is for proxies of that namespace only, `inbound` is rendered for who asks. What is not
+//!    permitted is answered like what does not exist: in `removed_resources` at once, and in `resource_errors`
+//!    (NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for a text that is no name).
+//! 3. Asking again for a name is answered again, also when nothing changed. A first request's
+//!    `initial_resource_versions` are believed: what has that version is not sent again, what is gone is removed.
+//!    Versions are hashes of the content, so every replica agrees.
+//! 4. `*`, and the first empty request for listeners or clusters, means everything; of a Weft proxy only `*` does. An
+//!    Envoy gets no listener by it: ours are for captured traffic, and it has its own.
+//! 5. Order: clusters, endpoints, listeners, routes, then removals. No waiting for ACKs. A message stays below 1 MiB.
+//! 6. A NACK is recorded, by proxy and by resource. The resource is sent again when it changes, not before.
+//!
+//! # The barrier
+//! 7. A client that subscribes to `revision` of type `weft.v1.Revision` is sent the whole dependency tree of what it
+//!    asks for, asked or not: listener -> route tables -> clusters -> endpoint sets. It may subscribe to these names as
+//!    well, and has to list them in `initial_resource_versions` when it reconnects, or gets them again. When nothing that
+//!    it asked for needs such a name any more, the name comes in `removed_resources`. Until it has asked for the barrier
+//!    a Weft proxy gets only what it asks for and nothing is removed that it did not ask for, so it may reconnect
+//!    with one request for each type, the barrier's last.
+//! 8. `Revision {number, hash}` is sent last of every batch that changed anything but endpoints. What a client holds is:
+//!    every resource it was sent, without those that came in `removed_resources` and those that it unsubscribed from.
+//!    `hash` covers what it holds: SHA-256 over `<type url>\0<name>\0<version>\n`, sorted bytewise, without endpoint
+//!    sets and the revision itself.
+//! 9. The client stages everything but endpoints, and switches to what it holds in one step when the barrier comes; its
+//!    ACK of the barrier means "applied". Endpoints apply at once, to what is live and to what is staged, because their
+//!    changes come from the registry and belong to no revision. A client that has an unsubscription under way may find
+//!    another hash than its own: the next barrier, which the unsubscription causes, is the right one.
+//! 10. Between two revisions the same number comes again with another hash: after a name that was asked for, and after
+//!     a workload's own address came or went. The client treats it as any other barrier, so a resource asked for on
+//!     demand applies when the barrier right behind it comes: one round trip for the whole tree.
+//! 11. A revision that changes nothing for a client is only the barrier with the new number.
+//!
+//! # Bounds
+//! 50,000 names on a stream, 10,000 streams, requests of 4 MiB, 1,024 unanswered messages remembered. A client that does
+//! not read holds its cursor and one batch of references to shared resources.
+
+use std::sync::Arc;
+
+use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tonic::{Request, Response, Status, Streaming};
+use weft_core::compile::World;
+use weft_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+};
+
+use self::store::Store;
+pub use self::{client::WEFT_USER_AGENT, feed::Feed, publish::Change};
+use crate::{serve::Peer, state::ProxyTable};
+
+mod client;
+mod content;
+mod feed;
+mod messages;
+mod proxy;
+mod publish;
+mod session;
+mod store;
+mod stream;
+
+/// Bounds of the server.
+///
+/// # Defaults
+/// 50,000 names, 10,000 streams, 4 MiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most names on one stream, of all types together.
+    pub names: usize,
+    /// Most streams at once.
+    pub streams: usize,
+    /// Largest request, in bytes.
+    pub request: usize,
+}
+
+/// The delta ADS server. A clone is the same server.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Mutex<Store>,
+    changed: watch::Sender<u64>,
+    streams: Arc<Semaphore>,
+    limits: Limits,
+    proxies: Arc<ProxyTable>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { names: 50_000, streams: 10_000, request: 4 << 20 }
+    }
+}
+
+impl Discovery {
+    /// A server that answers from this world until [`Discovery::publish`] gives it another one.
+    pub fn new(world: Arc<World>, proxies: Arc<ProxyTable>, limits: Limits) -> Self {
+        let shared = Shared {
+            store: Mutex::new(Store::new(world)),
+            changed: watch::Sender::new(1),
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            limits,
+            proxies,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The gRPC service, to be put on the TLS listener.
+    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(self.shared.limits.request)
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("this control plane speaks the delta variant only (DeltaAggregatedResources)"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let svid = request.extensions().get::<Peer>().and_then(|peer| peer.svid.clone());
+        let Some(svid) = svid else {
+            return Err(Status::unauthenticated("discovery needs a client certificate of this mesh"));
+        };
+        let Ok(permit) = Arc::clone(&self.shared.streams).try_acquire_owned() else {
+            return Err(Status::resource_exhausted("too many discovery streams on this control plane"));
+        };
+        let answers = stream::answers(Arc::clone(&self.shared), svid, request.into_inner(), permit);
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Where the worlds come from: desired state and registered workloads, as they change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+use weft_core::{
+    compile::{Instance, InstancePort, Objects, Workloads, World},
+    identity::TrustDomain,
+};
+
+use super::{Change, Discovery, Limits};
+use crate::state::{Desired, Mesh, Registered, RegisteredWorkload};
+
+/// What the last world was made of, so that the next one is made of what changed.
+#[derive(Debug)]
+pub struct Feed {
+    mesh: Mesh,
+    trust_domain: TrustDomain,
+    desired: Arc<Desired>,
+    registered: Arc<Registered>,
+    world: Arc<World>,
+}
+
+impl Feed {
+    /// Makes the first world of what there is now.
+    pub fn new(mut mesh: Mesh, trust_domain: TrustDomain) -> Self {
+        let desired = Arc::clone(&mesh.desired.borrow_and_update());
+        let registered = Arc::clone(&mesh.registered.borrow_and_update());
+        let mut workloads = Workloads::default();
+        for workload in registered.workloads.values() {
+            workloads.insert(Arc::new(instance(workload)));
+        }
+        let objects = Objects::new(&desired.objects, trust_domain.clone(), desired.revision);
+        let world = Arc::new(World::new(Arc::new(objects), Arc::new(workloads)));
+        Self { mesh, trust_domain, desired, registered, world }
+    }
+
+    /// The world as it is now.
+    pub fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// The server for it.
+    pub fn discovery(&self, limits: Limits) -> Discovery {
+        Discovery::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
+    }
+
+    /// Publishes every change until `stop`, or until nobody can change anything any more. Changes that come while one is
+    /// being published are published together.
+    pub async fn run(mut self, discovery: Discovery, stop: CancellationToken) {
+        loop {
+            let changed = tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.mesh.desired.changed() => changed,
+                changed = self.mesh.registered.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            if let Some(change) = self.advance() {
+                let resources = discovery.publish(Arc::clone(&self.world), change).await;
+                tracing::debug!(revision = self.world.revision(), resources, "published a change");
+            }
+        }
+    }
+
+    /// Takes in what changed; `None` when nothing did.
+    fn advance(&mut self) -> Option<Change> {
+        let desired = Arc::clone(&self.mesh.desired.borrow_and_update());
+        let registered = Arc::clone(&self.mesh.registered.borrow_and_update());
+        let workloads = self.take_workloads(registered);
+        let objects = (!Arc::ptr_eq(&desired, &self.desired))
+            .then(|| Arc::new(Objects::new(&desired.objects, self.trust_domain.clone(), desired.revision)));
+        let change = match (&objects, workloads.1.is_empty()) {
+            (None, true) => return None,
+            (None, false) => Change::Workloads(workloads.1),
+            (Some(_), _) => Change::Objects,
+        };
+        self.desired = desired;
+        let objects = objects.unwrap_or_else(|| Arc::clone(self.world.objects()));
+        self.world = Arc::new(World::new(objects, workloads.0));
+        Some(change)
+    }
+
+    #[expect(clippy::type_complexity, reason = "an index, and the pairs that Change::Workloads takes")]
+    fn take_workloads(
+        &mut self,
+        registered: Arc<Registered>,
+    ) -> (Arc<Workloads>, Vec<(Option<Arc<Instance>>, Option<Arc<Instance>>)>) {
+        let mut index = Workloads::clone(self.world.registered());
+        let mut changed = Vec::new();
+        let (old, new) = (&self.registered.workloads, &registered.workloads);
+        for (key, workload) in new {
+            if old.get(key).is_some_and(|before| Arc::ptr_eq(before, workload)) {
+                continue;
+            }
+            let after = Arc::new(instance(workload));
+            let before = index.insert(Arc::clone(&after));
+            if before.as_ref() != Some(&after) {
+                changed.push((before, Some(after)));
+            }
+        }
+        for key in old.keys().filter(|key| !new.contains_key(*key)) {
+            changed.push((index.remove(&key.namespace, &key.name), None));
+        }
+        self.registered = registered;
+        (Arc::new(index), changed)
+    }
+}
+
+/// A registered workload as compile sees it. A gateway belongs to no service, so it has no address and no labels here.
+fn instance(workload: &RegisteredWorkload) -> Instance {
+    let ports = workload.ports.iter().map(|port| InstancePort {
+        name: port.name.clone(),
+        port: port.port,
+        protocol: port.protocol,
+        proxy_port: port.proxy_port,
+    });
+    Instance {
+        namespace: workload.key.namespace.clone(),
+        name: workload.key.name.clone(),
+        labels: if workload.gateway { BTreeMap::new() } else { workload.labels.clone() },
+        identity: Some(workload.identity.clone()),
+        addresses: if workload.gateway { Vec::new() } else { workload.addresses.clone() },
+        ports: ports.collect(),
+        weight: workload.weight,
+        zone: workload.zone.clone(),
+        health: workload.health,
+    }
+}

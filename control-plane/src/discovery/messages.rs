@@ -1,0 +1,144 @@
+//! From what a client is owed to messages: in order, and each below a size.
+//! Order (rule 5): clusters, endpoints, listeners, routes, then what is gone in the opposite order of need, so that
+//! nothing ever points at something that was not sent before or is already gone.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prost::Message;
+use weft_proto::{
+    envoy::service::discovery::v3::{DeltaDiscoveryResponse, ResourceError, ResourceName},
+    google::rpc::Status,
+};
+
+use super::content::{Absence, Content, INVALID_ARGUMENT, Kind};
+
+/// Largest message, in bytes; only a single resource that is larger goes above it.
+pub(super) const MAX_MESSAGE: usize = 1 << 20;
+
+/// What a resource costs besides its value and name: type URL and version.
+const FRAME: usize = 128;
+/// What an entry costs on the wire besides its own bytes: tags and lengths.
+const ENTRY: usize = 16;
+
+/// What one client is owed.
+#[derive(Debug, Default)]
+pub(super) struct Messages {
+    added: BTreeMap<Kind, Vec<Arc<Content>>>,
+    removed: BTreeMap<Kind, Vec<(Arc<str>, Option<Absence>)>>,
+    answered: Vec<Kind>,
+    refused: Vec<(String, Vec<String>)>,
+}
+
+/// A message with the names in it, for the pairing of its answer.
+pub(super) type Built = (&'static str, Vec<Arc<str>>, DeltaDiscoveryResponse);
+
+impl Messages {
+    /// A resource.
+    pub(super) fn add(&mut self, kind: Kind, content: Arc<Content>) {
+        self.added.entry(kind).or_default().push(content);
+    }
+
+    /// The news that there is no such resource, with the reason if that is an error.
+    pub(super) fn remove(&mut self, kind: Kind, name: Arc<str>, reason: Option<Absence>) {
+        self.removed.entry(kind).or_default().push((name, reason));
+    }
+
+    /// At least one message of this kind, even an empty one: a client that asked for everything waits for it.
+    pub(super) fn answer(&mut self, kind: Kind) {
+        self.answered.push(kind);
+    }
+
+    /// Names that cannot exist, or of a type that is not served.
+    pub(super) fn refuse(&mut self, type_url: String, names: Vec<String>) {
+        self.refused.push((type_url, names));
+    }
+
+    /// The messages, without their nonces.
+    pub(super) fn build(mut self) -> Vec<Built> {
+        let mut out = Vec::new();
+        for kind in Kind::ALL {
+            let added = self.added.remove(&kind).unwrap_or_default();
+            if added.is_empty() && self.answered.contains(&kind) && !self.removed.contains_key(&kind) {
+                out.push((kind.type_url(), Vec::new(), empty(kind.type_url())));
+            }
+            let mut parts = Parts::new(kind.type_url());
+            for content in added {
+                parts.reserve(content.encoded.value.len() + content.name.len() + FRAME);
+                parts.message.resources.push(content.encoded.to_resource());
+                parts.names.push(Arc::clone(&content.name));
+            }
+            out.extend(parts.finish());
+        }
+        for kind in [Kind::Listener, Kind::Routes, Kind::Cluster, Kind::Endpoints] {
+            let mut parts = Parts::new(kind.type_url());
+            for (name, reason) in self.removed.remove(&kind).unwrap_or_default() {
+                parts.gone(name, reason);
+            }
+            out.extend(parts.finish());
+        }
+        for (type_url, names) in self.refused {
+            // The static name of a type that is served, or the client's own text, which pairs with nothing.
+            let known = Kind::parse(&type_url).map_or("", Kind::type_url);
+            let message = format!("{} has no resource of this name", if known.is_empty() { "Weft" } else { known });
+            let mut parts = Parts::new(known);
+            parts.message.type_url = type_url;
+            for name in names {
+                parts.gone(name.into(), Some(Absence { code: INVALID_ARGUMENT, message: message.clone() }));
+            }
+            out.extend(parts.finish());
+        }
+        out
+    }
+}
+
+fn empty(type_url: &str) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { type_url: type_url.to_owned(), ..DeltaDiscoveryResponse::default() }
+}
+
+/// Messages of one type, split by size.
+struct Parts {
+    type_url: &'static str,
+    done: Vec<Built>,
+    names: Vec<Arc<str>>,
+    message: DeltaDiscoveryResponse,
+    size: usize,
+}
+
+impl Parts {
+    fn new(type_url: &'static str) -> Self {
+        Self { type_url, done: Vec::new(), names: Vec::new(), message: empty(type_url), size: 0 }
+    }
+
+    fn reserve(&mut self, size: usize) {
+        let size = size + ENTRY;
+        if self.size > 0 && self.size + size > MAX_MESSAGE - 1024 {
+            self.close();
+        }
+        self.size += size;
+    }
+
+    fn gone(&mut self, name: Arc<str>, reason: Option<Absence>) {
+        let error = reason.map(|reason| ResourceError {
+            resource_name: Some(ResourceName { name: name.to_string(), ..ResourceName::default() }),
+            error_detail: Some(Status { code: reason.code, message: reason.message, ..Status::default() }),
+        });
+        self.reserve(name.len() + error.as_ref().map_or(0, |error| error.encoded_len() + ENTRY));
+        self.message.removed_resources.push(name.to_string());
+        self.message.resource_errors.extend(error);
+        self.names.push(name);
+    }
+
+    fn close(&mut self) {
+        let next = empty(&self.message.type_url);
+        let message = std::mem::replace(&mut self.message, next);
+        self.done.push((self.type_url, std::mem::take(&mut self.names), message));
+        self.size = 0;
+    }
+
+    fn finish(mut self) -> Vec<Built> {
+        if self.size > 0 {
+            self.close();
+        }
+        self.done
+    }
+}

@@ -1,0 +1,59 @@
+//! A connected proxy's entry in the table of proxies: what its stream sent, applied and refused.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{
+    client::Client,
+    content::{Class, revision_type},
+    session::{Report, Session},
+};
+use crate::state::{DiscoveryStream, Nack, ProxyKey, ProxyTable};
+
+/// The entry; it goes away when this is dropped.
+#[derive(Debug)]
+pub(super) struct Connected {
+    entry: DiscoveryStream,
+    name: Arc<str>,
+}
+
+impl Connected {
+    pub(super) fn new(table: &Arc<ProxyTable>, session: &Session, client: &Client) -> Self {
+        let name: Arc<str> = match client.class {
+            Class::Weft => format!("{}/{}", client.who.namespace, client.who.name).into(),
+            Class::Envoy => client.id.as_str().into(),
+        };
+        let key = ProxyKey { identity: session.peer().clone(), name: Arc::clone(&name) };
+        let entry = table.discovery(key, client.agent.clone(), Timestamp::now());
+        tracing::debug!(proxy = %name, client = client.agent, "a proxy opened its discovery stream");
+        Self { entry, name }
+    }
+
+    /// Writes what the client said.
+    pub(super) fn report(&self, report: Report) {
+        let now = Timestamp::now();
+        match report {
+            Report::Applied(number, _) => {
+                self.entry.update(|status| status.applied_revision = Some(number));
+                self.entry.ack([weft_core::wire::REVISION_NAME], now);
+            }
+            Report::Accepted { names, .. } => self.entry.ack(names.iter().map(AsRef::as_ref), now),
+            Report::Refused { type_url, names, reason } => {
+                let what = if type_url == revision_type() { "a revision" } else { "resources" };
+                tracing::warn!(proxy = %self.name, type_url, ?names, reason, "a proxy refused {what}");
+                let nack = Nack { type_url: type_url.into(), message: reason, at: now };
+                self.entry.nack(names.iter().map(ToString::to_string), nack);
+            }
+        }
+    }
+
+    /// Writes what was sent.
+    pub(super) fn sent(&self, session: &Session) {
+        let (names, revision) = (session.names(), session.revision());
+        self.entry.update(|status| {
+            status.subscriptions = names;
+            status.sent_revision = revision.or(status.sent_revision);
+        });
+    }
+}

@@ -1,0 +1,78 @@
+//! A change on its way in: what somebody holds of it is compiled again, compared, and announced.
+//! Two kinds: desired state changed (everything held is compiled again), or workloads changed (only what they touch).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use weft_core::compile::{Instance, World};
+
+use super::{
+    Discovery,
+    content::{Answer, Class, Kind},
+    store::{Key, Store},
+};
+
+/// Resources that are compiled before other tasks get a turn.
+const TOGETHER: usize = 32;
+
+/// What makes one world differ from the one before.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Desired state, and perhaps workloads too.
+    Objects,
+    /// Only these workloads: each before and after, `None` where there is none.
+    Workloads(Vec<(Option<Arc<Instance>>, Option<Arc<Instance>>)>),
+}
+
+impl Discovery {
+    /// Switches every stream to another world. One call at a time; the caller gives the worlds in their order.
+    /// Returns how many resources that somebody holds really changed.
+    /// Cost: for [`Change::Workloads`] the resources that these workloads touch, for [`Change::Objects`] all that are held.
+    pub async fn publish(&self, world: Arc<World>, change: Change) -> usize {
+        let keys = {
+            let mut store = self.shared.store.lock();
+            let held: BTreeSet<Key> = store.held().into_iter().collect();
+            match &change {
+                Change::Objects => held,
+                Change::Workloads(changed) => touched(&store, &world, changed),
+            }
+        };
+        let mut answers = BTreeMap::new();
+        for (at, key) in keys.into_iter().enumerate() {
+            if at % TOGETHER == TOGETHER - 1 {
+                tokio::task::yield_now().await;
+            }
+            let answer = Answer::compile(&world, key.class, key.kind, &key.name);
+            answers.insert(key, answer);
+        }
+        let (generation, changed) = {
+            let mut store = self.shared.store.lock();
+            let changed = store.switch(world, answers, matches!(change, Change::Objects));
+            (store.generation(), changed)
+        };
+        self.shared.changed.send_replace(generation);
+        changed
+    }
+}
+
+/// The held resources that these workloads may change.
+fn touched(store: &Store, world: &World, changed: &[(Option<Arc<Instance>>, Option<Arc<Instance>>)]) -> BTreeSet<Key> {
+    let mut keys = BTreeSet::new();
+    for instance in changed.iter().flat_map(|(before, after)| [before, after]).flatten() {
+        for cluster in world.clusters_of(instance) {
+            let name: Arc<str> = cluster.to_string().into();
+            for class in Class::ALL {
+                let key = Key { kind: Kind::Endpoints, name: Arc::clone(&name), class };
+                if store.holds(&key) {
+                    keys.insert(key);
+                }
+            }
+        }
+        for address in &instance.addresses {
+            keys.extend(store.held_at(*address));
+        }
+    }
+    keys
+}

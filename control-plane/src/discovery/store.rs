@@ -1,0 +1,167 @@
+//! What every stream shares: one world, and one encoding of each resource that somebody is subscribed to.
+//! Shape: [`Store`] sits behind one lock that is held for compiling what is new and never across an await; a [`Slot`] is
+//! one resource for one class of client, kept alive by the sessions that hold it.
+//! Invariant: under the lock every slot's content is that of [`Store::world`], so that what a session reads in one hold
+//! is one consistent view.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    ops::Bound,
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use weft_core::compile::World;
+
+use super::content::{Answer, Class, Kind};
+
+/// How many changes are remembered; a session that is further behind looks at everything it holds.
+const LOG: usize = 1024;
+
+/// A resource of one class of client.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) kind: Kind,
+    pub(super) name: Arc<str>,
+    pub(super) class: Class,
+}
+
+/// One resource, or the news that there is none of that name.
+#[derive(Debug)]
+pub(super) struct Slot {
+    answer: ArcSwap<Answer>,
+}
+
+/// The shared state of all streams.
+#[derive(Debug)]
+pub(super) struct Store {
+    world: Arc<World>,
+    generation: u64,
+    objects_changed: u64,
+    slots: BTreeMap<Key, Arc<Slot>>,
+    /// What came up since [`Store::held`] was last asked.
+    born: Vec<Key>,
+    log: VecDeque<(u64, BTreeSet<Key>)>,
+}
+
+impl Slot {
+    pub(super) fn answer(&self) -> Arc<Answer> {
+        self.answer.load_full()
+    }
+}
+
+impl Store {
+    pub(super) fn new(world: Arc<World>) -> Self {
+        Self {
+            world,
+            generation: 1,
+            objects_changed: 1,
+            slots: BTreeMap::new(),
+            born: Vec::new(),
+            log: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn world(&self) -> &Arc<World> {
+        &self.world
+    }
+
+    /// Counts the changes; a session keeps the number it has seen as its cursor.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The generation in which desired state last changed.
+    pub(super) fn objects_changed(&self) -> u64 {
+        self.objects_changed
+    }
+
+    /// The slot of a resource, compiled now if nobody holds it yet.
+    pub(super) fn slot(&mut self, key: Key) -> Arc<Slot> {
+        if let Some(slot) = self.slots.get(&key) {
+            return Arc::clone(slot);
+        }
+        let answer = Answer::compile(&self.world, key.class, key.kind, &key.name);
+        let slot = Arc::new(Slot { answer: ArcSwap::from_pointee(answer) });
+        self.born.push(key.clone());
+        self.slots.insert(key, Arc::clone(&slot));
+        slot
+    }
+
+    /// The resources that changed after `cursor`; `None` when that is too long ago to tell.
+    pub(super) fn changed_since(&self, cursor: u64) -> Option<impl Iterator<Item = &Key>> {
+        let known = cursor == self.generation
+            || self.log.front().is_some_and(|(oldest, _)| *oldest <= cursor.saturating_add(1));
+        known.then(|| self.log.iter().filter(move |(at, _)| *at > cursor).flat_map(|(_, keys)| keys))
+    }
+
+    /// Every resource that somebody holds; those that nobody holds any more are dropped first. A change starts here and
+    /// ends with [`Store::switch`]; there is one at a time.
+    pub(super) fn held(&mut self) -> Vec<Key> {
+        self.born.clear();
+        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        self.slots.keys().cloned().collect()
+    }
+
+    /// Whether somebody holds it.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.slots.contains_key(key)
+    }
+
+    /// The held resources whose name starts so.
+    pub(super) fn held_below<'a>(&'a self, kind: Kind, prefix: &'a str) -> impl Iterator<Item = &'a Key> {
+        let from = Key { kind, name: prefix.into(), class: Class::MIN };
+        self.slots
+            .range((Bound::Included(from), Bound::Unbounded))
+            .map(|(key, _)| key)
+            .take_while(move |key| key.kind == kind && key.name.starts_with(prefix))
+    }
+
+    /// The held resources that name one of these addresses themselves: the destinations that are no service.
+    pub(super) fn held_at(&self, address: IpAddr) -> Vec<Key> {
+        let shown = match address {
+            IpAddr::V4(v4) => format!("{v4}:"),
+            IpAddr::V6(v6) => format!("[{v6}]:"),
+        };
+        let mut keys = Vec::new();
+        for kind in Kind::ALL {
+            let prefix = match kind {
+                Kind::Listener => format!("outbound/{shown}"),
+                Kind::Routes | Kind::Cluster | Kind::Endpoints => format!("direct/{shown}"),
+            };
+            keys.extend(self.held_below(kind, &prefix).cloned());
+        }
+        keys
+    }
+
+    /// Switches to another world. `answers`: what was compiled from it for the held resources that it may change; what
+    /// came up since [`Store::held`] is compiled again here. `objects`: whether desired state changed.
+    /// Returns how many resources really changed.
+    pub(super) fn switch(&mut self, world: Arc<World>, answers: BTreeMap<Key, Answer>, objects: bool) -> usize {
+        self.generation += 1;
+        if objects {
+            self.objects_changed = self.generation;
+        }
+        self.world = world;
+        let mut answers = answers;
+        for key in std::mem::take(&mut self.born) {
+            let answer = Answer::compile(&self.world, key.class, key.kind, &key.name);
+            answers.entry(key).or_insert(answer);
+        }
+        let mut changed = BTreeSet::new();
+        for (key, answer) in answers {
+            let Some(slot) = self.slots.get(&key) else { continue };
+            if *slot.answer() != answer {
+                slot.answer.store(Arc::new(answer));
+                changed.insert(key);
+            }
+        }
+        let count = changed.len();
+        self.log.push_back((self.generation, changed));
+        if self.log.len() > LOG {
+            self.log.pop_front();
+        }
+        count
+    }
+}

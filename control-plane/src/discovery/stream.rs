@@ -1,0 +1,135 @@
+//! One stream as a task-free loop: whoever reads the answers drives it, so a slow client holds only its cursor.
+
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
+
+use futures_util::{FutureExt, Stream, stream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tonic::{Status, Streaming};
+use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+
+use super::{
+    Shared,
+    proxy::Connected,
+    session::{Session, SessionError},
+};
+use crate::serve::Svid;
+
+/// Requests that are taken in together before they are answered.
+const MAX_TOGETHER: usize = 64;
+
+struct Driver {
+    shared: Arc<Shared>,
+    session: Session,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    changed: watch::Receiver<u64>,
+    pending: VecDeque<DeltaDiscoveryResponse>,
+    expires: tokio::time::Instant,
+    proxy: Option<Connected>,
+    ended: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The answers to a client's requests, as long as its certificate is valid.
+pub(super) fn answers(
+    shared: Arc<Shared>,
+    svid: Svid,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    permit: OwnedSemaphorePermit,
+) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static {
+    let left = svid.expires.duration_since(SystemTime::now()).unwrap_or_default();
+    let driver = Driver {
+        session: Session::new(svid.identity, shared.limits),
+        changed: shared.changed.subscribe(),
+        shared,
+        requests,
+        pending: VecDeque::new(),
+        expires: tokio::time::Instant::now() + left,
+        proxy: None,
+        ended: false,
+        _permit: permit,
+    };
+    stream::unfold(driver, |mut driver| async move {
+        if driver.ended {
+            return None;
+        }
+        let answer = driver.next().await.transpose()?;
+        driver.ended = answer.is_err();
+        Some((answer, driver))
+    })
+}
+
+impl Driver {
+    /// The next message; `None` when the client has ended its side.
+    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        loop {
+            if let Some(message) = self.pending.pop_front() {
+                return Ok(Some(message));
+            }
+            tokio::select! {
+                request = self.requests.message() => match request? {
+                    Some(request) => {
+                        self.take(request)?;
+                        for _ in 1..MAX_TOGETHER {
+                            match self.requests.message().now_or_never() {
+                                Some(Ok(Some(request))) => self.take(request)?,
+                                Some(Ok(None)) => break,
+                                Some(Err(status)) => return Err(status),
+                                None => break,
+                            }
+                        }
+                    }
+                    None => return Ok(None),
+                },
+                changed = self.changed.changed() => {
+                    if changed.is_err() {
+                        return Err(Status::unavailable("the control plane is stopping"));
+                    }
+                }
+                () = tokio::time::sleep_until(self.expires) => {
+                    return Err(Status::unauthenticated("the certificate of this connection has expired"));
+                }
+            }
+            self.changed.mark_unchanged();
+            self.collect();
+        }
+    }
+
+    /// Puts what the client is owed into `pending`. The lock is held for no longer than that.
+    fn collect(&mut self) {
+        let messages = {
+            let mut store = self.shared.store.lock();
+            if !self.session.concerned(&store) {
+                return;
+            }
+            self.session.collect(&mut store)
+        };
+        if let Some(proxy) = &self.proxy {
+            proxy.sent(&self.session);
+        }
+        self.pending.extend(messages);
+    }
+
+    fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let report = self.session.request(request).map_err(status)?;
+        if self.proxy.is_none() {
+            let connected = |client| Connected::new(&self.shared.proxies, &self.session, client);
+            self.proxy = self.session.client().map(connected);
+        }
+        if let (Some(proxy), Some(report)) = (&self.proxy, report) {
+            proxy.report(report);
+        }
+        Ok(())
+    }
+}
+
+fn status(error: SessionError) -> Status {
+    match error {
+        SessionError::NoNode | SessionError::Client(_) => Status::invalid_argument(chain(&error)),
+        SessionError::TooManyNames(_) => Status::resource_exhausted(error.to_string()),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source())
+        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
