@@ -1,5 +1,5 @@
 //! `gateway.networking.k8s.io/v1 HTTPRoute`: where requests to a Service or a Gateway go.
-//! Spec: Gateway API v1 HTTPRouteSpec. What the mesh does not do yet is refused by name, see `parse::not_yet`.
+//! Spec: Gateway API v1 HTTPRouteSpec. What the mesh does not do yet is refused by name, see `parse/words.rs`.
 
 use std::num::NonZeroU16;
 

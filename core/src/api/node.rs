@@ -21,6 +21,8 @@ pub(super) const MAX_CHARACTERS: usize = 8 * 1024 * 1024;
 /// A part of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
+    /// Stands for a required field that is missing, so that what is beside it can still be read; fits most types.
+    Hole,
     Null,
     Bool(bool),
     Unsigned(u64),
@@ -44,7 +46,8 @@ impl Node {
     pub(super) fn field(&self, name: &str) -> Option<&Self> {
         match self {
             Self::Map(fields) => fields.iter().find(|(key, _)| key == name).map(|(_, value)| value),
-            Self::Null
+            Self::Hole
+            | Self::Null
             | Self::Bool(_)
             | Self::Unsigned(_)
             | Self::Signed(_)
@@ -67,7 +70,13 @@ impl Node {
                 fields.iter_mut().for_each(|(_, value)| value.drop_nulls());
             }
             Self::List(items) => items.iter_mut().for_each(|(_, value)| value.drop_nulls()),
-            Self::Null | Self::Bool(_) | Self::Unsigned(_) | Self::Signed(_) | Self::Float(_) | Self::Text(_) => {}
+            Self::Hole
+            | Self::Null
+            | Self::Bool(_)
+            | Self::Unsigned(_)
+            | Self::Signed(_)
+            | Self::Float(_)
+            | Self::Text(_) => {}
         }
     }
 
@@ -90,6 +99,30 @@ impl Node {
                     return true;
                 }
                 items.get_mut(at).is_some_and(|(_, value)| value.remove(rest))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Node {
+    /// Puts a hole into the map at a path; says whether there is a map without that field.
+    pub(super) fn dig(&mut self, path: &[Step], name: &str) -> bool {
+        match (self, path.split_first()) {
+            (Self::Map(fields), None) => {
+                let missing = !fields.iter().any(|(key, _)| key == name);
+                if missing {
+                    fields.push((name.to_owned(), Self::Hole));
+                }
+                missing
+            }
+            (Self::Map(fields), Some((Step::Field(step), rest))) => {
+                let below = fields.iter_mut().find(|(key, _)| key == step);
+                below.is_some_and(|(_, value)| value.dig(rest, name))
+            }
+            (Self::List(items), Some((Step::Index(step), rest))) => {
+                let below = items.iter_mut().find(|(index, _)| index == step);
+                below.is_some_and(|(_, value)| value.dig(rest, name))
             }
             _ => false,
         }

@@ -1,6 +1,7 @@
 //! Text -> objects: YAML documents or JSON, every mistake at once, each with its document, object and field.
 //! How: text is cut into documents, each becomes a bounded tree, each part of it (`metadata`, `spec`, `status`) a type.
-//! A part that does not fit is named and cut out of the tree, and the rest is read again, until nothing is wrong.
+//! A part that does not fit is named and cut out of the tree, and the rest is read again, until nothing is wrong; a missing
+//! field gets a stand-in.
 //! Invariant: the time is linear in the text for at most [`MAX_ERRORS`] mistakes, whatever the text.
 
 mod text;
@@ -291,6 +292,7 @@ impl<'a> Reader<'a> {
             part.drop_nulls(); // generated manifests are full of `creationTimestamp: null`; nothing hangs on it there
         }
         let mut removed: HashSet<String> = HashSet::new();
+        let mut holes: HashSet<String> = HashSet::new();
         let mut good = true;
         for _ in 0..MAX_ERRORS {
             let error: ShapeError = match T::deserialize(&part) {
@@ -298,7 +300,7 @@ impl<'a> Reader<'a> {
                 Err(error) => error,
             };
             good = false;
-            let steps = error.steps();
+            let mut steps = error.steps();
             let mut full = vec![Step::Field(name.to_owned())];
             full.extend(steps.iter().cloned());
             let mistake = if let Problem::MissingField(field) = &error.problem {
@@ -308,9 +310,18 @@ impl<'a> Reader<'a> {
                 let not_yet = self.kind.is_some_and(|kind| words::not_yet(kind, &full));
                 words::explain(path_text(&all), &error.problem, not_yet)
             };
-            // What is missing because it was cut out has been named already.
-            if !removed.contains(&mistake.path) {
-                self.errors.push(mistake);
+            // What is missing because it was cut out has been named already, and a hole that fits nowhere too.
+            if !removed.contains(&mistake.path) && !holes.contains(&mistake.path) {
+                self.errors.push(mistake.clone());
+            }
+            if let Problem::MissingField(field) = &error.problem
+                && part.dig(&steps, field)
+            {
+                holes.insert(mistake.path);
+                continue;
+            }
+            if holes.contains(&mistake.path) && steps.pop().is_none_or(|_| steps.is_empty()) {
+                return None; // nothing stands in for this one, so what holds it goes
             }
             removed.insert(path_text(&self.under.iter().chain(&full).cloned().collect::<Vec<_>>()));
             if !part.remove(&steps) {

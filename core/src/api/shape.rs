@@ -113,7 +113,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
         match self {
-            Node::Null => Err(ShapeError::new(Problem::Null)),
+            Node::Hole | Node::Null => Err(ShapeError::new(Problem::Null)),
             Node::Bool(value) => visitor.visit_bool(*value),
             Node::Unsigned(value) => visitor.visit_u64(*value),
             Node::Signed(value) => visitor.visit_i64(*value),
@@ -144,6 +144,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     ) -> Result<V::Value, ShapeError> {
         let found = match self {
             Node::Text(text) => return visitor.visit_enum(text.as_str().into_deserializer()),
+            Node::Hole => return visitor.visit_enum(variants.first().copied().unwrap_or_default().into_deserializer()),
             Node::Null => return Err(ShapeError::new(Problem::Null)),
             Node::Bool(value) => value.to_string(),
             Node::Unsigned(value) => value.to_string(),
@@ -156,9 +157,21 @@ impl<'de> Deserializer<'de> for &'de Node {
         Err(ShapeError::new(Problem::Wrong { found, expected }))
     }
 
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        if *self == Node::Hole { visitor.visit_str("") } else { self.deserialize_any(visitor) }
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        if *self == Node::Hole { visitor.visit_u64(1) } else { self.deserialize_any(visitor) }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ShapeError> {
+        if *self == Node::Hole { visitor.visit_seq(Items { items: [].iter() }) } else { self.deserialize_any(visitor) }
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        bool i8 i16 i32 i64 i128 u8 u32 u64 u128 f32 f64 char str bytes byte_buf unit unit_struct
+        tuple tuple_struct map struct identifier ignored_any
     }
 }
 

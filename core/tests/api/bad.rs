@@ -134,6 +134,7 @@ const CASES: &[Case] = &[
     ]),
     ("Gateway", "{}", &[
         "spec.gatewayClassName: required",
+        "spec.listeners: required",
     ]),
     ("Gateway", "{gatewayClassName: nginx, listeners: []}", &[
         "spec.gatewayClassName: must be \"weft\", not \"nginx\"",
@@ -183,6 +184,12 @@ const CASES: &[Case] = &[
     ("TrafficPolicy", "{}", &[
         "spec.targetRef: required",
     ]),
+    ("TrafficPolicy", "{targetRef: {}, retry: {attempts: many}, limit: {}}", &[
+        "spec.targetRef.kind: required",
+        "spec.targetRef.name: required",
+        "spec.retry.attempts: must be a number from 0 to 4294967295, not \"many\"",
+        "spec.limit: unknown field; did you mean \"limits\"?",
+    ]),
     ("TrafficPolicy", "{targetRef: {kind: Gateway, name: a}}", &[
         "spec.targetRef.kind: must be Service (group \"\"), not \"Gateway\" of group \"\"",
     ]),
@@ -218,6 +225,7 @@ const CASES: &[Case] = &[
     ]),
     ("AuthorizationPolicy", "{}", &[
         "spec.action: required",
+        "spec.rules: required",
     ]),
     ("AuthorizationPolicy", "{action: Allow, rules: []}", &[
         "spec: selector or targetRef is required",

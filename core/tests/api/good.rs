@@ -195,6 +195,8 @@ fn mistakes_in_a_proxy_file_are_named() {
             "document 1: spec.workers: must be a whole number from 1, not 0",
             "document 1: spec.identity.certificate: unknown field; did you mean \"certificateFile\"?",
             "document 1: spec.identity.certificateFile: required",
+            "document 1: spec.identity.privateKeyFile: required",
+            "document 1: spec.identity.trustBundleFile: required",
         ]
     );
     assert_eq!(

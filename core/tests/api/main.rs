@@ -1,6 +1,13 @@
 //! The shapes that people write, through the crate's public door.
 //! Input is YAML as people write it; what is expected are exact texts of errors.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests, also outside of their functions"
+)]
+
 mod bad;
 mod docs;
 mod good;

@@ -10,7 +10,7 @@ const UNKNOWN: [&str; 8] =
 #[test]
 fn manifests_of_the_gateway_api_are_read_or_refused_for_a_named_reason() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gateway-api");
-    let mut seen = [0usize; 4];
+    let mut seen = [0usize; 3];
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
@@ -46,6 +46,7 @@ fn manifests_of_the_gateway_api_are_read_or_refused_for_a_named_reason() {
             }
         }
     }
-    let [good, not_yet, unknown, _] = seen;
+    let [good, not_yet, unknown] = seen;
+    println!("{good} read, {not_yet} not supported yet, {unknown} unknown");
     assert!(good >= 30 && not_yet >= 10 && unknown >= 5, "{good} read, {not_yet} not supported yet, {unknown} unknown");
 }
