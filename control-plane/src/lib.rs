@@ -10,6 +10,8 @@
 //! - [`api`]: the REST API. [`serve`], [`tls`]: listeners. [`metrics`]: health and figures.
 
 pub mod agent;
+pub mod api;
+pub mod app;
 pub mod ca;
 pub mod config;
 pub mod desired;

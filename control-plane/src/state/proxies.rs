@@ -27,6 +27,7 @@ pub struct ProxyKey {
 
 /// What is known of one proxy.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
     /// Which proxy.
     pub key: ProxyKey,
@@ -38,6 +39,7 @@ pub struct ProxyStatus {
 
 /// A configuration stream.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DiscoveryStatus {
     /// Since when.
     pub connected_since: Timestamp,
@@ -58,6 +60,7 @@ pub struct DiscoveryStatus {
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Nack {
     /// The type of the resource.
     pub type_url: String,
@@ -69,6 +72,7 @@ pub struct Nack {
 
 /// An agent stream.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
     /// Since when.
     pub connected_since: Timestamp,

@@ -1,0 +1,31 @@
+//! Bodies of requests: bounded texts, and the objects in them.
+
+use axum::body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use weft_core::api::{Object, parse_documents};
+
+use super::Failure;
+
+/// Largest body, in bytes.
+pub(super) const MAX_BODY: usize = 4 << 20;
+
+/// The body as text.
+pub(super) async fn text(body: Body) -> Result<String, Failure> {
+    // What says itself that it is too large is not read at all.
+    if http_body::Body::size_hint(&body).lower() > MAX_BODY as u64 {
+        return Err(Failure::TooLarge);
+    }
+    let collected = Limited::new(body, MAX_BODY).collect().await;
+    let bytes = collected.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Failure::TooLarge,
+        None => Failure::BrokenBody,
+    })?;
+    String::from_utf8(bytes.to_bytes().into()).map_err(|_| Failure::NotText)
+}
+
+/// The objects in the body: YAML documents or JSON, valid each by itself.
+pub(super) async fn objects(body: Body) -> Result<Vec<Object>, Failure> {
+    let text = text(body).await?;
+    let parsed = tokio::task::spawn_blocking(move || parse_documents(&text)).await;
+    parsed.map_err(|_| Failure::Stopping)?.map_err(Failure::Documents)
+}

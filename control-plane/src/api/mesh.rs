@@ -1,0 +1,108 @@
+//! What there is: proxies, workloads, the root certificate.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use weft_core::{
+    api::{
+        Kind, Object, ObjectMeta, Workload,
+        service::AppProtocol,
+        workload::{WorkloadHealth, WorkloadPort, WorkloadSpec},
+    },
+    endpoint::Health,
+    listener::Protocol,
+};
+
+use super::{
+    Failure, Shared,
+    objects::{Items, has, labels},
+    query::Parameters,
+};
+use crate::state::{ProxyStatus, RegisteredWorkload};
+
+/// Where a workload in a list comes from, as an annotation.
+pub(super) const SOURCE: &str = "weft.dev/source";
+
+/// A connected proxy.
+#[derive(Serialize)]
+pub(super) struct Proxy {
+    #[serde(flatten)]
+    status: ProxyStatus,
+    /// It runs the newest revision.
+    current: bool,
+}
+
+pub(super) async fn proxies(State(api): Shared, query: Parameters) -> Result<Json<Items<Proxy>>, Failure> {
+    query.only(&[])?;
+    let revision = api.desired.current().revision;
+    let items = api.mesh.proxies.list().into_iter().map(|status| {
+        let applied = status.discovery.as_ref().and_then(|discovery| discovery.applied_revision);
+        Proxy { current: applied.is_some_and(|applied| applied >= revision), status }
+    });
+    Ok(Json(Items { revision, items: items.collect() }))
+}
+
+/// Registered workloads in the shape of those that people write, and those that people wrote.
+pub(super) async fn workloads(State(api): Shared, query: Parameters) -> Result<Json<Items<Object>>, Failure> {
+    query.only(&["namespace", "label"])?;
+    let labels = labels(&query)?;
+    let desired = api.desired.current();
+    let registered = api.mesh.registered.borrow().clone();
+    let view = api.status.view(&desired);
+    let mut items: Vec<Object> = registered.workloads.values().map(|it| Object::Workload(shape(it))).collect();
+    items.extend(desired.of(Kind::Workload).map(|(_, object)| marked(view.with_status(object), "static")));
+    items.retain(|object| {
+        query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted)
+            && has(&Arc::new(object.clone()), &labels)
+    });
+    items.sort_by_key(Object::key);
+    Ok(Json(Items { revision: desired.revision, items }))
+}
+
+pub(super) async fn bundle(State(api): Shared, query: Parameters) -> Result<Response, Failure> {
+    query.only(&[])?;
+    let kind = (http::header::CONTENT_TYPE, "application/pem-certificate-chain");
+    Ok(([kind], api.authority.root_pem()).into_response())
+}
+
+fn marked(mut object: Object, source: &str) -> Object {
+    object.metadata_mut().annotations.insert(SOURCE.to_owned(), source.to_owned());
+    object
+}
+
+fn shape(workload: &RegisteredWorkload) -> Workload {
+    let mut metadata = ObjectMeta::new(&workload.key.namespace, &workload.key.name);
+    metadata.labels.clone_from(&workload.labels);
+    let source = if workload.gateway { "registered gateway" } else { "registered" };
+    metadata.annotations.insert(SOURCE.to_owned(), source.to_owned());
+    let ports = workload.ports.iter().map(|port| WorkloadPort {
+        name: (!port.name.is_empty()).then(|| port.name.clone()),
+        port: port.port,
+        protocol: Some(match port.protocol {
+            Protocol::Detect => AppProtocol::Detect,
+            Protocol::Http => AppProtocol::Http,
+            Protocol::Http2 => AppProtocol::Http2,
+            Protocol::Tcp => AppProtocol::Tcp,
+        }),
+        proxy_port: port.proxy_port,
+    });
+    let spec = WorkloadSpec {
+        service_account: Some(workload.service_account.clone()),
+        addresses: workload.addresses.clone(),
+        ports: ports.collect(),
+        weight: Some(workload.weight),
+        zone: (!workload.zone.is_empty()).then(|| workload.zone.clone()),
+        health: Some(match workload.health {
+            Health::Healthy => WorkloadHealth::Healthy,
+            Health::Draining => WorkloadHealth::Draining,
+            Health::Unhealthy => WorkloadHealth::Unhealthy,
+        }),
+        mesh: Some(true),
+    };
+    Workload::new(metadata, spec)
+}

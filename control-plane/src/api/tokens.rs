@@ -1,0 +1,113 @@
+//! Join tokens: made, listed without their secrets, deleted.
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Path, State},
+    http::StatusCode,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use weft_core::identity::Identity;
+
+use super::{Caller, Failure, Shared, body, objects::Items, query::Parameters};
+use crate::{
+    config::parse_duration,
+    store::{TokenPurpose, TokenRecord},
+    tokens::{DEFAULT_TTL, JoinWish, MAX_TTL},
+};
+
+/// What is asked for.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Wish {
+    namespace: String,
+    service_account: String,
+    #[serde(default)]
+    ttl: Option<String>,
+    #[serde(default)]
+    reusable: bool,
+}
+
+/// A token without its secret.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Told {
+    id: String,
+    namespace: String,
+    service_account: String,
+    created: Timestamp,
+    expires: Option<Timestamp>,
+    /// `null`: any number of times.
+    uses_left: Option<u32>,
+    author: String,
+    /// The whole token; only in the answer that makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+pub(super) async fn create(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    query: Parameters,
+    content: Body,
+) -> Result<(StatusCode, Json<Told>), Failure> {
+    query.only(&[])?;
+    let text = body::text(content).await?;
+    let wish: Wish = serde_json::from_str(&text).map_err(|error| Failure::field("body", error.to_string()))?;
+    for (field, value) in [("namespace", &wish.namespace), ("serviceAccount", &wish.service_account)] {
+        let fine = value.len() <= 253 && Identity::new(api.authority.trust_domain(), value, value).is_ok();
+        if !fine {
+            return Err(Failure::field(field, "must be 1 to 253 letters, digits, '.', '-' or '_'"));
+        }
+    }
+    let ttl = match &wish.ttl {
+        None => DEFAULT_TTL,
+        Some(text) => parse_duration(text).map_err(|reason| Failure::field("ttl", reason))?,
+    };
+    if ttl.is_zero() || ttl > MAX_TTL {
+        return Err(Failure::field("ttl", "must be more than nothing and at most 365d"));
+    }
+    let Wish { namespace, service_account, reusable, .. } = wish;
+    let wish = JoinWish { namespace, service_account, ttl, reusable, author: caller.name };
+    let tokens = api.tokens.clone();
+    let made = tokio::task::spawn_blocking(move || tokens.create(&wish, Timestamp::now())).await;
+    let (record, secret) = made.map_err(|_| Failure::Stopping)??;
+    let told = told(record).ok_or(Failure::Stopping)?;
+    tracing::info!(id = told.id, namespace = told.namespace, account = told.service_account, author = told.author, "join token made");
+    Ok((StatusCode::CREATED, Json(Told { token: Some(secret.reveal().to_owned()), ..told })))
+}
+
+pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<Items<Told>>, Failure> {
+    query.only(&[])?;
+    let tokens = api.tokens.clone();
+    let all = tokio::task::spawn_blocking(move || tokens.list()).await.map_err(|_| Failure::Stopping)??;
+    let revision = api.desired.current().revision;
+    Ok(Json(Items { revision, items: all.into_iter().filter_map(told).collect() }))
+}
+
+pub(super) async fn delete(
+    State(api): Shared,
+    Path(id): Path<String>,
+    query: Parameters,
+) -> Result<StatusCode, Failure> {
+    query.only(&[])?;
+    let (tokens, wanted) = (api.tokens.clone(), id.clone());
+    let gone = tokio::task::spawn_blocking(move || tokens.delete(&wanted)).await.map_err(|_| Failure::Stopping)??;
+    if gone { Ok(StatusCode::NO_CONTENT) } else { Err(Failure::NoToken(id)) }
+}
+
+/// `None` for a token that is no join token.
+fn told(record: TokenRecord) -> Option<Told> {
+    let TokenPurpose::Join { namespace, service_account } = record.purpose else { return None };
+    Some(Told {
+        id: record.id,
+        namespace,
+        service_account,
+        created: record.created,
+        expires: record.expires,
+        uses_left: record.uses_left,
+        author: record.author,
+        token: None,
+    })
+}

@@ -1,0 +1,213 @@
+//! Puts the rooms together: the order of start and stop, the listeners, the long loops.
+//! Start: lock the data, load the root, desired state and the registry, make the first world, open the listeners, and only
+//! then say ready. Stop: not ready, no new connections, let what runs finish for 5 s, write the registry.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+use weft_core::identity::Identity;
+use weft_proto::weft::v1::{agent_server::AgentServer, identity_server::IdentityServer};
+
+use crate::{
+    agent,
+    api::{self, Api},
+    ca::Authority,
+    config::Config,
+    desired::DesiredState,
+    discovery::{Feed, Limits},
+    files::{self, DataDirLock},
+    identity,
+    metrics::{self, Gauges, Metrics, Readings},
+    registry::{Registry, RegistryFile, TcpProbe},
+    serve::{self, Settings},
+    state::{Mesh, ProxyTable},
+    status::StatusBook,
+    store::{Embedded, Store},
+    tls::{self, Certificates},
+    tokens::{Secret, Tokens},
+};
+
+/// The control plane's own namespace and service account.
+pub const OWN_NAMESPACE: &str = "weft-system";
+/// See [`OWN_NAMESPACE`].
+pub const OWN_SERVICE_ACCOUNT: &str = "control-plane";
+/// How long running requests may take after the program was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Largest message of the identity service, and of the agent stream, in bytes.
+const MAX_MESSAGE: usize = 256 * 1024;
+
+/// Where the program listens; also in `<data-dir>/addresses.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Addresses {
+    /// gRPC on TLS.
+    pub grpc: SocketAddr,
+    /// REST on TLS.
+    pub api: SocketAddr,
+    /// REST on the Unix socket.
+    pub api_socket: PathBuf,
+    /// Metrics and health.
+    pub metrics: SocketAddr,
+}
+
+/// A control plane that runs.
+pub struct Running {
+    addresses: Addresses,
+    admin_token: Option<Secret>,
+    mesh: Mesh,
+    metrics: Arc<Metrics>,
+    registry: Arc<Registry>,
+    file: Arc<RegistryFile>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    loops: JoinSet<()>,
+    _lock: DataDirLock,
+}
+
+/// Starts everything. Returns when the listeners are open.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let now = SystemTime::now();
+    let lock = files::lock_data_dir(&config.data_dir)?;
+    let authority = Arc::new(Authority::open(&config.data_dir, &config.trust_domain, now)?);
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
+    let desired = DesiredState::open(Arc::clone(&store))?;
+    let tokens = Tokens::new(store, *authority.root_hash());
+    let admin_token = tokens.first_admin(Timestamp::now())?;
+    let (file, loaded) = RegistryFile::open(&config.data_dir.join("registry.redb"))?;
+    let file = Arc::new(file);
+    let metrics = Arc::new(Metrics::default());
+    let registry = Registry::new(loaded, config.heartbeat_interval, desired.watch(), Arc::clone(&metrics));
+    let proxies = Arc::new(ProxyTable::default());
+    let mesh = Mesh { desired: desired.watch(), registered: registry.watch(), proxies: Arc::clone(&proxies) };
+
+    let own = Identity::new(&config.trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?;
+    let certificates = Certificates::new(Arc::clone(&authority), own, config.advertise.clone(), now)?;
+    let (grpc_tls, api_tls) = (tls::grpc(&certificates)?, tls::api(&certificates)?);
+
+    let stop = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let mut loops = JoinSet::new();
+    let feed = Feed::new(mesh.clone(), config.trust_domain.clone());
+    let discovery = feed.discovery(Limits::default());
+    let issue = identity::Service::new(Arc::clone(&authority), tokens.clone(), config.svid_ttl, Arc::clone(&metrics));
+    let agent = agent::Service::new(Arc::clone(&registry), Arc::clone(&proxies), stop.clone());
+    let grpc = Routes::new(IdentityServer::new(issue).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(AgentServer::new(agent).max_decoding_message_size(MAX_MESSAGE))
+        .add_service(discovery.service())
+        .prepare()
+        .into_axum_router();
+    let rest = api::router(Arc::new(Api {
+        desired,
+        mesh: mesh.clone(),
+        status: StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)),
+        tokens,
+        authority: Arc::clone(&authority),
+        metrics: Arc::clone(&metrics),
+    }));
+    let gauges = Arc::new(Figures { mesh: mesh.clone(), authority, certificates: Arc::clone(&certificates) });
+    let figures = metrics::router(Arc::clone(&metrics), gauges);
+
+    let bind = async |flag: &str, address| serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"));
+    let (grpc_listener, grpc_address) = bind("--grpc", config.grpc).await?;
+    let (api_listener, api_address) = bind("--api", config.api).await?;
+    let (metrics_listener, metrics_address) = bind("--metrics", config.metrics).await?;
+    let socket = serve::bind_unix(&config.api_socket)
+        .with_context(|| format!("--api-socket {}: cannot listen", config.api_socket.display()))?;
+    let addresses =
+        Addresses { grpc: grpc_address, api: api_address, api_socket: config.api_socket.clone(), metrics: metrics_address };
+    let text = serde_json::to_vec(&addresses)?;
+    files::write_public(&config.data_dir.join("addresses.json"), &text).context("addresses.json: cannot be written")?;
+
+    let settings = |name, tls, connections| Settings { name, tls, connections };
+    loops.spawn(serve::tcp(grpc_listener, settings("grpc", Some(grpc_tls), 20_000), grpc, stop.clone(), connections.clone()));
+    loops.spawn(serve::tcp(api_listener, settings("api", Some(api_tls), 1_024), rest.clone(), stop.clone(), connections.clone()));
+    loops.spawn(serve::unix(socket, settings("api-socket", None, 1_024), rest, stop.clone(), connections.clone()));
+    loops.spawn(serve::tcp(metrics_listener, settings("metrics", None, 128), figures, stop.clone(), connections.clone()));
+    loops.spawn(feed.run(discovery, stop.clone()));
+    loops.spawn(certificates.keep_fresh(stop.clone()));
+    let (one, two, three) = (Arc::clone(&registry), Arc::clone(&registry), Arc::clone(&registry));
+    loops.spawn(async move { one.publish().await });
+    loops.spawn(async move { two.maintain(&TcpProbe).await });
+    let target = Arc::clone(&file);
+    loops.spawn(async move { three.persist(target).await });
+    registry.opened();
+    metrics.ready.store(true, Ordering::Release);
+    Ok(Running { addresses, admin_token, mesh, metrics, registry, file, stop, connections, loops, _lock: lock })
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The admin token, if this was the first start.
+    pub fn admin_token(&self) -> Option<&Secret> {
+        self.admin_token.as_ref()
+    }
+
+    /// What there is to see of the mesh.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Waits until one of the long loops ends, which none should.
+    pub async fn failed(&mut self) {
+        if let Some(Err(error)) = self.loops.join_next().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a part of the control plane failed");
+        }
+    }
+
+    /// Stops: no new connections, what runs may finish, the registry is written.
+    pub async fn stop(mut self) {
+        self.metrics.ready.store(false, Ordering::Release);
+        self.stop.cancel();
+        self.connections.close();
+        if tokio::time::timeout(DRAIN, self.connections.wait()).await.is_err() {
+            tracing::warn!(open = self.connections.len(), "connections were cut");
+        }
+        self.loops.shutdown().await;
+        if let Err(error) = self.registry.flush(&self.file).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the registry cannot be written");
+        }
+        if let Err(error) = std::fs::remove_file(&self.addresses.api_socket) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the Unix socket is gone already");
+        }
+    }
+}
+
+/// What the metrics port reads on a scrape.
+struct Figures {
+    mesh: Mesh,
+    authority: Arc<Authority>,
+    certificates: Arc<Certificates>,
+}
+
+impl Gauges for Figures {
+    fn read(&self) -> Readings {
+        let (revision, objects) = {
+            let desired = self.mesh.desired.borrow();
+            (desired.revision, desired.objects.len())
+        };
+        Readings {
+            revision,
+            objects,
+            workloads: self.mesh.registered.borrow().workloads.len(),
+            proxies: self.mesh.proxies.connected(),
+            nacks: self.mesh.proxies.nack_count(),
+            standing_nacks: self.mesh.proxies.standing_nacks().len(),
+            root_expires: Some(self.authority.expires()),
+            serving_expires: Some(self.certificates.expires()),
+        }
+    }
+}
