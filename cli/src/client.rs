@@ -40,9 +40,9 @@ pub struct Detail {
     pub field: String,
     /// What is wrong there.
     pub reason: String,
-    /// `Kind namespace/name`.
+    /// `Kind/namespace/name`.
     pub object: Option<String>,
-    /// Which document of the request, from 1.
+    /// Which document of the request, from 0.
     pub document: Option<usize>,
 }
 

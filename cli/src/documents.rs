@@ -16,7 +16,7 @@ use crate::kinds::{self, Kind};
 /// The documents of all given files.
 #[derive(Debug, Default)]
 pub struct Documents {
-    /// One YAML text; document n of it is `sources[n - 1]`.
+    /// One YAML text; document n of it, from 0, is `sources[n]`.
     pub text: String,
     /// Where each document comes from.
     pub sources: Vec<Source>,

@@ -12,6 +12,7 @@ pub mod args;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod demo;
 pub mod documents;
 pub mod kinds;
 pub mod output;

@@ -9,7 +9,7 @@ use crate::{
     client::{Client, ClientError, Detail},
     command,
     config::{ConfigError, Settings},
-    output,
+    demo, output,
     style::Style,
 };
 
@@ -66,7 +66,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Rollback(args) => command::rollback::run(&client(&connection)?, &args).await,
         Command::Status(args) => command::status::run(&client(&connection)?, &args).await,
         Command::Token(args) => command::token::run(&client(&connection)?, &args).await,
-        Command::Demo(_args) => anyhow::bail!("soon"),
+        Command::Demo(args) => Box::pin(demo::run(&args)).await,
         Command::Completion(args) => Ok(command::completion::run(&args)?),
         Command::Version => Ok(output::lines(&[format!("weft {}", env!("CARGO_PKG_VERSION"))])?),
     }

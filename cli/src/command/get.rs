@@ -38,11 +38,19 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     Ok(output::print(args.output, &list, |list| table(kind, &mut items(list, "/items"), namespace.is_none()))?)
 }
 
-/// One object.
+/// One object. A workload may be applied or registered; only lists have both.
 ///
 /// Errors: [`ClientError`]; `is_missing` when there is none.
 pub async fn one(client: &Client, kind: &Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
-    client.read(&format!("/api/v1/{}/{}/{}", kind.plural, escape(namespace), escape(name))).await
+    let path = format!("/api/v1/{}/{}/{}", kind.plural, escape(namespace), escape(name));
+    match client.read(&path).await {
+        Err(missing) if missing.is_missing() && kind.name == "Workload" => {
+            let list = all(client, kind, Some(namespace), None).await?;
+            let named = |object: &&Value| object.pointer("/metadata/name").and_then(Value::as_str) == Some(name);
+            items(&list, "/items").find(named).cloned().ok_or(missing)
+        }
+        result => result,
+    }
 }
 
 /// `{items: [...]}`: the objects of a kind, of one namespace or all, with these labels.

@@ -36,15 +36,24 @@ pub async fn proxies(client: &Client) -> Result<Value, ClientError> {
     client.read("/api/v1/proxies").await
 }
 
+/// The last revision that a proxy of the list has applied.
+pub fn applied(proxy: &Value) -> Option<u64> {
+    let applied = proxy.pointer("/discovery/applied_revision").or_else(|| proxy.pointer("/discovery/appliedRevision"));
+    applied.and_then(Value::as_u64)
+}
+
+/// Its name, `<namespace>/<name>`.
+pub fn name(proxy: &Value) -> String {
+    proxy.pointer("/key/name").map(plain).unwrap_or_default()
+}
+
 fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
     let mut table = Table::new(&["WORKLOAD", "IDENTITY", "REVISION", "CERTIFICATE", "HEALTH", "HEARTBEAT", "VERSION"]);
     let mut refusals = Vec::new();
     let (mut total, mut current) = (0, 0);
     for proxy in items(answer, "/items") {
         let of = |pointer: &str| proxy.pointer(pointer).map(plain).unwrap_or_default();
-        let applied =
-            proxy.pointer("/discovery/applied_revision").or_else(|| proxy.pointer("/discovery/appliedRevision"));
-        let applied = applied.or_else(|| proxy.pointer("/agent/revision")).and_then(Value::as_u64);
+        let applied = applied(proxy);
         total += 1;
         current += usize::from(applied == Some(newest));
         table.row([

@@ -1,0 +1,146 @@
+//! Where things are: our programs, the shop's files, the tools of the machine. All that is missing is told at once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::args::Demo;
+
+/// The demo's own directory while it runs: data, sockets, configuration, lock.
+pub(crate) const STATE: &str = "/run/weft-demo";
+/// What the programs of the last run said.
+pub(crate) const LOGS: &str = "/var/log/weft-demo";
+
+/// Every path that the demo needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// `weft-proxy`
+    pub(crate) proxy: String,
+    /// `weft-control-plane`
+    pub(crate) control_plane: String,
+    /// `shop-order`
+    pub(crate) order: String,
+    /// `shop-load`
+    pub(crate) load: String,
+    /// `deploy/demo`: the mesh's objects.
+    pub(crate) objects: PathBuf,
+    /// `deploy/demo/shop`
+    pub(crate) shop: PathBuf,
+    /// A Python with grpcio.
+    pub(crate) python: String,
+    /// Node.
+    pub(crate) node: String,
+    /// PostgreSQL's own directory of programs.
+    pub(crate) postgres: PathBuf,
+}
+
+impl Places {
+    /// Finds everything.
+    ///
+    /// Errors: what is missing, one a line, and where it comes from.
+    pub(crate) fn find(args: &Demo) -> Result<Self> {
+        let mut missing = Vec::new();
+        let here = std::env::current_exe().context("find this program")?;
+        let bin = match &args.bin {
+            Some(bin) => bin.clone(),
+            None => here.parent().context("this program lies nowhere")?.to_owned(),
+        };
+        let bin = fs::canonicalize(&bin).with_context(|| format!("--bin {}", bin.display()))?;
+        let mut program = |name: &str, package: &str| {
+            let path = bin.join(name);
+            if !path.is_file() {
+                missing
+                    .push(format!("{}: cargo build --release -p {package}, or point to it with --bin", path.display()));
+            }
+            path.display().to_string()
+        };
+        let proxy = program("weft-proxy", "weft-proxy");
+        let control_plane = program("weft-control-plane", "weft-control-plane");
+        let order = program("shop-order", "weft-demo-order");
+        let load = program("shop-load", "weft-demo-order");
+
+        let objects = match &args.shop {
+            Some(directory) => Some(directory.clone()),
+            None => look_for("deploy/demo/shop", &here).map(|shop| shop.parent().map_or(shop.clone(), Path::to_owned)),
+        };
+        let objects = objects.map(|path| fs::canonicalize(&path).unwrap_or(path)).unwrap_or_default();
+        if !objects.join("shop/product/product.py").is_file() {
+            missing.push(
+                "the shop (deploy/demo of the repository): run from the repository, or point to it with --shop".into(),
+            );
+        }
+
+        for (tool, package) in [
+            ("ip", "iproute2"),
+            ("nft", "nftables"),
+            ("setpriv", "util-linux"),
+            ("tcpdump", "tcpdump"),
+            ("redis-server", "redis-server"),
+        ] {
+            if on_path(tool).is_none() {
+                missing.push(format!("{tool}: apt-get install {package}"));
+            }
+        }
+        let node = on_path("node").unwrap_or_else(|| {
+            missing.push("node: apt-get install nodejs".to_owned());
+            PathBuf::new()
+        });
+        let venv = look_for(".tools/venv/bin/python", &objects).or_else(|| look_for(".tools/venv/bin/python", &here));
+        let python = venv.or_else(|| on_path("python3")).unwrap_or_default();
+        let postgres = newest_postgres().unwrap_or_else(|| {
+            missing.push("PostgreSQL: apt-get install postgresql".to_owned());
+            PathBuf::new()
+        });
+        if !missing.is_empty() {
+            bail!("the demo needs what is not here (`make demo` sets it up):\n  {}", missing.join("\n  "));
+        }
+        let text = |path: PathBuf| path.display().to_string();
+        let places = Self {
+            proxy,
+            control_plane,
+            order,
+            load,
+            shop: objects.join("shop"),
+            objects,
+            python: text(python),
+            node: text(node),
+            postgres,
+        };
+        places.python_has_grpc()?;
+        Ok(places)
+    }
+
+    fn python_has_grpc(&self) -> Result<()> {
+        let output = std::process::Command::new(&self.python).args(["-c", "import grpc"]).output();
+        let output = output.with_context(|| format!("start {}", self.python))?;
+        ensure!(
+            output.status.success(),
+            "{} has no grpcio, which payment needs: `make demo` sets it up in .tools/venv",
+            self.python
+        );
+        Ok(())
+    }
+}
+
+/// `what` in a directory above `from`, or above where we are.
+fn look_for(what: &str, from: &Path) -> Option<PathBuf> {
+    let current = std::env::current_dir().unwrap_or_default();
+    let above = |path: &Path| path.ancestors().map(|directory| directory.join(what)).find(|path| path.exists());
+    above(&current).or_else(|| above(from))
+}
+
+#[expect(clippy::disallowed_methods, reason = "PATH is how programs are found, not a setting")]
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
+fn newest_postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let newest = versions.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max()?;
+    Some(format!("/usr/lib/postgresql/{newest}/bin").into()).filter(|path: &PathBuf| path.join("postgres").is_file())
+}

@@ -1,0 +1,345 @@
+//! The story, step by step. A step says in plain sentences what happens and what to look at, and checks it; a check
+//! that fails does not end the story, what makes the next steps pointless does.
+
+mod canary;
+mod crash;
+mod outage;
+mod refusal;
+mod traffic;
+mod up;
+mod wire;
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, test_kill_process};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use super::{
+    Lock, exchange,
+    load::{Load, Mark, Since},
+    metrics::{self, Rates, Totals},
+    netns::{self, Inside},
+    places::{LOGS, Places},
+    plan::SERVICES,
+    process::Program,
+    relay::Relay,
+    remove_state,
+    shop::Shop,
+    stage::Stage,
+};
+use crate::{
+    args::Demo,
+    table::{Cell, Table, Tone},
+};
+
+/// Where the edge is on this machine when nothing is said.
+const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8888);
+
+/// The demo under way.
+#[derive(Debug)]
+pub(super) struct Story {
+    stage: Stage,
+    args: Demo,
+    places: Places,
+    shop: Option<Shop>,
+    relay: Option<Relay>,
+    load: Option<Load>,
+    view: Option<JoinHandle<()>>,
+    processes: Vec<i32>,
+}
+
+impl Story {
+    /// Nothing has happened yet.
+    pub(super) fn new(stage: Stage, args: Demo, places: Places) -> Self {
+        Self { stage, args, places, shop: None, relay: None, load: None, view: None, processes: Vec::new() }
+    }
+
+    /// From the first step to the last; without `--check` it then goes on until it is dropped.
+    ///
+    /// Errors: the shop does not come up, or cannot be measured.
+    pub(super) async fn tell(&mut self) -> Result<()> {
+        let start = Instant::now();
+        Box::pin(self.up()).await?;
+        self.start_view()?;
+        Box::pin(self.traffic()).await?;
+        Box::pin(self.wire()).await;
+        Box::pin(self.canary()).await;
+        Box::pin(self.crash()).await;
+        Box::pin(self.refusal()).await;
+        Box::pin(self.outage()).await;
+        if self.args.check {
+            self.stage.note(&format!("# told in {:.0} s", start.elapsed().as_secs_f64()));
+            let result = Box::pin(self.orders_kept()).await;
+            self.stage.check("end: every acknowledged order is still there", result);
+            return Ok(());
+        }
+        self.stay().await
+    }
+
+    /// Takes all down and looks whether anything is left.
+    ///
+    /// Errors: what is left.
+    pub(super) async fn clean_up(&mut self, lock: &Lock, before: &Machine) -> Result<String> {
+        if let Some(view) = self.view.take() {
+            view.abort();
+        }
+        self.relay = None;
+        self.load = None;
+        if let Some(mut shop) = self.shop.take() {
+            self.processes.extend(shop.process_ids());
+            shop.stop().await?;
+        }
+        let (namespaces, _) = netns::remove_all().await?;
+        remove_state(lock)?;
+        let left = netns::present();
+        ensure!(left.is_empty(), "namespaces: {}", left.join(", "));
+        let alive: Vec<i32> = self.processes.iter().copied().filter(|pid| alive(*pid)).collect();
+        ensure!(alive.is_empty(), "processes: {alive:?}");
+        Machine::look().await?.same_as(before)?;
+        Ok(format!("{namespaces} namespaces, {} processes removed", self.processes.len()))
+    }
+
+    /// Ends the load; it reads every order again that was acknowledged.
+    async fn orders_kept(&mut self) -> Result<String> {
+        let summary = self.load.take().context("there is no load")?.finish().await?;
+        let verified = summary.verified.context("the load generator did not look")?;
+        ensure!(verified.missing.is_empty(), "{} are gone: {}", verified.missing.len(), verified.missing.join(", "));
+        ensure!(verified.unreadable == 0, "{} could not be read", verified.unreadable);
+        ensure!(
+            summary.acknowledged > 0 && verified.found == summary.acknowledged,
+            "{} of {} were found",
+            verified.found,
+            summary.acknowledged
+        );
+        Ok(format!(
+            "{} orders; {} requests in all, {} failed",
+            verified.found,
+            summary.ok + summary.failed,
+            summary.failed
+        ))
+    }
+
+    fn shop(&self) -> Result<&Shop> {
+        self.shop.as_ref().context("the shop is not up")
+    }
+
+    fn shop_mut(&mut self) -> Result<&mut Shop> {
+        self.shop.as_mut().context("the shop is not up")
+    }
+
+    fn load(&mut self) -> Result<&mut Load> {
+        self.load.as_mut().context("there is no load")
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        Ok(self.load()?.mark())
+    }
+
+    /// Waits for so many seconds of load, in which nothing may fail.
+    ///
+    /// Errors: the load ended, or requests failed.
+    async fn quiet(&mut self, mark: Mark, seconds: usize) -> Result<Since> {
+        let since = self.load()?.seconds(mark, seconds).await?;
+        since.none_failed()?;
+        ensure!(since.ok > 0, "no request was answered");
+        Ok(since)
+    }
+
+    fn edge(&self) -> Result<SocketAddr> {
+        Ok(self.relay.as_ref().context("there is no relay")?.address)
+    }
+
+    /// A request as a customer makes it.
+    ///
+    /// Errors: no answer.
+    async fn customer(
+        edge: SocketAddr,
+        method: http::Method,
+        path: &str,
+        json: Option<String>,
+    ) -> Result<exchange::Answer> {
+        let stream = tokio::net::TcpStream::connect(edge).await.context("connect to the edge")?;
+        exchange::http(stream, method, &edge.to_string(), path, json).await
+    }
+
+    /// The services' totals now.
+    async fn totals(&self) -> Result<BTreeMap<String, Totals>> {
+        totals(&targets(self.shop()?)).await
+    }
+
+    fn start_load(&mut self) -> Result<()> {
+        let words = [
+            self.places.load.clone(),
+            "--edge".into(),
+            format!("http://{}", self.edge()?),
+            "--rps".into(),
+            self.args.rps.to_string(),
+            "--json-lines".into(),
+            "--verify".into(),
+        ];
+        let program = Program {
+            name: "load".into(),
+            namespace: None,
+            user: None,
+            command: words.into(),
+            env: Vec::new(),
+            directory: "/".into(),
+            stop: rustix::process::Signal::TERM,
+        };
+        self.load = Some(Load::start(&program, Path::new(LOGS))?);
+        Ok(())
+    }
+
+    /// Draws the table of services each second, on a terminal.
+    fn start_view(&mut self) -> Result<()> {
+        if !self.stage.live() {
+            return Ok(());
+        }
+        let (stage, targets, edge) = (self.stage.clone(), targets(self.shop()?), self.edge()?);
+        self.view = Some(tokio::spawn(async move {
+            let mut ticks = interval(Duration::from_secs(1));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last: Option<(Instant, BTreeMap<String, Totals>)> = None;
+            loop {
+                ticks.tick().await;
+                // A proxy that does not answer at this moment is no reason to draw nothing.
+                let Ok(now) = totals(&targets).await else { continue };
+                if let Some((at, before)) = &last {
+                    stage.table(drawn(&stage, edge, before, &now, at.elapsed()));
+                }
+                last = Some((Instant::now(), now));
+            }
+        }));
+        Ok(())
+    }
+
+    /// The shop stays up until someone ends it.
+    async fn stay(&mut self) -> Result<()> {
+        let (edge, style) = (self.edge()?, self.stage.style());
+        let socket = self.shop()?.client.server().to_string();
+        self.stage.step("The shop stays open");
+        self.stage.say(&format!("The edge is at {}. Try, in another terminal:", style.cyan(&format!("http://{edge}"))));
+        for command in [
+            format!("curl http://{edge}/products/p1"),
+            format!("curl -d '{{\"user\":\"u1\",\"product\":\"p3\",\"quantity\":1}}' http://{edge}/orders"),
+            format!("weft --server {socket} status"),
+            format!("weft --server {socket} get services -n shop"),
+            format!("weft --server {socket} apply -f {}", self.places.objects.join("canary/50.yaml").display()),
+            format!("weft --server {socket} history"),
+            "ip netns exec weft-demo-order-1 curl http://user/users/u1".to_owned(),
+            "ip netns exec weft-demo-user-1 curl -s localhost:15020/metrics".to_owned(),
+        ] {
+            self.stage.say(&format!("  {}", style.cyan(&command)));
+        }
+        self.stage.say(&format!("What the programs say is in {LOGS}. Ctrl-C takes everything down."));
+        loop {
+            let mark = self.mark()?;
+            self.load()?.seconds(mark, 60).await?;
+        }
+    }
+}
+
+/// The proxies to scrape, by service.
+fn targets(shop: &Shop) -> Vec<(String, Inside)> {
+    let of = |service: &&str| {
+        let service = (*service).to_owned();
+        shop.members_of(&service).into_iter().map(move |inside| (service.clone(), inside))
+    };
+    SERVICES.iter().flat_map(of).collect()
+}
+
+async fn totals(targets: &[(String, Inside)]) -> Result<BTreeMap<String, Totals>> {
+    let mut scrapes = JoinSet::new();
+    for (service, inside) in targets.iter().cloned() {
+        scrapes.spawn(async move { (service, metrics::scrape(&inside).await) });
+    }
+    let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
+    while let Some(scrape) = scrapes.join_next().await {
+        let (service, samples) = scrape.context("a scrape broke")?;
+        let samples = samples.with_context(|| format!("scrape a proxy of {service}"))?;
+        totals.entry(service).or_default().add(&samples);
+    }
+    Ok(totals)
+}
+
+fn drawn(
+    stage: &Stage,
+    edge: SocketAddr,
+    before: &BTreeMap<String, Totals>,
+    now: &BTreeMap<String, Totals>,
+    time: Duration,
+) -> Vec<String> {
+    let style = stage.style();
+    let mut table = Table::new(&["SERVICE", "RPS", "SUCCESS", "P50", "P99", "CONNECTIONS"]);
+    for service in SERVICES {
+        let Some(totals) = now.get(*service) else { continue };
+        let rates = before.get(*service).map(|before| totals.since(before, time)).unwrap_or_default();
+        table.row(row(service, &rates, totals));
+    }
+    let mut lines = vec![style.dim(&format!("── the last second, from the proxies' metrics · edge http://{edge} ──"))];
+    lines.extend(table.render(style));
+    lines
+}
+
+fn row(service: &str, rates: &Rates, totals: &Totals) -> Vec<Cell> {
+    let milliseconds = |value: Option<f64>| value.map(|value| format!("{value:.1} ms")).unwrap_or_default();
+    let success = if rates.rps > 0.0 { format!("{:.1} %", rates.success * 100.0) } else { String::new() };
+    let tone = if rates.success < 1.0 { Tone::Bad } else { Tone::Good };
+    vec![
+        service.into(),
+        if rates.rps > 0.0 { format!("{:.0}", rates.rps).into() } else { Cell::default() },
+        Cell::toned(success, tone),
+        milliseconds(rates.p50_ms).into(),
+        milliseconds(rates.p99_ms).into(),
+        format!("{:.0}", totals.open).into(),
+    ]
+}
+
+/// What must be on the machine afterwards as it was before.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Machine {
+    tables: Vec<String>,
+    links: Vec<String>,
+    mounts: usize,
+}
+
+impl Machine {
+    /// Looks at nft tables, network links and mounts.
+    ///
+    /// Errors: `nft` or `ip` fails.
+    pub(super) async fn look() -> Result<Self> {
+        let lines = |text: String| text.lines().map(str::to_owned).collect();
+        let links = netns::run("ip", &["-o", "link", "show"]).await?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+        Ok(Self {
+            tables: lines(netns::run("nft", &["list", "tables"]).await?),
+            links: links.lines().filter_map(|line| line.split(": ").nth(1)).map(str::to_owned).collect(),
+            mounts: mounts.lines().filter(|line| line.contains("weft-demo")).count(),
+        })
+    }
+
+    fn same_as(&self, before: &Self) -> Result<()> {
+        ensure!(self.tables == before.tables, "nft tables: {:?}, before {:?}", self.tables, before.tables);
+        ensure!(self.links == before.links, "links: {:?}, before {:?}", self.links, before.links);
+        ensure!(self.mounts == 0, "{} mounts of weft-demo", self.mounts);
+        Ok(())
+    }
+}
+
+/// Whether a process is there. Zombies of ours have been waited for.
+fn alive(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
+}
+
+/// Makes the directory of the logs, empty.
+fn fresh_logs() -> Result<()> {
+    let logs = Path::new(LOGS);
+    if logs.exists() {
+        fs::remove_dir_all(logs).with_context(|| format!("empty {LOGS}"))?;
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(logs).with_context(|| format!("create {LOGS}"))
+}

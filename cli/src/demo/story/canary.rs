@@ -1,0 +1,98 @@
+//! Step 4: product v2 gets 10 %, then 50 %, then the change is rolled back.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use anyhow::{Context as _, Result, ensure};
+use http::Method;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use super::Story;
+use crate::command::{history, rollback};
+
+/// Requests that measure a share, and how many at once.
+const REQUESTS: u32 = 800;
+const AT_ONCE: usize = 8;
+
+impl Story {
+    pub(super) async fn canary(&mut self) {
+        self.stage.step("4. A second version");
+        self.stage.say(
+            "Version 2 of product runs already and gets nothing. A route gives it 10 % of the requests, then 50 %; then a look at\n\
+             the history, and back. Each change is a revision that every proxy takes over in one step.",
+        );
+        let mark = self.mark();
+        let good = match self.shop() {
+            Ok(shop) => history::newest(&shop.client).await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        for (share, file) in [(10, "canary/10.yaml"), (50, "canary/50.yaml")] {
+            let result = self.shifted(file, f64::from(share) / 100.0).await;
+            self.stage.check(&format!("canary: product v2 gets {share} %"), result);
+        }
+        let result = match good {
+            Ok(good) => self.back(good).await,
+            Err(error) => Err(error),
+        };
+        self.stage.check("canary: after the rollback product v2 gets nothing", result);
+        let quiet = match mark {
+            Ok(mark) => self.quiet(mark, 0).await.map(|since| format!("{} requests", since.ok)),
+            Err(error) => Err(error),
+        };
+        self.stage.check("canary: no request failed meanwhile", quiet);
+    }
+
+    async fn shifted(&self, file: &str, wanted: f64) -> Result<String> {
+        let shop = self.shop()?;
+        let revision = shop.apply(file, &format!("product v2: {:.0} %", wanted * 100.0)).await?;
+        shop.until_applied(revision).await?;
+        let share = share(self.edge()?).await?;
+        // Four standard deviations of the binomial distribution: 1 run in 15,000 falls outside by chance.
+        let tolerance = 4.0 * (wanted * (1.0 - wanted) / f64::from(REQUESTS)).sqrt();
+        ensure!(
+            (share - wanted).abs() <= tolerance,
+            "{:.1} % of {REQUESTS} requests, allowed are {:.1} % either side",
+            share * 100.0,
+            tolerance * 100.0
+        );
+        Ok(format!("{:.1} % of {REQUESTS} requests, revision {revision}", share * 100.0))
+    }
+
+    async fn back(&self, good: u64) -> Result<String> {
+        let shop = self.shop()?;
+        let answer = rollback::send(&shop.client, good, None).await?;
+        let revision = answer.get("revision").and_then(Value::as_u64).context("an answer with a revision")?;
+        shop.until_applied(revision).await?;
+        let share = share(self.edge()?).await?;
+        ensure!(share == 0.0, "{:.1} % of {REQUESTS} requests", share * 100.0);
+        Ok(format!("0 of {REQUESTS} requests, revision {revision} is {good} again"))
+    }
+}
+
+/// The share of version 2 in so many requests, none of which may fail.
+async fn share(edge: SocketAddr) -> Result<f64> {
+    let mut tasks = JoinSet::new();
+    let mut versions: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..REQUESTS {
+        if tasks.len() >= AT_ONCE {
+            count(&mut tasks, &mut versions).await?;
+        }
+        tasks.spawn(async move {
+            let answer = Story::customer(edge, Method::GET, "/products/p1", None).await?;
+            ensure!(answer.status.is_success(), "GET /products/p1 answers {}", answer.status);
+            Ok(answer.json()?.get("version").and_then(Value::as_str).unwrap_or("no version").to_owned())
+        });
+    }
+    while !tasks.is_empty() {
+        count(&mut tasks, &mut versions).await?;
+    }
+    let of = |version: &str| versions.get(version).copied().unwrap_or(0);
+    ensure!(of("v1") + of("v2") == REQUESTS, "versions {versions:?}");
+    Ok(f64::from(of("v2")) / f64::from(REQUESTS))
+}
+
+async fn count(tasks: &mut JoinSet<Result<String>>, versions: &mut BTreeMap<String, u32>) -> Result<()> {
+    let version = tasks.join_next().await.context("no request under way")?.context("a request broke")??;
+    *versions.entry(version).or_default() += 1;
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Step 6: a payment call from a service that may not make it, refused and explained.
+
+use anyhow::{Result, ensure};
+
+use super::Story;
+use crate::demo::{
+    exchange::{self, Ended, Field},
+    metrics,
+};
+
+/// The rule of `policies.yaml` that refuses.
+const RULE: &str = "user-may-not-charge";
+/// gRPC's NOT_FOUND and PERMISSION_DENIED.
+const NOT_FOUND: u32 = 5;
+const PERMISSION_DENIED: u32 = 7;
+
+impl Story {
+    pub(super) async fn refusal(&mut self) {
+        self.stage.step("6. A call that is not allowed");
+        self.stage.say(
+            "A policy lets only order charge. Now a program beside user calls payment: its proxy sends along who it is, and\n\
+             payment's proxy refuses before payment hears of it. The refusal names the rule, in the log and in a metric.",
+        );
+        let order = format!("demo-refused-{:08x}", fastrand::u32(..));
+        let denied = self.denied().await;
+        let result = self.charge("user-1", &order).await;
+        let refused = result.and_then(|ended| {
+            ensure!(ended.code == PERMISSION_DENIED, "the call ends with {} {:?}", ended.code, ended.message);
+            Ok(format!("PERMISSION_DENIED {}", ended.message).trim_end().to_owned())
+        });
+        self.stage.check("refusal: user may not charge", refused);
+        self.stage.check("refusal: no money moved", self.not_charged(&order).await);
+        self.stage.check("refusal: the rule is named in a metric", self.counted(denied).await);
+        let logged = self.logged();
+        self.stage.check("refusal: the rule is named in the log of payment's proxy", logged);
+        let allowed = self.charge("order-1", &order).await.and_then(|ended| {
+            ensure!(ended.code == 0, "the call ends with {} {:?}", ended.code, ended.message);
+            Ok(String::new())
+        });
+        self.stage.check("refusal: order may, with the same call", allowed);
+    }
+
+    async fn charge(&self, from: &str, order: &str) -> Result<Ended> {
+        let wanted = [(1, Field::Text(order)), (2, Field::Integer(100)), (3, Field::Text("EUR"))];
+        self.payment(from, "Charge", &exchange::message(&wanted)?).await
+    }
+
+    async fn not_charged(&self, order: &str) -> Result<String> {
+        let ended = self.payment("order-1", "Read", &exchange::message(&[(1, Field::Text(order))])?).await?;
+        ensure!(ended.code == NOT_FOUND, "Read ends with {} {:?}", ended.code, ended.message);
+        Ok(ended.message)
+    }
+
+    async fn payment(&self, from: &str, method: &str, message: &[u8]) -> Result<Ended> {
+        let shop = self.shop()?;
+        let stream = shop.inside(from)?.connect(shop.address("payment", false, 50051)?).await?;
+        exchange::grpc(stream, "payment:50051", &format!("/payment.Payment/{method}"), message).await
+    }
+
+    /// How often payment's proxies refused by the rule.
+    async fn denied(&self) -> Result<f64> {
+        let mut count = 0.0;
+        for inside in self.shop()?.members_of("payment") {
+            let samples = metrics::scrape(&inside).await?;
+            let named = samples.iter().filter(|sample| {
+                sample.name == "weft_denied_total" && sample.labels.values().any(|value| value.contains(RULE))
+            });
+            count += named.map(|sample| sample.value).sum::<f64>();
+        }
+        Ok(count)
+    }
+
+    async fn counted(&self, before: Result<f64>) -> Result<String> {
+        let (before, after) = (before?, self.denied().await?);
+        ensure!(after > before, "weft_denied_total with {RULE}: {after}, before {before}");
+        Ok(format!("weft_denied_total, rule {RULE}: {after}"))
+    }
+
+    fn logged(&mut self) -> Result<String> {
+        let shop = self.shop_mut()?;
+        for name in ["payment-1", "payment-2"] {
+            let output = shop.proxy(name)?.output()?;
+            if let Some(line) = output.lines().find(|line| line.contains(RULE)) {
+                return Ok(format!("{name}: {line}"));
+            }
+        }
+        Err(anyhow::anyhow!("no line with {RULE}"))
+    }
+}

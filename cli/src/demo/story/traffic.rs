@@ -1,0 +1,70 @@
+//! Step 2: customers come. Success rate and latency of every service, from the proxies' metrics.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::time::Instant;
+
+use super::Story;
+use crate::demo::metrics::Totals;
+
+const SECONDS: usize = 5;
+
+impl Story {
+    pub(super) async fn traffic(&mut self) -> Result<()> {
+        self.stage.step("2. Customers come");
+        self.stage.say(&format!(
+            "A load generator sends {} requests a second to the edge: reads of products, users and orders, and every tenth places\n\
+             an order. Each order reads a user and a product over HTTP, charges over gRPC and writes to PostgreSQL: five hops.",
+            self.args.rps
+        ));
+        self.start_load()?;
+        // The first second warms up connections everywhere.
+        let mark = self.mark()?;
+        self.load()?.seconds(mark, 0).await?;
+        let (mark, before, start) = (self.mark()?, self.totals().await?, Instant::now());
+        let quiet = self.quiet(mark, SECONDS).await;
+        let (after, time) = (self.totals().await?, start.elapsed());
+        self.stage
+            .check("traffic: every request at the edge succeeds", quiet.map(|since| format!("{} requests", since.ok)));
+        for service in ["edge", "user", "product", "order", "payment"] {
+            let result = measured(service, before.get(service), after.get(service), time);
+            self.stage.check(&format!("traffic: {service} answers all, by mutual TLS"), result);
+        }
+        let places = self.placed().await;
+        self.stage.check("traffic: an order goes through all services", places);
+        Ok(())
+    }
+
+    /// One order of our own; who took part.
+    async fn placed(&self) -> Result<String> {
+        let body = r#"{"user":"u1","product":"p1","quantity":1}"#.to_owned();
+        let answer = Self::customer(self.edge()?, http::Method::POST, "/orders", Some(body)).await?;
+        ensure!(
+            answer.status == 201,
+            "POST /orders answers {}: {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
+        let order = answer.json()?;
+        let by =
+            |name: &str| order.pointer(&format!("/served_by/{name}")).and_then(|by| by.as_str()).unwrap_or("nobody");
+        let instance = order.get("instance").and_then(|by| by.as_str()).unwrap_or("nobody");
+        Ok(format!("{instance} asked {}, {} and {}", by("user"), by("product"), by("payment")))
+    }
+}
+
+fn measured(service: &str, before: Option<&Totals>, after: Option<&Totals>, time: Duration) -> Result<String> {
+    let after = after.context("no metrics")?;
+    let before = before.cloned().unwrap_or_default();
+    let rates = after.since(&before, time);
+    ensure!(rates.rps > 0.0, "no request was measured");
+    ensure!(rates.success >= 1.0, "{:.2} % succeed", rates.success * 100.0);
+    if service != "edge" {
+        let count = |totals: &Totals| totals.by_status.values().sum::<f64>();
+        let (all, mtls) = (count(after) - count(&before), after.mtls - before.mtls);
+        ensure!((all - mtls).abs() < 0.5, "{mtls} of {all} requests came by mutual TLS");
+    }
+    let quantile = |value: Option<f64>| value.map(|value| format!("{value:.1} ms")).context("no latency was measured");
+    Ok(format!("{:.0} a second, p50 {}, p99 {}", rates.rps, quantile(rates.p50_ms)?, quantile(rates.p99_ms)?))
+}
