@@ -2,11 +2,17 @@
 //!
 //! A connection enters by [`listener`], is taken by `inbound`, `outbound` or `gateway`, and leaves through `upstream` (HTTP) or
 //! `tcp` (opaque bytes). What it obeys is in [`live`]; what it may touch on its way is its [`worker`].
+//!
+//! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] says what is obeyed, `identity`
+//! gets the certificate, `agent` tells the control plane how we do, `admin` tells everyone else.
 
+pub mod config;
 pub mod connection;
+mod control_plane;
 pub mod drain;
 mod gateway;
 mod http;
+pub mod identity;
 mod inbound;
 pub mod listener;
 pub mod live;

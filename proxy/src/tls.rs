@@ -4,6 +4,7 @@
 //!
 //! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
 //! - [`verify`]: who the peer is.
+//! - `plane`: TLS to the control plane.
 //! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
 //!
 //! # Defaults
@@ -11,6 +12,7 @@
 //! no tickets, no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
 
 pub mod hello;
+pub(crate) mod plane;
 pub mod svid;
 pub mod verify;
 

@@ -1,0 +1,198 @@
+//! The proxy's own identity: a key made here, a certificate from the control plane, renewed before it ends.
+//! Shape: [`Issuer::issue`] gets one [`Svid`]; [`Issuer::keep`] keeps [`CurrentTls`] fresh for ever. Connections that are
+//! open keep the certificate they began with.
+//! Proof: the current certificate while it is valid, else the join token, which also pins the root of the mesh.
+//!
+//! - [`token`]: join tokens.
+//! - [`files`]: the certificate as files, for others and from others.
+//!
+//! # Defaults
+//! Renewal after half of the life that was left at issue, ±10 %; 20 s for one try; waits between tries as `control_plane`.
+
+pub mod files;
+pub mod token;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::time::{sleep, timeout};
+use weft_proto::weft::v1::{IssueRequest, IssueResponse, identity_client::IdentityClient};
+
+use crate::{
+    config::{Join, TokenSourceError},
+    control_plane::{Backoff, ConnectError, ControlPlane},
+    tls::{CurrentTls, MeshTls, Svid, SvidError, plane},
+};
+
+/// Longest time for one try.
+const TRY: Duration = Duration::from_secs(20);
+/// The clock is looked at this often, so that a jump of it is noticed.
+const LOOK: Duration = Duration::from_secs(30);
+/// A certificate that ends sooner is no proof any more.
+const MARGIN: i64 = 1;
+
+/// Gets certificates for this proxy.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Where, and the token.
+    join: Join,
+    plane: ControlPlane,
+    tls: Arc<CurrentTls>,
+    /// Namespace and service account that the proxy's file names.
+    expected: (String, String),
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// No join token.
+    #[error("no join token")]
+    Token(#[from] TokenSourceError),
+    /// No key or request.
+    #[error("no key can be made")]
+    Key(#[from] rcgen::Error),
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectFailed),
+    /// The control plane refuses.
+    #[error("the control plane refuses a certificate ({code}): {message}")]
+    Refused {
+        /// gRPC's code.
+        code: tonic::Code,
+        /// Its reason.
+        message: String,
+    },
+    /// It takes too long.
+    #[error("no answer within {} s", TRY.as_secs())]
+    Timeout,
+    /// What came is not fit.
+    #[error("the certificate is not fit")]
+    Unfit(#[from] SvidError),
+    /// The roots that came are not those that the token pins.
+    #[error("the trust bundle does not hold the root that the join token names")]
+    OtherRoot,
+}
+
+/// The control plane was not reached.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct ConnectFailed(ConnectError);
+
+impl From<ConnectError> for IssueError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(ConnectFailed(error))
+    }
+}
+
+/// Unix seconds now.
+pub(crate) fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+impl Issuer {
+    /// For a proxy whose file says so; certificates go to `tls`.
+    pub fn new(join: Join, mark: Option<u32>, tls: Arc<CurrentTls>, namespace: &str, account: &str) -> Self {
+        let plane = ControlPlane { address: join.address.clone(), mark };
+        Self { join, plane, tls, expected: (namespace.to_owned(), account.to_owned()) }
+    }
+
+    /// Gets one certificate for a fresh key.
+    /// Errors: see [`IssueError`]; nothing changes.
+    pub async fn issue(&self) -> Result<Svid, IssueError> {
+        timeout(TRY, self.request()).await.unwrap_or(Err(IssueError::Timeout))
+    }
+
+    async fn request(&self) -> Result<Svid, IssueError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let csr = CertificateParams::default().serialize_request(&key)?;
+        let csr = bytes::Bytes::copy_from_slice(csr.der());
+        let current = self.tls.load_full().filter(|tls| tls.not_after > unix_now() + MARGIN);
+        let (tls, token) = match &current {
+            Some(current) => (plane::joined(current)?, None),
+            None => {
+                let token = self.join.token.token()?;
+                (plane::joining(*token.root())?, Some(token))
+            }
+        };
+        let channel = self.plane.connect_with(tls).await?;
+        let join_token = token.as_ref().map(|token| token.reveal().to_owned()).unwrap_or_default();
+        let answer = IdentityClient::new(channel).issue(IssueRequest { csr, join_token }).await;
+        let IssueResponse { certificate_chain, trust_bundle } = answer
+            .map_err(|status| IssueError::Refused { code: status.code(), message: status.message().to_owned() })?
+            .into_inner();
+        if let Some(token) = &token
+            && !trust_bundle.iter().any(|root| plane::is_root(root, token.root()))
+        {
+            return Err(IssueError::OtherRoot);
+        }
+        let der = |all: Vec<bytes::Bytes>| all.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Ok(Svid::new(der(certificate_chain), key, der(trust_bundle))?)
+    }
+
+    /// Gets a certificate and puts it in force.
+    pub(crate) async fn renew(&self) -> Result<Arc<MeshTls>, IssueError> {
+        let tls = Arc::new(MeshTls::new(self.issue().await?)?);
+        let (namespace, account) = &self.expected;
+        if (tls.identity.namespace(), tls.identity.service_account()) != (Some(namespace), Some(account)) {
+            tracing::warn!(
+                identity = %tls.identity, namespace, account,
+                "the join token stands for another namespace or service account than the proxy's file"
+            );
+        }
+        self.tls.store(Some(tls.clone()));
+        tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate in force");
+        Ok(tls)
+    }
+
+    /// Keeps the certificate fresh. `on_renewal` is called with each new one.
+    pub(crate) async fn keep(self, mut on_renewal: impl FnMut(&MeshTls)) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.renew().await {
+                Ok(tls) => {
+                    backoff.reset();
+                    on_renewal(&tls);
+                    wait_until(due(unix_now(), tls.not_after, fastrand::f64())).await;
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "no new certificate; trying again");
+                    sleep(backoff.next(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+}
+
+/// When to renew a certificate got `now`: after half of its life, ±10 % of it. Unix seconds; `random` is in 0..1.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "seconds of a certificate's life")]
+fn due(now: i64, not_after: i64, random: f64) -> i64 {
+    let life = not_after.saturating_sub(now).max(2) as f64;
+    now.saturating_add((life * (0.4 + random * 0.2)).max(1.0) as i64)
+}
+
+/// Sleeps until the clock says so, even when the clock is set.
+async fn wait_until(due: i64) {
+    loop {
+        let left = due.saturating_sub(unix_now());
+        let Ok(left @ 1..) = u64::try_from(left) else { return };
+        sleep(Duration::from_secs(left).min(LOOK)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_at_half_life_with_jitter_and_never_at_once() {
+        assert_eq!((due(0, 86_400, 0.0), due(0, 86_400, 0.5), due(0, 86_400, 1.0)), (34_560, 43_200, 51_840));
+        assert!(due(100, 100, 0.0) > 100 && due(100, 0, 0.0) > 100, "an expired certificate makes no tight loop");
+    }
+}
