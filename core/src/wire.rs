@@ -27,6 +27,8 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use prost::{Message, bytes::Bytes};
 use prost_types::Any;
 use sha2::{Digest, Sha256};
@@ -149,6 +151,16 @@ impl ResourceType {
             Self::Listener => "listener",
             Self::Route => "route table",
             Self::Revision => "revision",
+        }
+    }
+}
+
+impl ClientClass {
+    /// A duration that the client takes: Envoy refuses 0 where none makes sense.
+    fn above_zero(self, duration: Duration) -> Duration {
+        match self {
+            Self::Weft => duration,
+            Self::Envoy { .. } => duration.max(Duration::from_millis(1)),
         }
     }
 }

@@ -78,7 +78,7 @@ pub fn render_cluster(cluster: &Cluster, class: ClientClass) -> Encoded {
         lb_policy: lb_policy.into(),
         load_balancing_policy,
         circuit_breakers: Some(encode_limits(&cluster.limits, &cluster.budget)),
-        outlier_detection: cluster.outlier.as_ref().map(encode_outlier),
+        outlier_detection: cluster.outlier.as_ref().map(|outlier| encode_outlier(outlier, class)),
         typed_extension_protocol_options: BTreeMap::from([(HTTP_OPTIONS.to_owned(), pack(&encode_http(cluster)))]),
         metadata: if class == ClientClass::Weft { encode_metadata(cluster) } else { None },
         ..Message::default()
@@ -113,13 +113,13 @@ fn encode_limits(limits: &Limits, budget: &RetryBudget) -> CircuitBreakers {
     CircuitBreakers { thresholds: vec![thresholds] }
 }
 
-fn encode_outlier(outlier: &OutlierDetection) -> OutlierMessage {
+fn encode_outlier(outlier: &OutlierDetection, class: ClientClass) -> OutlierMessage {
     OutlierMessage {
         consecutive_gateway_failure: Some(outlier.consecutive_failures.get()),
         enforcing_consecutive_gateway_failure: Some(100),
         enforcing_consecutive_5xx: Some(0),
         enforcing_success_rate: Some(0),
-        base_ejection_time: Some(duration::encode(outlier.base_ejection)),
+        base_ejection_time: Some(duration::encode(class.above_zero(outlier.base_ejection))),
         // Envoy refuses a maximum below the base.
         max_ejection_time: Some(duration::encode(MAX_EJECTION.max(outlier.base_ejection))),
         max_ejection_percent: Some(percent(outlier.max_ejected)),

@@ -105,7 +105,8 @@ impl fmt::Display for WireError {
             write!(text, "; and {} more", self.more)?;
         }
         if text.len() > MAX_TEXT {
-            let end = text.floor_char_boundary(MAX_TEXT - "…".len());
+            let limit = MAX_TEXT - "…".len();
+            let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
             text.truncate(end);
             text.push('…');
         }

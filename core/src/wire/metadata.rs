@@ -41,18 +41,18 @@ impl<'a> Read<'a> {
 
     /// A text; `None` when it is not there or refused.
     pub(super) fn text(&self, key: &str, at: &At<'_>, errors: &mut Errors) -> Option<&'a str> {
-        match self.kind(key)? {
-            Kind::StringValue(text) => Some(text),
-            _ => errors.refuse(&at.key("metadata", key), Reason::expected("another type", "a text")),
+        if let Kind::StringValue(text) = self.kind(key)? {
+            return Some(text);
         }
+        errors.refuse(&at.key("metadata", key), Reason::expected("another type", "a text"))
     }
 
     /// A number; `None` when it is not there or refused.
     pub(super) fn number(&self, key: &str, at: &At<'_>, errors: &mut Errors) -> Option<f64> {
-        match self.kind(key)? {
-            Kind::NumberValue(number) => Some(*number),
-            _ => errors.refuse(&at.key("metadata", key), Reason::expected("another type", "a number")),
+        if let Kind::NumberValue(number) = self.kind(key)? {
+            return Some(*number);
         }
+        errors.refuse(&at.key("metadata", key), Reason::expected("another type", "a number"))
     }
 
     /// A ratio of 0..=1.
@@ -81,10 +81,7 @@ impl<'a> Read<'a> {
 
     /// A text, where another type says nothing.
     pub(super) fn plain_text(&self, key: &str) -> Option<&'a str> {
-        match self.kind(key)? {
-            Kind::StringValue(text) => Some(text),
-            _ => None,
-        }
+        if let Kind::StringValue(text) = self.kind(key)? { Some(text) } else { None }
     }
 
     fn kind(&self, key: &str) -> Option<&'a Kind> {

@@ -69,7 +69,7 @@ pub fn render_route(table: &RouteTable, class: ClientClass) -> Result<Encoded, N
     });
     let message = RouteConfiguration {
         name: name.clone(),
-        virtual_hosts: table.hosts.iter().map(encode_host).collect(),
+        virtual_hosts: table.hosts.iter().map(|host| encode_host(host, class)).collect(),
         typed_per_filter_config: policies.collect(),
         ignore_port_in_host_matching: true,
         ..RouteConfiguration::default()
@@ -92,18 +92,23 @@ pub fn parse_route(name: &str, any: &Any) -> Result<RouteTable, WireError> {
     })
 }
 
-fn encode_host(host: &VirtualHost) -> HostMessage {
+fn encode_host(host: &VirtualHost, class: ClientClass) -> HostMessage {
+    // Envoy wants a name.
+    let unnamed = class != ClientClass::Weft && host.name.is_empty();
     HostMessage {
-        name: host.name.as_ref().into(),
+        name: if unnamed { "*".into() } else { host.name.as_ref().into() },
         domains: host.domains.iter().map(|domain| domain.as_ref().into()).collect(),
-        routes: host.rules.iter().map(encode_rule).collect(),
+        routes: host.rules.iter().map(|rule| encode_rule(rule, class)).collect(),
         ..HostMessage::default()
     }
 }
 
-fn encode_rule(rule: &Rule) -> Route {
+fn encode_rule(rule: &Rule, class: ClientClass) -> Route {
     let (action, metadata) = match &rule.action {
-        Action::Forward(forward) => (route::Action::Route(encode_forward(forward)), retry::metadata(&forward.retry)),
+        Action::Forward(forward) => {
+            let metadata = if class == ClientClass::Weft { retry::metadata(&forward.retry) } else { None };
+            (route::Action::Route(encode_forward(forward, class)), metadata)
+        }
         Action::Respond(status) => {
             let response = DirectResponseAction { status: u32::from(*status), ..DirectResponseAction::default() };
             (route::Action::DirectResponse(response), None)
@@ -119,7 +124,7 @@ fn encode_rule(rule: &Rule) -> Route {
     }
 }
 
-fn encode_forward(forward: &Forward) -> RouteAction {
+fn encode_forward(forward: &Forward, class: ClientClass) -> RouteAction {
     let specifier = match (forward.clusters.as_slice(), forward.unresolved) {
         ([WeightedCluster { cluster, weight: 1 }], 0) => ClusterSpecifier::Cluster(cluster.to_string()),
         (clusters, unresolved) => {
@@ -138,7 +143,7 @@ fn encode_forward(forward: &Forward) -> RouteAction {
         cluster_not_found_response_code: not_found.into(),
         timeout: Some(duration::encode(forward.request_timeout.unwrap_or_default())),
         idle_timeout: Some(duration::encode(forward.idle_timeout.unwrap_or_default())),
-        retry_policy: Some(retry::encode(&forward.retry, forward.try_timeout)),
+        retry_policy: Some(retry::encode(&forward.retry, forward.try_timeout, class)),
         ..RouteAction::default()
     }
 }

@@ -92,10 +92,12 @@ fn describe(scope: &str, message: &DescriptorProto, shapes: &mut HashMap<String,
 }
 
 fn describe_field(field: &FieldDescriptorProto) -> Field {
-    let kind = match field.r#type() {
-        Type::Message => Kind::Message(field.type_name().trim_start_matches('.').to_owned()),
-        Type::Bytes if field.proto3_optional() => Kind::DetectOnly,
-        _ => Kind::Scalar,
+    let kind = if field.r#type() == Type::Message {
+        Kind::Message(field.type_name().trim_start_matches('.').to_owned())
+    } else if field.r#type() == Type::Bytes && field.proto3_optional() {
+        Kind::DetectOnly
+    } else {
+        Kind::Scalar
     };
     Field { name: field.name().to_owned(), repeated: field.label() == Label::Repeated, kind }
 }
@@ -202,8 +204,11 @@ fn walk_any(bytes: &[u8], at: &At<'_>, depth: usize, errors: &mut Errors) {
     }
 }
 
-/// The next field: its number, and its bytes when it is length-delimited.
-fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Option<&'a [u8]>)>, Reason> {
+/// A field on the wire: its number, and its bytes when it is length-delimited.
+type RawField<'a> = (u32, Option<&'a [u8]>);
+
+/// The next field; `None` at the end.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<RawField<'a>>, Reason> {
     if rest.is_empty() {
         return Ok(None);
     }
@@ -212,8 +217,8 @@ fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Option<&'a [u8]>)>
         skip_field(wire_type, number, rest, DecodeContext::default())?;
         return Ok(Some((number, None)));
     }
-    let length = usize::try_from(decode_varint(rest)?).map_err(|_| Reason::Malformed)?;
-    let (content, after) = rest.split_at_checked(length).ok_or(Reason::Malformed)?;
+    let length = usize::try_from(decode_varint(rest)?).ok();
+    let (content, after) = length.and_then(|length| rest.split_at_checked(length)).ok_or(Reason::Malformed)?;
     *rest = after;
     Ok(Some((number, Some(content))))
 }

@@ -28,7 +28,7 @@ use weft_proto::envoy::{
 use crate::{
     retry::{RetryOn, RetryPolicy},
     wire::{
-        duration,
+        ClientClass, duration,
         error::{At, Errors, Reason},
         metadata::{self, Read},
     },
@@ -52,7 +52,7 @@ pub(super) fn is_exact(route: Option<&Metadata>) -> bool {
     Read::of(route).plain_text(RETRY_ON) == Some(EXACT)
 }
 
-pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>) -> Message {
+pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>, class: ClientClass) -> Message {
     let on = &policy.on;
     let words = [
         (on.connect_failure, "connect-failure"),
@@ -69,8 +69,8 @@ pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>) -> Mes
         per_try_timeout: try_timeout.map(duration::encode),
         retriable_status_codes: policy.status_codes.iter().copied().map(u32::from).collect(),
         retry_back_off: Some(RetryBackOff {
-            base_interval: Some(duration::encode(policy.backoff_base)),
-            max_interval: Some(duration::encode(policy.backoff_max)),
+            base_interval: Some(duration::encode(class.above_zero(policy.backoff_base))),
+            max_interval: Some(duration::encode(class.above_zero(policy.backoff_max))),
         }),
         retriable_request_headers: if policy.any_method { Vec::new() } else { vec![idempotent()] },
     }

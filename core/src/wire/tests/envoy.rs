@@ -236,3 +236,143 @@ fn a_cluster_means_the_same_to_envoy() {
         panic!()
     };
 }
+
+/// What Envoy itself says: `WEFT_ENVOY=<program> cargo test -p weft-core --lib wire:: -- --ignored`.
+#[test]
+#[ignore = "needs the Envoy program, named by WEFT_ENVOY"]
+fn envoy_accepts_what_it_is_given() {
+    use theirs::{
+        config::{
+            bootstrap::v3::{
+                Bootstrap,
+                bootstrap::{DynamicResources, StaticResources},
+            },
+            cluster::v3::{
+                Cluster,
+                cluster::{ClusterDiscoveryType, DiscoveryType},
+            },
+            core::v3::{
+                Address, ApiConfigSource, GrpcService, Node, SocketAddress, address, grpc_service, socket_address,
+            },
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::{Filter, FilterChain, Listener, filter},
+        },
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier, http_filter,
+        },
+    };
+    type TheirAny = envoy_types::pb::google::protobuf::Any;
+
+    #[expect(clippy::disallowed_methods, reason = "names the program of this test, not a setting")]
+    let program = std::env::var("WEFT_ENVOY").unwrap();
+    let class = ClientClass::Envoy { plaintext_to_mesh: true };
+    let pack = |url: &str, value: Vec<u8>| TheirAny { type_url: format!("type.googleapis.com/{url}"), value };
+    let local = |port: u32| Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: "127.0.0.1".into(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut resources = StaticResources::default();
+    let ads = Cluster { name: "ads".into(), ..Cluster::default() };
+    resources.clusters.push(ads);
+    for index in 0..60u32 {
+        let cluster = arbitrary::cluster().new_tree(&mut runner).unwrap().current();
+        let mut cluster = Cluster::decode(&*render_cluster(&cluster, class).value).unwrap();
+        // Names may repeat here, and durations of thousands of years are no concern of ours.
+        cluster.name = format!("eds-{index}");
+        for duration in [&mut cluster.connect_timeout].into_iter().flatten() {
+            duration.seconds %= 1 << 30;
+        }
+        if let Some(outlier) = &mut cluster.outlier_detection {
+            for duration in [&mut outlier.base_ejection_time, &mut outlier.max_ejection_time].into_iter().flatten() {
+                duration.seconds %= 1 << 30;
+            }
+            outlier.max_ejection_time = outlier.base_ejection_time;
+        }
+        cluster.typed_extension_protocol_options.values_mut().for_each(|any| {
+            let mut options =
+                theirs::extensions::upstreams::http::v3::HttpProtocolOptions::decode(&*any.value).unwrap();
+            let common = options.common_http_protocol_options.as_mut().unwrap();
+            common.idle_timeout.as_mut().unwrap().seconds %= 1 << 30;
+            any.value = options.encode_to_vec();
+        });
+        resources.clusters.push(cluster);
+
+        let set = arbitrary::endpoints().new_tree(&mut runner).unwrap().current();
+        let mut assignment = ClusterLoadAssignment::decode(&*render_endpoints(&set, class).value).unwrap();
+        assignment.cluster_name = format!("static-{index}");
+        resources.clusters.push(Cluster {
+            name: assignment.cluster_name.clone(),
+            load_assignment: Some(assignment),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+            ..Cluster::default()
+        });
+
+        let mut table = arbitrary::client_table().new_tree(&mut runner).unwrap().current();
+        for rule in table.hosts.iter_mut().flat_map(|host| &mut host.rules) {
+            if let crate::route::Action::Forward(forward) = &mut rule.action {
+                let cut = |duration: &mut Duration| *duration = (*duration).min(Duration::from_secs(1 << 30));
+                [&mut forward.request_timeout, &mut forward.try_timeout, &mut forward.idle_timeout]
+                    .into_iter()
+                    .flatten()
+                    .for_each(cut);
+                [&mut forward.retry.backoff_base, &mut forward.retry.backoff_max].into_iter().for_each(cut);
+            }
+        }
+        let encoded = render_route(&table, class).unwrap();
+        let mut routes = theirs::config::route::v3::RouteConfiguration::decode(&*encoded.value).unwrap();
+        // Inline routes are checked against the clusters of the file, those of RDS are not.
+        routes.validate_clusters = Some(envoy_types::pb::google::protobuf::BoolValue { value: false });
+        let manager = HttpConnectionManager {
+            stat_prefix: "x".into(),
+            route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
+            http_filters: vec![HttpFilter {
+                name: "envoy.filters.http.router".into(),
+                config_type: Some(http_filter::ConfigType::TypedConfig(pack(
+                    "envoy.extensions.filters.http.router.v3.Router",
+                    vec![],
+                ))),
+                ..HttpFilter::default()
+            }],
+            ..HttpConnectionManager::default()
+        };
+        let url = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let filter = Filter {
+            name: "hcm".into(),
+            config_type: Some(filter::ConfigType::TypedConfig(pack(url, manager.encode_to_vec()))),
+        };
+        resources.listeners.push(Listener {
+            name: format!("l-{index}"),
+            address: Some(local(20_000 + index)),
+            filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
+            ..Listener::default()
+        });
+    }
+    let ads = ApiConfigSource {
+        api_type: 3,
+        transport_api_version: 2,
+        grpc_services: vec![GrpcService {
+            target_specifier: Some(grpc_service::TargetSpecifier::EnvoyGrpc(grpc_service::EnvoyGrpc {
+                cluster_name: "ads".into(),
+                ..Default::default()
+            })),
+            ..GrpcService::default()
+        }],
+        ..ApiConfigSource::default()
+    };
+    let bootstrap = Bootstrap {
+        node: Some(Node { id: "x".into(), cluster: "x".into(), ..Node::default() }),
+        static_resources: Some(resources),
+        dynamic_resources: Some(DynamicResources { ads_config: Some(ads), ..DynamicResources::default() }),
+        ..Bootstrap::default()
+    };
+    let path = std::env::temp_dir().join(format!("weft-wire-{}.pb", std::process::id()));
+    std::fs::write(&path, bootstrap.encode_to_vec()).unwrap();
+    let run = std::process::Command::new(program).args(["--mode", "validate", "-l", "error", "-c"]).arg(&path).output();
+    std::fs::remove_file(&path).unwrap();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}

@@ -53,7 +53,7 @@ impl Descriptors {
                 skip_field(wire_type, number, &mut rest, DecodeContext::default()).unwrap();
                 continue;
             }
-            let length = decode_varint(&mut rest).unwrap() as usize;
+            let length = usize::try_from(decode_varint(&mut rest).unwrap()).unwrap();
             let (content, after) = rest.split_at(length);
             rest = after;
             let field = self.0[name].field.iter().find(|field| field.number() == number as i32).unwrap();
@@ -86,30 +86,25 @@ impl Descriptors {
                     writeln!(out, "{pad}{label}: {}", f64::from_le_bytes(*value)).unwrap();
                 }
                 WireType::LengthDelimited => {
-                    let length = decode_varint(&mut rest).unwrap() as usize;
+                    let length = usize::try_from(decode_varint(&mut rest).unwrap()).unwrap();
                     let (content, after) = rest.split_at(length);
                     rest = after;
                     let inner = field.type_name().trim_start_matches('.');
-                    match field.r#type() {
-                        Type::Message if inner == "google.protobuf.Any" => {
-                            let any = Any::decode(content).unwrap();
-                            let inner = any.type_url.rsplit('/').next().unwrap();
-                            writeln!(out, "{pad}{label} [{inner}] {{").unwrap();
-                            self.show(inner, &any.value, depth + 1, out);
-                            writeln!(out, "{pad}}}").unwrap();
-                        }
-                        Type::Message => {
-                            writeln!(out, "{pad}{label} {{").unwrap();
-                            self.show(inner, content, depth + 1, out);
-                            writeln!(out, "{pad}}}").unwrap();
-                        }
-                        Type::String => {
-                            writeln!(out, "{pad}{label}: {:?}", std::str::from_utf8(content).unwrap()).unwrap()
-                        }
-                        _ => writeln!(out, "{pad}{label}: {content:02x?}").unwrap(),
+                    let kind = field.r#type();
+                    if kind == Type::Message {
+                        let any = (inner == "google.protobuf.Any").then(|| Any::decode(content).unwrap());
+                        let inner = any.as_ref().map_or(inner, |any| any.type_url.rsplit('/').next().unwrap());
+                        let title = if any.is_some() { format!(" [{inner}]") } else { String::new() };
+                        writeln!(out, "{pad}{label}{title} {{").unwrap();
+                        self.show(inner, any.as_ref().map_or(content, |any| &any.value), depth + 1, out);
+                        writeln!(out, "{pad}}}").unwrap();
+                    } else if kind == Type::String {
+                        writeln!(out, "{pad}{label}: {:?}", std::str::from_utf8(content).unwrap()).unwrap();
+                    } else {
+                        writeln!(out, "{pad}{label}: {content:02x?}").unwrap();
                     }
                 }
-                other => panic!("{other:?}"),
+                WireType::ThirtyTwoBit | WireType::StartGroup | WireType::EndGroup => panic!("{wire_type:?}"),
             }
         }
     }
