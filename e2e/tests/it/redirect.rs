@@ -330,9 +330,12 @@ fn the_check_tells_whether_capture_works_with_and_without_a_proxy() {
         assert!(!passed && said.contains("there is no table inet weft") && said.contains("run `weft-proxy"), "{said}");
 
         host.redirect(&[])?;
-        for proxy in [None, Some(listen(&host, &["15001", "15006"])?)] {
+        // Without a proxy, with one that answers, with one that resets what it does not know.
+        for flags in [None, Some(&["15001", "15006"][..]), Some(&["15001", "--reset"])] {
+            let proxy = flags.map(|flags| listen(&host, flags)).transpose()?;
             let (passed, said) = check(&host, &[])?;
-            assert!(passed, "{} {said}", proxy.is_some());
+            assert!(passed, "{flags:?} {said}");
+            drop(proxy);
             // Rules, two mesh ranges, two own addresses, each without and with the mark.
             assert_eq!(said.lines().filter(|line| line.starts_with("ok")).count(), 9, "{said}");
         }

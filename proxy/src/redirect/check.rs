@@ -22,6 +22,8 @@ use crate::listener::original_dst::{Destination, original_dst, set_mark};
 const CONNECT: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 const POLLS: usize = 50;
+/// How often a connection is tried again that was closed too fast to be seen.
+const ATTEMPTS: usize = 5;
 
 const RUN_REDIRECT: &str = "run `weft-proxy redirect` with the same flags";
 
@@ -193,38 +195,71 @@ impl Witness {
 
     /// Connects to `target` and tells whether the connection arrived at the outbound port.
     fn captured(&self, target: SocketAddr) -> Verdict {
-        let stream = match TcpStream::connect_timeout(&target, CONNECT) {
-            Ok(stream) => stream,
-            Err(error) => return failed(format!("connecting to {target}: {error}"), RUN_REDIRECT),
-        };
-        let seen = stream.local_addr().and_then(|client| match self {
+        let mut reason = String::new();
+        for _ in 0..ATTEMPTS {
+            match self.connect(target) {
+                Ok(Seen::Captured) => return Verdict::Passed,
+                Ok(Seen::Closed) => "every connection was closed before it was seen where".clone_into(&mut reason),
+                Ok(Seen::Elsewhere(what)) => {
+                    reason = what;
+                    break;
+                }
+                Err(error) => {
+                    reason = error.to_string();
+                    break;
+                }
+            }
+        }
+        failed(format!("connecting to {target}: {reason}"), RUN_REDIRECT)
+    }
+
+    /// One connection, and where it went.
+    fn connect(&self, target: SocketAddr) -> io::Result<Seen> {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        // Delays the last step of the handshake (tcp(7): TCP_QUICKACK). Until then the proxy cannot see the connection,
+        // and so cannot close it before the kernel's table has been read.
+        socket.set_tcp_quickack(false)?;
+        socket.connect_timeout(&target.into(), CONNECT)?;
+        let stream = TcpStream::from(socket);
+        let client = stream.local_addr()?;
+        match self {
             Self::StandIn(listener) => {
                 let Some(accepted) = accept_from(listener, client)? else {
-                    return Ok(Err("the connection went elsewhere".to_owned()));
+                    return Ok(Seen::Elsewhere("the connection went elsewhere".to_owned()));
                 };
                 Ok(match original_dst(&accepted)? {
-                    Destination::Captured(address) if address == target => Ok(()),
+                    Destination::Captured(address) if address == target => Seen::Captured,
                     other @ (Destination::Captured(_) | Destination::Direct) => {
-                        Err(format!("it arrived with another original destination ({other:?})"))
+                        Seen::Elsewhere(format!("it arrived with another original destination ({other:?})"))
                     }
                 })
             }
             Self::Kernel { port } => {
+                stream.set_nonblocking(true)?;
                 for _ in 0..POLLS {
                     if arrived_at(*port, client)? {
-                        return Ok(Ok(()));
+                        return Ok(Seen::Captured);
                     }
-                    thread::sleep(POLL);
+                    // A proxy that knows no such destination may have reset it: then nothing is left to see.
+                    match stream.peek(&mut [0]) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(POLL),
+                        Ok(_) | Err(_) => return Ok(Seen::Closed),
+                    }
                 }
-                Ok(Err(format!("the connection was accepted, but not at port {port}")))
+                Ok(Seen::Elsewhere(format!("the connection was accepted, but not at port {port}")))
             }
-        });
-        match seen {
-            Ok(Ok(())) => Verdict::Passed,
-            Ok(Err(reason)) => failed(format!("connecting to {target}: {reason}"), RUN_REDIRECT),
-            Err(error) => failed(format!("connecting to {target}: {error}"), RUN_REDIRECT),
         }
     }
+}
+
+/// Where a connection went.
+enum Seen {
+    /// To the outbound port.
+    Captured,
+    /// Somewhere else; in words.
+    Elsewhere(String),
+    /// Its other end was gone before it could be looked at.
+    Closed,
 }
 
 /// A dual-stack listener, or IPv4 alone where there is no IPv6.

@@ -30,6 +30,9 @@ enum Probe {
     Listen {
         /// Ports to listen on
         ports: Vec<u16>,
+        /// Reset every connection instead of answering
+        #[arg(long)]
+        reset: bool,
     },
     /// Connect, print the answer; "error: KIND" and exit 1 when that fails
     Connect {
@@ -76,7 +79,11 @@ enum Probe {
 
 fn main() -> Result<ExitCode> {
     match Probe::parse() {
-        Probe::Listen { ports } => serve(&ports, |port, stream| tell(port, &stream))?,
+        Probe::Listen { ports, reset: false } => serve(&ports, |port, stream| tell(port, &stream))?,
+        // Closing with a linger of zero sends a reset.
+        Probe::Listen { ports, reset: true } => {
+            serve(&ports, |_, stream| Ok(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?))?;
+        }
         Probe::Relay { ports, mark } => serve(&ports, move |port, stream| relay(port, stream, mark))?,
         Probe::Load { address, authority, path, rate } => {
             load::run(&load::Request { address, authority, path }, rate)?;
