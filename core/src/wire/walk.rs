@@ -44,6 +44,11 @@ const MAX_DEPTH: usize = 64;
 
 const ANY: &str = "google.protobuf.Any";
 
+/// Whether nothing may be ignored in a message of this full name.
+pub(super) fn is_strict(name: &str) -> bool {
+    STRICT.iter().any(|entry| if entry.ends_with('.') { name.starts_with(entry) } else { name == *entry })
+}
+
 /// What the descriptors say, by full name of the message. Constant data in a form that is quick to ask.
 static SCHEMA: LazyLock<HashMap<String, Shape>> = LazyLock::new(|| {
     let mut shapes = HashMap::new();
@@ -83,7 +88,7 @@ fn describe(scope: &str, message: &DescriptorProto, shapes: &mut HashMap<String,
     for nested in &message.nested_type {
         describe(&name, nested, shapes);
     }
-    let strict = STRICT.iter().any(|entry| if entry.ends_with('.') { name.starts_with(entry) } else { name == *entry });
+    let strict = is_strict(&name);
     let fields =
         message.field.iter().filter_map(|field| Some((u32::try_from(field.number()).ok()?, describe_field(field))));
     let map_entry = message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry);
@@ -177,6 +182,9 @@ fn walk_entry(field: &Field, entry: &Shape, bytes: &[u8], at: &At<'_>, depth: us
         match next_field(&mut rest) {
             Ok(Some((1, Some(text)))) => key = std::str::from_utf8(text).unwrap_or_default(),
             Ok(Some((2, Some(value)))) => values.push(value),
+            Ok(Some((number, _))) if entry.strict && number > 2 => {
+                errors.add(&at.field(&field.name), Reason::UnknownField(number));
+            }
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(reason) => return errors.add(&at.field(&field.name), reason),

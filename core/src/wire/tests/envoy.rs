@@ -173,6 +173,85 @@ fn no_listener_has_the_tls_form_of_grpc() {
     assert!(seen > 100, "{seen}");
 }
 
+/// The discovery messages themselves, every field of ours set.
+#[test]
+fn other_implementations_read_the_discovery_messages() {
+    use envoy_types::pb::envoy::service::discovery::v3 as their;
+    use weft_proto::{envoy::config::core::v3 as core, envoy::service::discovery::v3 as our, google::rpc::Status};
+    fn through<Ours: Message + Default + PartialEq + std::fmt::Debug, Theirs: Message + Default>(ours: Ours) -> Theirs {
+        let theirs = Theirs::decode(&*ours.encode_to_vec()).unwrap();
+        assert_eq!(Ours::decode(&*theirs.encode_to_vec()).unwrap(), ours);
+        theirs
+    }
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let status = || Some(Status { code: 3, message: "why".into(), details: vec![Any::default()] });
+    let node = core::Node {
+        id: "n".into(),
+        cluster: "c".into(),
+        metadata: Some(Default::default()),
+        locality: Some(core::Locality { region: "r".into(), zone: "z".into(), sub_zone: "s".into() }),
+        user_agent_name: "weft-proxy".into(),
+        user_agent_version: "1".into(),
+        client_features: names(&["f"]),
+    };
+    let delta: their::DeltaDiscoveryRequest = through(our::DeltaDiscoveryRequest {
+        node: Some(node.clone()),
+        type_url: "t".into(),
+        resource_names_subscribe: names(&["a"]),
+        resource_names_unsubscribe: names(&["b"]),
+        initial_resource_versions: [("c".to_owned(), "v".to_owned())].into(),
+        response_nonce: "n".into(),
+        error_detail: status(),
+    });
+    assert_eq!((delta.resource_names_subscribe, delta.resource_names_unsubscribe), (names(&["a"]), names(&["b"])));
+    assert_eq!(delta.initial_resource_versions["c"], "v");
+    let their_node = delta.node.unwrap();
+    assert_eq!((their_node.user_agent_name.as_str(), their_node.client_features), ("weft-proxy", names(&["f"])));
+    let resource_errors = vec![our::ResourceError {
+        resource_name: Some(our::ResourceName { name: "x".into() }),
+        error_detail: status(),
+    }];
+    let resource = Resource {
+        version: "v".into(),
+        resource: Some(Any { type_url: "u".into(), value: vec![1] }),
+        name: "r".into(),
+        aliases: names(&["al"]),
+        ttl: Some(duration::encode(Duration::from_secs(5))),
+        resource_name: Some(our::ResourceName { name: "rn".into() }),
+    };
+    let response: their::DeltaDiscoveryResponse = through(our::DeltaDiscoveryResponse {
+        system_version_info: "s".into(),
+        resources: vec![resource],
+        type_url: "t".into(),
+        nonce: "n".into(),
+        removed_resources: names(&["gone"]),
+        control_plane: Some(core::ControlPlane { identifier: "cp".into() }),
+        removed_resource_names: vec![our::ResourceName { name: "gone".into() }],
+        resource_errors: resource_errors.clone(),
+    });
+    assert_eq!(response.removed_resources, names(&["gone"]));
+    assert_eq!(response.resource_errors[0].error_detail.as_ref().unwrap().message, "why");
+    assert_eq!((response.resources[0].name.as_str(), response.resources[0].version.as_str()), ("r", "v"));
+    let request: their::DiscoveryRequest = through(our::DiscoveryRequest {
+        version_info: "v".into(),
+        node: Some(node),
+        resource_names: names(&["a"]),
+        type_url: "t".into(),
+        response_nonce: "n".into(),
+        error_detail: status(),
+    });
+    assert_eq!((request.version_info.as_str(), request.error_detail.unwrap().code), ("v", 3));
+    let response: their::DiscoveryResponse = through(our::DiscoveryResponse {
+        version_info: "v".into(),
+        resources: vec![Any::default()],
+        type_url: "t".into(),
+        nonce: "n".into(),
+        control_plane: None,
+        resource_errors,
+    });
+    assert_eq!((response.nonce.as_str(), response.resource_errors.len()), ("n", 1));
+}
+
 #[test]
 fn a_route_means_the_same_to_envoy() {
     use theirs::config::route::v3::{route, route_action, route_match};

@@ -69,6 +69,58 @@ impl Descriptors {
         }
     }
 
+    /// The same message with an unknown field in the message number `place`, counted from the outside in, and the name
+    /// of that message; `None` when there are not so many.
+    pub(super) fn inject(&self, name: &str, bytes: &[u8], place: usize) -> Option<(String, Vec<u8>)> {
+        let (mut place, mut hit) = (place, None);
+        let changed = self.inject_into(name, bytes, &mut place, &mut hit);
+        Some((hit?, changed))
+    }
+
+    fn inject_into(&self, name: &str, bytes: &[u8], place: &mut usize, hit: &mut Option<String>) -> Vec<u8> {
+        use prost::encoding::{
+            DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+        };
+        let mut out = Vec::new();
+        if hit.is_none() {
+            match place.checked_sub(1) {
+                Some(rest) => *place = rest,
+                None => {
+                    *hit = Some(name.to_owned());
+                    encode_key(999, WireType::LengthDelimited, &mut out);
+                    encode_varint(0, &mut out);
+                }
+            }
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let start = rest;
+            let (number, wire_type) = decode_key(&mut rest).unwrap();
+            if wire_type != WireType::LengthDelimited {
+                skip_field(wire_type, number, &mut rest, DecodeContext::default()).unwrap();
+                out.extend_from_slice(&start[..start.len() - rest.len()]);
+                continue;
+            }
+            let length = usize::try_from(decode_varint(&mut rest).unwrap()).unwrap();
+            let (content, after) = rest.split_at(length);
+            rest = after;
+            let field = self.0[name].field.iter().find(|field| field.number() == number as i32).unwrap();
+            let content = match field.type_name().trim_start_matches('.') {
+                "" => content.to_vec(),
+                "google.protobuf.Any" => {
+                    let Any { type_url, value } = Any::decode(content).unwrap();
+                    let value = self.inject_into(type_url.rsplit('/').next().unwrap(), &value, place, hit);
+                    Any { type_url, value }.encode_to_vec()
+                }
+                inner => self.inject_into(inner, content, place, hit),
+            };
+            encode_key(number, wire_type, &mut out);
+            encode_varint(content.len() as u64, &mut out);
+            out.extend(content);
+        }
+        out
+    }
+
     fn show(&self, name: &str, bytes: &[u8], depth: usize, out: &mut String) {
         use prost::encoding::{WireType, decode_key, decode_varint};
         use prost_types::field_descriptor_proto::Type;
@@ -146,8 +198,8 @@ fn policy() -> Authorization {
     }
 }
 
-#[test]
-fn inbound_listener() {
+/// A listener with a strict port with a policy, and a permissive default.
+pub(super) fn guarded_listener() -> Listener {
     let permissive = InboundPort {
         mode: InboundMode::Permissive,
         protocol: Protocol::Detect,
@@ -160,12 +212,13 @@ fn inbound_listener() {
         routes: RouteName::Inbound(Some(8080.try_into().unwrap())),
         authorization: policy(),
     };
-    let listener = Inbound {
-        ports: [(8080.try_into().unwrap(), strict)].into(),
-        default: permissive,
-        access_log: Default::default(),
-    };
-    check("inbound.txt", &render_listener(&Listener::Inbound(listener), ClientClass::Weft).unwrap());
+    let ports = [(8080.try_into().unwrap(), strict)].into();
+    Listener::Inbound(Inbound { ports, default: permissive, access_log: Default::default() })
+}
+
+#[test]
+fn inbound_listener() {
+    check("inbound.txt", &render_listener(&guarded_listener(), ClientClass::Weft).unwrap());
 }
 
 #[test]
