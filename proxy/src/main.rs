@@ -9,7 +9,7 @@ use weft_proxy::redirect::{self, RedirectArgs};
 #[derive(Parser)]
 #[command(name = "weft-proxy", version)]
 enum Command {
-    /// Send the workload's TCP connections through the proxy
+    // Its help is that of the arguments.
     Redirect(RedirectArgs),
 }
 

@@ -57,6 +57,22 @@ fn the_files_of_the_harness_are_what_a_proxy_takes() {
 }
 
 #[test]
+fn the_control_plane_gives_the_harness_a_token_and_takes_its_documents() {
+    test("mesh-control-plane-files", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        mesh.workload(app::workload("server-1").account("server"))?;
+        mesh.service("server", &PORTS)?;
+        let text = std::fs::read_to_string(mesh.write_config("server-1")?)?;
+        let (config, all) = weft_core::api::parse_proxy_file(&text).map_err(|mistakes| anyhow!("{mistakes:#?}"))?;
+        assert!(all.is_empty(), "{text}");
+        let token = config.spec.control_plane.and_then(|plane| plane.join_token_file);
+        let token = std::fs::read_to_string(token.ok_or_else(|| anyhow!("no token: {text}"))?)?;
+        assert!(token.trim().len() > 32 && token.lines().count() == 1, "{token}");
+        Ok(())
+    });
+}
+
+#[test]
 fn every_protocol_crosses_two_proxies_by_name_and_by_both_families() {
     both_ways("mesh-traffic", |mesh| {
         let server = mesh.workload(app::workload("server-1").account("server"))?;

@@ -42,7 +42,7 @@ pub struct RedirectArgs {
 
     /// Do not capture connections with this SO_MARK; decimal or 0x…
     ///
-    /// Must be the `mark` of the proxy's file. Only a process with CAP_NET_ADMIN can set a mark.
+    /// Must be the `mark` of the proxy's file. Only a process with CAP_NET_ADMIN or CAP_NET_RAW can set a mark.
     #[arg(long, value_name = "MARK", value_parser = parse_mark, default_value = "0x77656674")]
     pub mark: u32,
 
