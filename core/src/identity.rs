@@ -180,7 +180,10 @@ mod tests {
     #[test]
     fn an_identity_of_our_form_tells_namespace_and_account() {
         let id = Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap();
-        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("weft.local", Some("shop"), Some("order")));
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("weft.local", Some("shop"), Some("order"))
+        );
         assert_eq!(Identity::new(&TrustDomain::parse("weft.local").unwrap(), "shop", "order").unwrap(), id);
     }
 

@@ -6,11 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU16};
 
 use serde::Serialize;
 
-use crate::{
-    names::RouteName,
-    policy::Authorization,
-    route::WeightedCluster,
-};
+use crate::{names::RouteName, policy::Authorization, route::WeightedCluster};
 
 /// A listener of one of the four kinds.
 #[derive(Clone, Debug, PartialEq, Serialize)]

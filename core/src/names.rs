@@ -113,11 +113,9 @@ impl RouteName {
         let parsed = match text.split_once('/') {
             Some(("svc", rest)) => service_port(rest).map(Self::Service),
             Some(("direct", address)) => address.parse().ok().map(Self::Direct),
-            Some(("gateway", rest)) => service_port(rest).map(|at| Self::Gateway {
-                namespace: at.namespace,
-                name: at.name,
-                port: at.port,
-            }),
+            Some(("gateway", rest)) => {
+                service_port(rest).map(|at| Self::Gateway { namespace: at.namespace, name: at.name, port: at.port })
+            }
             _ => None,
         };
         canonical(parsed, "route", text)
@@ -212,10 +210,21 @@ mod tests {
 
     #[test]
     fn other_texts_and_other_spellings_are_refused() {
-        for text in ["", "inbound/", "outbound/", "outbound/a:1", "outbound/240.0.0.1", "gateway/a", "gateway/a/b/c", "gateway//b"] {
+        for text in [
+            "",
+            "inbound/",
+            "outbound/",
+            "outbound/a:1",
+            "outbound/240.0.0.1",
+            "gateway/a",
+            "gateway/a/b/c",
+            "gateway//b",
+        ] {
             assert!(ListenerName::parse(text).is_err(), "{text}");
         }
-        for text in ["svc/a:1", "svc/a/b", "svc/a/b:0", "svc/a/b:080", "svc/a/b:99999", "inbound:0", "direct/[FD00::1]:1"] {
+        for text in
+            ["svc/a:1", "svc/a/b", "svc/a/b:0", "svc/a/b:080", "svc/a/b:99999", "inbound:0", "direct/[FD00::1]:1"]
+        {
             assert!(RouteName::parse(text).is_err(), "{text}");
         }
         assert!(ClusterName::parse("gateway/a/b:1").is_err());

@@ -51,7 +51,9 @@ fn table(hosts: Vec<(&str, Vec<Rule>)>) -> RouteTable {
 #[test]
 fn a_prefix_matches_whole_segments_only() {
     let prefix = PathMatch::Prefix("/v2".into());
-    for (path, matched) in [("/v2", true), ("/v2/", true), ("/v2/a", true), ("/v2a", false), ("/v", false), ("/", false)] {
+    for (path, matched) in
+        [("/v2", true), ("/v2/", true), ("/v2/a", true), ("/v2a", false), ("/v", false), ("/", false)]
+    {
         assert_eq!(prefix.test(path), matched, "{path}");
     }
     assert!(PathMatch::Prefix("/".into()).test("/anything"));
