@@ -49,6 +49,7 @@ use std::sync::Arc;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::compile::World;
 use weft_proto::envoy::service::discovery::v3::{
@@ -97,6 +98,7 @@ struct Shared {
     streams: Arc<Semaphore>,
     limits: Limits,
     proxies: Arc<ProxyTable>,
+    closed: CancellationToken,
 }
 
 impl Default for Limits {
@@ -114,8 +116,14 @@ impl Discovery {
             streams: Arc::new(Semaphore::new(limits.streams)),
             limits,
             proxies,
+            closed: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Ends every stream with UNAVAILABLE, so that its client goes to another replica; there are no new ones.
+    pub fn close(&self) {
+        self.shared.closed.cancel();
     }
 
     /// The gRPC service, to be put on the TLS listener.

@@ -45,9 +45,14 @@ impl Feed {
         Discovery::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
     }
 
-    /// Publishes every change until `stop`, or until nobody can change anything any more. Changes that come while one is
-    /// being published are published together.
+    /// Publishes every change until `stop`, or until nobody can change anything any more; then closes the server. Changes
+    /// that come while one is being published are published together.
     pub async fn run(mut self, discovery: Discovery, stop: CancellationToken) {
+        self.follow(&discovery, stop).await;
+        discovery.close();
+    }
+
+    async fn follow(&mut self, discovery: &Discovery, stop: CancellationToken) {
         loop {
             let changed = tokio::select! {
                 () = stop.cancelled() => return,

@@ -68,6 +68,8 @@ struct Name {
     implied: bool,
     /// To be sent whatever the client holds.
     owed: bool,
+    /// The client says it holds this from an earlier stream, and nothing has asked for it on this one.
+    carried_over: bool,
     sent: Sent,
     slot: Option<Arc<Slot>>,
 }
@@ -210,7 +212,9 @@ impl Session {
         if first {
             for (name, version) in request.initial_resource_versions {
                 if name.len() <= MAX_NAME {
-                    list.names.entry(name.into()).or_default().sent = Sent::Version(version.into());
+                    let entry = list.names.entry(name.into()).or_default();
+                    entry.sent = Sent::Version(version.into());
+                    entry.carried_over = true;
                 }
             }
         }
@@ -224,8 +228,8 @@ impl Session {
                 self.refused.push((kind.type_url().into(), vec![name.chars().take(200).collect()]));
             } else {
                 let entry = list.names.entry(name.into()).or_default();
-                // Rule 3: asking again is answered again, except with the version named in the very first request.
-                entry.owed = !(first && matches!(entry.sent, Sent::Version(_)));
+                // Rule 3: asking again is answered again; what the client said it holds is sent only if it differs.
+                entry.owed = !entry.carried_over;
                 entry.explicit = true;
             }
         }
@@ -292,13 +296,13 @@ impl Session {
             self.imply(&client, store);
         }
         // Until a Weft proxy asked for the barrier it may still be telling what it holds of its dependency trees.
-        let keep_unasked = client.class == Class::Weft && self.barrier.is_none();
+        let keep_carried_over = client.class == Class::Weft && self.barrier.is_none();
         let mut messages = Messages::default();
         for (type_url, names) in std::mem::take(&mut self.refused) {
             messages.refuse(type_url, names);
         }
         for kind in Kind::ALL {
-            self.collect_kind(kind, &client, store, keep_unasked, &mut messages);
+            self.collect_kind(kind, &client, store, keep_carried_over, &mut messages);
         }
         let mut out: Vec<DeltaDiscoveryResponse> = Vec::new();
         for (type_url, names, mut message) in messages.build() {
@@ -346,7 +350,7 @@ impl Session {
         kind: Kind,
         client: &Client,
         store: &mut Store,
-        keep_unasked: bool,
+        keep_carried_over: bool,
         messages: &mut Messages,
     ) {
         let Some(list) = self.lists.get_mut(&kind) else { return };
@@ -354,11 +358,13 @@ impl Session {
         let list_owed = std::mem::take(&mut list.owed);
         names.retain(|name, entry| {
             if !entry.is_wanted() {
-                if !keep_unasked && matches!(entry.sent, Sent::Version(_)) {
+                let keep = keep_carried_over && entry.carried_over;
+                if !keep && matches!(entry.sent, Sent::Version(_)) {
                     messages.remove(kind, Arc::clone(name), None);
                 }
-                return keep_unasked && matches!(entry.sent, Sent::Version(_));
+                return keep;
             }
+            entry.carried_over = false;
             let answer = self.own_answer(kind, name, client, store).unwrap_or_else(|| {
                 let key = || Key { kind, name: Arc::clone(name), class: client.class };
                 entry.slot.get_or_insert_with(|| store.slot(key())).answer()

@@ -80,11 +80,11 @@ impl Driver {
                     }
                     None => return Ok(None),
                 },
-                changed = self.changed.changed() => {
-                    if changed.is_err() {
-                        return Err(Status::unavailable("the control plane is stopping"));
-                    }
+                () = self.shared.closed.cancelled() => {
+                    return Err(Status::unavailable("the control plane is stopping"));
                 }
+                // The sender lives as long as `shared`.
+                _ = self.changed.changed() => {}
                 () = tokio::time::sleep_until(self.expires) => {
                     return Err(Status::unauthenticated("the certificate of this connection has expired"));
                 }

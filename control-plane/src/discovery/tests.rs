@@ -9,7 +9,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, service::interceptor::InterceptedService, transport::Server};
 use weft_core::{
     api::parse_documents,
