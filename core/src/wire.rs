@@ -5,7 +5,7 @@
 //! that would change who may pass or where a request goes is obeyed or refused, never skipped.
 //!
 //! - [`listener`], [`route`], [`cluster`], [`endpoint`], [`revision`]: one file a resource, with its table of fields.
-//! - [`authorization`]: policies, used by listeners and routes.
+//! - `authorization`: policies, used by listeners and routes.
 //! - [`error`]: what is wrong, and where.
 //! - [`hash`]: the hash of the revision barrier.
 //! - `walk`: the check of raw tags against our descriptors.

@@ -1,5 +1,5 @@
 //! What is wrong with a resource, and where: the text of a NACK.
-//! Shape: parsers walk with an [`At`] (where they are, without allocation) and report to [`Errors`], so that all
+//! Shape: parsers walk with an `At` (where they are, without allocation) and report to `Errors`, so that all
 //! mistakes are reported at once. Bounded: [`MAX_ERRORS`] errors, [`MAX_TEXT`] bytes of text.
 
 use std::fmt::{self, Write as _};
