@@ -79,6 +79,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let now = SystemTime::now();
     let lock = files::lock_data_dir(&config.data_dir)?;
     let authority = Arc::new(Authority::open(&config.data_dir, &config.trust_domain, now)?);
+    for name in ["store.redb", "registry.redb"] {
+        files::touch_private(&config.data_dir.join(name)).with_context(|| format!("{name}: cannot be made"))?;
+    }
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
     let desired = DesiredState::open(Arc::clone(&store))?;
     let tokens = Tokens::new(store, *authority.root_hash());

@@ -2,7 +2,7 @@
 //! Standard output has one line of JSON: where it listens. Everything else goes to standard error.
 //! Exit codes: 0 told to stop, 64 wrong flags, 1 cannot start, 70 a part failed.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
         }
     };
     let filter = tracing_subscriber::EnvFilter::new(&config.log);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let result = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from);
     match result.and_then(|runtime| runtime.block_on(run(config))) {
         Ok(code) => code,

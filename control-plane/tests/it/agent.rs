@@ -1,0 +1,180 @@
+//! The agent stream: registration over a real connection, and what the API then shows.
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+use weft_proto::weft::v1::{
+    AgentMessage, ControlMessage, Deregister, Health, Heartbeat, Port, Register, Registered, agent_client::AgentClient,
+    agent_message::Message, control_message,
+};
+
+use crate::harness::{Mesh, Svid, soon};
+
+struct Agent {
+    messages: mpsc::Sender<AgentMessage>,
+    answers: Streaming<ControlMessage>,
+}
+
+impl Agent {
+    async fn connect(mesh: &Mesh, svid: Option<&Svid>) -> Result<Self, tonic::Status> {
+        let channel = mesh.grpc(svid).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        let (messages, receiver) = mpsc::channel(8);
+        let answers = AgentClient::new(channel).session(ReceiverStream::new(receiver)).await?.into_inner();
+        Ok(Self { messages, answers })
+    }
+
+    async fn say(&self, message: Message) {
+        self.messages.send(AgentMessage { message: Some(message) }).await.unwrap();
+    }
+
+    async fn register(&mut self, register: Register) -> Registered {
+        self.say(Message::Register(register)).await;
+        let answer = self.answers.message().await.unwrap().unwrap();
+        let Some(control_message::Message::Registered(registered)) = answer.message else { panic!("{answer:?}") };
+        registered
+    }
+}
+
+fn register(name: &str) -> Register {
+    Register {
+        namespace: "shop".into(),
+        name: name.into(),
+        labels: [("app".to_owned(), "order".to_owned())].into(),
+        addresses: vec!["127.0.0.1".into()],
+        ports: vec![Port { name: "http".into(), port: 9, protocol: "http".into(), proxy_port: 0 }],
+        mode: "sidecar".into(),
+        version: "0.1.0".into(),
+        incarnation: "one".into(),
+        ..Register::default()
+    }
+}
+
+fn heartbeat(health: Health) -> Message {
+    Message::Heartbeat(Heartbeat { health: health.into(), reason: "busy".into(), revision: 3, ..Heartbeat::default() })
+}
+
+async fn workloads(mesh: &Mesh) -> Vec<Value> {
+    mesh.get("/api/v1/workloads").await["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_workload_registers_reports_and_leaves() {
+    let mesh = Mesh::start().await;
+    let svid = mesh.svid("order").await;
+    let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    let answer = agent.register(register("order-1")).await;
+    assert_eq!((answer.heartbeat_interval_ms, answer.refused.as_str()), (2_000, ""));
+    agent.say(heartbeat(Health::Draining)).await;
+    let shown = soon("the heartbeat", async || {
+        workloads(&mesh).await.into_iter().find(|workload| workload["spec"]["health"] == "draining")
+    })
+    .await;
+    assert_eq!(shown["metadata"]["name"], "order-1");
+    assert_eq!(shown["metadata"]["annotations"]["weft.dev/source"], "registered");
+    assert_eq!((&shown["spec"]["serviceAccount"], &shown["spec"]["addresses"]), (&json!("order"), &json!(["127.0.0.1"])));
+    let proxies = mesh.get("/api/v1/proxies").await;
+    let proxy = &proxies["items"][0];
+    assert_eq!((&proxy["key"]["name"], &proxy["agent"]["health"], &proxy["agent"]["reason"]), (&json!("shop/order-1"), &json!("draining"), &json!("busy")));
+    assert_eq!(proxy["key"]["identity"], "spiffe://weft.local/ns/shop/sa/order");
+    assert_eq!(mesh.get("/api/v1/workloads?label=app=order").await["items"].as_array().unwrap().len(), 1);
+    assert_eq!(mesh.get("/api/v1/workloads?label=app=x").await["items"].as_array().unwrap().len(), 0);
+    agent.say(Message::Deregister(Deregister {})).await;
+    soon("the end", async || workloads(&mesh).await.is_empty().then_some(())).await;
+    soon("the end", async || mesh.get("/api/v1/proxies").await["items"].as_array().unwrap().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn only_ones_own_namespace_and_only_with_a_certificate() {
+    let mesh = Mesh::start().await;
+    assert_eq!(Agent::connect(&mesh, None).await.err().unwrap().code(), Code::Unauthenticated);
+    let svid = mesh.svid("order").await;
+    let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    let answer = agent.register(Register { namespace: "bank".into(), ..register("order-1") }).await;
+    assert!(answer.refused.starts_with("namespace: "), "{}", answer.refused);
+    let answer = agent.register(Register { addresses: vec!["x".into()], ..register("order-1") }).await;
+    assert!(answer.refused.starts_with("addresses[0]: "), "{}", answer.refused);
+    assert!(workloads(&mesh).await.is_empty());
+    assert_eq!(agent.register(register("order-1")).await.refused, "");
+    let other = mesh.svid("other").await;
+    let mut thief = Agent::connect(&mesh, Some(&other)).await.unwrap();
+    assert!(thief.register(register("order-1")).await.refused.starts_with("name: "));
+}
+
+#[tokio::test]
+async fn a_new_process_takes_the_place_of_the_old_one() {
+    let mesh = Mesh::start().await;
+    let svid = mesh.svid("order").await;
+    let mut old = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    old.register(register("order-1")).await;
+    let mut new = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    new.register(Register { incarnation: "two".into(), zone: "b".into(), ..register("order-1") }).await;
+    old.say(heartbeat(Health::Unhealthy)).await;
+    assert_eq!(old.answers.message().await.unwrap_err().code(), Code::Aborted);
+    let shown = soon("the new one", async || {
+        workloads(&mesh).await.into_iter().find(|workload| workload["spec"]["zone"] == "b")
+    })
+    .await;
+    assert_eq!(shown["spec"]["health"], "healthy");
+    new.say(heartbeat(Health::Healthy)).await;
+    soon("one proxy", async || {
+        let proxies = mesh.get("/api/v1/proxies").await;
+        (proxies["items"].as_array().unwrap().len() == 1 && proxies["items"][0]["agent"]["health"] == "healthy").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_rollback_leaves_registered_workloads_alone() {
+    let mesh = Mesh::start().await;
+    let svid = mesh.svid("order").await;
+    let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    mesh.apply("{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}").await;
+    agent.register(register("order-1")).await;
+    soon("the registration", async || (workloads(&mesh).await.len() == 1).then_some(())).await;
+    let (status, _) = mesh.local(http::Method::POST, "/api/v1/rollback/0", "").await;
+    assert_eq!(status, 200);
+    assert_eq!(workloads(&mesh).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_restart_forgets_nobody_and_expires_only_who_stays_away() {
+    let flags = ["--heartbeat-interval", "300ms"];
+    let mut mesh = Mesh::start_with(&flags).await;
+    let svid = mesh.svid("order").await;
+    let mut agents = Vec::new();
+    for name in ["order-1", "order-2"] {
+        let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+        assert_eq!(agent.register(register(name)).await.refused, "");
+        agents.push(agent);
+    }
+    mesh.restart(&flags).await;
+    assert_eq!(workloads(&mesh).await.len(), 2, "they are there before they are back");
+    let mut back = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    back.register(register("order-1")).await;
+    let beating = tokio::spawn(async move {
+        loop {
+            back.say(heartbeat(Health::Healthy)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    let left = soon("the absent one's end", async || {
+        let names: Vec<_> = workloads(&mesh).await.iter().map(|w| w["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        (names.len() == 1).then_some(names)
+    })
+    .await;
+    assert_eq!(left, ["order-1"]);
+    beating.abort();
+}
+
+#[tokio::test]
+async fn a_stop_ends_the_stream_with_a_word() {
+    let mut mesh = Mesh::start().await;
+    let svid = mesh.svid("order").await;
+    let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    agent.register(register("order-1")).await;
+    let running = mesh.running.take().unwrap();
+    let stopped = tokio::spawn(running.stop());
+    assert_eq!(agent.answers.message().await.unwrap_err().code(), Code::Unavailable);
+    tokio::time::timeout(std::time::Duration::from_secs(5), stopped).await.unwrap().unwrap();
+}

@@ -1,0 +1,17 @@
+//! The control plane as others see it: the real server in this process, on free ports, over real TLS and Unix sockets;
+//! and, where it has to die, the real program.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these are tests; their helpers fail them like this"
+)]
+
+mod agent;
+mod api;
+mod crash;
+mod harness;
+mod identity;
+mod ports;
+mod program;
