@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod barrier;
+mod envoy;
 mod scale;
 mod subscriptions;
 
