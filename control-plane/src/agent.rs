@@ -46,7 +46,10 @@ impl Service {
 impl agent_server::Agent for Service {
     type SessionStream = BoxStream<'static, Result<ControlMessage, Status>>;
 
-    async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let svid = request.extensions().get::<Peer>().and_then(|peer| peer.svid.clone());
         let Some(svid) = svid else {
             return Err(Status::unauthenticated("the agent stream needs a client certificate of this mesh"));
@@ -55,12 +58,8 @@ impl agent_server::Agent for Service {
             return Err(Status::permission_denied(format!("{} names no namespace and service account", svid.identity)));
         }
         let (sender, receiver) = mpsc::channel(8);
-        let stream = Stream {
-            service: self.clone(),
-            identity: svid.identity.clone(),
-            answers: sender,
-            registration: None,
-        };
+        let stream =
+            Stream { service: self.clone(), identity: svid.identity.clone(), answers: sender, registration: None };
         tokio::spawn(stream.serve(svid, request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -163,7 +162,7 @@ impl Stream {
         let interval = u32::try_from(self.service.registry.interval().as_millis()).unwrap_or(u32::MAX);
         let answer = Registered { heartbeat_interval_ms: interval, refused };
         let answer = ControlMessage { message: Some(control_message::Message::Registered(answer)) };
-        self.answers.send(Ok(answer)).await.map_err(|_| Status::cancelled("the proxy went away"))
+        self.answers.send(Ok(answer)).await.map_err(|_cause| Status::cancelled("the proxy went away"))
     }
 
     fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Status> {
@@ -184,7 +183,8 @@ impl Stream {
             status.reason = cut(&heartbeat.reason, MAX_REASON);
             status.certificate_expiry = expiry;
             status.revision = heartbeat.revision;
-            status.revision_hash = data_encoding::HEXLOWER.encode(heartbeat.revision_hash.get(..32).unwrap_or(&heartbeat.revision_hash));
+            status.revision_hash =
+                data_encoding::HEXLOWER.encode(heartbeat.revision_hash.get(..32).unwrap_or(&heartbeat.revision_hash));
             status.last_heartbeat = Timestamp::now();
         });
         if self.service.registry.heartbeat(&registration.key, registration.session, health) {

@@ -106,7 +106,11 @@ async fn ready(State(api): Shared) -> Response {
 }
 
 /// Bounds every request in number and time, and counts the answers.
-async fn bound(State((slots, metrics)): State<(Arc<Semaphore>, Arc<Metrics>)>, request: Request, next: Next) -> Response {
+async fn bound(
+    State((slots, metrics)): State<(Arc<Semaphore>, Arc<Metrics>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let response = match slots.try_acquire() {
         Err(_) => Failure::Busy.into_response(),
         Ok(_slot) => match tokio::time::timeout(DEADLINE, next.run(request)).await {
@@ -140,7 +144,7 @@ async fn admin(api: &Api, headers: &http::HeaderMap) -> Result<String, Failure> 
     };
     let tokens = api.tokens.clone();
     let checked = tokio::task::spawn_blocking(move || tokens.admin(&token, Timestamp::now())).await;
-    match checked.map_err(|_| Failure::Stopping)? {
+    match checked.map_err(|_cause| Failure::Stopping)? {
         Ok(name) => Ok(name),
         Err(TokenError::Store(error)) => Err(Failure::Store(error)),
         Err(_) => Err(Failure::WrongCredential),

@@ -120,22 +120,46 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let gauges = Arc::new(Figures { mesh: mesh.clone(), authority, certificates: Arc::clone(&certificates) });
     let figures = metrics::router(Arc::clone(&metrics), gauges);
 
-    let bind = async |flag: &str, address| serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"));
+    let bind = async |flag: &str, address| {
+        serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"))
+    };
     let (grpc_listener, grpc_address) = bind("--grpc", config.grpc).await?;
     let (api_listener, api_address) = bind("--api", config.api).await?;
     let (metrics_listener, metrics_address) = bind("--metrics", config.metrics).await?;
     let socket = serve::bind_unix(&config.api_socket)
         .with_context(|| format!("--api-socket {}: cannot listen", config.api_socket.display()))?;
-    let addresses =
-        Addresses { grpc: grpc_address, api: api_address, api_socket: config.api_socket.clone(), metrics: metrics_address };
+    let addresses = Addresses {
+        grpc: grpc_address,
+        api: api_address,
+        api_socket: config.api_socket.clone(),
+        metrics: metrics_address,
+    };
     let text = serde_json::to_vec(&addresses)?;
     files::write_public(&config.data_dir.join("addresses.json"), &text).context("addresses.json: cannot be written")?;
 
     let settings = |name, tls, connections| Settings { name, tls, connections };
-    loops.spawn(serve::tcp(grpc_listener, settings("grpc", Some(grpc_tls), 20_000), grpc, stop.clone(), connections.clone()));
-    loops.spawn(serve::tcp(api_listener, settings("api", Some(api_tls), 1_024), rest.clone(), stop.clone(), connections.clone()));
+    loops.spawn(serve::tcp(
+        grpc_listener,
+        settings("grpc", Some(grpc_tls), 20_000),
+        grpc,
+        stop.clone(),
+        connections.clone(),
+    ));
+    loops.spawn(serve::tcp(
+        api_listener,
+        settings("api", Some(api_tls), 1_024),
+        rest.clone(),
+        stop.clone(),
+        connections.clone(),
+    ));
     loops.spawn(serve::unix(socket, settings("api-socket", None, 1_024), rest, stop.clone(), connections.clone()));
-    loops.spawn(serve::tcp(metrics_listener, settings("metrics", None, 128), figures, stop.clone(), connections.clone()));
+    loops.spawn(serve::tcp(
+        metrics_listener,
+        settings("metrics", None, 128),
+        figures,
+        stop.clone(),
+        connections.clone(),
+    ));
     loops.spawn(feed.run(discovery, stop.clone()));
     loops.spawn(certificates.keep_fresh(stop.clone()));
     let (one, two, three) = (Arc::clone(&registry), Arc::clone(&registry), Arc::clone(&registry));

@@ -105,10 +105,12 @@ impl Authority {
 
     fn parse(path: &Path, pem: &[u8], trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
         let unusable = |reason: &str| CaError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
-        let root = CertificateDer::from_pem_slice(pem).map_err(|_| unusable("has no certificate in PEM"))?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| unusable("has no PKCS#8 private key in PEM"))?;
-        let key = KeyPair::try_from(&key).map_err(|_| unusable("its private key is of no kind that can sign"))?;
-        let (rest, parsed) = X509Certificate::from_der(&root).map_err(|_| unusable("its certificate is damaged"))?;
+        let root = CertificateDer::from_pem_slice(pem).map_err(|_cause| unusable("has no certificate in PEM"))?;
+        let key =
+            PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_cause| unusable("has no PKCS#8 private key in PEM"))?;
+        let key = KeyPair::try_from(&key).map_err(|_cause| unusable("its private key is of no kind that can sign"))?;
+        let (rest, parsed) =
+            X509Certificate::from_der(&root).map_err(|_cause| unusable("its certificate is damaged"))?;
         if !rest.is_empty() {
             return Err(unusable("its certificate is damaged"));
         }
@@ -119,7 +121,9 @@ impl Authority {
             return Err(unusable("its certificate is not one of an authority"));
         }
         if matches!(parsed.name_constraints(), Ok(Some(_)) | Err(_)) {
-            return Err(unusable("its certificate has name constraints, which make TLS libraries refuse every SPIFFE ID"));
+            return Err(unusable(
+                "its certificate has name constraints, which make TLS libraries refuse every SPIFFE ID",
+            ));
         }
         let expires = system_time(parsed.validity().not_after.timestamp());
         if expires <= now {
@@ -162,7 +166,13 @@ impl Authority {
 
     /// Signs a workload's key: exactly one URI SAN, for client and server, not an authority.
     /// The life time is cut at the root's end.
-    pub fn issue(&self, key: &RequestedKey, identity: &Identity, ttl: Duration, now: SystemTime) -> Result<Issued, CaError> {
+    pub fn issue(
+        &self,
+        key: &RequestedKey,
+        identity: &Identity,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, CaError> {
         let names = vec![SanType::URI(identity.as_str().try_into()?)];
         self.sign(key, names, ttl, now)
     }
@@ -195,7 +205,13 @@ impl Authority {
         })
     }
 
-    fn sign(&self, key: &impl PublicKeyData, names: Vec<SanType>, ttl: Duration, now: SystemTime) -> Result<Issued, CaError> {
+    fn sign(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, CaError> {
         if self.expires <= now {
             return Err(CaError::Expired);
         }

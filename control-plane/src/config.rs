@@ -105,7 +105,8 @@ impl Flags {
         });
         let mut address = |flag, text: &str| {
             keep(&mut mistakes, flag, text, |text| {
-                text.parse::<SocketAddr>().map_err(|_| "needs an address and a port, such as 0.0.0.0:8080 or [::]:8080".into())
+                text.parse::<SocketAddr>()
+                    .map_err(|_cause| "needs an address and a port, such as 0.0.0.0:8080 or [::]:8080".into())
             })
         };
         let grpc = address("--grpc", &self.grpc);
@@ -120,10 +121,14 @@ impl Flags {
         };
         let day = Duration::from_secs(86_400);
         let svid_ttl = duration("--svid-ttl", &self.svid_ttl, Duration::from_secs(10), day * 90);
-        let heartbeat_interval =
-            duration("--heartbeat-interval", &self.heartbeat_interval, Duration::from_millis(100), Duration::from_secs(60));
+        let heartbeat_interval = duration(
+            "--heartbeat-interval",
+            &self.heartbeat_interval,
+            Duration::from_millis(100),
+            Duration::from_secs(60),
+        );
         for name in &self.advertise {
-            keep(&mut mistakes, "--advertise", name, |name| check_name(name));
+            keep(&mut mistakes, "--advertise", name, check_name);
         }
         keep(&mut mistakes, "--log", &self.log, |text| {
             text.parse::<tracing_subscriber::filter::EnvFilter>().map_err(|error| error.to_string())
@@ -136,7 +141,11 @@ impl Flags {
         let api_socket = self.api_socket.unwrap_or_else(|| self.data_dir.join("api.sock"));
         if api_socket.as_os_str().len() > 100 {
             let value = api_socket.display().to_string();
-            mistakes.push(Mistake { flag: "--api-socket", value, reason: "longer than 100 bytes, which a Unix socket's path may not be".into() });
+            mistakes.push(Mistake {
+                flag: "--api-socket",
+                value,
+                reason: "longer than 100 bytes, which a Unix socket's path may not be".into(),
+            });
         }
         match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval) {
             (Some(trust_domain), Some(grpc), Some(api), Some(metrics), Some(svid_ttl), Some(heartbeat_interval))
@@ -166,7 +175,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "needs a number with a unit, such as 250ms, 30s, 15m, 24h or 90d".to_owned();
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let number: u64 = number.parse().map_err(|_cause| wrong())?;
     let milliseconds = match unit {
         "ms" => Some(number),
         "s" => number.checked_mul(1_000),
@@ -191,7 +200,9 @@ fn check_name(name: &str) -> Result<(), String> {
     if name.parse::<IpAddr>().is_ok() {
         return Ok(());
     }
-    rustls_pki_types::DnsName::try_from(name).map(|_| ()).map_err(|_| "neither an IP address nor a DNS name".into())
+    rustls_pki_types::DnsName::try_from(name)
+        .map(|_| ())
+        .map_err(|_cause| "neither an IP address nor a DNS name".into())
 }
 
 fn seconds<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -217,8 +228,22 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let mistakes = check(&[
-            "--trust-domain", "Weft", "--grpc", "15012", "--api", "x:1", "--metrics", "0.0.0.0:1", "--svid-ttl", "1s",
-            "--heartbeat-interval", "2", "--advertise", "10.0.0.1,b@d", "--log", "a=b=c",
+            "--trust-domain",
+            "Weft",
+            "--grpc",
+            "15012",
+            "--api",
+            "x:1",
+            "--metrics",
+            "0.0.0.0:1",
+            "--svid-ttl",
+            "1s",
+            "--heartbeat-interval",
+            "2",
+            "--advertise",
+            "10.0.0.1,b@d",
+            "--log",
+            "a=b=c",
         ])
         .unwrap_err();
         let flags: Vec<_> = mistakes.iter().map(|m| m.flag).collect();

@@ -171,7 +171,7 @@ impl DesiredState {
     pub async fn change(&self, request: Request) -> Result<Outcome, ChangeError> {
         let inner = Arc::clone(&self.inner);
         let task = tokio::spawn(async move { inner.change(request).await });
-        task.await.map_err(|_| ChangeError::Stopping)?
+        task.await.map_err(|_cause| ChangeError::Stopping)?
     }
 
     /// One revision, if it is still kept.
@@ -254,7 +254,12 @@ impl Inner {
         .await?;
         writer.stale = false;
         writer.addresses.extend(batch.addresses);
-        tracing::info!(revision = number, author = batch.revision.author, changes = batch.revision.changes.len(), "desired state changed");
+        tracing::info!(
+            revision = number,
+            author = batch.revision.author,
+            changes = batch.revision.changes.len(),
+            "desired state changed"
+        );
         self.current.send_replace(next);
         Ok(outcome)
     }
@@ -265,7 +270,7 @@ async fn blocking<T: Send + 'static>(
     act: impl FnOnce(&dyn Store) -> Result<T, ChangeError> + Send + 'static,
 ) -> Result<T, ChangeError> {
     let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || act(&*store)).await.map_err(|_| ChangeError::Stopping)?
+    tokio::task::spawn_blocking(move || act(&*store)).await.map_err(|_cause| ChangeError::Stopping)?
 }
 
 fn load(loaded: Loaded) -> Result<(Desired, AddressBook), ChangeError> {

@@ -2,7 +2,11 @@
 //! Shape: proof (join token, or the connection's SVID) -> identity -> key of the request -> certificate.
 //! A request is judged before its token is used, so that a bad request uses nothing up.
 
-use std::{collections::BTreeMap, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -46,9 +50,12 @@ impl Service {
     async fn prove(&self, peer: Option<&Peer>, token: String) -> Result<Identity, Status> {
         if token.is_empty() {
             let svid = peer.and_then(|peer| peer.svid.as_ref());
-            let svid = svid.ok_or_else(|| Status::unauthenticated("join_token: needed, as the connection has no certificate"))?;
+            let svid = svid
+                .ok_or_else(|| Status::unauthenticated("join_token: needed, as the connection has no certificate"))?;
             if svid.expires <= SystemTime::now() {
-                return Err(Status::unauthenticated("the connection's certificate has expired meanwhile; connect anew"));
+                return Err(Status::unauthenticated(
+                    "the connection's certificate has expired meanwhile; connect anew",
+                ));
             }
             return Ok(svid.identity.clone());
         }
@@ -57,15 +64,17 @@ impl Service {
         }
         let tokens = self.tokens.clone();
         let consumed = tokio::task::spawn_blocking(move || tokens.consume(&token, Timestamp::now()));
-        let consumed = consumed.await.map_err(|_| Status::internal("the token could not be checked"))?;
+        let consumed = consumed.await.map_err(|_cause| Status::internal("the token could not be checked"))?;
         let (namespace, account) = consumed.map_err(|error| match &error {
             TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a join token cannot be checked");
                 Status::unavailable("the token cannot be checked now")
             }
-            TokenError::Form(_) | TokenError::Unknown | TokenError::Expired(_) | TokenError::Used | TokenError::OtherRoot => {
-                Status::unauthenticated(format!("join_token: {error}"))
-            }
+            TokenError::Form(_)
+            | TokenError::Unknown
+            | TokenError::Expired(_)
+            | TokenError::Used
+            | TokenError::OtherRoot => Status::unauthenticated(format!("join_token: {error}")),
         })?;
         Identity::new(self.authority.trust_domain(), &namespace, &account)
             .map_err(|error| Status::unauthenticated(format!("join_token: stands for no identity: {error}")))
@@ -79,7 +88,9 @@ impl Service {
         if rates.entry(identity.clone()).or_insert(Rate { left: BURST, since: now }).take(now) {
             return Ok(());
         }
-        Err(Status::resource_exhausted(format!("too many certificates for {identity}; at most {PER_SECOND} per second")))
+        Err(Status::resource_exhausted(format!(
+            "too many certificates for {identity}; at most {PER_SECOND} per second"
+        )))
     }
 }
 

@@ -90,7 +90,11 @@ pub fn router(metrics: Arc<Metrics>, gauges: Arc<dyn Gauges>) -> Router {
 type Shared = (Arc<Metrics>, Arc<dyn Gauges>);
 
 async fn ready(State((metrics, _)): State<Shared>) -> impl IntoResponse {
-    if metrics.ready.load(Ordering::Acquire) { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if metrics.ready.load(Ordering::Acquire) {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 async fn scrape(State((metrics, gauges)): State<Shared>) -> impl IntoResponse {
@@ -109,17 +113,47 @@ fn render(metrics: &Metrics, now: &Readings) -> String {
         since.map_or(0, |since| since.as_secs()).to_string()
     };
     let one = |value: String| [("", value)];
-    add("weft_control_plane_info", "gauge", "The version that runs.", &[(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), "1".into())]);
+    add(
+        "weft_control_plane_info",
+        "gauge",
+        "The version that runs.",
+        &[(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), "1".into())],
+    );
     add("weft_store_revision", "gauge", "The newest revision of desired state.", &one(now.revision.to_string()));
     add("weft_store_objects", "gauge", "Objects of desired state.", &one(now.objects.to_string()));
     add("weft_registry_workloads", "gauge", "Registered workloads.", &one(now.workloads.to_string()));
-    add("weft_registry_expired_total", "counter", "Workloads that expired without heartbeats.", &one(metrics.workloads_expired.value().to_string()));
+    add(
+        "weft_registry_expired_total",
+        "counter",
+        "Workloads that expired without heartbeats.",
+        &one(metrics.workloads_expired.value().to_string()),
+    );
     add("weft_discovery_proxies", "gauge", "Proxies with a configuration stream.", &one(now.proxies.to_string()));
     add("weft_discovery_nacks_total", "counter", "Refusals of configuration by proxies.", &one(now.nacks.to_string()));
-    add("weft_discovery_standing_nacks", "gauge", "Resources that a proxy refuses now.", &one(now.standing_nacks.to_string()));
-    add("weft_ca_certificates_issued_total", "counter", "Certificates given to workloads.", &one(metrics.certificates_issued.value().to_string()));
-    add("weft_ca_root_expiry_timestamp_seconds", "gauge", "When the root certificate ends.", &one(seconds(now.root_expires)));
-    add("weft_ca_serving_expiry_timestamp_seconds", "gauge", "When the control plane's own certificate ends.", &one(seconds(now.serving_expires)));
+    add(
+        "weft_discovery_standing_nacks",
+        "gauge",
+        "Resources that a proxy refuses now.",
+        &one(now.standing_nacks.to_string()),
+    );
+    add(
+        "weft_ca_certificates_issued_total",
+        "counter",
+        "Certificates given to workloads.",
+        &one(metrics.certificates_issued.value().to_string()),
+    );
+    add(
+        "weft_ca_root_expiry_timestamp_seconds",
+        "gauge",
+        "When the root certificate ends.",
+        &one(seconds(now.root_expires)),
+    );
+    add(
+        "weft_ca_serving_expiry_timestamp_seconds",
+        "gauge",
+        "When the control plane's own certificate ends.",
+        &one(seconds(now.serving_expires)),
+    );
     let classes = ["{code=\"2xx\"}", "{code=\"3xx\"}", "{code=\"4xx\"}", "{code=\"5xx\"}"];
     let answers: Vec<_> = classes.into_iter().zip(metrics.api_answers.iter().map(|c| c.value().to_string())).collect();
     add("weft_api_answers_total", "counter", "Answers of the REST API.", &answers);
@@ -140,6 +174,10 @@ mod tests {
         assert!(text.contains("weft_api_answers_total{code=\"2xx\"} 1\n"), "{text}");
         let (help, types) = (text.matches("# HELP ").count(), text.matches("# TYPE ").count());
         assert_eq!(help, types);
-        assert!(text.lines().all(|line| line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<f64>().is_ok())));
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with('#')
+                    || line.rsplit_once(' ').is_some_and(|(_, v)| v.parse::<f64>().is_ok()))
+        );
     }
 }

@@ -10,7 +10,7 @@ pub struct RandomError;
 /// `N` random bytes, fit for secrets.
 pub fn bytes<const N: usize>() -> Result<[u8; N], RandomError> {
     let mut bytes = [0; N];
-    aws_lc_rs::default_provider().secure_random.fill(&mut bytes).map_err(|_| RandomError)?;
+    aws_lc_rs::default_provider().secure_random.fill(&mut bytes).map_err(|_cause| RandomError)?;
     Ok(bytes)
 }
 

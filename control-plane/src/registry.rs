@@ -260,7 +260,7 @@ impl Registry {
             (changes, result)
         })
         .await
-        .map_err(|_| RegistryFileError::Stopping)?;
+        .map_err(|_cause| RegistryFileError::Stopping)?;
         if result.is_err() {
             self.state.lock().unwritten.extend(changes.into_keys());
         }

@@ -2,7 +2,13 @@
 //! One loop for gRPC, API and metrics. Every wait has a bound: handshake and head 10 s, connections in number,
 //! HTTP/2 pings every 20 s. A connection that misbehaves is closed; nothing else notices.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::{Duration, SystemTime}};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::Router;
 use hyper_util::{
@@ -79,7 +85,13 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves a TCP listener until `stop`, then lets what runs finish. Tracks its connections in `tasks`.
-pub async fn tcp(listener: TcpListener, settings: Settings, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn tcp(
+    listener: TcpListener,
+    settings: Settings,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let permits = Arc::new(Semaphore::new(settings.connections));
     while let Some(permit) = permit(&permits, &stop).await {
         let accepted = tokio::select! {
@@ -125,7 +137,13 @@ pub async fn tcp(listener: TcpListener, settings: Settings, router: Router, stop
 }
 
 /// Serves the Unix socket until `stop`.
-pub async fn unix(listener: UnixListener, settings: Settings, router: Router, stop: CancellationToken, tasks: TaskTracker) {
+pub async fn unix(
+    listener: UnixListener,
+    settings: Settings,
+    router: Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     let permits = Arc::new(Semaphore::new(settings.connections));
     while let Some(permit) = permit(&permits, &stop).await {
         let accepted = tokio::select! {

@@ -118,7 +118,11 @@ impl StatusView {
         match (all, behind) {
             (0, _) => tell(ConditionStatus::Unknown, "NoProxy", "no proxy is connected".to_owned()),
             (_, 0) => tell(ConditionStatus::True, "Programmed", String::new()),
-            _ => tell(ConditionStatus::Unknown, "Pending", format!("{behind} of {all} proxies do not run revision {revision} yet")),
+            _ => tell(
+                ConditionStatus::Unknown,
+                "Pending",
+                format!("{behind} of {all} proxies do not run revision {revision} yet"),
+            ),
         }
     }
 }
@@ -128,11 +132,15 @@ fn resources(object: &Object) -> Vec<String> {
     let namespace = &object.metadata().namespace;
     let name = &object.metadata().name;
     let service = |namespace: &str, name: &str| format!("svc/{namespace}/{name}:");
-    let gateway = |namespace: &str, name: &str| vec![format!("gateway/{namespace}/{name}:"), format!("gateway/{namespace}/{name}")];
+    let gateway = |namespace: &str, name: &str| {
+        vec![format!("gateway/{namespace}/{name}:"), format!("gateway/{namespace}/{name}")]
+    };
     match object {
         Object::Service(it) => {
-            let listener = |port: u16| move |address| ListenerName::Outbound(SocketAddr::new(address, port)).to_string();
-            let ports = it.spec.ports.iter().flat_map(|port| it.spec.addresses().into_iter().map(listener(port.port.get())));
+            let listener =
+                |port: u16| move |address| ListenerName::Outbound(SocketAddr::new(address, port)).to_string();
+            let ports =
+                it.spec.ports.iter().flat_map(|port| it.spec.addresses().into_iter().map(listener(port.port.get())));
             std::iter::once(service(namespace, name)).chain(ports).collect()
         }
         Object::Gateway(_) => gateway(namespace, name),
@@ -146,10 +154,15 @@ fn resources(object: &Object) -> Vec<String> {
         }
         Object::TrafficPolicy(it) => vec![service(namespace, &it.spec.target_ref.name)],
         Object::AuthorizationPolicy(_) | Object::MeshConfig(_) => vec!["inbound".to_owned()],
-        Object::Workload(it) => it.spec.addresses.iter().map(|address| match address {
-            std::net::IpAddr::V4(v4) => format!("direct/{v4}:"),
-            std::net::IpAddr::V6(v6) => format!("direct/[{v6}]:"),
-        }).collect(),
+        Object::Workload(it) => it
+            .spec
+            .addresses
+            .iter()
+            .map(|address| match address {
+                std::net::IpAddr::V4(v4) => format!("direct/{v4}:"),
+                std::net::IpAddr::V6(v6) => format!("direct/[{v6}]:"),
+            })
+            .collect(),
     }
 }
 
@@ -163,7 +176,6 @@ fn condition(kind: &str, status: ConditionStatus, reason: &str, message: String,
         last_transition_time: None,
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,11 @@
 //! Every call blocks until what it did is on disk; async callers use `spawn_blocking`.
 //! Invariant: a batch is in the store whole or not at all, and a call that returned `Ok` is never undone by a crash.
 
-use std::{collections::BTreeMap, net::{Ipv4Addr, Ipv6Addr}, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,7 +40,11 @@ pub trait Store: Send + Sync + 'static {
     fn delete_token(&self, id: &str) -> Result<bool, StoreError>;
     /// Reads a token and writes what `decide` makes of it, in one step that no other call can come between.
     /// `decide` returns the token as it is to be kept, or an error that leaves it as it is.
-    fn take_token(&self, id: &str, decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>) -> Result<(), StoreError>;
+    fn take_token(
+        &self,
+        id: &str,
+        decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>,
+    ) -> Result<(), StoreError>;
 }
 
 /// Everything that is current in a store.

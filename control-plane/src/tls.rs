@@ -60,7 +60,12 @@ struct Current {
 
 impl Certificates {
     /// Makes the first certificate.
-    pub fn new(authority: Arc<Authority>, identity: Identity, advertised: Vec<String>, now: SystemTime) -> Result<Arc<Self>, TlsError> {
+    pub fn new(
+        authority: Arc<Authority>,
+        identity: Identity,
+        advertised: Vec<String>,
+        now: SystemTime,
+    ) -> Result<Arc<Self>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = make(&authority, &identity, &advertised, &provider, now)?;
         Ok(Arc::new(Self { authority, identity, advertised, current: ArcSwap::from_pointee(current), provider }))
@@ -91,7 +96,10 @@ impl Certificates {
                 continue;
             }
             if let Err(error) = self.renew(SystemTime::now()) {
-                tracing::error!(error = &error as &dyn std::error::Error, "the control plane's certificate cannot be renewed");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the control plane's certificate cannot be renewed"
+                );
                 tokio::time::sleep(Duration::from_secs(60)).await;
             }
         }

@@ -161,7 +161,7 @@ impl Tokens {
             return Err(FORM);
         };
         let hash = sha256(secret.as_bytes());
-        let pinned = HEXLOWER.decode(root.as_bytes()).map_err(|_| FORM)?;
+        let pinned = HEXLOWER.decode(root.as_bytes()).map_err(|_cause| FORM)?;
         let mut outcome = Err(TokenError::Unknown);
         self.store.take_token(id, &mut |found| {
             let (result, kept) = judge(found, &hash, now);
@@ -176,7 +176,8 @@ impl Tokens {
     /// The name of the administrator whose token this is. Blocks on the store.
     pub fn admin(&self, text: &str, now: Timestamp) -> Result<String, TokenError> {
         let mut parts = text.split('.');
-        let (Some(ADMIN), Some(id), Some(secret), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(ADMIN), Some(id), Some(secret), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(TokenError::Form("weftadmin.<id>.<secret>"));
         };
         let mut outcome = Err(TokenError::Unknown);
@@ -204,7 +205,11 @@ impl TokenRecord {
 type Account = (String, String);
 
 /// Whether a token may be used, and what is left of it then.
-fn judge(found: Option<TokenRecord>, hash: &[u8; 32], now: Timestamp) -> (Result<Account, TokenError>, Option<TokenRecord>) {
+fn judge(
+    found: Option<TokenRecord>,
+    hash: &[u8; 32],
+    now: Timestamp,
+) -> (Result<Account, TokenError>, Option<TokenRecord>) {
     let Some(token) = found.filter(|token| matches(token, hash)) else { return (Err(TokenError::Unknown), None) };
     let TokenPurpose::Join { namespace, service_account } = token.purpose.clone() else {
         return (Err(TokenError::Unknown), None);
@@ -294,7 +299,9 @@ mod tests {
         let admin_parts: Vec<_> = admin.reveal().split('.').collect();
         let as_join = format!("weft1.{}.{}.{}", admin_parts[1], admin_parts[2], part(3));
         assert!(matches!(tokens.consume(&as_join, NOW), Err(TokenError::Unknown)));
-        for bad in ["", "weft1", "weft1.a.b", "weft1.a.b.zz", "weft2.a.b.00", &format!("{text}.x"), &"x".repeat(100_000)] {
+        for bad in
+            ["", "weft1", "weft1.a.b", "weft1.a.b.zz", "weft2.a.b.00", &format!("{text}.x"), &"x".repeat(100_000)]
+        {
             assert!(matches!(tokens.consume(bad, NOW), Err(TokenError::Form(_))), "{bad:.20}");
         }
         tokens.consume(text, NOW).unwrap();

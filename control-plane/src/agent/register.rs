@@ -50,7 +50,7 @@ pub(super) fn workload(register: Register, identity: &Identity, health: Health) 
     }
     let addresses = register.addresses.iter().enumerate().map(|(index, text)| {
         let reason = |why: &str| format!("addresses[{index}]: {text:.60?} {why}");
-        let address: IpAddr = text.parse().map_err(|_| reason("is no IP address"))?;
+        let address: IpAddr = text.parse().map_err(|_cause| reason("is no IP address"))?;
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() {
             return Err(reason("cannot be a workload's"));
@@ -79,7 +79,7 @@ pub(super) fn workload(register: Register, identity: &Identity, health: Health) 
 }
 
 fn port(port: Port) -> Result<RegisteredPort, String> {
-    let number = |value: u32| u16::try_from(value).map_err(|_| ());
+    let number = |value: u32| u16::try_from(value).map_err(|_cause| ());
     let protocol = match port.protocol.as_str() {
         "detect" | "" => Protocol::Detect,
         "http" => Protocol::Http,
@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn a_wrong_field_is_named() {
-        let cases: [(&str, fn(&mut Register)); 13] = [
+        type Change = fn(&mut Register);
+        let cases: [(&str, Change); 13] = [
             ("namespace", |r| r.namespace = "bank".into()),
             ("name", |r| r.name = "Order_1".into()),
             ("name", |r| r.name = "a/b".into()),

@@ -20,12 +20,12 @@ pub(super) async fn text(body: Body) -> Result<String, Failure> {
         Some(_) => Failure::TooLarge,
         None => Failure::BrokenBody,
     })?;
-    String::from_utf8(bytes.to_bytes().into()).map_err(|_| Failure::NotText)
+    String::from_utf8(bytes.to_bytes().into()).map_err(|_cause| Failure::NotText)
 }
 
 /// The objects in the body: YAML documents or JSON, valid each by itself.
 pub(super) async fn objects(body: Body) -> Result<Vec<Object>, Failure> {
     let text = text(body).await?;
     let parsed = tokio::task::spawn_blocking(move || parse_documents(&text)).await;
-    parsed.map_err(|_| Failure::Stopping)?.map_err(Failure::Documents)
+    parsed.map_err(|_cause| Failure::Stopping)?.map_err(Failure::Documents)
 }

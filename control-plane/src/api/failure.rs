@@ -27,7 +27,10 @@ pub(super) enum Failure {
     BrokenBody,
     NotText,
     /// A wrong parameter of the path, the query or a header, or field of a small body.
-    Field { field: String, reason: String },
+    Field {
+        field: String,
+        reason: String,
+    },
     Documents(Vec<ApiError>),
     NoKind(String),
     NoObject(ObjectKey),
@@ -64,7 +67,9 @@ impl Failure {
     fn parts(self) -> (StatusCode, String, Vec<Detail>) {
         let plain = |status, text: &str| (status, text.to_owned(), Vec::new());
         match self {
-            Self::NoCredential => plain(StatusCode::UNAUTHORIZED, "needs an admin token: \"Authorization: Bearer weftadmin.…\""),
+            Self::NoCredential => {
+                plain(StatusCode::UNAUTHORIZED, "needs an admin token: \"Authorization: Bearer weftadmin.…\"")
+            }
             Self::WrongCredential => plain(StatusCode::UNAUTHORIZED, "this admin token is unknown"),
             Self::NoPath => plain(StatusCode::NOT_FOUND, "there is no such path"),
             Self::Method => plain(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
@@ -81,16 +86,22 @@ impl Failure {
             Self::Documents(errors) => {
                 let syntax = errors.iter().any(|error| error.error.fault == Fault::Syntax);
                 let status = if syntax { StatusCode::BAD_REQUEST } else { StatusCode::UNPROCESSABLE_ENTITY };
-                (status, "nothing was changed: the objects have mistakes".to_owned(), errors.into_iter().map(of_api).collect())
+                (
+                    status,
+                    "nothing was changed: the objects have mistakes".to_owned(),
+                    errors.into_iter().map(of_api).collect(),
+                )
             }
             Self::NoKind(kind) => (StatusCode::NOT_FOUND, format!("there is no kind {kind:.60?}"), Vec::new()),
             Self::NoObject(key) | Self::Change(ChangeError::NoObject(key)) => {
                 (StatusCode::NOT_FOUND, format!("there is no {key}"), Vec::new())
             }
             Self::NoToken(id) => (StatusCode::NOT_FOUND, format!("there is no join token {id:.60?}"), Vec::new()),
-            Self::NoRevision(number) => {
-                (StatusCode::NOT_FOUND, format!("there is no revision {number:.30}, or it is not kept any more"), Vec::new())
-            }
+            Self::NoRevision(number) => (
+                StatusCode::NOT_FOUND,
+                format!("there is no revision {number:.30}, or it is not kept any more"),
+                Vec::new(),
+            ),
             Self::Change(ChangeError::NoRevision(number)) => Self::NoRevision(number.to_string()).parts(),
             Self::Change(ChangeError::Conflict(refusals)) => (
                 StatusCode::CONFLICT,
@@ -103,13 +114,18 @@ impl Failure {
             Self::Change(ChangeError::Stopping) => Self::Stopping.parts(),
             Self::Change(ChangeError::Store(error)) | Self::Token(TokenError::Store(error)) | Self::Store(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
-                plain(StatusCode::SERVICE_UNAVAILABLE, "nothing was changed: the store failed; see the control plane's log")
+                plain(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "nothing was changed: the store failed; see the control plane's log",
+                )
             }
             Self::Change(error @ (ChangeError::Stored { .. } | ChangeError::Random(_))) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a change failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), Vec::new())
             }
-            Self::Token(error @ TokenError::TooMany) => (StatusCode::INSUFFICIENT_STORAGE, error.to_string(), Vec::new()),
+            Self::Token(error @ TokenError::TooMany) => {
+                (StatusCode::INSUFFICIENT_STORAGE, error.to_string(), Vec::new())
+            }
             Self::Token(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a token cannot be made");
                 (StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), Vec::new())

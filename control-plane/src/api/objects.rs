@@ -143,7 +143,8 @@ pub(super) async fn delete(
     let resource_version = query.one("resourceVersion").map(str::to_owned);
     let dry_run = query.flag("dryRun")?;
     let action = Action::Delete { key, resource_version };
-    let outcome = api.desired.change(Request { action, author: caller.name, message: query.message()?, dry_run }).await?;
+    let outcome =
+        api.desired.change(Request { action, author: caller.name, message: query.message()?, dry_run }).await?;
     Ok(Json(changed(&api, outcome, dry_run)))
 }
 
@@ -185,7 +186,9 @@ pub(super) fn labels(query: &Parameters) -> Result<Vec<(String, String)>, Failur
         Some((name.to_owned(), value.to_owned()))
     };
     let labels = query.all("label").flat_map(|text| text.split(','));
-    labels.map(|text| pair(text).ok_or_else(|| Failure::field("query.label", "must be of the form name=value"))).collect()
+    labels
+        .map(|text| pair(text).ok_or_else(|| Failure::field("query.label", "must be of the form name=value")))
+        .collect()
 }
 
 /// Whether an object has all these labels.

@@ -13,7 +13,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         let query = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
-        let Query(all) = query.map_err(|_| Failure::field("query", "is not of the form name=value&name=value"))?;
+        let Query(all) = query.map_err(|_cause| Failure::field("query", "is not of the form name=value&name=value"))?;
         Ok(Self(all))
     }
 }
@@ -24,7 +24,11 @@ impl Parameters {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
             Some((name, _)) => {
-                let known = if known.is_empty() { "there is none here".to_owned() } else { format!("there are {}", known.join(", ")) };
+                let known = if known.is_empty() {
+                    "there is none here".to_owned()
+                } else {
+                    format!("there are {}", known.join(", "))
+                };
                 Err(Failure::field(&format!("query.{name:.60}"), format!("no such parameter; {known}")))
             }
         }
@@ -51,7 +55,9 @@ impl Parameters {
 
     /// A number.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Failure> {
-        let parse = |text: &str| text.parse().map_err(|_| Failure::field(&format!("query.{name}"), "must be a whole number"));
+        let parse = |text: &str| {
+            text.parse().map_err(|_cause| Failure::field(&format!("query.{name}"), "must be a whole number"))
+        };
         self.one(name).map(parse).transpose()
     }
 

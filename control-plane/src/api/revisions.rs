@@ -75,7 +75,7 @@ pub(super) async fn rollback(
 }
 
 fn parse(number: &str) -> Result<u64, Failure> {
-    number.parse().map_err(|_| Failure::field("path.number", "must be the number of a revision"))
+    number.parse().map_err(|_cause| Failure::field("path.number", "must be the number of a revision"))
 }
 
 fn summary(revision: Revision) -> Summary {

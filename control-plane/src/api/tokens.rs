@@ -72,16 +72,22 @@ pub(super) async fn create(
     let wish = JoinWish { namespace, service_account, ttl, reusable, author: caller.name };
     let tokens = api.tokens.clone();
     let made = tokio::task::spawn_blocking(move || tokens.create(&wish, Timestamp::now())).await;
-    let (record, secret) = made.map_err(|_| Failure::Stopping)??;
+    let (record, secret) = made.map_err(|_cause| Failure::Stopping)??;
     let told = told(record).ok_or(Failure::Stopping)?;
-    tracing::info!(id = told.id, namespace = told.namespace, account = told.service_account, author = told.author, "join token made");
+    tracing::info!(
+        id = told.id,
+        namespace = told.namespace,
+        account = told.service_account,
+        author = told.author,
+        "join token made"
+    );
     Ok((StatusCode::CREATED, Json(Told { token: Some(secret.reveal().to_owned()), ..told })))
 }
 
 pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<Items<Told>>, Failure> {
     query.only(&[])?;
     let tokens = api.tokens.clone();
-    let all = tokio::task::spawn_blocking(move || tokens.list()).await.map_err(|_| Failure::Stopping)??;
+    let all = tokio::task::spawn_blocking(move || tokens.list()).await.map_err(|_cause| Failure::Stopping)??;
     let revision = api.desired.current().revision;
     Ok(Json(Items { revision, items: all.into_iter().filter_map(told).collect() }))
 }
@@ -93,7 +99,8 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Failure> {
     query.only(&[])?;
     let (tokens, wanted) = (api.tokens.clone(), id.clone());
-    let gone = tokio::task::spawn_blocking(move || tokens.delete(&wanted)).await.map_err(|_| Failure::Stopping)??;
+    let gone =
+        tokio::task::spawn_blocking(move || tokens.delete(&wanted)).await.map_err(|_cause| Failure::Stopping)??;
     if gone { Ok(StatusCode::NO_CONTENT) } else { Err(Failure::NoToken(id)) }
 }
 

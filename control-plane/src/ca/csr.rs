@@ -66,13 +66,13 @@ impl RequestedKey {
         if der.len() > MAX_CSR_BYTES {
             return Err(CsrError::TooLong(der.len()));
         }
-        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
+        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_cause| CsrError::Malformed)?;
         if !rest.is_empty() {
             return Err(CsrError::Trailing(rest.len()));
         }
         check_signature_algorithm(&request)?;
         let info = &request.certification_request_info.subject_pki;
-        match info.parsed().map_err(|_| CsrError::KeyKind)? {
+        match info.parsed().map_err(|_cause| CsrError::KeyKind)? {
             PublicKey::RSA(rsa) => {
                 let bits = rsa.key_size();
                 if !(2048..=4096).contains(&bits) {
@@ -84,12 +84,15 @@ impl RequestedKey {
             }
             PublicKey::EC(_) => {}
             PublicKey::Unknown(_) if info.algorithm.algorithm == oid_registry::OID_SIG_ED25519 => {}
-            _ => return Err(CsrError::KeyKind),
+            PublicKey::DSA(_) | PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_) | PublicKey::Unknown(_) => {
+                return Err(CsrError::KeyKind);
+            }
         }
-        request.verify_signature().map_err(|_| CsrError::Signature)?;
-        let key = SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| CsrError::KeyKind)?;
+        request.verify_signature().map_err(|_cause| CsrError::Signature)?;
+        let key = SubjectPublicKeyInfo::from_der(info.raw).map_err(|_cause| CsrError::KeyKind)?;
         let known = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
-        let accepted = known.contains(&key.algorithm()) || info.algorithm.algorithm == oid_registry::OID_PKCS1_RSAENCRYPTION;
+        let accepted =
+            known.contains(&key.algorithm()) || info.algorithm.algorithm == oid_registry::OID_PKCS1_RSAENCRYPTION;
         accepted.then_some(Self(key)).ok_or(CsrError::KeyKind)
     }
 }

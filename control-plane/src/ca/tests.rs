@@ -92,16 +92,21 @@ fn a_certificate_has_the_proven_identity_whatever_the_request_says() {
     assert!(!leaf.is_ca());
     assert!(leaf.basic_constraints().unwrap().is_some_and(|c| c.critical));
     let usage = leaf.key_usage().unwrap().unwrap();
-    assert!(usage.critical && usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign());
+    assert!(
+        usage.critical && usage.value.digital_signature() && !usage.value.key_cert_sign() && !usage.value.crl_sign()
+    );
     let purposes = leaf.extended_key_usage().unwrap().unwrap().value;
     assert!(purposes.client_auth && purposes.server_auth && !purposes.any && !purposes.code_signing);
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert_eq!(life, 86_400 + 60);
     assert_eq!(leaf.public_key().raw, key.subject_public_key_info());
-    assert!(!leaf.extensions().iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::UnsupportedExtension { .. })));
+    assert!(
+        !leaf.extensions().iter().any(|e| matches!(e.parsed_extension(), ParsedExtension::UnsupportedExtension { .. }))
+    );
     let serial = leaf.raw_serial();
     assert!(serial.len() == 16 && serial[0] < 0x80);
-    leaf.verify_signature(Some(&X509Certificate::from_der(authority.root()).unwrap().1.tbs_certificate.subject_pki)).unwrap();
+    leaf.verify_signature(Some(&X509Certificate::from_der(authority.root()).unwrap().1.tbs_certificate.subject_pki))
+        .unwrap();
     let again = authority.issue(&requested, &order(), ttl, now).unwrap();
     assert_ne!(again.serial, issued.serial);
 }

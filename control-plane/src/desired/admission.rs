@@ -35,7 +35,9 @@ pub(super) fn plan_apply(
     let mut refusals = stale(current, &objects);
     let named: BTreeSet<ObjectKey> = objects.iter().map(Object::key).collect();
     let mut in_use: BTreeSet<IpAddr> = objects.iter().flat_map(given).collect();
-    in_use.extend(current.of(Kind::Service).filter(|(key, _)| !named.contains(key)).flat_map(|(_, object)| given(object)));
+    in_use.extend(
+        current.of(Kind::Service).filter(|(key, _)| !named.contains(key)).flat_map(|(_, object)| given(object)),
+    );
     let mut plan = Plan::default();
     let next = current.revision.saturating_add(1).to_string();
     for mut object in objects {
@@ -144,7 +146,11 @@ fn stale(current: &Desired, objects: &[Object]) -> Vec<Refusal> {
         let metadata = object.metadata();
         let old = current.objects.get(&key).map(|old| old.metadata());
         let mut refuse = |path: &str, reason: String| {
-            refusals.push(Refusal { index: Some(index), object: Some(key.clone()), error: FieldError::invalid(path, reason) });
+            refusals.push(Refusal {
+                index: Some(index),
+                object: Some(key.clone()),
+                error: FieldError::invalid(path, reason),
+            });
         };
         if let Some(expected) = &metadata.resource_version {
             let found = old.and_then(|old| old.resource_version.as_deref());
@@ -206,13 +212,19 @@ fn together(current: &Desired, addresses: &AddressBook, plan: &Plan) -> Vec<Refu
             }
             Object::MeshConfig(_) => {
                 if let Some(other) = mesh_config.replace(key) {
-                    refuse("metadata.name".to_owned(), format!("there is one MeshConfig for the whole mesh, and {other} is there"));
+                    refuse(
+                        "metadata.name".to_owned(),
+                        format!("there is one MeshConfig for the whole mesh, and {other} is there"),
+                    );
                 }
             }
             Object::TrafficPolicy(policy) => {
                 let target = serde_json::to_string(&policy.spec.target_ref).unwrap_or_default();
                 if let Some(other) = targets.insert((key.namespace.as_str(), target), key) {
-                    refuse("spec.targetRef".to_owned(), format!("{other} is for the same target; put both into one policy"));
+                    refuse(
+                        "spec.targetRef".to_owned(),
+                        format!("{other} is for the same target; put both into one policy"),
+                    );
                 }
             }
             Object::Workload(_) | Object::Gateway(_) | Object::HttpRoute(_) | Object::AuthorizationPolicy(_) => {}

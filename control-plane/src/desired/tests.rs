@@ -12,7 +12,9 @@ fn open(dir: &tempfile::TempDir) -> DesiredState {
 }
 
 fn service(name: &str, more: &str) -> String {
-    format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{ports: [{{port: 80}}]{more}}}}}")
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{ports: [{{port: 80}}]{more}}}}}"
+    )
 }
 
 fn wish(action: Action) -> Request {
@@ -28,17 +30,14 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn addresses(state: &DesiredState, name: &str) -> Vec<IpAddr> {
-    match &*state.current().objects[&key(name)].clone() {
-        Object::Service(service) => service.spec.addresses(),
-        other => panic!("{other:?}"),
-    }
+    let object = state.current().objects[&key(name)].clone();
+    let Object::Service(service) = &*object else { panic!("{object:?}") };
+    service.spec.addresses()
 }
 
 fn refusals(error: ChangeError) -> Vec<(Option<usize>, String)> {
-    match error {
-        ChangeError::Conflict(all) => all.into_iter().map(|r| (r.index, r.error.to_string())).collect(),
-        other => panic!("{other:?}"),
-    }
+    let ChangeError::Conflict(all) = error else { panic!("{error:?}") };
+    all.into_iter().map(|refusal| (refusal.index, refusal.error.to_string())).collect()
 }
 
 #[tokio::test]
@@ -46,9 +45,15 @@ async fn many_objects_are_one_revision_and_the_same_again_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let state = open(&dir);
     let outcome = apply(&state, &[service("a", ""), service("b", "")]).await.unwrap();
-    assert_eq!((outcome.revision, outcome.objects), (1, vec![(key("a"), Effect::Created), (key("b"), Effect::Created)]));
+    assert_eq!(
+        (outcome.revision, outcome.objects),
+        (1, vec![(key("a"), Effect::Created), (key("b"), Effect::Created)])
+    );
     let outcome = apply(&state, &[service("a", ""), service("b", ", selector: {app: b}")]).await.unwrap();
-    assert_eq!((outcome.revision, outcome.objects), (2, vec![(key("a"), Effect::Unchanged), (key("b"), Effect::Configured)]));
+    assert_eq!(
+        (outcome.revision, outcome.objects),
+        (2, vec![(key("a"), Effect::Unchanged), (key("b"), Effect::Configured)])
+    );
     let outcome = apply(&state, &[service("a", "")]).await.unwrap();
     assert_eq!((outcome.revision, state.current().revision), (2, 2));
     let meta = state.current().objects[&key("b")].metadata().clone();
@@ -94,10 +99,18 @@ async fn addresses_are_kept_over_delete_restart_and_rollback() {
 async fn a_given_address_is_taken_and_a_conflicting_one_refused() {
     let dir = tempfile::tempdir().unwrap();
     let state = open(&dir);
-    apply(&state, &[service("a", ""), service("b", ", clusterIPs: [10.96.0.1]"), service("d", ", clusterIPs: [240.0.0.2]")]).await.unwrap();
+    apply(
+        &state,
+        &[service("a", ""), service("b", ", clusterIPs: [10.96.0.1]"), service("d", ", clusterIPs: [240.0.0.2]")],
+    )
+    .await
+    .unwrap();
     let kept = addresses(&state, "a")[0];
     let error = apply(&state, &[service("x", ", clusterIPs: [10.96.0.1]")]).await.unwrap_err();
-    assert_eq!(refusals(error), [(Some(0), "spec.clusterIPs[0]: 10.96.0.1 is the address of Service/shop/b".to_owned())]);
+    assert_eq!(
+        refusals(error),
+        [(Some(0), "spec.clusterIPs[0]: 10.96.0.1 is the address of Service/shop/b".to_owned())]
+    );
     state.change(wish(Action::Delete { key: key("a"), resource_version: None })).await.unwrap();
     let error = apply(&state, &[service("y", ""), service("x", &format!(", clusterIPs: [{kept}]"))]).await.unwrap_err();
     assert_eq!(refusals(error), [(Some(1), format!("spec.clusterIPs[0]: {kept} is kept for the service shop/a"))]);
@@ -115,12 +128,16 @@ async fn a_change_on_old_ground_conflicts() {
     let old = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop, resourceVersion: '1'}, spec: {ports: [{port: 1}]}}";
     let error = apply(&state, &[old.to_owned()]).await.unwrap_err();
     assert_eq!(refusals(error), [(Some(0), "metadata.resourceVersion: changed meanwhile: is 2, not 1".to_owned())]);
-    let error = state.change(wish(Action::Delete { key: key("a"), resource_version: Some("1".into()) })).await.unwrap_err();
+    let error =
+        state.change(wish(Action::Delete { key: key("a"), resource_version: Some("1".into()) })).await.unwrap_err();
     assert_eq!(refusals(error).len(), 1);
-    let twice = vec![parse_documents(&service("b", "")).unwrap(), parse_documents(&service("b", "")).unwrap()].concat();
+    let twice = [(); 2].map(|()| parse_documents(&service("b", "")).unwrap()).concat();
     let error = state.change(wish(Action::Apply(twice))).await.unwrap_err();
     assert_eq!(refusals(error)[0].0, Some(1));
-    assert!(matches!(state.change(wish(Action::Delete { key: key("z"), resource_version: None })).await, Err(ChangeError::NoObject(_))));
+    assert!(matches!(
+        state.change(wish(Action::Delete { key: key("z"), resource_version: None })).await,
+        Err(ChangeError::NoObject(_))
+    ));
     assert_eq!(state.current().revision, 2);
 }
 
@@ -168,7 +185,9 @@ async fn two_objects_for_one_thing_are_a_conflict() {
     let dir = tempfile::tempdir().unwrap();
     let state = open(&dir);
     let policy = |name: &str| {
-        format!("{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {{targetRef: {{kind: Service, name: a}}}}}}")
+        format!(
+            "{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {{targetRef: {{kind: Service, name: a}}}}}}"
+        )
     };
     apply(&state, &[policy("one")]).await.unwrap();
     let error = apply(&state, &[policy("two")]).await.unwrap_err();

@@ -62,10 +62,10 @@ impl Registry {
                     continue;
                 }
                 entry.suspect = false;
-                if !refused && !(silent && state.may_expire(&desired, &candidate.workload)) {
-                    continue;
-                }
                 if !refused {
+                    if !silent || !state.may_expire(&desired, &candidate.workload) {
+                        continue;
+                    }
                     state.expired.push_back((now, Arc::clone(&candidate.workload)));
                 }
                 tracing::warn!(workload = %key, refused, silent, "a workload expired");
@@ -98,12 +98,13 @@ impl Registry {
 impl State {
     /// Rule 3: whether one more may expire of each service that picks this workload.
     fn may_expire(&self, desired: &Desired, workload: &RegisteredWorkload) -> bool {
-        let services = desired.of(Kind::Service).filter_map(|(key, object)| match &**object {
-            Object::Service(service) if key.namespace == workload.key.namespace => Some(&service.spec.selector),
-            _ => None,
+        let services = desired.of(Kind::Service).filter(|(key, _)| key.namespace == workload.key.namespace);
+        let services = services.filter_map(|(_, object)| {
+            if let Object::Service(service) = &**object { Some(&service.spec.selector) } else { None }
         });
         services.filter(|selector| picks(selector, workload)).all(|selector| {
-            let of = |other: &RegisteredWorkload| other.key.namespace == workload.key.namespace && picks(selector, other);
+            let of =
+                |other: &RegisteredWorkload| other.key.namespace == workload.key.namespace && picks(selector, other);
             let expired = self.expired.iter().filter(|(_, other)| of(other)).count();
             let there = self.entries.values().filter(|entry| of(&entry.workload)).count();
             #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]

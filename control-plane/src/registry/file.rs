@@ -114,7 +114,10 @@ impl RegistryFile {
     }
 
     /// Writes or removes workloads, in one step. Blocks until it is on disk.
-    pub fn write(&self, changes: &BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>>) -> Result<(), RegistryFileError> {
+    pub fn write(
+        &self,
+        changes: &BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>>,
+    ) -> Result<(), RegistryFileError> {
         let result = || -> Result<(), redb::Error> {
             let tx = self.database.begin_write()?;
             {
@@ -135,11 +138,11 @@ impl RegistryFile {
 }
 
 fn damaged(error: &redb::Error) -> bool {
-    match error {
-        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::TableTypeMismatch { .. } => true,
-        redb::Error::Io(error) => matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof),
-        _ => false,
+    use redb::Error;
+    if let Error::Io(error) = error {
+        return matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
     }
+    matches!(error, Error::Corrupted(_) | Error::UpgradeRequired(_) | Error::TableTypeMismatch { .. })
 }
 
 fn record(workload: &RegisteredWorkload) -> Record {

@@ -32,7 +32,12 @@ fn workload(name: &str) -> RegisteredWorkload {
         service_account: "order".into(),
         labels: [("app".to_owned(), "order".to_owned())].into(),
         addresses: vec![[10, 0, 0, last].into()],
-        ports: vec![RegisteredPort { name: "http".into(), port: 8080.try_into().unwrap(), protocol: Protocol::Http, proxy_port: None }],
+        ports: vec![RegisteredPort {
+            name: "http".into(),
+            port: 8080.try_into().unwrap(),
+            protocol: Protocol::Http,
+            proxy_port: None,
+        }],
         weight: NonZeroU32::MIN,
         zone: String::new(),
         gateway: false,
@@ -243,7 +248,12 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
     let file = Arc::new(file);
     let registry = Registry::new(Vec::new(), INTERVAL, desired(), Arc::default());
     let mut full = workload("w1");
-    full.ports.push(RegisteredPort { name: "db".into(), port: 5432.try_into().unwrap(), protocol: Protocol::Tcp, proxy_port: Some(9.try_into().unwrap()) });
+    full.ports.push(RegisteredPort {
+        name: "db".into(),
+        port: 5432.try_into().unwrap(),
+        protocol: Protocol::Tcp,
+        proxy_port: Some(9.try_into().unwrap()),
+    });
     full.health = Health::Draining;
     registry.register(full.clone()).unwrap();
     let gone = registry.register(workload("w2")).unwrap();

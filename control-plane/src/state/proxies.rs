@@ -281,7 +281,10 @@ mod tests {
     use super::*;
 
     fn key() -> ProxyKey {
-        ProxyKey { identity: Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap(), name: "shop/order-1".into() }
+        ProxyKey {
+            identity: Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap(),
+            name: "shop/order-1".into(),
+        }
     }
 
     #[test]

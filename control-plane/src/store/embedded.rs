@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::RwLock;
 use redb::{
-    CommitError, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable, SetDurabilityError,
-    StorageError, TableDefinition, TableError, TransactionError, WriteTransaction,
+    CommitError, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
+    SetDurabilityError, StorageError, TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -170,7 +170,11 @@ impl Store for Embedded {
         self.write(|tx| Ok(tx.open_table(TOKENS)?.remove(id)?.is_some()))
     }
 
-    fn take_token(&self, id: &str, decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>) -> Result<(), StoreError> {
+    fn take_token(
+        &self,
+        id: &str,
+        decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>,
+    ) -> Result<(), StoreError> {
         // Looked at first without writing, so that a wrong token costs no flush of the disk.
         let read = self.read(|tx| tx.open_table(TOKENS)?.get(id)?.map(|value| parse(value.value())).transpose())?;
         if decide(read).is_none() {

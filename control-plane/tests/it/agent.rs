@@ -72,16 +72,23 @@ async fn a_workload_registers_reports_and_leaves() {
     .await;
     assert_eq!(shown["metadata"]["name"], "order-1");
     assert_eq!(shown["metadata"]["annotations"]["weft.dev/source"], "registered");
-    assert_eq!((&shown["spec"]["serviceAccount"], &shown["spec"]["addresses"]), (&json!("order"), &json!(["127.0.0.1"])));
+    assert_eq!(
+        (&shown["spec"]["serviceAccount"], &shown["spec"]["addresses"]),
+        (&json!("order"), &json!(["127.0.0.1"]))
+    );
     let proxies = mesh.get("/api/v1/proxies").await;
     let proxy = &proxies["items"][0];
-    assert_eq!((&proxy["key"]["name"], &proxy["agent"]["health"], &proxy["agent"]["reason"]), (&json!("shop/order-1"), &json!("draining"), &json!("busy")));
+    assert_eq!(
+        (&proxy["key"]["name"], &proxy["agent"]["health"], &proxy["agent"]["reason"]),
+        (&json!("shop/order-1"), &json!("draining"), &json!("busy"))
+    );
     assert_eq!(proxy["key"]["identity"], "spiffe://weft.local/ns/shop/sa/order");
     assert_eq!(mesh.get("/api/v1/workloads?label=app=order").await["items"].as_array().unwrap().len(), 1);
     assert_eq!(mesh.get("/api/v1/workloads?label=app=x").await["items"].as_array().unwrap().len(), 0);
     agent.say(Message::Deregister(Deregister {})).await;
     soon("the end", async || workloads(&mesh).await.is_empty().then_some(())).await;
-    soon("the end", async || mesh.get("/api/v1/proxies").await["items"].as_array().unwrap().is_empty().then_some(())).await;
+    soon("the end", async || mesh.get("/api/v1/proxies").await["items"].as_array().unwrap().is_empty().then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -119,7 +126,8 @@ async fn a_new_process_takes_the_place_of_the_old_one() {
     new.say(heartbeat(Health::Healthy)).await;
     soon("one proxy", async || {
         let proxies = mesh.get("/api/v1/proxies").await;
-        (proxies["items"].as_array().unwrap().len() == 1 && proxies["items"][0]["agent"]["health"] == "healthy").then_some(())
+        (proxies["items"].as_array().unwrap().len() == 1 && proxies["items"][0]["agent"]["health"] == "healthy")
+            .then_some(())
     })
     .await;
 }
@@ -159,7 +167,8 @@ async fn a_restart_forgets_nobody_and_expires_only_who_stays_away() {
         }
     });
     let left = soon("the absent one's end", async || {
-        let names: Vec<_> = workloads(&mesh).await.iter().map(|w| w["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+        let names: Vec<_> =
+            workloads(&mesh).await.iter().map(|w| w["metadata"]["name"].as_str().unwrap().to_owned()).collect();
         (names.len() == 1).then_some(names)
     })
     .await;

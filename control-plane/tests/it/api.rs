@@ -32,12 +32,27 @@ async fn apply_answers_with_the_revision_and_each_object() {
     let mesh = Mesh::start().await;
     let answer = mesh.apply(TWO).await;
     assert_eq!(answer["revision"], 1);
-    let object = |n: usize| format!("{} {}/{} {}", answer["objects"][n]["kind"], answer["objects"][n]["namespace"], answer["objects"][n]["name"], answer["objects"][n]["result"]).replace('"', "");
+    let object = |n: usize| {
+        format!(
+            "{} {}/{} {}",
+            answer["objects"][n]["kind"],
+            answer["objects"][n]["namespace"],
+            answer["objects"][n]["name"],
+            answer["objects"][n]["result"]
+        )
+        .replace('"', "")
+    };
     assert_eq!((object(0), object(1)), ("Service shop/a created".into(), "Service shop/b created".into()));
     let answer = mesh.apply(&TWO.replace("app: b", "app: c")).await;
-    assert_eq!((&answer["revision"], &answer["objects"][0]["result"], &answer["objects"][1]["result"]), (&json!(2), &json!("unchanged"), &json!("configured")));
+    assert_eq!(
+        (&answer["revision"], &answer["objects"][0]["result"], &answer["objects"][1]["result"]),
+        (&json!(2), &json!("unchanged"), &json!("configured"))
+    );
     let (status, dry) = mesh.local(Method::POST, "/api/v1/apply?dryRun=true", service("x", 1)).await;
-    assert_eq!((status, &dry["dryRun"], &dry["objects"][0]["result"]), (StatusCode::OK, &json!(true), &json!("created")));
+    assert_eq!(
+        (status, &dry["dryRun"], &dry["objects"][0]["result"]),
+        (StatusCode::OK, &json!(true), &json!("created"))
+    );
     assert_eq!(mesh.get("/api/v1/services").await["items"].as_array().unwrap().len(), 2);
 }
 
@@ -54,8 +69,21 @@ async fn objects_are_put_read_listed_and_deleted() {
     mesh.apply(TWO).await;
     let read = mesh.get(path).await;
     assert_eq!(read["spec"]["clusterIPs"], made["spec"]["clusterIPs"]);
-    assert!(read["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == "Accepted" && c["status"] == "True"));
-    let names = |list: Value| list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert!(
+        read["status"]["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|c| c["type"] == "Accepted" && c["status"] == "True")
+    );
+    let names = |list: Value| {
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| o["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(mesh.get("/api/v1/services").await), ["a", "b"]);
     assert_eq!(names(mesh.get("/api/v1/services?label=team=red").await), ["a"]);
     assert!(names(mesh.get("/api/v1/services?namespace=other").await).is_empty());
@@ -80,8 +108,16 @@ async fn mistakes_name_document_object_and_field_and_change_nothing() {
     let (status, answer) = mesh.local(Method::POST, "/api/v1/apply", text).await;
     assert_eq!(status, 422, "{answer}");
     let fields = fields(&answer);
-    assert!(fields.contains(&"spec.ports[0].port".into()) && fields.contains(&"spec.colour".into()) && fields.contains(&"kind".into()), "{answer}");
-    assert_eq!((&answer["details"][0]["document"], &answer["details"][0]["object"]), (&json!(1), &json!("Service/default/bad")));
+    assert!(
+        fields.contains(&"spec.ports[0].port".into())
+            && fields.contains(&"spec.colour".into())
+            && fields.contains(&"kind".into()),
+        "{answer}"
+    );
+    assert_eq!(
+        (&answer["details"][0]["document"], &answer["details"][0]["object"]),
+        (&json!(1), &json!("Service/default/bad"))
+    );
     assert_eq!(mesh.get("/api/v1/revisions").await["items"], json!([]));
     for (body, status) in [("{", 400), ("a: [b", 400), ("", 400), ("- 1", 422)] {
         let (found, answer) = mesh.local(Method::POST, "/api/v1/apply", body).await;
@@ -115,7 +151,11 @@ async fn old_ground_and_conflicts_are_409_with_the_field() {
     mesh.local(Method::PUT, "/api/v1/services/shop/a", service("a", 81)).await;
     read["spec"]["ports"][0]["port"] = json!(82);
     let (status, answer) = mesh.local(Method::PUT, "/api/v1/services/shop/a", read.to_string()).await;
-    assert_eq!((status, fields(&answer)), (StatusCode::CONFLICT, vec!["metadata.resourceVersion".to_owned()]), "{answer}");
+    assert_eq!(
+        (status, fields(&answer)),
+        (StatusCode::CONFLICT, vec!["metadata.resourceVersion".to_owned()]),
+        "{answer}"
+    );
     let (status, _) = mesh.local(Method::DELETE, "/api/v1/services/shop/a?resourceVersion=1", "").await;
     assert_eq!(status, 409);
     let mut stolen: Value = serde_json::from_str(&service("thief", 80)).unwrap();
@@ -123,7 +163,9 @@ async fn old_ground_and_conflicts_are_409_with_the_field() {
     let (status, answer) = mesh.local(Method::POST, "/api/v1/apply", stolen.to_string()).await;
     assert_eq!(status, 409);
     assert_eq!(fields(&answer), ["spec.clusterIPs[0]", "spec.clusterIPs[1]"]);
-    let config = |namespace: &str| json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default", "namespace": namespace}, "spec": {}}).to_string();
+    let config = |namespace: &str| {
+        json!({"apiVersion": "weft.dev/v1alpha1", "kind": "MeshConfig", "metadata": {"name": "default", "namespace": namespace}, "spec": {}}).to_string()
+    };
     assert_eq!(mesh.local(Method::POST, "/api/v1/apply", config("default")).await.0, 200);
     assert!(matches!(mesh.local(Method::POST, "/api/v1/apply", config("other")).await.0.as_u16(), 409 | 422));
 }
@@ -136,20 +178,35 @@ async fn history_has_author_message_and_difference_and_leads_back() {
     assert_eq!(status, 200);
     let list = mesh.get("/api/v1/revisions?limit=1").await;
     let newest = &list["items"][0];
-    assert_eq!((&newest["number"], &newest["author"], &newest["message"]), (&json!(2), &json!("local"), &json!("more ports")));
+    assert_eq!(
+        (&newest["number"], &newest["author"], &newest["message"]),
+        (&json!(2), &json!("local"), &json!("more ports"))
+    );
     assert_eq!(newest["changes"], json!([{"key": "Service/shop/a", "result": "configured"}]));
     let whole = mesh.get("/api/v1/revisions/2").await;
     let change = &whole["changes"][0];
-    assert_eq!((&change["before"]["spec"]["ports"][0]["port"], &change["after"]["spec"]["ports"][0]["port"]), (&json!(80), &json!(81)));
+    assert_eq!(
+        (&change["before"]["spec"]["ports"][0]["port"], &change["after"]["spec"]["ports"][0]["port"]),
+        (&json!(80), &json!(81))
+    );
     let (status, answer) = mesh.local(Method::POST, "/api/v1/rollback/1?message=back", "").await;
-    assert_eq!((status, &answer["revision"], &answer["objects"][0]["result"]), (StatusCode::OK, &json!(3), &json!("configured")));
+    assert_eq!(
+        (status, &answer["revision"], &answer["objects"][0]["result"]),
+        (StatusCode::OK, &json!(3), &json!("configured"))
+    );
     assert_eq!(mesh.get("/api/v1/services/shop/a").await["spec"]["ports"][0]["port"], 80);
     assert_eq!(mesh.get("/api/v1/revisions/3").await["rollbackTo"], 1);
     for path in ["/api/v1/revisions/0", "/api/v1/revisions/9"] {
         assert_eq!(mesh.local(Method::GET, path, "").await.0, 404, "{path}");
     }
     assert_eq!(mesh.local(Method::POST, "/api/v1/rollback/9", "").await.0, 404);
-    for path in ["/api/v1/revisions/x", "/api/v1/revisions?limit=0", "/api/v1/revisions?limit=x", "/api/v1/services?colour=red", "/api/v1/services?label=x"] {
+    for path in [
+        "/api/v1/revisions/x",
+        "/api/v1/revisions?limit=0",
+        "/api/v1/revisions?limit=x",
+        "/api/v1/services?colour=red",
+        "/api/v1/services?label=x",
+    ] {
         let (status, answer) = mesh.local(Method::GET, path, "").await;
         assert_eq!((status, fields(&answer).len()), (StatusCode::BAD_REQUEST, 1), "{path}: {answer}");
     }
@@ -178,13 +235,36 @@ async fn nothing_but_health_answers_without_a_credential() {
     let bearer = format!("Bearer {}", mesh.admin);
     let token = mesh.join_token("order", json!({})).await;
     let wrong = format!("{bearer}x");
-    for path in ["/api/v1/services", "/api/v1/proxies", "/api/v1/bundle", "/api/v1/tokens", "/api/v1/revisions", "/", "/api/v1/nothing/a/b/c", "/metrics"] {
-        for credential in [None, Some("Bearer x"), Some("Bearer "), Some("Basic YTpi"), Some(wrong.as_str()), Some(mesh.admin.as_str()), Some(&format!("Bearer {token}"))] {
+    for path in [
+        "/api/v1/services",
+        "/api/v1/proxies",
+        "/api/v1/bundle",
+        "/api/v1/tokens",
+        "/api/v1/revisions",
+        "/",
+        "/api/v1/nothing/a/b/c",
+        "/metrics",
+    ] {
+        for credential in [
+            None,
+            Some("Bearer x"),
+            Some("Bearer "),
+            Some("Basic YTpi"),
+            Some(wrong.as_str()),
+            Some(mesh.admin.as_str()),
+            Some(&format!("Bearer {token}")),
+        ] {
             let (status, answer) = mesh.remote(Method::GET, path, credential, "").await;
             assert_eq!(status, 401, "{path} {credential:?}: {answer}");
         }
     }
-    for (method, path) in [(Method::POST, "/api/v1/apply"), (Method::PUT, "/api/v1/services/shop/a"), (Method::DELETE, "/api/v1/services/shop/a"), (Method::POST, "/api/v1/rollback/0"), (Method::POST, "/api/v1/tokens")] {
+    for (method, path) in [
+        (Method::POST, "/api/v1/apply"),
+        (Method::PUT, "/api/v1/services/shop/a"),
+        (Method::DELETE, "/api/v1/services/shop/a"),
+        (Method::POST, "/api/v1/rollback/0"),
+        (Method::POST, "/api/v1/tokens"),
+    ] {
         assert_eq!(mesh.remote(method, path, None, service("a", 1)).await.0, 401, "{path}");
     }
     for path in ["/healthz", "/readyz"] {
@@ -229,10 +309,14 @@ async fn the_author_of_a_change_can_be_named() {
 #[tokio::test]
 async fn a_large_body_is_refused_at_once_and_a_deep_one_soon() {
     let mesh = Mesh::start().await;
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let (status, answer) = mesh.local(Method::POST, "/api/v1/apply", vec![b' '; (4 << 20) + 1]).await;
     assert_eq!(status, 413, "{answer}");
-    for body in ["[".repeat(100_000), "{a: ".repeat(50_000), format!("a: &x [{}]\nb: [{}]", "1,".repeat(5_000), "*x,".repeat(5_000))] {
+    for body in [
+        "[".repeat(100_000),
+        "{a: ".repeat(50_000),
+        format!("a: &x [{}]\nb: [{}]", "1,".repeat(5_000), "*x,".repeat(5_000)),
+    ] {
         let (status, answer) = mesh.local(Method::POST, "/api/v1/apply", body).await;
         assert!(status == 400 || status == 422, "{status} {answer}");
     }
@@ -247,7 +331,10 @@ async fn join_tokens_are_made_listed_without_secret_and_deleted() {
     let id = token.split('.').nth(1).unwrap();
     let list = mesh.get("/api/v1/tokens").await;
     let told = &list["items"][0];
-    assert_eq!((&told["id"], &told["namespace"], &told["serviceAccount"], &told["usesLeft"]), (&json!(id), &json!("shop"), &json!("order"), &Value::Null));
+    assert_eq!(
+        (&told["id"], &told["namespace"], &told["serviceAccount"], &told["usesLeft"]),
+        (&json!(id), &json!("shop"), &json!("order"), &Value::Null)
+    );
     assert!(told.get("token").is_none() && !list.to_string().contains(token.split('.').nth(2).unwrap()));
     let path = format!("/api/v1/tokens/{id}");
     assert_eq!(mesh.local(Method::DELETE, &path, "").await.0, 204);

@@ -11,11 +11,12 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The real program.
 pub(crate) struct Program {
@@ -66,7 +67,11 @@ impl Drop for Program {
 fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<Value> {
     let mut stream = UnixStream::connect(socket).ok()?;
     let length = body.len();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").ok()?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
@@ -130,13 +135,20 @@ fn verify(program: &Program, acknowledged: &std::collections::BTreeMap<u64, u64>
     for (object, number) in acknowledged {
         let found = stored.get(format!("s{object}").as_str());
         // A write that was not acknowledged may be there all the same, but only a later one.
-        assert!(found.is_some_and(|found| found >= number), "round {round}: s{object} is {found:?}, {number} was acknowledged");
+        assert!(
+            found.is_some_and(|found| found >= number),
+            "round {round}: s{object} is {found:?}, {number} was acknowledged"
+        );
     }
     let revision = list["revision"].as_u64().unwrap();
     assert!(revision >= newest, "round {round}: revision {revision}, {newest} was acknowledged");
     let history = ask(&program.socket, "GET", "/api/v1/revisions?limit=1000", "").unwrap();
-    let numbers: Vec<u64> = history["items"].as_array().unwrap().iter().map(|r| r["number"].as_u64().unwrap()).collect();
-    assert!(numbers.iter().copied().eq((1..=revision).rev().take(numbers.len())), "round {round}: a gap in {numbers:?}");
+    let numbers: Vec<u64> =
+        history["items"].as_array().unwrap().iter().map(|r| r["number"].as_u64().unwrap()).collect();
+    assert!(
+        numbers.iter().copied().eq((1..=revision).rev().take(numbers.len())),
+        "round {round}: a gap in {numbers:?}"
+    );
 }
 
 #[test]

@@ -76,7 +76,13 @@ impl Mesh {
     }
 
     /// A request over TLS with this text after `Authorization: `.
-    pub(crate) async fn remote(&self, method: Method, path: &str, credential: Option<&str>, body: impl Into<Bytes>) -> (StatusCode, Value) {
+    pub(crate) async fn remote(
+        &self,
+        method: Method,
+        path: &str,
+        credential: Option<&str>,
+        body: impl Into<Bytes>,
+    ) -> (StatusCode, Value) {
         let stream = self.tls(self.running().addresses().api, None, b"http/1.1").await.unwrap();
         exchange(stream, request(method, path, credential, body)).await
     }
@@ -94,7 +100,12 @@ impl Mesh {
     }
 
     /// A TLS connection that trusts this mesh's root and shows a certificate if there is one.
-    pub(crate) async fn tls(&self, address: std::net::SocketAddr, svid: Option<&Svid>, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(
+        &self,
+        address: std::net::SocketAddr,
+        svid: Option<&Svid>,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -132,7 +143,12 @@ impl Mesh {
         answer["token"].as_str().unwrap().to_owned()
     }
 
-    pub(crate) async fn issue(&self, svid: Option<&Svid>, csr: Vec<u8>, join_token: &str) -> Result<IssueResponse, tonic::Status> {
+    pub(crate) async fn issue(
+        &self,
+        svid: Option<&Svid>,
+        csr: Vec<u8>,
+        join_token: &str,
+    ) -> Result<IssueResponse, tonic::Status> {
         let channel = self.grpc(svid).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let request = IssueRequest { csr: csr.into(), join_token: join_token.to_owned() };
         IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
@@ -154,7 +170,12 @@ pub(crate) fn key_and_csr() -> (Vec<u8>, Vec<u8>) {
     (key.serialize_der(), csr)
 }
 
-pub(crate) fn request(method: Method, path: &str, credential: Option<&str>, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    credential: Option<&str>,
+    body: impl Into<Bytes>,
+) -> Request<Full<Bytes>> {
     let mut request = Request::builder().method(method).uri(path).header("host", "control-plane");
     if let Some(credential) = credential {
         request = request.header("authorization", credential);

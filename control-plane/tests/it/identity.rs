@@ -14,7 +14,10 @@ use crate::harness::{Mesh, Svid, key_and_csr};
 fn uris(certificate: &CertificateDer<'_>) -> Vec<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
     let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
-    names.into_iter().map(|name| if let GeneralName::URI(uri) = name { uri.to_owned() } else { panic!("{name}") }).collect()
+    names
+        .into_iter()
+        .map(|name| if let GeneralName::URI(uri) = name { uri.to_owned() } else { panic!("{name}") })
+        .collect()
 }
 
 #[tokio::test]
@@ -65,7 +68,8 @@ async fn the_root_and_its_certificates_survive_a_restart() {
 async fn no_proof_and_wrong_proof_get_nothing() {
     let mesh = Mesh::start().await;
     let csr = || key_and_csr().1;
-    let refused = |result: Result<_, tonic::Status>| result.map(|_: weft_proto::weft::v1::IssueResponse| ()).unwrap_err();
+    let refused =
+        |result: Result<_, tonic::Status>| result.map(|_: weft_proto::weft::v1::IssueResponse| ()).unwrap_err();
     let none = refused(mesh.issue(None, csr(), "").await);
     assert_eq!(none.code(), Code::Unauthenticated);
     assert!(none.message().starts_with("join_token: needed"));
@@ -121,7 +125,10 @@ async fn only_the_proven_identity_is_certified_whatever_is_asked_for() {
     }
     // A token goes before the connection's certificate.
     let other = mesh.issue(Some(&svid), csr, &mesh.join_token("other", json!({})).await).await.unwrap();
-    assert_eq!(uris(&CertificateDer::from(other.certificate_chain[0].to_vec())), ["spiffe://weft.local/ns/shop/sa/other"]);
+    assert_eq!(
+        uris(&CertificateDer::from(other.certificate_chain[0].to_vec())),
+        ["spiffe://weft.local/ns/shop/sa/other"]
+    );
 }
 
 /// Signs a certificate with the mesh's own root, which nobody else can.
@@ -160,14 +167,23 @@ async fn a_foreign_expired_or_misnamed_certificate_gets_no_connection() {
         ("expired", signed(&mesh, |p| p.not_after = (now - minute).into())),
         ("not yet valid", signed(&mesh, |p| p.not_before = (now + minute).into())),
         ("another root", signed_by(&foreign, |_| {})),
-        ("another trust domain", signed(&mesh, |p| p.subject_alt_names = vec![uri("spiffe://other.org/ns/shop/sa/order")])),
+        (
+            "another trust domain",
+            signed(&mesh, |p| p.subject_alt_names = vec![uri("spiffe://other.org/ns/shop/sa/order")]),
+        ),
         ("no name", signed(&mesh, |p| p.subject_alt_names.clear())),
-        ("a DNS name only", signed(&mesh, |p| p.subject_alt_names = vec![SanType::DnsName("order".try_into().unwrap())])),
+        (
+            "a DNS name only",
+            signed(&mesh, |p| p.subject_alt_names = vec![SanType::DnsName("order".try_into().unwrap())]),
+        ),
         ("two names", signed(&mesh, |p| p.subject_alt_names.push(uri("spiffe://weft.local/ns/shop/sa/b")))),
         ("no SPIFFE ID", signed(&mesh, |p| p.subject_alt_names = vec![uri("https://weft.local/ns/shop/sa/order")])),
         ("upper case", signed(&mesh, |p| p.subject_alt_names = vec![uri("spiffe://WEFT.local/ns/shop/sa/order")])),
         ("an authority", signed(&mesh, |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))),
-        ("for servers only", signed(&mesh, |p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth])),
+        (
+            "for servers only",
+            signed(&mesh, |p| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]),
+        ),
     ];
     for (what, svid) in table {
         assert!(mesh.issue(Some(&svid), key_and_csr().1, "").await.is_err(), "{what}");

@@ -2,7 +2,6 @@
 //! and, where it has to die, the real program.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "these are tests; their helpers fail them like this"

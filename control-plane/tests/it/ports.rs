@@ -15,7 +15,9 @@ async fn metrics_and_health_answer_and_nothing_else_is_there() {
     let mesh = Mesh::start().await;
     mesh.apply("{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}").await;
     let address = mesh.running().addresses().metrics;
-    let get = async |path: &str| exchange(TcpStream::connect(address).await.unwrap(), request(Method::GET, path, None, "")).await;
+    let get = async |path: &str| {
+        exchange(TcpStream::connect(address).await.unwrap(), request(Method::GET, path, None, "")).await
+    };
     let (status, text) = get("/metrics").await;
     let text = text.as_str().unwrap().to_owned();
     assert_eq!(status, 200);
@@ -62,7 +64,8 @@ async fn only_tls_1_3_is_spoken() {
     let mut hello = vec![0x03, 0x03];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x2f, 1, 0]);
-    let mut record = vec![0x16, 3, 1, 0, u8::try_from(hello.len() + 4).unwrap(), 1, 0, 0, u8::try_from(hello.len()).unwrap()];
+    let mut record =
+        vec![0x16, 3, 1, 0, u8::try_from(hello.len() + 4).unwrap(), 1, 0, 0, u8::try_from(hello.len()).unwrap()];
     record.extend(hello);
     for address in [addresses.grpc, addresses.api] {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -23,7 +23,8 @@ fn the_token_is_told_once_and_a_second_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::start(dir.path());
     let data = dir.path().join("data").display().to_string();
-    let second = run(&["--data-dir", &data, "--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    let second =
+        run(&["--data-dir", &data, "--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
     let text = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && text.contains("in use by another weft-control-plane"), "{text}");
     let (status, log) = program.terminate();

@@ -17,7 +17,11 @@ fn batch(number: u64, key: &str, text: &str) -> Batch {
             rollback_to: None,
             changes: vec![Change { key: key.into(), before: None, after: Some(json(text)) }],
         },
-        addresses: [(key.to_owned(), ServiceAddresses { v4: [240, 0, 0, 1].into(), v6: "fd77:6566:7400::1".parse().unwrap() })].into(),
+        addresses: [(
+            key.to_owned(),
+            ServiceAddresses { v4: [240, 0, 0, 1].into(), v6: "fd77:6566:7400::1".parse().unwrap() },
+        )]
+        .into(),
     }
 }
 
@@ -109,7 +113,10 @@ fn a_token_is_changed_in_one_step() {
 #[ignore = "mounts a file system, which needs root"]
 fn a_full_disk_is_an_error_and_room_on_it_is_the_end_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "weft-test"]).arg(dir.path()).status();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "weft-test"])
+        .arg(dir.path())
+        .status();
     assert!(mount.unwrap().success(), "mount needs root");
     let unmount = scopeguard(dir.path());
     let store = Embedded::open(&dir.path().join("store.redb")).unwrap();
