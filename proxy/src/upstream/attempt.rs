@@ -153,7 +153,7 @@ async fn send(
     let settings = &upstream.settings;
     let target = &endpoint.endpoint;
     if worker.is_local(target.address, target.identity.as_ref()) {
-        return inbound::from_self(worker, target.address, head, body, flight).await;
+        return Box::pin(inbound::from_self(worker, target.address, head, body, flight)).await;
     }
     let bounds = Bounds {
         connect: settings.connect_timeout,

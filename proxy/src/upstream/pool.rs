@@ -159,7 +159,7 @@ impl Pool {
         loop {
             let (mut sender, reused) = match self.pop_idle(bounds.idle) {
                 Some(sender) => (sender, true),
-                None => match self.open_http1(dialer, bounds).await {
+                None => match Box::pin(self.open_http1(dialer, bounds)).await {
                     Ok(sender) => (sender, false),
                     Err(failure) => return Err((failure, Some(request))),
                 },
@@ -228,9 +228,14 @@ impl Pool {
     }
 
     async fn acquire_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
-        if let Some(connection) = self.shared_with_room() {
-            return Ok(connection);
+        match self.shared_with_room() {
+            Some(connection) => Ok(connection),
+            // Boxed: opening is rare, and its state would be moved with every request.
+            None => Box::pin(self.open_http2(dialer, bounds)).await,
         }
+    }
+
+    async fn open_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
         let _one_at_a_time = self.opening.lock().await;
         if let Some(connection) = self.shared_with_room() {
