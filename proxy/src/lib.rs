@@ -6,10 +6,13 @@
 //! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] says what is obeyed, `identity`
 //! gets the certificate, `agent` tells the control plane how we do, `admin` tells everyone else.
 
+mod agent;
 pub mod config;
 pub mod connection;
 mod control_plane;
+mod discovery;
 pub mod drain;
+pub mod file;
 mod gateway;
 mod http;
 pub mod identity;
@@ -18,9 +21,11 @@ pub mod listener;
 pub mod live;
 mod outbound;
 pub mod redirect;
+mod status;
 mod stream;
 mod tcp;
 pub mod telemetry;
 pub mod tls;
+mod tree;
 mod upstream;
 pub mod worker;

@@ -5,7 +5,7 @@
 //! `replace` fail, and the last good snapshot stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
@@ -32,6 +32,9 @@ use crate::{
     telemetry::RequestSeries,
     upstream::pool::{Counts, Pool, Target, Transport, Version},
 };
+
+/// Most destinations noted between two looks of discovery.
+const MAX_TOUCHED: usize = 20_000;
 
 /// The whole configuration of a proxy as a model: what discovery or a file hands over.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -172,6 +175,8 @@ pub struct State {
     live: ArcSwap<Live>,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
+    /// Destinations called since discovery looked last.
+    touched: Mutex<HashSet<SocketAddr>>,
     /// Notified after each swap.
     pub(crate) swapped: Notify,
     start: Instant,
@@ -185,6 +190,7 @@ impl State {
             live: ArcSwap::default(),
             clusters: Mutex::default(),
             learned: Mutex::default(),
+            touched: Mutex::default(),
             swapped: Notify::new(),
             start: Instant::now(),
             workers,
@@ -204,6 +210,20 @@ impl State {
     /// Time since the start, for budgets, ejections and latencies.
     pub(crate) fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Notes that the workload calls a destination, so that its subscription is kept. Bounded: beyond
+    /// [`MAX_TOUCHED`] a destination is noted at its next call.
+    pub(crate) fn touch(&self, destination: SocketAddr) {
+        let mut touched = self.touched.lock();
+        if touched.len() < MAX_TOUCHED {
+            touched.insert(destination);
+        }
+    }
+
+    /// The destinations that were called since the last time.
+    pub(crate) fn take_touched(&self) -> HashSet<SocketAddr> {
+        std::mem::take(&mut *self.touched.lock())
     }
 
     /// Switches to a model in one step.

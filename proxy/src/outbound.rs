@@ -68,6 +68,9 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: Soc
 /// The listener of a destination; `None` when it is outside the mesh and may be called.
 async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<OutboundLive>>, Failure> {
     let shared = &worker.shared;
+    if shared.interest.is_some() {
+        shared.state.touch(destination);
+    }
     if let Some(known) = shared.state.live().outbound.get(&destination) {
         return match known {
             Some(target) => Ok(Some(target.clone())),

@@ -1,0 +1,219 @@
+//! The agent stream: what the control plane is told about this proxy and its workload, and nothing of configuration.
+//! Shape: [`Agent::run`] registers, sends a heartbeat at the interval it is told and at every change, and at the end takes
+//! the workload out of the registry. A stream that is lost is opened again, with the registration first.
+//!
+//! - [`health`]: the checks of the workload.
+//!
+//! # Defaults
+//! 2 s between heartbeats until told otherwise; 10 s for the registration; 1 s to say good-bye; waits between tries as
+//! `control_plane`.
+
+pub(crate) mod health;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use weft_proto::weft::v1::{
+    AgentMessage, Deregister, Health, Heartbeat, Port, Register, Registered, agent_client::AgentClient,
+    agent_message::Message, control_message,
+};
+
+use self::health::Verdict;
+use crate::{
+    config::{Mode, Settings},
+    control_plane::{Backoff, ConnectError, ControlPlane},
+    discovery::protocol,
+    status::Status,
+    tls::CurrentTls,
+};
+
+const INTERVAL: Duration = Duration::from_secs(2);
+const REGISTRATION: Duration = Duration::from_secs(10);
+const GOOD_BYE: Duration = Duration::from_secs(1);
+const GOOD_STREAM: Duration = Duration::from_secs(5);
+/// Bounds of the interval that we can be told.
+const INTERVALS: std::ops::RangeInclusive<u32> = 50..=300_000;
+/// Messages that wait to be sent.
+const MESSAGES: usize = 16;
+
+/// The client.
+pub(crate) struct Agent {
+    plane: ControlPlane,
+    tls: Arc<CurrentTls>,
+    status: Arc<Status>,
+    register: Register,
+    health: watch::Receiver<Verdict>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum AgentError {
+    #[error("no connection to the control plane")]
+    Connect(#[from] ConnectError),
+    #[error("the control plane ended the agent stream ({code}): {message}")]
+    Ended { code: tonic::Code, message: String },
+    #[error("the control plane refuses the registration: {0}")]
+    Refused(String),
+    #[error("the control plane does not answer")]
+    Silent,
+    #[error("the control plane does not read")]
+    Stuck,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        settings: &Settings,
+        plane: ControlPlane,
+        tls: Arc<CurrentTls>,
+        status: Arc<Status>,
+        health: watch::Receiver<Verdict>,
+    ) -> Self {
+        Self { plane, tls, status, register: registration(settings), health }
+    }
+
+    /// Stays connected until `leave`, then takes the workload out of the registry.
+    pub(crate) async fn run(mut self, leave: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut certificates = self.status.certificates.subscribe();
+        tokio::select! {
+            // The sender lives in our own status.
+            _ = certificates.wait_for(|count| *count > 0) => {}
+            () = leave.cancelled() => return,
+        }
+        loop {
+            let started = Instant::now();
+            let ended = Box::pin(self.stream(&leave)).await;
+            self.status.agent.down();
+            let Err(error) = ended else { return };
+            if started.elapsed() >= GOOD_STREAM {
+                backoff.reset();
+            }
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "no agent stream; the control plane does not know how we do");
+            tokio::select! {
+                () = sleep(backoff.next(fastrand::f64())) => {}
+                () = leave.cancelled() => return,
+            }
+        }
+    }
+
+    /// One stream; `Ok` after the good-bye.
+    async fn stream(&mut self, leave: &CancellationToken) -> Result<(), AgentError> {
+        let channel = tokio::select! {
+            channel = self.plane.connect(&self.tls) => channel?,
+            () = leave.cancelled() => return Ok(()),
+        };
+        let (messages, receiver) = mpsc::channel(MESSAGES);
+        send(&messages, Message::Register(self.register.clone()))?;
+        let mut client = AgentClient::new(channel);
+        let opened = timeout(REGISTRATION, client.session(ReceiverStream::new(receiver))).await;
+        let mut answers = opened.map_err(|_elapsed| AgentError::Silent)?.map_err(ended)?.into_inner();
+        let mut interval = INTERVAL;
+        let mut registered = false;
+        let silent_at = Instant::now() + REGISTRATION;
+        let mut due = Instant::now();
+        let mut applied = self.status.applied.subscribe();
+        let mut draining = self.status.draining.subscribe();
+        let mut certificates = self.status.certificates.subscribe();
+        loop {
+            tokio::select! {
+                answer = answers.message() => match answer.map_err(ended)? {
+                    None => return Err(ended(tonic::Status::ok("closed"))),
+                    Some(answer) => {
+                        if let Some(control_message::Message::Registered(answer)) = answer.message {
+                            interval = told(&answer)?;
+                            if !registered {
+                                tracing::info!(interval_ms = answer.heartbeat_interval_ms, "registered");
+                            }
+                            registered = true;
+                            self.status.agent.up();
+                            due = Instant::now();
+                        }
+                    }
+                },
+                () = leave.cancelled() => {
+                    send(&messages, Message::Deregister(Deregister {}))?;
+                    drop(messages);
+                    // The stream ends when the other side has read it.
+                    let read = timeout(GOOD_BYE, async { while let Ok(Some(_)) = answers.message().await {} }).await;
+                    if read.is_err() {
+                        tracing::debug!("the control plane did not acknowledge that we left");
+                    }
+                    return Ok(());
+                }
+                () = tokio::time::sleep_until(silent_at), if !registered => return Err(AgentError::Silent),
+                () = tokio::time::sleep_until(due), if registered => {
+                    due = Instant::now() + interval;
+                    send(&messages, Message::Heartbeat(self.heartbeat()))?;
+                }
+                Ok(()) = self.health.changed(), if registered => due = Instant::now(),
+                Ok(()) = applied.changed(), if registered => due = Instant::now(),
+                Ok(()) = draining.changed(), if registered => due = Instant::now(),
+                Ok(()) = certificates.changed(), if registered => due = Instant::now(),
+            }
+        }
+    }
+
+    fn heartbeat(&mut self) -> Heartbeat {
+        let (health, reason) = match &*self.health.borrow_and_update() {
+            _ if *self.status.draining.borrow() => (Health::Draining, String::new()),
+            Verdict::Healthy => (Health::Healthy, String::new()),
+            Verdict::Unhealthy(reason) => (Health::Unhealthy, reason.clone()),
+        };
+        let applied = *self.status.applied.borrow();
+        let not_after = self.tls.load().as_ref().map(|tls| tls.not_after);
+        Heartbeat {
+            health: health.into(),
+            reason,
+            certificate_expiry: not_after.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
+            revision: applied.revision,
+            revision_hash: applied.hash.map(|hash| hash.to_vec().into()).unwrap_or_default(),
+        }
+    }
+}
+
+fn send(messages: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(), AgentError> {
+    messages.try_send(AgentMessage { message: Some(message) }).map_err(|_full| AgentError::Stuck)
+}
+
+/// The interval that we are told.
+fn told(answer: &Registered) -> Result<Duration, AgentError> {
+    if !answer.refused.is_empty() {
+        return Err(AgentError::Refused(answer.refused.clone()));
+    }
+    let millis = answer.heartbeat_interval_ms;
+    let told = u64::from(millis.clamp(*INTERVALS.start(), *INTERVALS.end()));
+    Ok(if millis == 0 { INTERVAL } else { Duration::from_millis(told) })
+}
+
+fn ended(status: tonic::Status) -> AgentError {
+    AgentError::Ended { code: status.code(), message: status.message().to_owned() }
+}
+
+fn registration(settings: &Settings) -> Register {
+    let workload = &settings.workload;
+    let ports = workload.ports.iter().map(|port| Port {
+        name: port.name.clone().unwrap_or_default(),
+        port: port.port.get().into(),
+        protocol: protocol(port.protocol()).to_owned(),
+        proxy_port: port.proxy_port.map(|port| port.get().into()).unwrap_or_default(),
+    });
+    let gateway = matches!(settings.mode, Mode::Gateway(_));
+    Register {
+        namespace: settings.namespace.clone(),
+        name: settings.name.clone(),
+        labels: workload.labels.clone(),
+        addresses: if gateway { Vec::new() } else { workload.addresses.iter().map(ToString::to_string).collect() },
+        ports: if gateway { Vec::new() } else { ports.collect() },
+        weight: workload.weight.map(std::num::NonZero::get).unwrap_or_default(),
+        zone: workload.zone.clone().unwrap_or_default(),
+        mode: if gateway { "gateway" } else { "sidecar" }.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        incarnation: format!("{:032x}", fastrand::u128(..)),
+    }
+}

@@ -1,0 +1,203 @@
+//! Checks of the workload beside us: a connection or a GET to its own address, with our mark, so that nothing captures it.
+//! One task per check; the verdict is over all of them. A refused connection counts at once; anything else that fails
+//! counts the second time in a row.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use weft_core::api::proxy_config::{HealthCheck, HealthCheckType};
+
+use crate::control_plane::dial;
+
+/// Failures in a row that count, unless the connection is refused.
+const FAILURES: u32 = 2;
+
+/// Whether the workload takes traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every check passes.
+    Healthy,
+    /// At least one does not; why.
+    Unhealthy(String),
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("no HTTP: {0}")]
+    Http(#[from] hyper::Error),
+    #[error("answers {0}")]
+    Status(StatusCode),
+    #[error("no request can be made: {0}")]
+    Request(#[from] http::Error),
+}
+
+/// The checks of a workload while they run.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) verdict: watch::Receiver<Verdict>,
+    _tasks: JoinSet<()>,
+}
+
+impl Checks {
+    /// Starts them on the current runtime; they end with the value.
+    pub(crate) fn start(checks: &[HealthCheck], address: Option<IpAddr>, mark: Option<u32>) -> Self {
+        let address = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let failing = checks.iter().map(|check| (check.port.get(), "not checked yet".to_owned())).collect();
+        let (failing, receiver) = watch::channel::<BTreeMap<u16, String>>(failing);
+        let mut tasks = JoinSet::new();
+        for check in checks.iter().cloned() {
+            tasks.spawn(repeat(check, address, mark, failing.clone()));
+        }
+        let (verdict, changed) = watch::channel(judge(&receiver.borrow()));
+        tasks.spawn(async move {
+            let mut receiver = receiver;
+            while receiver.changed().await.is_ok() {
+                let now = judge(&receiver.borrow_and_update());
+                verdict.send_if_modified(|before| {
+                    let changed = *before != now;
+                    *before = now;
+                    changed
+                });
+            }
+        });
+        Self { verdict: changed, _tasks: tasks }
+    }
+}
+
+fn judge(failing: &BTreeMap<u16, String>) -> Verdict {
+    if failing.is_empty() {
+        return Verdict::Healthy;
+    }
+    Verdict::Unhealthy(failing.iter().map(|(port, why)| format!("port {port}: {why}")).collect::<Vec<_>>().join("; "))
+}
+
+async fn repeat(
+    check: HealthCheck,
+    address: IpAddr,
+    mark: Option<u32>,
+    failing: watch::Sender<BTreeMap<u16, String>>,
+) {
+    let port = check.port.get();
+    let target = SocketAddr::new(address, port);
+    let mut ticks = interval(check.interval.std());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failures = 0u32;
+    loop {
+        ticks.tick().await;
+        match once(&check, target, mark).await {
+            Ok(()) => {
+                failures = 0;
+                if failing.send_if_modified(|failing| failing.remove(&port).is_some()) {
+                    tracing::info!(port, "the workload passes its check");
+                }
+            }
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                let refused = matches!(&error, CheckError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused);
+                if !refused && failures < FAILURES {
+                    continue;
+                }
+                let reason = error.to_string();
+                let changed = failing.send_if_modified(|failing| {
+                    failing.insert(port, reason.clone()).is_none_or(|before| before != reason)
+                });
+                if changed {
+                    tracing::warn!(port, reason, "the workload fails its check");
+                }
+            }
+        }
+    }
+}
+
+async fn once(check: &HealthCheck, target: SocketAddr, mark: Option<u32>) -> Result<(), CheckError> {
+    let limit = check.timeout.std();
+    let result = match check.kind {
+        HealthCheckType::Tcp => timeout(limit, async { Ok(dial(target, mark).await.map(drop)?) }).await,
+        HealthCheckType::Http => timeout(limit, probe(check.path(), target, mark)).await,
+    };
+    result.unwrap_or(Err(CheckError::Timeout(limit)))
+}
+
+async fn probe(path: &str, target: SocketAddr, mark: Option<u32>) -> Result<(), CheckError> {
+    let stream = dial(target, mark).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header(http::header::HOST, target.to_string())
+        .header(http::header::USER_AGENT, "weft-proxy health check")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let status = sender.send_request(request).await?.status();
+        if status.is_success() || status.is_redirection() { Ok(()) } else { Err(CheckError::Status(status)) }
+    };
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        result = &mut exchange => result,
+        ended = connection.as_mut() => { ended?; exchange.await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn check(json: serde_json::Value) -> HealthCheck {
+        serde_json::from_value(json).unwrap()
+    }
+
+    async fn becomes(checks: &mut Checks, wanted: impl Fn(&Verdict) -> bool) {
+        let wait = checks.verdict.wait_for(|verdict| wanted(verdict));
+        timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_application_is_unhealthy_while_it_refuses_or_answers_errors() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answers = std::sync::Arc::new(std::sync::atomic::AtomicU16::new(500));
+        let status = answers.clone();
+        let application = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET /ready HTTP/1.1\r\n"));
+                let status = status.load(std::sync::atomic::Ordering::Relaxed);
+                stream.write_all(format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
+            }
+        });
+        let http = check(serde_json::json!({"port": address.port(), "type": "http", "path": "/ready", "interval": "20ms"}));
+        let mut checks = Checks::start(&[http], Some(address.ip()), None);
+        assert!(matches!(&*checks.verdict.borrow(), Verdict::Unhealthy(why) if why.contains("not checked yet")));
+        becomes(&mut checks, |v| matches!(v, Verdict::Unhealthy(why) if why.contains("answers 500"))).await;
+        answers.store(302, std::sync::atomic::Ordering::Relaxed);
+        becomes(&mut checks, |v| *v == Verdict::Healthy).await;
+        application.abort();
+        becomes(&mut checks, |v| matches!(v, Verdict::Unhealthy(why) if why.contains("refused"))).await;
+    }
+
+    #[tokio::test]
+    async fn without_checks_a_workload_is_healthy() {
+        assert_eq!(*Checks::start(&[], None, None).verdict.borrow(), Verdict::Healthy);
+    }
+}

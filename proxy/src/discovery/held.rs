@@ -1,0 +1,258 @@
+//! What the control plane has sent: every resource with the version it was sent in and the last good value of it.
+//! Pure: responses in, what changed out; [`Held::resources`] makes the configuration of it.
+//! Invariants: a bad resource is refused alone, and its last good value stays; a listener whose tree is not complete stays
+//! as it was in force before; the hash covers what the server thinks we hold, refused versions too.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_core::{
+    cluster::Cluster,
+    endpoint::EndpointSet,
+    listener::Listener,
+    names::{ClusterName, ListenerName, RouteName},
+    route::RouteTable,
+    wire::{self, Parsed, ResourceType, Revision},
+};
+use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
+
+use crate::{
+    live::Resources,
+    tree::{clusters_of, clusters_of_table, routes_of},
+};
+
+/// Most resources held; more end the stream.
+const MAX_HELD: usize = 100_000;
+/// Longest NACK, in bytes.
+const MAX_NACK: usize = 8 * 1024;
+
+/// Everything sent and not removed.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    entries: BTreeMap<(ResourceType, String), Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// What the server thinks we have.
+    sent: String,
+    /// The last good version and its value.
+    good: Option<(String, Parsed)>,
+    /// Why `sent` is not `good`.
+    refused: Option<String>,
+}
+
+/// What one response brought.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Why resources were refused; each names its resource.
+    pub(super) refused: Vec<String>,
+    /// Endpoint sets, which apply at once.
+    pub(super) endpoints: Vec<EndpointSet>,
+    /// Listeners that are not there (any more).
+    pub(super) absent: Vec<ListenerName>,
+    /// The barrier.
+    pub(super) revision: Option<Revision>,
+    /// The server says that it has no barrier.
+    pub(super) no_revision: bool,
+}
+
+/// More was sent than a proxy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane sent more than {MAX_HELD} resources")]
+pub(super) struct TooManyError;
+
+impl Held {
+    /// Takes a response in. Good resources are kept whatever the others are (gRFC A46).
+    pub(super) fn take(&mut self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Result<Taken, TooManyError> {
+        let mut taken = Taken::default();
+        for resource in response.resources {
+            self.add(kind, resource, &mut taken);
+        }
+        for name in response.removed_resources {
+            if kind == ResourceType::Revision {
+                taken.no_revision = true;
+            }
+            self.entries.remove(&(kind, name.clone()));
+            // An endpoint set that is gone belongs to a cluster that goes with the next barrier: until then it stays.
+            if kind == ResourceType::Listener {
+                taken.absent.extend(ListenerName::parse(&name));
+            }
+        }
+        if self.entries.len() > MAX_HELD { Err(TooManyError) } else { Ok(taken) }
+    }
+
+    fn add(&mut self, kind: ResourceType, resource: Resource, taken: &mut Taken) {
+        let Resource { version, resource: value, name, .. } = resource;
+        // Without a value it is a sign of life for one with a time to live, which we do not use.
+        let Some(any) = value else { return };
+        let parsed = wire::parse(kind, &name, &any);
+        if let (ResourceType::Revision, Ok(Parsed::Revision(revision))) = (kind, &parsed) {
+            taken.revision = Some(*revision);
+            return;
+        }
+        let entry = self.entries.entry((kind, name)).or_default();
+        entry.sent.clone_from(&version);
+        match parsed {
+            Ok(value) => {
+                if let Parsed::Endpoints(set) = &value {
+                    taken.endpoints.push(set.clone());
+                }
+                entry.good = Some((version, value));
+                entry.refused = None;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                taken.refused.push(text.clone());
+                entry.refused = Some(text);
+            }
+        }
+    }
+
+    /// Forgets a resource that we unsubscribed from. Returns whether it was there.
+    pub(super) fn forget(&mut self, kind: ResourceType, name: &str) -> bool {
+        self.entries.remove(&(kind, name.to_owned())).is_some()
+    }
+
+    /// Goes back to the last good versions, for a new stream; what never was good is gone.
+    pub(super) fn rewind(&mut self) {
+        self.entries.retain(|_, entry| match &entry.good {
+            Some((version, _)) => {
+                entry.sent.clone_from(version);
+                entry.refused = None;
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// What a new stream is told that we hold of one kind.
+    pub(super) fn versions(&self, kind: ResourceType) -> BTreeMap<String, String> {
+        let of_kind = self.entries.iter().filter(|((held, _), _)| *held == kind);
+        of_kind.map(|((_, name), entry)| (name.clone(), entry.sent.clone())).collect()
+    }
+
+    /// The hash of what the server thinks we hold.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let entries = self.entries.iter();
+        wire::revision_hash(entries.map(|((kind, name), entry)| (*kind, name.as_str(), entry.sent.as_str())))
+    }
+
+    /// Why anything that is held is not in force.
+    pub(super) fn refused(&self) -> Vec<String> {
+        self.entries.values().filter_map(|entry| entry.refused.clone()).collect()
+    }
+
+    /// The endpoints of a cluster.
+    pub(super) fn endpoints(&self, cluster: &ClusterName) -> Option<&EndpointSet> {
+        match self.good(ResourceType::Endpoints, &cluster.to_string())? {
+            Parsed::Endpoints(set) => Some(set),
+            _ => None,
+        }
+    }
+
+    /// The configuration: the trees of these listeners, with the gaps filled from what is in force, and what is missing.
+    pub(super) fn resources<'a>(
+        &self,
+        wanted: impl Iterator<Item = &'a ListenerName>,
+        absent: &BTreeSet<ListenerName>,
+        before: &Resources,
+    ) -> (Resources, Vec<String>) {
+        let mut out = Resources { revision: before.revision, absent: absent.clone(), ..Resources::default() };
+        let mut incomplete = Vec::new();
+        for name in wanted.filter(|name| !absent.contains(name)) {
+            let staged = self.listener(name);
+            if let Some(listener) = staged {
+                match self.add_tree(listener, before, &mut out) {
+                    Ok(()) => {
+                        out.listeners.insert(name.clone(), listener.clone());
+                        continue;
+                    }
+                    Err(missing) => incomplete.push(format!("listener {:?}: {missing}", name.to_string())),
+                }
+            }
+            if let Some(listener) = before.listeners.get(name)
+                && self.add_tree(listener, before, &mut out).is_ok()
+            {
+                out.listeners.insert(name.clone(), listener.clone());
+            }
+        }
+        (out, incomplete)
+    }
+
+    /// Every name that these listeners need, for a server that does not send it unasked.
+    pub(super) fn needs<'a>(&self, wanted: impl Iterator<Item = &'a ListenerName>) -> BTreeSet<(ResourceType, String)> {
+        let mut needs = BTreeSet::new();
+        for listener in wanted.filter_map(|name| self.listener(name)) {
+            let mut clusters = clusters_of(listener);
+            for route in routes_of(listener) {
+                needs.insert((ResourceType::Route, route.to_string()));
+                clusters.extend(self.route(route).map(clusters_of_table).unwrap_or_default());
+            }
+            for cluster in clusters {
+                needs.insert((ResourceType::Cluster, cluster.to_string()));
+                needs.insert((ResourceType::Endpoints, cluster.to_string()));
+            }
+        }
+        needs
+    }
+
+    /// Adds what a listener needs to `out`; when something is missing, says what, and adds nothing.
+    fn add_tree(&self, listener: &Listener, before: &Resources, out: &mut Resources) -> Result<(), String> {
+        let mut routes = Vec::new();
+        let mut clusters = clusters_of(listener);
+        for name in routes_of(listener) {
+            let table = self.route(name).or_else(|| before.routes.get(name));
+            let table = table.ok_or_else(|| format!("route table {:?} is missing", name.to_string()))?;
+            clusters.extend(clusters_of_table(table));
+            routes.push(table);
+        }
+        let mut found = Vec::new();
+        for name in clusters {
+            let cluster = self.cluster(name).or_else(|| before.clusters.get(name));
+            found.push(cluster.ok_or_else(|| format!("cluster {:?} is missing", name.to_string()))?);
+        }
+        for table in routes {
+            out.routes.entry(table.name.clone()).or_insert_with(|| table.clone());
+        }
+        for cluster in found {
+            out.clusters.entry(cluster.name.clone()).or_insert_with(|| cluster.clone());
+        }
+        Ok(())
+    }
+
+    fn good(&self, kind: ResourceType, name: &str) -> Option<&Parsed> {
+        let (_, value) = self.entries.get(&(kind, name.to_owned()))?.good.as_ref()?;
+        Some(value)
+    }
+
+    fn listener(&self, name: &ListenerName) -> Option<&Listener> {
+        match self.good(ResourceType::Listener, &name.to_string())? {
+            Parsed::Listener(_, listener) => Some(listener),
+            _ => None,
+        }
+    }
+
+    fn route(&self, name: &RouteName) -> Option<&RouteTable> {
+        match self.good(ResourceType::Route, &name.to_string())? {
+            Parsed::Route(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    fn cluster(&self, name: &ClusterName) -> Option<&Cluster> {
+        match self.good(ResourceType::Cluster, &name.to_string())? {
+            Parsed::Cluster(cluster) => Some(cluster),
+            _ => None,
+        }
+    }
+}
+
+/// The text of a NACK.
+pub(super) fn nack(reasons: &[String]) -> String {
+    let mut text = reasons.join("; ");
+    if text.len() > MAX_NACK {
+        text.truncate(text.floor_char_boundary(MAX_NACK));
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,374 @@
+//! One stream, from the first request to its end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    convert::Infallible,
+    net::SocketAddr,
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use weft_core::{
+    names::ListenerName,
+    wire::{REVISION_NAME, ResourceType, Revision},
+};
+use weft_proto::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    google::rpc,
+};
+
+use super::{
+    Discovery, StreamError,
+    held::{self, Taken},
+    subscriptions::Added,
+};
+use crate::{live::Resources, status::Applied};
+
+/// Longest wait for a stream to open.
+const OPEN: Duration = Duration::from_secs(10);
+/// Longest wait for its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(15);
+/// A server of ours sends its barrier right behind; another one never.
+const BARRIER: Duration = Duration::from_secs(1);
+/// How often subscriptions are looked through.
+const SWEEP: Duration = Duration::from_secs(30);
+/// Requests that wait to be sent.
+const REQUESTS: usize = 1024;
+/// Destinations asked for with one request.
+const TOGETHER: usize = 256;
+/// A NACK is given this long to leave before its stream is ended.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// gRPC's INVALID_ARGUMENT.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// The sending side of a stream.
+struct Wire {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    node: Option<Node>,
+    /// With a server that is not ours: the names asked for below the listeners.
+    asked: BTreeSet<(ResourceType, String)>,
+    /// When a server that sent no barrier turns out not to be ours.
+    foreign_at: Option<Instant>,
+}
+
+impl Discovery {
+    /// Connects, and stays until the stream ends.
+    pub(super) async fn stream(&mut self) -> Result<Infallible, StreamError> {
+        let channel = self.plane.connect(&self.tls).await?;
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let node = Some(self.node.clone());
+        let mut wire = Wire { requests, node, asked: BTreeSet::new(), foreign_at: None };
+        self.begin(&mut wire)?;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let opened = timeout(OPEN, client.delta_aggregated_resources(ReceiverStream::new(receiver))).await;
+        let mut answers = opened.map_err(|_elapsed| StreamError::Silent)?.map_err(ended)?.into_inner();
+        let silent_at = Instant::now() + FIRST_ANSWER;
+        let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let foreign_at = wire.foreign_at;
+            tokio::select! {
+                answer = answers.message() => {
+                    let answer = answer.map_err(ended)?.ok_or_else(|| ended(tonic::Status::ok("closed")))?;
+                    if !self.status.discovery.is_up() {
+                        tracing::info!(control_plane = self.plane.address, "discovery connected");
+                    }
+                    self.status.discovery.up();
+                    if let Err(error) = self.take(answer, &mut wire) {
+                        sleep(LAST_WORDS).await;
+                        return Err(error);
+                    }
+                }
+                Some(destination) = self.interest.recv() => {
+                    let mut destinations = vec![destination];
+                    while destinations.len() < TOGETHER && let Ok(another) = self.interest.try_recv() {
+                        destinations.push(another);
+                    }
+                    self.subscribe(destinations, &mut wire)?;
+                }
+                _ = sweep.tick() => self.sweep(&mut wire)?,
+                () = sleep_until(foreign_at.unwrap_or(silent_at)), if foreign_at.is_some() => {
+                    tracing::info!("the control plane sends no revisions; taking over what is complete");
+                    wire.foreign_at = None;
+                    self.foreign = true;
+                    self.follow(&mut wire)?;
+                    self.take_over()?;
+                }
+                () = sleep_until(silent_at), if !self.status.discovery.is_up() => return Err(StreamError::Silent),
+            }
+            self.status.subscriptions.store(self.subscriptions.len(), Relaxed);
+        }
+    }
+
+    /// The first request of each type: what we hold, what we want, the barrier last (rule 7).
+    fn begin(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+        self.held.rewind();
+        self.unsubscribing = false;
+        if self.foreign {
+            wire.asked = self.held.needs(self.subscriptions.names());
+        }
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Route] {
+            let names = wire.asked.iter().filter(|(asked, _)| *asked == kind).map(|(_, name)| name.clone()).collect();
+            let versions = self.held.versions(kind);
+            if !versions.is_empty() {
+                wire.request(kind, names, Vec::new(), versions)?;
+            }
+        }
+        let names = self.subscriptions.names().map(ToString::to_string).collect();
+        let versions = self.held.versions(ResourceType::Listener);
+        wire.request(ResourceType::Listener, names, Vec::new(), versions)?;
+        wire.request(ResourceType::Revision, vec![REVISION_NAME.to_owned()], Vec::new(), BTreeMap::new())
+    }
+
+    /// Takes one response in and answers it.
+    fn take(&mut self, response: DeltaDiscoveryResponse, wire: &mut Wire) -> Result<(), StreamError> {
+        let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
+        let Some(kind) = ResourceType::from_type_url(&type_url) else {
+            return wire.answer(type_url, nonce, Some("this type was not asked for".to_owned()));
+        };
+        if kind == ResourceType::Listener {
+            for name in response.resources.iter().filter_map(|resource| ListenerName::parse(&resource.name).ok()) {
+                self.subscriptions.set_absent(&name, false);
+            }
+        }
+        let Taken { refused, endpoints, absent, revision, no_revision } = self.held.take(kind, response)?;
+        endpoints.iter().for_each(|set| self.state.endpoints(set));
+        self.note_absent(&absent)?;
+        if let Some(revision) = revision {
+            wire.foreign_at = None;
+            return self.barrier(revision, nonce, wire);
+        }
+        if refused.is_empty() {
+            wire.answer(type_url, nonce, None)?;
+        } else {
+            self.status.refused.fetch_add(u64::try_from(refused.len()).unwrap_or(u64::MAX), Relaxed);
+            let reason = held::nack(&refused);
+            tracing::warn!(reason, "refused resources; their last good versions stay");
+            wire.answer(type_url, nonce, Some(reason))?;
+        }
+        if no_revision {
+            (self.foreign, wire.foreign_at) = (true, None);
+        }
+        if self.foreign {
+            self.follow(wire)?;
+            return if kind == ResourceType::Endpoints { Ok(()) } else { self.take_over() };
+        }
+        if wire.foreign_at.is_none() && self.status.applied.borrow().hash.is_none() {
+            wire.foreign_at = Some(Instant::now() + BARRIER);
+        }
+        Ok(())
+    }
+
+    /// Everything that this revision needs has been sent: it comes into force.
+    fn barrier(&mut self, revision: Revision, nonce: String, wire: &mut Wire) -> Result<(), StreamError> {
+        self.foreign = false;
+        let hash = self.held.hash();
+        let type_url = ResourceType::Revision.type_url().to_owned();
+        if hash != revision.hash {
+            if self.unsubscribing {
+                // Rule 9: the server had not read our unsubscription; the next barrier is the right one.
+                tracing::debug!(revision = revision.number, "a barrier from before an unsubscription");
+                return Ok(());
+            }
+            let error = StreamError::Hash { number: revision.number };
+            wire.answer(type_url, nonce, Some(error.to_string()))?;
+            return Err(error);
+        }
+        self.unsubscribing = false;
+        self.keep_called(wire)?;
+        let before = self.state.live().resources.clone();
+        let (mut resources, incomplete) =
+            self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
+        let problems: Vec<String> = self.held.refused().into_iter().chain(incomplete).collect();
+        if problems.is_empty() {
+            resources.revision = revision.number;
+        }
+        self.apply(resources, &before)?;
+        if problems.is_empty() {
+            tracing::debug!(revision = revision.number, "revision in force");
+            self.status.applied.send_replace(Applied { revision: revision.number, hash: Some(hash) });
+            return wire.answer(type_url, nonce, None);
+        }
+        let reason = format!("in force but for what is refused: {}", held::nack(&problems));
+        tracing::warn!(revision = revision.number, reason, "revision not wholly in force");
+        // It did come, so this is a server of ours; the revision that is wholly in force is the one before.
+        self.status.applied.send_modify(|applied| applied.hash = Some(hash));
+        wire.answer(type_url, nonce, Some(reason))
+    }
+
+    /// Puts a configuration in force; clusters that are new get the endpoints that came before them.
+    fn apply(&self, resources: Resources, before: &Resources) -> Result<(), StreamError> {
+        let new: Vec<_> = resources.clusters.keys().filter(|name| !before.clusters.contains_key(*name)).cloned().collect();
+        self.state.replace(resources)?;
+        for set in new.iter().filter_map(|name| self.held.endpoints(name)) {
+            self.state.endpoints(set);
+        }
+        self.status.swaps.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Names that do not exist. Where nothing is in force the answer applies at once, because no barrier need follow (its
+    /// hash does not change); where something is, it stays until the barrier.
+    fn note_absent(&mut self, absent: &[ListenerName]) -> Result<(), StreamError> {
+        let before = self.state.live().resources.clone();
+        let mut now = Vec::new();
+        for name in absent {
+            self.subscriptions.set_absent(name, true);
+            if self.subscriptions.contains(name) && !before.listeners.contains_key(name) && !before.absent.contains(name) {
+                now.push(name.clone());
+            }
+        }
+        if now.is_empty() {
+            return Ok(());
+        }
+        let mut resources = Resources::clone(&before);
+        resources.absent.extend(now);
+        self.apply(resources, &before)
+    }
+
+    /// Asks for destinations that the workload calls.
+    fn subscribe(&mut self, destinations: Vec<SocketAddr>, wire: &mut Wire) -> Result<(), StreamError> {
+        let now = Instant::now();
+        let (mut new, mut gone) = (Vec::new(), Vec::new());
+        for destination in destinations {
+            let name = ListenerName::Outbound(destination);
+            let mut added = self.subscriptions.add(name.clone(), now);
+            if added == Added::Full
+                && let Some(oldest) = self.subscriptions.take_oldest(now)
+            {
+                gone.push(oldest);
+                added = self.subscriptions.add(name.clone(), now);
+            }
+            match added {
+                Added::Known => {}
+                Added::New => new.push(name.to_string()),
+                Added::Full => tracing::warn!(%destination, "too many destinations are in use; this one is not asked for"),
+            }
+        }
+        self.unsubscribed(&gone)?;
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let gone = gone.iter().map(ToString::to_string).collect();
+        wire.request(ResourceType::Listener, new, gone, BTreeMap::new())
+    }
+
+    /// Keeps subscriptions of what is in use, and gives up the others.
+    fn sweep(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+        let mut used = self.state.take_touched();
+        used.extend((self.open)());
+        let now = Instant::now();
+        self.subscriptions.used(&used, now);
+        let idle = self.subscriptions.take_idle(now);
+        if idle.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(count = idle.len(), "gave up destinations that are not called");
+        self.unsubscribed(&idle)?;
+        let names = idle.iter().map(ToString::to_string).collect();
+        wire.request(ResourceType::Listener, Vec::new(), names, BTreeMap::new())
+    }
+
+    /// Forgets what was unsubscribed from: what is in force goes with the next barrier, an absence goes now.
+    fn unsubscribed(&mut self, names: &[ListenerName]) -> Result<(), StreamError> {
+        for name in names {
+            self.unsubscribing |= self.held.forget(ResourceType::Listener, &name.to_string());
+        }
+        let before = self.state.live().resources.clone();
+        if names.iter().any(|name| before.absent.contains(name)) {
+            let mut resources = Resources::clone(&before);
+            resources.absent.retain(|name| !names.contains(name));
+            self.apply(resources, &before)?;
+        }
+        if self.foreign { self.take_over() } else { Ok(()) }
+    }
+
+    /// What was given up and is called again before the barrier that takes it out of force is asked for again.
+    fn keep_called(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+        let touched: HashSet<SocketAddr> = self.state.take_touched();
+        self.subscriptions.used(&touched, Instant::now());
+        let live = self.state.live().resources.clone();
+        let given_up = touched.into_iter().filter(|destination| {
+            let name = ListenerName::Outbound(*destination);
+            live.listeners.contains_key(&name) && !self.subscriptions.contains(&name)
+        });
+        let given_up = given_up.collect();
+        self.subscribe(given_up, wire)
+    }
+
+    /// With a server that is not ours: asks for what the listeners need and gives up what they do not.
+    fn follow(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+        let needs = self.held.needs(self.subscriptions.names());
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Route] {
+            let of = |names: &mut dyn Iterator<Item = &(ResourceType, String)>| -> Vec<String> {
+                names.filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
+            };
+            let new = of(&mut needs.difference(&wire.asked));
+            let gone = of(&mut wire.asked.difference(&needs));
+            for name in &gone {
+                self.held.forget(kind, name);
+            }
+            if !new.is_empty() || !gone.is_empty() {
+                wire.request(kind, new, gone, BTreeMap::new())?;
+            }
+        }
+        wire.asked = needs;
+        Ok(())
+    }
+
+    /// With a server that is not ours: what is complete comes into force.
+    fn take_over(&self) -> Result<(), StreamError> {
+        let before = self.state.live().resources.clone();
+        let (resources, incomplete) =
+            self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
+        if !incomplete.is_empty() {
+            return Ok(());
+        }
+        self.apply(resources, &before)
+    }
+}
+
+impl Wire {
+    fn request(
+        &mut self,
+        kind: ResourceType,
+        subscribe: Vec<String>,
+        unsubscribe: Vec<String>,
+        versions: BTreeMap<String, String>,
+    ) -> Result<(), StreamError> {
+        self.send(DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            resource_names_subscribe: subscribe,
+            resource_names_unsubscribe: unsubscribe,
+            initial_resource_versions: versions,
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+
+    /// An ACK, or a NACK with its reason.
+    fn answer(&mut self, type_url: String, nonce: String, refused: Option<String>) -> Result<(), StreamError> {
+        let error_detail =
+            refused.map(|message| rpc::Status { code: INVALID_ARGUMENT, message, ..rpc::Status::default() });
+        self.send(DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..DeltaDiscoveryRequest::default() })
+    }
+
+    fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), StreamError> {
+        request.node = self.node.take();
+        self.requests.try_send(request).map_err(|_full| StreamError::Stuck)
+    }
+}
+
+fn ended(status: tonic::Status) -> StreamError {
+    StreamError::Ended { code: status.code(), message: status.message().to_owned() }
+}

@@ -1,0 +1,181 @@
+//! Configuration from the proxy's file alone: the objects in it are compiled here, as the control plane would do it, and
+//! everything is known from the start. The certificate's files are read again when they change, the objects on SIGHUP.
+//! Invariant: a bad new file or certificate changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use weft_core::{
+    api::{Object, ObjectKey, proxy_config::IdentityFiles, proxy_config::ProxyMode},
+    compile::{InstancePort, Objects, Who, Workloads, World, protocol},
+    endpoint::EndpointSet,
+    identity::TrustDomain,
+    names::{ClusterName, ListenerName},
+};
+
+use crate::{
+    config::{Mode, Settings},
+    identity::files::{Stamp, stamp},
+    live::{IncompleteError, Resources, State},
+    status::{Applied, Status},
+    tls::{CurrentTls, MeshTls, Svid, SvidError},
+    tree::{clusters_of, clusters_of_table, routes_of},
+};
+
+/// The trust domain where there is no certificate to say it.
+const TRUST_DOMAIN: &str = "weft.local";
+/// How often the certificate's files are looked at.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Compiles the objects of a file for this proxy.
+pub fn compile(
+    settings: &Settings,
+    objects: &BTreeMap<ObjectKey, Arc<Object>>,
+    trust_domain: TrustDomain,
+) -> (Resources, Vec<EndpointSet>) {
+    let world = World::new(Arc::new(Objects::new(objects, trust_domain, 0)), Arc::new(Workloads::default()));
+    let who = who(settings);
+    let mut resources = Resources::default();
+    let mut clusters: BTreeSet<ClusterName> = BTreeSet::new();
+    for name in names(settings, objects, &world) {
+        let Some(listener) = world.listener(&name, &who) else {
+            resources.absent.insert(name);
+            continue;
+        };
+        clusters.extend(clusters_of(&listener).into_iter().cloned());
+        for route in routes_of(&listener) {
+            if let Some(table) = world.routes(route, &who) {
+                clusters.extend(clusters_of_table(&table).into_iter().cloned());
+                resources.routes.insert(route.clone(), table);
+            }
+        }
+        resources.listeners.insert(name, listener);
+    }
+    let endpoints = clusters.iter().filter_map(|name| world.endpoints(name)).collect();
+    resources.clusters = clusters.into_iter().filter_map(|name| Some((name.clone(), world.cluster(&name)?))).collect();
+    (resources, endpoints)
+}
+
+/// Every listener that this proxy can have: its own, and every address of the mesh.
+fn names(settings: &Settings, objects: &BTreeMap<ObjectKey, Arc<Object>>, world: &World) -> BTreeSet<ListenerName> {
+    if let Mode::Gateway(name) = &settings.mode {
+        return [ListenerName::Gateway { namespace: settings.namespace.clone(), name: name.clone() }].into();
+    }
+    let mut names = BTreeSet::from([ListenerName::Inbound, ListenerName::OutboundDefault]);
+    names.extend(world.service_addresses().map(ListenerName::Outbound));
+    for object in objects.values() {
+        if let Object::Workload(workload) = &**object {
+            let spec = &workload.spec;
+            let ports = spec.ports.iter().map(|port| port.port.get());
+            let all = ports.flat_map(|port| spec.addresses.iter().map(move |address| SocketAddr::new(*address, port)));
+            names.extend(all.map(ListenerName::Outbound));
+        }
+    }
+    names
+}
+
+fn who(settings: &Settings) -> Who {
+    let ports = settings.workload.ports.iter().map(|port| InstancePort {
+        name: port.name.clone().unwrap_or_default(),
+        port: port.port,
+        protocol: protocol(port.protocol()),
+        proxy_port: port.proxy_port,
+    });
+    Who {
+        namespace: settings.namespace.clone(),
+        name: settings.name.clone(),
+        labels: settings.workload.labels.clone(),
+        service_account: settings.workload.service_account().to_owned(),
+        ports: ports.collect(),
+        mode: match settings.mode {
+            Mode::Sidecar => ProxyMode::Sidecar,
+            Mode::Gateway(_) => ProxyMode::Gateway,
+        },
+    }
+}
+
+/// What runs a proxy from its file.
+#[derive(Debug)]
+pub(crate) struct FileSource {
+    settings: Settings,
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
+    state: Arc<State>,
+    status: Arc<Status>,
+    tls: Arc<CurrentTls>,
+}
+
+impl FileSource {
+    pub(crate) fn new(
+        settings: Settings,
+        objects: BTreeMap<ObjectKey, Arc<Object>>,
+        state: Arc<State>,
+        status: Arc<Status>,
+        tls: Arc<CurrentTls>,
+    ) -> Self {
+        Self { settings, objects, state, status, tls }
+    }
+
+    /// Puts the objects in force.
+    /// Errors: what was compiled is not complete; nothing changes.
+    pub(crate) fn apply(&self) -> Result<(), IncompleteError> {
+        let domain = self.tls.load().as_ref().and_then(|tls| TrustDomain::parse(tls.identity.trust_domain()).ok());
+        let Some(domain) = domain.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok()) else { return Ok(()) };
+        let (resources, endpoints) = compile(&self.settings, &self.objects, domain);
+        let (listeners, clusters) = (resources.listeners.len(), resources.clusters.len());
+        self.state.replace(resources)?;
+        endpoints.iter().for_each(|set| self.state.endpoints(set));
+        self.status.swaps.fetch_add(1, Relaxed);
+        self.status.applied.send_replace(Applied::default());
+        tracing::info!(listeners, clusters, "configuration from the file in force");
+        Ok(())
+    }
+
+    /// Takes the objects of a new version of the file.
+    pub(crate) fn reload(&mut self, new: Settings, objects: BTreeMap<ObjectKey, Arc<Object>>) {
+        if !self.settings.same_proxy(&new) {
+            tracing::warn!("the ProxyConfig has changed; that takes effect at the next start, the objects do now");
+        }
+        let before = std::mem::replace(&mut self.objects, objects);
+        if let Err(error) = self.apply() {
+            tracing::error!(error = &error as &dyn std::error::Error, "the new objects are not complete; the old ones stay");
+            self.objects = before;
+        }
+    }
+}
+
+/// Reads the certificate's files.
+pub(crate) fn read_identity(files: &IdentityFiles) -> Result<MeshTls, SvidError> {
+    MeshTls::new(Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file)?)
+}
+
+/// Reads them again whenever they change; `on_change` is called with each new certificate.
+pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnMut(MeshTls)) {
+    let mut known = stamps(&files);
+    loop {
+        sleep(POLL).await;
+        let now = stamps(&files);
+        if now == known {
+            continue;
+        }
+        match read_identity(&files) {
+            Ok(tls) => {
+                tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate read again");
+                on_change(tls);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the certificate's files have changed and are not good; the old certificate stays");
+            }
+        }
+        known = now;
+    }
+}
+
+fn stamps(files: &IdentityFiles) -> [Stamp; 3] {
+    [&files.certificate_file, &files.private_key_file, &files.trust_bundle_file].map(|path| stamp(path))
+}

@@ -1,0 +1,95 @@
+//! How the control side of the proxy does: written by discovery, identity and agent, read by readiness, metrics and the
+//! heartbeat.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+/// The status of a proxy.
+#[derive(Debug)]
+pub struct Status {
+    /// What was applied last.
+    pub(crate) applied: watch::Sender<Applied>,
+    /// How many certificates came into force; nothing can be asked of a control plane before the first.
+    pub(crate) certificates: watch::Sender<u64>,
+    /// Draining has been asked for.
+    pub(crate) draining: watch::Sender<bool>,
+    /// The discovery stream.
+    pub(crate) discovery: Link,
+    /// The agent stream.
+    pub(crate) agent: Link,
+    /// Names subscribed to.
+    pub(crate) subscriptions: AtomicUsize,
+    /// Resources refused.
+    pub(crate) refused: AtomicU64,
+    /// Configurations taken over.
+    pub(crate) swaps: AtomicU64,
+    /// Tries to get a certificate that failed.
+    pub(crate) certificate_failures: AtomicU64,
+    /// Every listener is open.
+    pub(crate) listening: AtomicBool,
+}
+
+/// A revision and the hash of what was held at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    pub(crate) revision: u64,
+    pub(crate) hash: Option<[u8; 32]>,
+}
+
+/// A stream to the control plane.
+#[derive(Debug)]
+pub(crate) struct Link {
+    connected: AtomicBool,
+    pub(crate) connects: AtomicU64,
+    lost: Mutex<Instant>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            applied: watch::Sender::new(Applied::default()),
+            certificates: watch::Sender::new(0),
+            draining: watch::Sender::new(false),
+            discovery: Link::default(),
+            agent: Link::default(),
+            subscriptions: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            swaps: AtomicU64::new(0),
+            certificate_failures: AtomicU64::new(0),
+            listening: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { connected: AtomicBool::new(false), connects: AtomicU64::new(0), lost: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Link {
+    /// The other side has answered.
+    pub(crate) fn up(&self) {
+        if !self.connected.swap(true, Relaxed) {
+            self.connects.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The stream has ended.
+    pub(crate) fn down(&self) {
+        if self.connected.swap(false, Relaxed) {
+            *self.lost.lock() = Instant::now();
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.connected.load(Relaxed)
+    }
+
+    /// Seconds without a stream; 0 while there is one.
+    pub(crate) fn age(&self) -> f64 {
+        if self.is_up() { 0.0 } else { self.lost.lock().elapsed().as_secs_f64() }
+    }
+}
