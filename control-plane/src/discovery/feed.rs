@@ -8,7 +8,7 @@ use weft_core::{
     identity::TrustDomain,
 };
 
-use super::{Change, Discovery, Limits};
+use super::{Change, Discovery, Limits, WorkloadChange};
 use crate::state::{Desired, Mesh, Registered, RegisteredWorkload};
 
 /// What the last world was made of, so that the next one is made of what changed.
@@ -87,11 +87,8 @@ impl Feed {
         Some(change)
     }
 
-    #[expect(clippy::type_complexity, reason = "an index, and the pairs that Change::Workloads takes")]
-    fn take_workloads(
-        &mut self,
-        registered: Arc<Registered>,
-    ) -> (Arc<Workloads>, Vec<(Option<Arc<Instance>>, Option<Arc<Instance>>)>) {
+    /// The index of what is registered now, and what is different from before.
+    fn take_workloads(&mut self, registered: Arc<Registered>) -> (Arc<Workloads>, Vec<WorkloadChange>) {
         let mut index = Workloads::clone(self.world.registered());
         let mut changed = Vec::new();
         let (old, new) = (&self.registered.workloads, &registered.workloads);

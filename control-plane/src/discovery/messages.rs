@@ -24,10 +24,13 @@ const ENTRY: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     added: BTreeMap<Kind, Vec<Arc<Content>>>,
-    removed: BTreeMap<Kind, Vec<(Arc<str>, Option<Absence>)>>,
+    removed: BTreeMap<Kind, Vec<Removed>>,
     answered: Vec<Kind>,
     refused: Vec<(String, Vec<String>)>,
 }
+
+/// A name, and why it is an error that there is nothing.
+type Removed = (Arc<str>, Option<Absence>);
 
 /// A message with the names in it, for the pairing of its answer.
 pub(super) type Built = (&'static str, Vec<Arc<str>>, DeltaDiscoveryResponse);
@@ -119,7 +122,7 @@ impl Parts {
 
     fn gone(&mut self, name: Arc<str>, reason: Option<Absence>) {
         let error = reason.map(|reason| ResourceError {
-            resource_name: Some(ResourceName { name: name.to_string(), ..ResourceName::default() }),
+            resource_name: Some(ResourceName { name: name.to_string() }),
             error_detail: Some(Status { code: reason.code, message: reason.message, ..Status::default() }),
         });
         self.reserve(name.len() + error.as_ref().map_or(0, |error| error.encoded_len() + ENTRY));

@@ -22,9 +22,12 @@ const TOGETHER: usize = 32;
 pub enum Change {
     /// Desired state, and perhaps workloads too.
     Objects,
-    /// Only these workloads: each before and after, `None` where there is none.
-    Workloads(Vec<(Option<Arc<Instance>>, Option<Arc<Instance>>)>),
+    /// Only these workloads.
+    Workloads(Vec<WorkloadChange>),
 }
+
+/// A workload before and after; `None` where there is none.
+pub type WorkloadChange = (Option<Arc<Instance>>, Option<Arc<Instance>>);
 
 impl Discovery {
     /// Switches every stream to another world. One call at a time; the caller gives the worlds in their order.
@@ -33,9 +36,9 @@ impl Discovery {
     pub async fn publish(&self, world: Arc<World>, change: Change) -> usize {
         let keys = {
             let mut store = self.shared.store.lock();
-            let held: BTreeSet<Key> = store.held().into_iter().collect();
+            store.begin();
             match &change {
-                Change::Objects => held,
+                Change::Objects => store.held(),
                 Change::Workloads(changed) => touched(&store, &world, changed),
             }
         };
@@ -58,7 +61,7 @@ impl Discovery {
 }
 
 /// The held resources that these workloads may change.
-fn touched(store: &Store, world: &World, changed: &[(Option<Arc<Instance>>, Option<Arc<Instance>>)]) -> BTreeSet<Key> {
+fn touched(store: &Store, world: &World, changed: &[WorkloadChange]) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     for instance in changed.iter().flat_map(|(before, after)| [before, after]).flatten() {
         for cluster in world.clusters_of(instance) {

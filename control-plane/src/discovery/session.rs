@@ -152,6 +152,12 @@ impl Session {
         self.lists.values().map(|list| list.names.len()).sum()
     }
 
+    /// How many names the client itself has brought up.
+    fn asked(&self) -> usize {
+        let names = self.lists.values().flat_map(|list| list.names.values());
+        names.filter(|entry| entry.explicit || entry.carried_over).count()
+    }
+
     /// The number of the last barrier that was sent.
     pub(super) fn revision(&self) -> Option<u64> {
         self.barrier.as_ref()?.sent.map(|(number, _)| number)
@@ -169,11 +175,12 @@ impl Session {
             self.request_barrier(&request);
         } else if let Some(kind) = Kind::parse(&request.type_url) {
             self.request_list(kind, request);
-            if self.names() > self.limits.names {
+            if self.asked() > self.limits.names {
                 return Err(SessionError::TooManyNames(self.limits.names));
             }
         } else if !request.resource_names_subscribe.is_empty() {
-            self.refused.push((request.type_url, request.resource_names_subscribe));
+            let type_url: String = request.type_url.chars().take(MAX_NAME).collect();
+            self.refused.push((type_url, request.resource_names_subscribe));
         }
         Ok(report)
     }

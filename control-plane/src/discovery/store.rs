@@ -40,8 +40,10 @@ pub(super) struct Store {
     generation: u64,
     objects_changed: u64,
     slots: BTreeMap<Key, Arc<Slot>>,
-    /// What came up since [`Store::held`] was last asked.
+    /// What came up since [`Store::begin`] of the change before.
     born: Vec<Key>,
+    /// How many came up since the ones that nobody holds were last dropped.
+    unchecked: usize,
     log: VecDeque<(u64, BTreeSet<Key>)>,
 }
 
@@ -59,6 +61,7 @@ impl Store {
             objects_changed: 1,
             slots: BTreeMap::new(),
             born: Vec::new(),
+            unchecked: 0,
             log: VecDeque::new(),
         }
     }
@@ -96,12 +99,25 @@ impl Store {
         known.then(|| self.log.iter().filter(move |(at, _)| *at > cursor).flat_map(|(_, keys)| keys))
     }
 
-    /// Every resource that somebody holds; those that nobody holds any more are dropped first. A change starts here and
-    /// ends with [`Store::switch`]; there is one at a time.
-    pub(super) fn held(&mut self) -> Vec<Key> {
+    /// Starts a change, which [`Store::switch`] ends; there is one at a time. Resources that nobody holds any more are
+    /// dropped now and then, so that the cost stays below that of what came up. Cost: constant on average.
+    pub(super) fn begin(&mut self) {
+        self.unchecked += self.born.len();
         self.born.clear();
-        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
+        if self.unchecked > self.slots.len() / 2 {
+            self.drop_unheld();
+        }
+    }
+
+    /// Every resource that somebody holds.
+    pub(super) fn held(&mut self) -> BTreeSet<Key> {
+        self.drop_unheld();
         self.slots.keys().cloned().collect()
+    }
+
+    fn drop_unheld(&mut self) {
+        self.unchecked = 0;
+        self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
     }
 
     /// Whether somebody holds it.
@@ -136,7 +152,7 @@ impl Store {
     }
 
     /// Switches to another world. `answers`: what was compiled from it for the held resources that it may change; what
-    /// came up since [`Store::held`] is compiled again here. `objects`: whether desired state changed.
+    /// came up since [`Store::begin`] is compiled again here. `objects`: whether desired state changed.
     /// Returns how many resources really changed.
     pub(super) fn switch(&mut self, world: Arc<World>, answers: BTreeMap<Key, Answer>, objects: bool) -> usize {
         self.generation += 1;
@@ -145,7 +161,9 @@ impl Store {
         }
         self.world = world;
         let mut answers = answers;
-        for key in std::mem::take(&mut self.born) {
+        let born = std::mem::take(&mut self.born);
+        self.unchecked += born.len();
+        for key in born {
             let answer = Answer::compile(&self.world, key.class, key.kind, &key.name);
             answers.entry(key).or_insert(answer);
         }

@@ -71,9 +71,10 @@ impl Plane {
         let address = listener.local_addr().unwrap();
         let service = InterceptedService::new(discovery.service(), |mut request: Request<()>| {
             let caller = request.metadata().get("caller").map(|caller| caller.to_str().unwrap().to_owned());
+            let lifetime = request.metadata().get("lifetime-ms").map(|ms| ms.to_str().unwrap().parse().unwrap());
             let svid = caller.map(|caller| Svid {
                 identity: Identity::parse(&caller).unwrap(),
-                expires: std::time::SystemTime::now() + Duration::from_secs(3600),
+                expires: std::time::SystemTime::now() + Duration::from_millis(lifetime.unwrap_or(3_600_000)),
             });
             request.extensions_mut().insert(Peer { address: None, svid, local: false });
             Ok(request)

@@ -54,7 +54,9 @@ impl World {
                 vec![endpoint(instance, SocketAddr::new(address.ip(), reached_at(instance, port).get()))]
             }
         };
-        endpoints.sort_by(|one, two| (one.address, &one.workload).cmp(&(two.address, &two.workload)));
+        // Of two at one address the one that takes new work stays.
+        let order = |e: &Endpoint| (e.address, e.health, e.workload.clone());
+        endpoints.sort_by_cached_key(order);
         endpoints.dedup_by_key(|endpoint| endpoint.address);
         Some(EndpointSet { cluster: name.clone(), endpoints })
     }

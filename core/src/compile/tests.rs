@@ -10,6 +10,7 @@ use crate::{
 
 mod conformance;
 mod destinations;
+mod gateways;
 mod policies;
 mod routes;
 

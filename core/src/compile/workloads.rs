@@ -57,10 +57,13 @@ pub struct Workloads {
 /// Namespace and name.
 type InstanceKey = (Arc<str>, Arc<str>);
 
+/// The names of the instances that have each value of one label.
+type Values = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
 #[derive(Clone, Debug, Default)]
 struct Namespace {
     instances: BTreeMap<Arc<str>, Arc<Instance>>,
-    by_label: BTreeMap<Arc<str>, BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>,
+    by_label: BTreeMap<Arc<str>, Values>,
 }
 
 impl Instance {

@@ -209,3 +209,34 @@ async fn streams_that_cannot_be_are_refused_with_the_reason() {
     assert_eq!(fine.next().await, sent(CLUSTER, &[PRODUCT]), "others do not notice");
     plane.end().await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_with_its_certificate() {
+    let plane = Plane::start(SHOP).await;
+    let mut client = AggregatedDiscoveryServiceClient::connect(format!("http://{}", plane.address)).await.unwrap();
+    let (_requests, receiver) = mpsc::channel(1);
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    request.metadata_mut().insert("caller", "spiffe://weft.local/ns/shop/sa/web".parse().unwrap());
+    request.metadata_mut().insert("lifetime-ms", "50".parse().unwrap());
+    let mut answers = client.delta_aggregated_resources(request).await.unwrap().into_inner();
+    let end = tokio::time::timeout(WAIT, answers.message()).await.unwrap();
+    assert_eq!(end.unwrap_err().code(), tonic::Code::Unauthenticated);
+    plane.end().await;
+}
+
+/// Also with `initial_resource_versions` in one request and the names in a later one.
+#[tokio::test]
+async fn what_a_client_says_it_holds_is_believed_until_it_differs() {
+    let plane = Plane::start(SHOP).await;
+    let mut first = plane.proxy("web").await;
+    first.ask(CLUSTER, &[PRODUCT], &[]).await;
+    first.next().await;
+    let version = first.version(CLUSTER, PRODUCT).to_owned();
+    let mut again = plane.proxy("web").await;
+    again.ask_with(CLUSTER, &[], &[(PRODUCT, &version)]).await;
+    again.ask(CLUSTER, &[PRODUCT], &[]).await;
+    again.is_quiet().await;
+    again.ask(CLUSTER, &[PRODUCT], &[]).await;
+    assert_eq!(again.next().await, sent(CLUSTER, &[PRODUCT]), "the second time it is asked again");
+    plane.end().await;
+}

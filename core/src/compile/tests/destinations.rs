@@ -143,11 +143,11 @@ spec:
     assert_eq!(cluster("90").http, HttpVersion::Http2);
     assert_eq!((cluster("80").limits.connections, cluster("80").budget.ratio), (5, 0.1));
     assert_eq!(cluster("80").connect_timeout, plain.connect_timeout, "one policy counts, they are not mixed");
-    let forward =
-        |port: &str| match &routes(&world, &format!("svc/shop/product:{port}")).unwrap().hosts[0].rules[0].action {
-            Action::Forward(forward) => forward.clone(),
-            other => panic!("{other:?}"),
-        };
+    let forward = |port: &str| {
+        let table = routes(&world, &format!("svc/shop/product:{port}")).unwrap();
+        let Action::Forward(forward) = &table.hosts[0].rules[0].action else { panic!("{table:?}") };
+        forward.clone()
+    };
     assert_eq!(forward("90").request_timeout.map(|t| t.as_secs()), Some(5));
     assert_eq!(forward("90").try_timeout, None, "0s is none");
     let retry = forward("80").retry;
