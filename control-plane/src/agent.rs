@@ -7,7 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,6 +26,8 @@ mod register;
 
 /// Longest reason kept, in bytes.
 const MAX_REASON: usize = 256;
+/// Most streams at once.
+const MAX_STREAMS: usize = 20_000;
 
 /// The service. A clone is the same one.
 #[derive(Clone)]
@@ -33,12 +35,13 @@ pub struct Service {
     registry: Arc<Registry>,
     proxies: Arc<ProxyTable>,
     stop: CancellationToken,
+    places: Arc<Semaphore>,
 }
 
 impl Service {
     /// The service of a registry; its streams end at `stop`.
     pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, stop: CancellationToken) -> Self {
-        Self { registry, proxies, stop }
+        Self { registry, proxies, stop, places: Arc::new(Semaphore::new(MAX_STREAMS)) }
     }
 }
 
@@ -57,9 +60,12 @@ impl agent_server::Agent for Service {
         if svid.identity.namespace().is_none() {
             return Err(Status::permission_denied(format!("{} names no namespace and service account", svid.identity)));
         }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err(Status::resource_exhausted("too many agent streams on this control plane"));
+        };
         let (sender, receiver) = mpsc::channel(8);
         let stream =
-            Stream { service: self.clone(), identity: svid.identity.clone(), answers: sender, registration: None };
+            Stream { service: self.clone(), identity: svid.identity.clone(), answers: sender, registration: None, _place: place };
         tokio::spawn(stream.serve(svid, request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -71,6 +77,7 @@ struct Stream {
     identity: Identity,
     answers: mpsc::Sender<Result<ControlMessage, Status>>,
     registration: Option<Registration>,
+    _place: OwnedSemaphorePermit,
 }
 
 struct Registration {

@@ -137,25 +137,26 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let text = serde_json::to_vec(&addresses)?;
     files::write_public(&config.data_dir.join("addresses.json"), &text).context("addresses.json: cannot be written")?;
 
-    let settings = |name, tls, connections| Settings { name, tls, connections };
+    let settings = |name, tls, connections, anonymous| Settings { name, tls, connections, anonymous };
+    let (short, long) = (Duration::from_secs(30), Duration::from_secs(600));
     loops.spawn(serve::tcp(
         grpc_listener,
-        settings("grpc", Some(grpc_tls), 20_000),
+        settings("grpc", Some(grpc_tls), 20_000, short),
         grpc,
         stop.clone(),
         connections.clone(),
     ));
     loops.spawn(serve::tcp(
         api_listener,
-        settings("api", Some(api_tls), 1_024),
+        settings("api", Some(api_tls), 1_024, long),
         rest.clone(),
         stop.clone(),
         connections.clone(),
     ));
-    loops.spawn(serve::unix(socket, settings("api-socket", None, 1_024), rest, stop.clone(), connections.clone()));
+    loops.spawn(serve::unix(socket, settings("api-socket", None, 1_024, long), rest, stop.clone(), connections.clone()));
     loops.spawn(serve::tcp(
         metrics_listener,
-        settings("metrics", None, 128),
+        settings("metrics", None, 128, long),
         figures,
         stop.clone(),
         connections.clone(),

@@ -31,6 +31,8 @@ use crate::tls;
 
 /// Longest time for a TLS handshake, and for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Longest time for what runs on a connection that was told to end.
+const LAST_REQUEST: Duration = Duration::from_secs(35);
 
 /// Who is at the other end of a connection; in every request's extensions.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Settings {
     pub tls: Option<Arc<ServerConfig>>,
     /// How many connections there may be at once; more wait in the kernel's queue.
     pub connections: usize,
+    /// A connection without a certificate is told to end after so long, so that strangers cannot hold places.
+    pub anonymous: Duration,
 }
 
 /// Binds a TCP listener, and says which address it got.
@@ -113,7 +117,7 @@ pub async fn tcp(
         tasks.spawn(async move {
             let mut peer = Peer { address: Some(address), svid: None, local: false };
             match settings.tls {
-                None => connection(stream, peer, router, stop).await,
+                None => connection(stream, peer, router, settings.anonymous, stop).await,
                 Some(tls) => {
                     let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
                     match handshake.await {
@@ -122,7 +126,7 @@ pub async fn tcp(
                             peer.svid = certificate
                                 .and_then(tls::peer_of)
                                 .map(|(identity, expires)| Svid { identity, expires });
-                            connection(stream, peer, router, stop).await;
+                            connection(stream, peer, router, settings.anonymous, stop).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(listener = settings.name, peer = %address, error = &error as &dyn std::error::Error, "TLS handshake failed");
@@ -152,9 +156,9 @@ pub async fn unix(
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+                let (router, stop, anonymous) = (router.clone(), stop.clone(), settings.anonymous);
                 tasks.spawn(async move {
-                    connection(stream, Peer { address: None, svid: None, local: true }, router, stop).await;
+                    connection(stream, Peer { address: None, svid: None, local: true }, router, anonymous, stop).await;
                     drop(permit);
                 });
             }
@@ -176,10 +180,17 @@ async fn refused(listener: &'static str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+async fn connection<S>(stream: S, peer: Peer, router: Router, anonymous: Duration, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let known = peer.svid.is_some() || peer.local;
+    let age = async move {
+        if known {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(anonymous).await;
+    };
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
         request.map(axum::body::Body::new)
@@ -200,6 +211,13 @@ where
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = age => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(LAST_REQUEST, connection).await {
+                Ok(result) => result,
+                Err(_) => Ok(()),
+            }
         }
     };
     if let Err(error) = result {

@@ -1,7 +1,5 @@
 //! What there is: proxies, workloads, the root certificate.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     extract::State,
@@ -58,7 +56,7 @@ pub(super) async fn workloads(State(api): Shared, query: Parameters) -> Result<J
     items.extend(desired.of(Kind::Workload).map(|(_, object)| marked(view.with_status(object), "static")));
     items.retain(|object| {
         query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted)
-            && has(&Arc::new(object.clone()), &labels)
+            && has(object, &labels)
     });
     items.sort_by_key(Object::key);
     Ok(Json(Items { revision: desired.revision, items }))

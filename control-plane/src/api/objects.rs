@@ -1,7 +1,5 @@
 //! Objects: read, list, put, delete, and apply of many in one revision.
 
-use std::sync::Arc;
-
 use axum::{
     Extension, Json,
     body::Body,
@@ -192,6 +190,6 @@ pub(super) fn labels(query: &Parameters) -> Result<Vec<(String, String)>, Failur
 }
 
 /// Whether an object has all these labels.
-pub(super) fn has(object: &Arc<Object>, labels: &[(String, String)]) -> bool {
+pub(super) fn has(object: &Object, labels: &[(String, String)]) -> bool {
     labels.iter().all(|(name, value)| object.metadata().labels.get(name) == Some(value))
 }

@@ -10,6 +10,7 @@
 mod agent;
 mod api;
 mod crash;
+mod docs;
 mod harness;
 mod identity;
 mod ports;
