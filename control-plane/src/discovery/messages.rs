@@ -56,6 +56,11 @@ impl Messages {
         self.refused.push((type_url, names));
     }
 
+    /// Whether a client of the barrier has something to stage, and so waits for a barrier.
+    pub(super) fn are_staged(&self) -> bool {
+        self.added.keys().any(|kind| *kind != Kind::Endpoints)
+    }
+
     /// The messages, without their nonces.
     pub(super) fn build(mut self) -> Vec<Built> {
         let mut out = Vec::new();

@@ -311,6 +311,10 @@ impl Session {
         for kind in Kind::ALL {
             self.collect_kind(kind, &client, store, keep_carried_over, &mut messages);
         }
+        if let Some(barrier) = &mut self.barrier {
+            // Also when the hash is that of the last one: let go and asked for again within one batch.
+            barrier.owed |= messages.are_staged();
+        }
         let mut out: Vec<DeltaDiscoveryResponse> = Vec::new();
         for (type_url, names, mut message) in messages.build() {
             message.nonce = self.sent(type_url, names, None);

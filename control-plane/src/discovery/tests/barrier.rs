@@ -46,6 +46,28 @@ async fn the_whole_tree_comes_with_one_request_and_goes_with_one() {
     plane.end().await;
 }
 
+/// The hash is the same again, but what was sent anew waits for its barrier.
+#[tokio::test]
+async fn what_is_let_go_and_asked_for_again_gets_a_barrier() {
+    let plane = Plane::start(SHOP).await;
+    let mut client = plane.proxy("web").await;
+    client.ask(REVISION, &[REVISION_NAME], &[]).await;
+    client.ask(LISTENER, &["outbound/240.0.0.1:80"], &[]).await;
+    while client.until_barrier().await.0.is_empty() {}
+    let before = client.hash();
+    for _ in 0..20 {
+        client.ask(LISTENER, &[], &["outbound/240.0.0.1:80"]).await;
+        client.ask(LISTENER, &["outbound/240.0.0.1:80"], &[]).await;
+        while client.until_barrier().await.2 != before {}
+    }
+    client.is_quiet().await;
+    // Asked for again without a change: sent again, and a barrier behind it.
+    client.ask(LISTENER, &["outbound/240.0.0.1:80"], &[]).await;
+    let (seen, _, hash) = client.until_barrier().await;
+    assert_eq!((seen, hash), (vec![sent(LISTENER, &["outbound/240.0.0.1:80"])], before));
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn a_revision_that_changes_nothing_here_is_only_the_barrier() {
     let plane = Plane::start(SHOP).await;
