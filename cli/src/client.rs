@@ -299,7 +299,7 @@ impl ClientError {
                     .to_owned(),
             ),
             Self::NoCa(_) => Some(
-                "Give the mesh's root: --ca FILE or WEFT_CA. The control plane keeps it in its data directory (ca.pem)."
+                "Give the mesh's root: --ca FILE or WEFT_CA. The control plane keeps it as root.pem in its data directory."
                     .to_owned(),
             ),
             Self::Tls { .. } => Some(

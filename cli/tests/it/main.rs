@@ -1,0 +1,202 @@
+//! The real `weft` against a real control plane on free loopback ports.
+//! The control plane's program is found through `WEFT_BIN`, else beside this test's build: `make test` builds it first.
+
+mod world;
+
+use serde_json::Value;
+
+use crate::world::World;
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: product, namespace: shop, labels: {team: a}}\nspec:\n  selector: {app: product}\n  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]\n";
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: product, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: product}]\n  rules: [{backendRefs: [{name: product, port: 80, weight: 1}]}]\n";
+
+#[test]
+fn objects_are_applied_read_changed_and_deleted() {
+    let world = World::start();
+    let file = world.file("shop.yaml", &format!("# a comment\n{SERVICE}---\n{ROUTE}"));
+    let applied = world.weft(&["apply", "-f", &file, "-m", "first"]).ok();
+    assert_eq!(applied, "service shop/product created\nhttproute shop/product created\nrevision 1\n");
+    let again = world.weft(&["apply", "-f", &file]).ok();
+    assert!(again.ends_with("nothing to change; still revision 1\n"), "{again}");
+
+    let table = world.weft(&["get", "svc", "-n", "shop"]).ok();
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[2], row[3]), ("product", "80->8080/http", "app=product"), "{table}");
+    assert!(row[1].starts_with("240.") && row[1].contains(",fd77:"), "{table}");
+    for (labels, found) in [("team=a", true), ("team=b", false), ("team=a,x=y", false)] {
+        let table = world.weft(&["get", "services", "-A", "-l", labels]).ok();
+        assert_eq!(table.contains("product"), found, "{labels}: {table}");
+    }
+    let yaml = world.weft(&["get", "HTTPRoute", "product", "-n", "shop", "-o", "yaml"]).ok();
+    assert!(yaml.contains("kind: HTTPRoute"), "{yaml}");
+    let missing = world.weft(&["get", "route", "nothing", "-n", "shop"]);
+    assert_eq!((missing.code, missing.out.as_str()), (1, ""));
+    assert!(missing.err.contains("HTTPRoute/shop/nothing"), "{}", missing.err);
+
+    // What is printed can be applied again.
+    let printed = world.file("again.yaml", &yaml);
+    assert!(world.weft(&["apply", "-f", &printed]).ok().contains("unchanged"));
+
+    assert_eq!(world.weft(&["delete", "route", "product", "-n", "shop"]).ok(), "httproute shop/product deleted\n");
+    let deleted = world.weft(&["delete", "-f", &file]).ok();
+    assert_eq!(deleted, "httproute shop/product was not there\nservice shop/product deleted\n");
+    assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));
+}
+
+#[test]
+fn a_mistake_names_file_line_object_and_field_and_changes_nothing() {
+    let world = World::start();
+    let bad = ROUTE.replace("weight: 1", "weight: many");
+    let file = world.file("bad.yaml", &format!("{SERVICE}---\n{bad}"));
+    let refused = world.weft(&["apply", "-f", &file]);
+    assert_eq!(refused.code, 1);
+    let line = format!("{file}:8: HTTPRoute/shop/product: spec.rules[0].backendRefs[0].weight: ");
+    assert!(refused.err.lines().any(|text| text.trim_start().starts_with(&line)), "{}", refused.err);
+    assert!(world.weft(&["history"]).ok().starts_with("no revision yet"));
+    let syntax = world.file("syntax.yaml", "kind: Service\nmetadata: {\n");
+    let refused = world.weft(&["apply", "-f", &syntax]);
+    assert!(refused.err.contains("syntax.yaml: document at line 1"), "{}", refused.err);
+    let unknown = world.file("unknown.yaml", &SERVICE.replace("selector", "selektor"));
+    assert!(world.weft(&["apply", "-f", &unknown]).err.contains("spec.selektor"));
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let world = World::start();
+    let file = world.file("shop.yaml", SERVICE);
+    let dry = world.weft(&["apply", "-f", &file, "--dry-run"]).ok();
+    assert_eq!(dry, "service shop/product created\ndry run: nothing was changed\n");
+    assert!(world.weft(&["get", "svc", "-A"]).ok().starts_with("no services"));
+}
+
+#[test]
+fn history_shows_differences_and_rollback_goes_back() {
+    let world = World::start();
+    let file = world.file("shop.yaml", SERVICE);
+    world.weft(&["apply", "-f", &file, "-m", "first"]).ok();
+    let file = world.file("shop.yaml", &SERVICE.replace("8080", "9090"));
+    world.weft(&["apply", "-f", &file, "-m", "another port"]).ok();
+    let history = world.weft(&["history"]).ok();
+    let second = history.lines().nth(1).unwrap();
+    assert!(second.starts_with("2 ") && second.contains("another port"), "{history}");
+    let shown = world.weft(&["history", "show", "2"]).ok();
+    assert!(shown.contains("~ Service/shop/product changed"), "{shown}");
+    let signs: Vec<&str> = shown.lines().map(str::trim_end).filter(|line| line.contains("targetPort")).collect();
+    assert!(
+        matches!(signs[..], [old, new] if old.starts_with('-') && old.ends_with("8080") && new.starts_with('+')),
+        "{shown}"
+    );
+    let back = world.weft(&["rollback", "1"]).ok();
+    assert!(back.ends_with("revision 3\n"), "{back}");
+    let json: Value =
+        serde_json::from_str(&world.weft(&["get", "svc", "product", "-n", "shop", "-o", "json"]).ok()).unwrap();
+    assert_eq!(json["spec"]["ports"][0]["targetPort"], 8080);
+    assert!(world.weft(&["history", "--limit", "1"]).ok().contains("rollback to 1"));
+    let missing = world.weft(&["rollback", "99"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("revision 99"), "{}", missing.err);
+}
+
+#[test]
+fn tokens_are_made_listed_without_secret_and_revoked() {
+    let world = World::start();
+    let made = world.weft(&["token", "create", "-n", "shop", "-s", "order", "--ttl", "2h"]);
+    assert_eq!(made.out.lines().count(), 1);
+    assert!(made.out.starts_with("weft1."), "{}", made.out);
+    assert!(made.err.contains("not shown again"), "{}", made.err);
+    let secret = made.out.trim().split('.').nth(2).unwrap();
+    let list = world.weft(&["token", "list"]).ok();
+    assert!(
+        list.contains("order") && (list.contains("2h") || list.contains("1h59m")) && !list.contains(secret),
+        "{list}"
+    );
+    let id = made.out.split('.').nth(1).unwrap();
+    assert_eq!(world.weft(&["token", "revoke", id]).ok(), format!("token {id} revoked\n"));
+    assert_eq!(world.weft(&["token", "revoke", id]).code, 1);
+    assert!(world.weft(&["token", "list"]).ok().starts_with("no token"));
+    let many = world.weft(&["token", "create", "-n", "shop", "-s", "order", "--reusable", "-o", "json"]).ok();
+    let many: Value = serde_json::from_str(&many).unwrap();
+    assert_eq!(many["usesLeft"], Value::Null);
+}
+
+#[test]
+fn status_says_when_there_is_no_proxy() {
+    let world = World::start();
+    assert_eq!(world.weft(&["status"]).ok(), "no proxy is connected\n");
+    let json: Value = serde_json::from_str(&world.weft(&["status", "-o", "json"]).ok()).unwrap();
+    assert_eq!(json["items"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn from_elsewhere_it_takes_tls_and_a_token() {
+    let world = World::start();
+    let url = format!("https://{}", world.api);
+    let ca = world.path("data/root.pem");
+    let token = world.file("token", &world.admin_token());
+    let args = |more: &[&str]| -> Vec<String> {
+        ["--server", &url].iter().chain(more).chain(&["status"]).map(|word| (*word).to_owned()).collect()
+    };
+    let run = |more: &[&str]| world.program(&args(more).iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(run(&["--ca", &ca, "--token-file", &token]).ok(), "no proxy is connected\n");
+    for (more, hint) in [
+        (&["--ca", &ca][..], "next: Give an admin token: --token-file"),
+        (&["--ca", &ca, "--token", "weftadmin.x.y"], "next: Give an admin token: --token-file"),
+        (&["--token-file", &token], "next: Give the mesh's root: --ca"),
+        (&["--ca", &token], "--ca"),
+    ] {
+        let refused = run(more);
+        assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{more:?}: {}", refused.err);
+        assert!(refused.err.contains(hint), "{more:?}: {}", refused.err);
+    }
+    // Another mesh's root.
+    let other = World::start();
+    let refused = run(&["--ca", &other.path("data/root.pem"), "--token-file", &token]);
+    assert!(refused.err.contains("the TLS handshake"), "{}", refused.err);
+}
+
+#[test]
+fn nobody_there_is_told_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("api.sock").display());
+    let refused = world::program(&["--server", &socket, "status"]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.err.starts_with(&format!("error: cannot reach the control plane at {socket}: ")),
+        "{}",
+        refused.err
+    );
+    assert!(refused.err.contains("next: Is a control plane running on this machine?"), "{}", refused.err);
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_64() {
+    for args in [
+        &["get"][..],
+        &["gett"],
+        &["get", "pods"],
+        &["get", "svc", "a", "-A"],
+        &["--server", "cp:8080", "status"],
+        &["--server", "http://cp:8080", "status"],
+        &["rollback", "last"],
+    ] {
+        let wrong = world::program(args);
+        assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{args:?}: {}", wrong.err);
+        assert!(!wrong.err.is_empty(), "{args:?}");
+    }
+    assert_eq!(world::program(&["--help"]).code, 0);
+    assert!(world::program(&["version"]).ok().starts_with("weft "));
+    assert!(world::program(&["get", "kinds"]).ok().contains("httproutes"));
+}
+
+#[test]
+fn the_demos_objects_are_taken() {
+    let world = World::start();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
+    let applied = world.weft(&["apply", "-f", demo]).ok();
+    assert!(applied.contains("httproute shop/product created") && applied.ends_with("revision 1\n"), "{applied}");
+    assert!(!applied.contains("warning"), "{applied}");
+    for file in ["canary/10.yaml", "canary/50.yaml"] {
+        let applied = world.weft(&["apply", "-f", &format!("{demo}/{file}")]).ok();
+        assert!(applied.starts_with("httproute shop/product configured\n"), "{applied}");
+    }
+}
