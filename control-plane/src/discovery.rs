@@ -2,7 +2,8 @@
 //!
 //! Map: `feed` sees desired state and the registry change; `publish` takes a change in: what somebody holds of it is compiled and encoded once into the shared `store`;
 //! each `stream` then asks its `session` what its client is owed, and `messages` puts that in order. `content` compiles
-//! and renders one resource, `client` reads who asks, `proxy` keeps its entry in the table of proxies.
+//! and renders one resource, `client` reads who asks, `proxy` keeps its entry in the table of proxies,
+//! `status` says what became of an object.
 //!
 //! # Rules of the wire
 //! Spec: xDS transport protocol, incremental variant.
@@ -63,6 +64,7 @@ pub use self::{
     client::WEFT_USER_AGENT,
     feed::Feed,
     publish::{Change, WorkloadChange},
+    status::PROGRAMMED,
 };
 use crate::{serve::Peer, state::ProxyTable};
 
@@ -73,6 +75,7 @@ mod messages;
 mod proxy;
 mod publish;
 mod session;
+mod status;
 mod store;
 mod stream;
 

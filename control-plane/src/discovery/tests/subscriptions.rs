@@ -142,6 +142,15 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
     eventually("the refusal is in the table", || plane.proxies.standing_nacks().len() == 1).await;
     let (name, key, nack) = plane.proxies.standing_nacks().remove(0);
     assert_eq!((name.as_str(), key.name.as_ref(), nack.message.as_str()), (CART, "shop/web", reason));
+    // It is on the status of the object that it was made of, and of no other.
+    let programmed = |name: &str| {
+        let key = weft_core::api::ObjectKey::new(weft_core::api::Kind::Service, "shop", name);
+        let status = plane.discovery.status(&key).unwrap();
+        status.conditions.into_iter().find(|condition| condition.kind == PROGRAMMED)
+    };
+    let message = programmed("cart").unwrap().message;
+    assert!(message.contains("shop/web refuses svc/shop/cart:80") && message.contains("too long"), "{message}");
+    assert_eq!(programmed("product"), None);
     // The same bytes are not sent again; a stale nonce does not void what comes with it.
     client.is_quiet().await;
     client
@@ -156,6 +165,7 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
     client.ask(CLUSTER, &[CART], &[]).await;
     client.next().await;
     eventually("the refusal is over", || plane.proxies.standing_nacks().is_empty()).await;
+    assert_eq!(programmed("cart"), None);
     drop(client);
     eventually("the entry goes with its stream", || plane.proxies.connected() == 0).await;
     plane.end().await;
