@@ -224,3 +224,38 @@ where
         tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended badly");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stranger_that_says_nothing_loses_its_place() {
+        let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let settings = Settings { name: "test", tls: None, connections: 1, anonymous: Duration::from_millis(50) };
+        let stop = CancellationToken::new();
+        let router = Router::new();
+        let serving = tokio::spawn(tcp(listener, settings, router, stop.clone(), TaskTracker::new()));
+        for _ in 0..3 {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok(), "the next one waits for the only place");
+        }
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_unix_socket_is_private_and_replaces_an_old_one() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        drop(bind_unix(&path).unwrap());
+        let _listener = bind_unix(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        tokio::net::UnixStream::connect(&path).await.unwrap();
+    }
+}

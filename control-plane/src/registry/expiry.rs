@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use weft_core::api::{Kind, Object};
 
-use super::{MAX_EXPIRED, Probe, Registry, State};
+use super::{MAX_EXPIRED, Probe, Registry, State, overlap};
 use crate::state::{Desired, RegisteredWorkload};
 
 /// Probes at once.
@@ -62,6 +62,13 @@ impl Registry {
                     continue;
                 }
                 entry.suspect = false;
+                // Whoever answers at the address of a workload that is gone is another one.
+                let taken = state.entries.values().any(|other| {
+                    other.session.is_some()
+                        && other.workload.key != *key
+                        && overlap(&other.workload, &candidate.workload)
+                });
+                let refused = refused || taken;
                 if !refused {
                     if !silent || !state.may_expire(&desired, &candidate.workload) {
                         continue;

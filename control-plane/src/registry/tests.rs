@@ -223,6 +223,20 @@ async fn an_address_that_is_used_again_leaves_the_workload_that_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_at_the_address_of_another_workload_is_no_sign_of_life() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    tokio::time::sleep(running.registry.window() * 2).await;
+    let old = running.registry.register(workload("old")).unwrap();
+    let mut new = workload("new");
+    new.addresses = workload("old").addresses;
+    running.registry.register(new).unwrap();
+    running.registry.disconnected(&WorkloadKey::new("shop", "old"), old);
+    tokio::time::sleep(DEBOUNCE * 4).await;
+    assert_eq!(running.names(), ["new"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hundred_changes_are_shown_together_and_unchanged_ones_keep_their_place() {
     let running = start(Vec::new());
     let mut watch = running.registry.watch();

@@ -10,6 +10,7 @@
 mod agent;
 mod api;
 mod crash;
+mod discovery;
 mod docs;
 mod harness;
 mod identity;
