@@ -33,7 +33,28 @@ pub(super) struct Messages {
 type Removed = (Arc<str>, Option<Absence>);
 
 /// A message with the names in it, for the pairing of its answer.
-pub(super) type Built = (&'static str, Vec<Arc<str>>, DeltaDiscoveryResponse);
+pub(super) type Built = (&'static str, Vec<Arc<str>>, Outgoing);
+
+/// A message that waits for its turn: its resources are still the shared ones.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    pub(super) message: DeltaDiscoveryResponse,
+    contents: Vec<Arc<Content>>,
+}
+
+impl Outgoing {
+    /// The message as it is sent.
+    pub(super) fn finish(mut self) -> DeltaDiscoveryResponse {
+        self.message.resources.extend(self.contents.iter().map(|content| content.encoded.to_resource()));
+        self.message
+    }
+}
+
+impl From<DeltaDiscoveryResponse> for Outgoing {
+    fn from(message: DeltaDiscoveryResponse) -> Self {
+        Self { message, contents: Vec::new() }
+    }
+}
 
 impl Messages {
     /// A resource.
@@ -67,12 +88,12 @@ impl Messages {
         for kind in Kind::ALL {
             let added = self.added.remove(&kind).unwrap_or_default();
             if added.is_empty() && self.answered.contains(&kind) && !self.removed.contains_key(&kind) {
-                out.push((kind.type_url(), Vec::new(), empty(kind.type_url())));
+                out.push((kind.type_url(), Vec::new(), empty(kind.type_url()).into()));
             }
             let mut parts = Parts::new(kind.type_url());
             for content in added {
                 parts.reserve(content.encoded.value.len() + content.name.len() + FRAME);
-                parts.message.resources.push(content.encoded.to_resource());
+                parts.contents.push(Arc::clone(&content));
                 parts.names.push(Arc::clone(&content.name));
             }
             out.extend(parts.finish());
@@ -109,12 +130,13 @@ struct Parts {
     done: Vec<Built>,
     names: Vec<Arc<str>>,
     message: DeltaDiscoveryResponse,
+    contents: Vec<Arc<Content>>,
     size: usize,
 }
 
 impl Parts {
     fn new(type_url: &'static str) -> Self {
-        Self { type_url, done: Vec::new(), names: Vec::new(), message: empty(type_url), size: 0 }
+        Self { type_url, done: Vec::new(), names: Vec::new(), message: empty(type_url), contents: Vec::new(), size: 0 }
     }
 
     fn reserve(&mut self, size: usize) {
@@ -139,7 +161,8 @@ impl Parts {
     fn close(&mut self) {
         let next = empty(&self.message.type_url);
         let message = std::mem::replace(&mut self.message, next);
-        self.done.push((self.type_url, std::mem::take(&mut self.names), message));
+        let outgoing = Outgoing { message, contents: std::mem::take(&mut self.contents) };
+        self.done.push((self.type_url, std::mem::take(&mut self.names), outgoing));
         self.size = 0;
     }
 

@@ -19,7 +19,7 @@ use super::{
     Limits,
     client::{Client, ClientError},
     content::{self, Absence, Answer, Class, Kind, revision_type},
-    messages::Messages,
+    messages::{Messages, Outgoing},
     store::{Key, Slot, Store},
 };
 
@@ -290,7 +290,7 @@ impl Session {
 
     /// The messages that bring the client to the store's state, in the order in which they have to be sent.
     /// Cost: linear in the names that this client holds.
-    pub(super) fn collect(&mut self, store: &mut Store) -> Vec<DeltaDiscoveryResponse> {
+    pub(super) fn collect(&mut self, store: &mut Store) -> Vec<Outgoing> {
         let Some(client) = self.client.clone() else { return Vec::new() };
         if self.own_compiled < store.objects_changed() {
             self.own.clear();
@@ -315,12 +315,12 @@ impl Session {
             // Also when the hash is that of the last one: let go and asked for again within one batch.
             barrier.owed |= messages.are_staged();
         }
-        let mut out: Vec<DeltaDiscoveryResponse> = Vec::new();
-        for (type_url, names, mut message) in messages.build() {
-            message.nonce = self.sent(type_url, names, None);
-            out.push(message);
+        let mut out: Vec<Outgoing> = Vec::new();
+        for (type_url, names, mut outgoing) in messages.build() {
+            outgoing.message.nonce = self.sent(type_url, names, None);
+            out.push(outgoing);
         }
-        out.extend(self.barrier_message(store));
+        out.extend(self.barrier_message(store).map(Outgoing::from));
         out
     }
 

@@ -9,6 +9,7 @@ use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDisc
 
 use super::{
     Shared,
+    messages::Outgoing,
     proxy::Connected,
     session::{Session, SessionError},
 };
@@ -22,7 +23,7 @@ struct Driver {
     session: Session,
     requests: Streaming<DeltaDiscoveryRequest>,
     changed: watch::Receiver<u64>,
-    pending: VecDeque<DeltaDiscoveryResponse>,
+    pending: VecDeque<Outgoing>,
     expires: tokio::time::Instant,
     proxy: Option<Connected>,
     ended: bool,
@@ -63,7 +64,7 @@ impl Driver {
     async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         loop {
             if let Some(message) = self.pending.pop_front() {
-                return Ok(Some(message));
+                return Ok(Some(message.finish()));
             }
             tokio::select! {
                 request = self.requests.message() => match request? {
