@@ -93,8 +93,10 @@ impl Agent {
             if started.elapsed() >= GOOD_STREAM {
                 backoff.reset();
             }
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "no agent stream; the control plane does not know how we do");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no agent stream; the control plane does not know how we do"
+            );
             tokio::select! {
                 () = sleep(backoff.next(fastrand::f64())) => {}
                 () = leave.cancelled() => return,

@@ -20,8 +20,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use weft_core::{
     api::{
-        ApiError, Object, ObjectKey, ProxyConfig, parse_proxy_file,
+        ApiError, Object, ObjectKey, ProxyConfig,
         mesh_config::AccessLogMode,
+        parse_proxy_file,
         proxy_config::{Forward, IdentityFiles, ProxyMode, ProxyPorts, ProxyWorkload},
     },
     listener::AccessLog,
@@ -67,7 +68,13 @@ pub struct Overrides {
     pub join_token_file: Option<PathBuf>,
 
     /// A join token, instead of the one in spec.controlPlane; better by the environment, where `ps` does not show it
-    #[arg(long, env = "WEFT_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true, conflicts_with = "join_token_file")]
+    #[arg(
+        long,
+        env = "WEFT_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        conflicts_with = "join_token_file"
+    )]
     pub join_token: Option<String>,
 }
 
@@ -245,7 +252,10 @@ impl Settings {
         let ProxyConfig { metadata, spec } = config;
         if spec.control_plane.is_some() {
             for object in &objects {
-                mistakes.push(format!("{}: not together with spec.controlPlane, which says what the mesh is", object.key()));
+                mistakes.push(format!(
+                    "{}: not together with spec.controlPlane, which says what the mesh is",
+                    object.key()
+                ));
             }
         }
         let source = match spec.control_plane {
@@ -430,7 +440,8 @@ impl fmt::Debug for Overrides {
 mod tests {
     use super::*;
 
-    const TOKEN: &str = "weft1.0123456789abcdef.c2VjcmV0.e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const TOKEN: &str =
+        "weft1.0123456789abcdef.c2VjcmV0.e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     fn file(rest: &str) -> String {
         format!(

@@ -144,6 +144,12 @@ impl Table {
         rows
     }
 
+    /// Where the workload's open connections lead.
+    pub(crate) fn destinations(&self) -> Vec<SocketAddr> {
+        let rows = self.rows.lock();
+        rows.values().filter(|row| row.direction == Direction::Outbound).map(|row| row.destination).collect()
+    }
+
     /// Moves the clock and closes what has waited for too long.
     pub(crate) fn sweep(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);

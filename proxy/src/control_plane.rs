@@ -56,7 +56,7 @@ pub(crate) enum ConnectError {
         address: String,
         /// Why.
         #[source]
-        source: tonic::codegen::http::uri::InvalidUri,
+        source: http::uri::InvalidUri,
     },
     /// No connection.
     #[error("cannot connect to {address}")]
@@ -140,6 +140,11 @@ pub(crate) async fn dial(address: SocketAddr, mark: Option<u32>) -> io::Result<T
     }
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+/// Whether a mark can be set at all.
+pub(crate) fn check_mark(mark: u32) -> io::Result<()> {
+    set_mark(&TcpSocket::new_v4()?, mark)
 }
 
 /// How long to wait after a number of failures in a row.

@@ -142,7 +142,10 @@ impl FileSource {
         }
         let before = std::mem::replace(&mut self.objects, objects);
         if let Err(error) = self.apply() {
-            tracing::error!(error = &error as &dyn std::error::Error, "the new objects are not complete; the old ones stay");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the new objects are not complete; the old ones stay"
+            );
             self.objects = before;
         }
     }
@@ -169,7 +172,10 @@ pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnM
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(error, "the certificate's files have changed and are not good; the old certificate stays");
+                tracing::error!(
+                    error,
+                    "the certificate's files have changed and are not good; the old certificate stays"
+                );
             }
         }
         known = now;

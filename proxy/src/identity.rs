@@ -150,19 +150,19 @@ impl Issuer {
         Ok(tls)
     }
 
-    /// Keeps the certificate fresh. `on_renewal` is called with each new one.
-    pub(crate) async fn keep(self, mut on_renewal: impl FnMut(&MeshTls)) {
+    /// Keeps the certificate fresh. `outcome` is called after each try.
+    pub(crate) async fn keep(self, mut outcome: impl FnMut(Result<&MeshTls, &IssueError>)) {
         let mut backoff = Backoff::default();
         loop {
             match self.renew().await {
                 Ok(tls) => {
                     backoff.reset();
-                    on_renewal(&tls);
+                    outcome(Ok(&tls));
                     wait_until(due(unix_now(), tls.not_after, fastrand::f64())).await;
                 }
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "no new certificate; trying again");
+                    outcome(Err(&error));
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no new certificate; trying again");
                     sleep(backoff.next(fastrand::f64())).await;
                 }
             }

@@ -6,7 +6,10 @@
 //! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] says what is obeyed, `identity`
 //! gets the certificate, `agent` tells the control plane how we do, `admin` tells everyone else.
 
+mod admin;
 mod agent;
+pub mod app;
+pub mod command;
 pub mod config;
 pub mod connection;
 mod control_plane;

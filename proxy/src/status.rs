@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::Instant};
 
 /// The status of a proxy.
 #[derive(Debug)]
-pub struct Status {
+pub(crate) struct Status {
     /// What was applied last.
     pub(crate) applied: watch::Sender<Applied>,
     /// How many certificates came into force; nothing can be asked of a control plane before the first.

@@ -11,7 +11,9 @@ use weft_core::{
 /// The route tables that a listener names.
 pub(crate) fn routes_of(listener: &Listener) -> BTreeSet<&RouteName> {
     match listener {
-        Listener::Inbound(inbound) => inbound.ports.values().chain([&inbound.default]).map(|port| &port.routes).collect(),
+        Listener::Inbound(inbound) => {
+            inbound.ports.values().chain([&inbound.default]).map(|port| &port.routes).collect()
+        }
         Listener::OutboundDefault(_) => BTreeSet::new(),
         Listener::Outbound(outbound) => outbound.http.iter().collect(),
         Listener::Gateway(gateway) => gateway.ports.values().collect(),

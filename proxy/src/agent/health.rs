@@ -90,12 +90,7 @@ fn judge(failing: &BTreeMap<u16, String>) -> Verdict {
     Verdict::Unhealthy(failing.iter().map(|(port, why)| format!("port {port}: {why}")).collect::<Vec<_>>().join("; "))
 }
 
-async fn repeat(
-    check: HealthCheck,
-    address: IpAddr,
-    mark: Option<u32>,
-    failing: watch::Sender<BTreeMap<u16, String>>,
-) {
+async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing: watch::Sender<BTreeMap<u16, String>>) {
     let port = check.port.get();
     let target = SocketAddr::new(address, port);
     let mut ticks = interval(check.interval.std());
@@ -186,7 +181,8 @@ mod tests {
                 stream.write_all(format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n").as_bytes()).await.unwrap();
             }
         });
-        let http = check(serde_json::json!({"port": address.port(), "type": "http", "path": "/ready", "interval": "20ms"}));
+        let http =
+            check(serde_json::json!({"port": address.port(), "type": "http", "path": "/ready", "interval": "20ms"}));
         let mut checks = Checks::start(&[http], Some(address.ip()), None);
         assert!(matches!(&*checks.verdict.borrow(), Verdict::Unhealthy(why) if why.contains("not checked yet")));
         becomes(&mut checks, |v| matches!(v, Verdict::Unhealthy(why) if why.contains("answers 500"))).await;

@@ -59,7 +59,7 @@ pub(super) struct Taken {
 /// More was sent than a proxy holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the control plane sent more than {MAX_HELD} resources")]
-pub(super) struct TooManyError;
+pub(crate) struct TooManyError;
 
 impl Held {
     /// Takes a response in. Good resources are kept whatever the others are (gRFC A46).
@@ -144,10 +144,7 @@ impl Held {
 
     /// The endpoints of a cluster.
     pub(super) fn endpoints(&self, cluster: &ClusterName) -> Option<&EndpointSet> {
-        match self.good(ResourceType::Endpoints, &cluster.to_string())? {
-            Parsed::Endpoints(set) => Some(set),
-            _ => None,
-        }
+        if let Parsed::Endpoints(set) = self.good(ResourceType::Endpoints, &cluster.to_string())? { Some(set) } else { None }
     }
 
     /// The configuration: the trees of these listeners, with the gaps filled from what is in force, and what is missing.
@@ -226,24 +223,15 @@ impl Held {
     }
 
     fn listener(&self, name: &ListenerName) -> Option<&Listener> {
-        match self.good(ResourceType::Listener, &name.to_string())? {
-            Parsed::Listener(_, listener) => Some(listener),
-            _ => None,
-        }
+        if let Parsed::Listener(_, listener) = self.good(ResourceType::Listener, &name.to_string())? { Some(listener) } else { None }
     }
 
     fn route(&self, name: &RouteName) -> Option<&RouteTable> {
-        match self.good(ResourceType::Route, &name.to_string())? {
-            Parsed::Route(table) => Some(table),
-            _ => None,
-        }
+        if let Parsed::Route(table) = self.good(ResourceType::Route, &name.to_string())? { Some(table) } else { None }
     }
 
     fn cluster(&self, name: &ClusterName) -> Option<&Cluster> {
-        match self.good(ResourceType::Cluster, &name.to_string())? {
-            Parsed::Cluster(cluster) => Some(cluster),
-            _ => None,
-        }
+        if let Parsed::Cluster(cluster) = self.good(ResourceType::Cluster, &name.to_string())? { Some(cluster) } else { None }
     }
 }
 
@@ -251,7 +239,8 @@ impl Held {
 pub(super) fn nack(reasons: &[String]) -> String {
     let mut text = reasons.join("; ");
     if text.len() > MAX_NACK {
-        text.truncate(text.floor_char_boundary(MAX_NACK));
+        let end = (0..=MAX_NACK).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
         text.push('…');
     }
     text

@@ -209,7 +209,8 @@ impl Discovery {
 
     /// Puts a configuration in force; clusters that are new get the endpoints that came before them.
     fn apply(&self, resources: Resources, before: &Resources) -> Result<(), StreamError> {
-        let new: Vec<_> = resources.clusters.keys().filter(|name| !before.clusters.contains_key(*name)).cloned().collect();
+        let new: Vec<_> =
+            resources.clusters.keys().filter(|name| !before.clusters.contains_key(*name)).cloned().collect();
         self.state.replace(resources)?;
         for set in new.iter().filter_map(|name| self.held.endpoints(name)) {
             self.state.endpoints(set);
@@ -225,7 +226,10 @@ impl Discovery {
         let mut now = Vec::new();
         for name in absent {
             self.subscriptions.set_absent(name, true);
-            if self.subscriptions.contains(name) && !before.listeners.contains_key(name) && !before.absent.contains(name) {
+            if self.subscriptions.contains(name)
+                && !before.listeners.contains_key(name)
+                && !before.absent.contains(name)
+            {
                 now.push(name.clone());
             }
         }
@@ -253,7 +257,9 @@ impl Discovery {
             match added {
                 Added::Known => {}
                 Added::New => new.push(name.to_string()),
-                Added::Full => tracing::warn!(%destination, "too many destinations are in use; this one is not asked for"),
+                Added::Full => {
+                    tracing::warn!(%destination, "too many destinations are in use; this one is not asked for")
+                }
             }
         }
         self.unsubscribed(&gone)?;
@@ -360,7 +366,12 @@ impl Wire {
     fn answer(&mut self, type_url: String, nonce: String, refused: Option<String>) -> Result<(), StreamError> {
         let error_detail =
             refused.map(|message| rpc::Status { code: INVALID_ARGUMENT, message, ..rpc::Status::default() });
-        self.send(DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..DeltaDiscoveryRequest::default() })
+        self.send(DeltaDiscoveryRequest {
+            type_url,
+            response_nonce: nonce,
+            error_detail,
+            ..DeltaDiscoveryRequest::default()
+        })
     }
 
     fn send(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), StreamError> {

@@ -134,7 +134,10 @@ mod tests {
     async fn what_is_not_called_for_five_minutes_is_given_up_and_nothing_else() {
         let start = Instant::now();
         let mut all = Subscriptions::new(vec![ListenerName::Inbound], start);
-        assert_eq!((all.add(name(1), start), all.add(name(2), start), all.add(name(2), start)), (Added::New, Added::New, Added::Known));
+        assert_eq!(
+            (all.add(name(1), start), all.add(name(2), start), all.add(name(2), start)),
+            (Added::New, Added::New, Added::Known)
+        );
         all.used(&[destination(2), destination(9)].into(), start + IDLE / 2);
         assert_eq!(all.take_idle(start + IDLE - Duration::from_secs(1)), vec![]);
         assert_eq!(all.take_idle(start + IDLE), vec![name(1)]);

@@ -57,7 +57,7 @@ pub fn render(workers: &[Arc<Metrics>], samples: &[Sample]) -> String {
     let mut headed = BTreeSet::new();
     for sample in samples {
         if headed.insert(sample.name) {
-            head(&mut out, sample.name, sample.help, "gauge");
+            head(&mut out, sample.name, sample.help, if sample.name.ends_with("_total") { "counter" } else { "gauge" });
         }
         line(&mut out, sample.name, &labels(&sample.labels), sample.value);
     }

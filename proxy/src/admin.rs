@@ -1,0 +1,256 @@
+//! What the proxy tells and lets people do over HTTP: the admin port on loopback, and the port of metrics and health.
+//! Shape: one small router; every answer is made from [`View`], which only reads, and [`Control`], which drains and quits.
+//!
+//! | port | path | |
+//! |---|---|---|
+//! | admin | `GET /config_dump` | settings, configuration and endpoints as JSON |
+//! | admin | `GET /connections` | open connections as JSON, oldest first |
+//! | admin | `POST /drain` | stop taking connections; end those that are idle; keep running |
+//! | admin | `POST /quit` | drain, then end, as SIGTERM does |
+//! | metrics | `GET /metrics` | Prometheus text |
+//! | metrics | `GET /readyz` | 200 when traffic can be taken, else 503 with the reasons |
+//! | metrics | `GET /livez` | 200 when every worker answers within a second |
+//!
+//! # Defaults
+//! 64 connections a port, 8 KiB and 5 s for a head, 1,000 rows of connections. A body of a request is never read.
+
+mod dump;
+mod process;
+mod samples;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::Command,
+    config::{Mode, Settings, Source},
+    drain::Drainer,
+    identity::unix_now,
+    live::State,
+    status::Status,
+    telemetry::exposition,
+    tls::CurrentTls,
+    worker::Worker,
+};
+
+const CONNECTIONS: usize = 64;
+const HEAD: usize = 8 * 1024;
+const HEAD_TIME: Duration = Duration::from_secs(5);
+const ROWS: usize = 1_000;
+/// A worker that does not answer for this long is not alive.
+const ALIVE: Duration = Duration::from_secs(1);
+/// Between telling the control plane that we drain and refusing connections: time for the news to reach callers.
+const ANNOUNCE: Duration = Duration::from_millis(500);
+
+/// Which port was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Admin,
+    Metrics,
+}
+
+/// Everything that can be looked at.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) settings: Settings,
+    pub(crate) state: Arc<State>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) tls: Arc<CurrentTls>,
+    pub(crate) workers: Vec<Arc<Worker>>,
+    pub(crate) commands: Vec<mpsc::Sender<Command>>,
+    pub(crate) control: Control,
+}
+
+/// What can be asked of the proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Control {
+    pub(crate) drainer: Drainer,
+    pub(crate) quit: CancellationToken,
+}
+
+impl View {
+    /// Why no traffic can be taken; empty when it can.
+    pub(crate) fn not_ready(&self) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if *self.status.draining.borrow() {
+            reasons.push("draining");
+        }
+        let identified = !matches!(self.settings.source, Source::File { identity: None, .. });
+        match self.tls.load().as_ref() {
+            None if identified => reasons.push("no certificate"),
+            Some(tls) if tls.not_after <= unix_now() => reasons.push("the certificate has expired"),
+            None | Some(_) => {}
+        }
+        let live = self.state.live();
+        let configured = match self.settings.mode {
+            Mode::Sidecar => live.inbound.is_some(),
+            Mode::Gateway(_) => live.gateway.is_some(),
+        };
+        if !configured {
+            reasons.push("no configuration");
+        }
+        if !self.status.listening.load(std::sync::atomic::Ordering::Relaxed) {
+            reasons.push("a listener is not open");
+        }
+        reasons
+    }
+
+    /// Open connections of all workers.
+    pub(crate) fn open(&self) -> usize {
+        self.workers.iter().map(|worker| worker.connections.len()).sum()
+    }
+
+    /// Takes no more connections and ends those that are idle. The control plane hears of it first.
+    pub(crate) async fn drain(&self) {
+        let first = !self.status.draining.send_replace(true);
+        if first {
+            tracing::info!(open = self.open(), "draining");
+            if self.status.agent.is_up() {
+                sleep(ANNOUNCE).await;
+            }
+        }
+        self.control.drainer.begin();
+    }
+
+    fn metrics(&self) -> String {
+        let metrics: Vec<_> = self.workers.iter().map(|worker| worker.metrics.clone()).collect();
+        exposition::render(&metrics, &samples::samples(self))
+    }
+
+    async fn alive(&self) -> bool {
+        for commands in &self.commands {
+            let (answer, answered) = oneshot::channel();
+            let asked = async {
+                commands.send(Command::Ping(answer)).await.map_err(|_gone| ())?;
+                answered.await.map_err(|_gone| ())
+            };
+            if !matches!(timeout(ALIVE, asked).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Serves a port until the program ends.
+pub(crate) async fn serve(view: Arc<View>, listener: TcpListener, door: Door) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, ?door, "accept failed");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let view = view.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let view = view.clone();
+                async move { Ok::<_, Infallible>(answer(&view, door, &request).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .max_buf_size(HEAD)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(error = &error as &dyn std::error::Error, ?door, "connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let method = request.method();
+    match (door, request.uri().path()) {
+        (Door::Admin, "/config_dump") => get(method, || json(StatusCode::OK, &dump::dump(view))),
+        (Door::Admin, "/connections") => get(method, || json(StatusCode::OK, &connections(view))),
+        (Door::Admin, "/drain") => {
+            let drain = || {
+                let view = view.clone();
+                tokio::spawn(async move { view.drain().await });
+            };
+            post(method, view, drain)
+        }
+        (Door::Admin, "/quit") => post(method, view, || view.control.quit.cancel()),
+        (Door::Metrics, "/metrics") => {
+            get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", view.metrics()))
+        }
+        (Door::Metrics, "/readyz") => get(method, || {
+            let reasons = view.not_ready();
+            let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+        }),
+        (Door::Metrics, "/livez") => {
+            let alive = view.alive().await;
+            let status = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            get(method, || json(status, &json!({"alive": alive})))
+        }
+        (Door::Admin, _) => unknown("/config_dump, /connections, /drain (POST), /quit (POST)"),
+        (Door::Metrics, _) => unknown("/metrics, /readyz, /livez"),
+    }
+}
+
+fn connections(view: &View) -> Value {
+    let mut rows: Vec<Value> = Vec::new();
+    for worker in &view.workers {
+        for row in worker.connections.rows(ROWS.saturating_sub(rows.len())) {
+            let mut row = serde_json::to_value(row).unwrap_or_default();
+            if let Some(row) = row.as_object_mut() {
+                row.insert("worker".into(), worker.index.into());
+            }
+            rows.push(row);
+        }
+    }
+    json!({"open": view.open(), "connections": rows})
+}
+
+fn get(method: &Method, answer: impl FnOnce() -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    if *method == Method::GET || *method == Method::HEAD { answer() } else { not_allowed("GET") }
+}
+
+fn post(method: &Method, view: &View, act: impl FnOnce()) -> Response<Full<Bytes>> {
+    if *method != Method::POST {
+        return not_allowed("POST");
+    }
+    act();
+    json(StatusCode::OK, &json!({"open": view.open()}))
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &json!({"error": format!("use {allowed}")}));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    response
+}
+
+fn unknown(known: &str) -> Response<Full<Bytes>> {
+    json(StatusCode::NOT_FOUND, &json!({"error": format!("there is {known}")}))
+}
+
+fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    text(status, "application/json", format!("{value}\n"))
+}
+
+fn text(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}

@@ -1,0 +1,72 @@
+//! Numbers that are read when somebody asks: certificate, configuration, streams, process.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{View, process};
+use crate::telemetry::exposition::Sample;
+
+/// All of them.
+#[expect(clippy::cast_precision_loss, reason = "gauges")]
+pub(super) fn samples(view: &View) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
+    let status = &view.status;
+    if let Some(tls) = view.tls.load().as_ref() {
+        add("weft_certificate_not_after_seconds", "End of the certificate in force, Unix time.", tls.not_after as f64);
+        add(
+            "weft_certificate_not_before_seconds",
+            "Start of the certificate in force, Unix time.",
+            tls.svid.not_before as f64,
+        );
+    }
+    add("weft_certificate_renewals_total", "Certificates that came into force.", *status.certificates.borrow() as f64);
+    add(
+        "weft_certificate_failures_total",
+        "Tries to get a certificate that failed.",
+        status.certificate_failures.load(Relaxed) as f64,
+    );
+    let live = view.state.live();
+    add("weft_config_revision", "Revision wholly in force; 0 from a file.", live.revision as f64);
+    add("weft_config_swaps_total", "Configurations put in force.", status.swaps.load(Relaxed) as f64);
+    add("weft_config_refused_total", "Resources refused.", status.refused.load(Relaxed) as f64);
+    for (kind, count) in [
+        ("listener", live.resources.listeners.len()),
+        ("route", live.resources.routes.len()),
+        ("cluster", live.resources.clusters.len()),
+    ] {
+        out.push(Sample {
+            name: "weft_config_resources",
+            help: "Resources in force, by kind.",
+            labels: vec![("kind", kind.to_owned())],
+            value: count as f64,
+        });
+    }
+    let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
+    add(
+        "weft_discovery_connected",
+        "Whether there is a discovery stream; 0 from a file.",
+        f64::from(u8::from(status.discovery.is_up())),
+    );
+    add(
+        "weft_discovery_age_seconds",
+        "Time since there was a discovery stream; 0 while there is one.",
+        status.discovery.age(),
+    );
+    add("weft_discovery_connects_total", "Discovery streams opened.", status.discovery.connects.load(Relaxed) as f64);
+    add("weft_discovery_subscriptions", "Listeners asked for.", status.subscriptions.load(Relaxed) as f64);
+    add(
+        "weft_agent_connected",
+        "Whether the control plane has this proxy registered; 0 from a file.",
+        f64::from(u8::from(status.agent.is_up())),
+    );
+    add("weft_agent_connects_total", "Registrations.", status.agent.connects.load(Relaxed) as f64);
+    add("weft_ready", "Whether traffic can be taken.", f64::from(u8::from(view.not_ready().is_empty())));
+    out.push(Sample {
+        name: "weft_build_info",
+        help: "Always 1; the version is a label.",
+        labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
+        value: 1.0,
+    });
+    out.extend(process::samples());
+    out
+}

@@ -1,0 +1,310 @@
+//! The composition root: one control thread, which this runs on, and worker threads that carry traffic.
+//! Shape: [`App::start`] opens every port and starts everything; [`App::run`] stays until it is told to stop;
+//! [`App::shutdown`] drains. In a test the control thread is the test's own.
+//!
+//! At the end: readiness goes first, then the control plane hears of it, then listeners close and idle connections end;
+//! the workload leaves the registry when the last connection has ended or the time is up.
+//!
+//! - [`ports`]: opening listening sockets. `threads`: the workers. `edge`: the ports of a gateway come and go.
+
+mod edge;
+mod ports;
+mod threads;
+
+use std::{
+    collections::HashSet,
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::ports::Addresses;
+pub(crate) use self::threads::Command;
+use self::{
+    ports::{PortError, Ports},
+    threads::Threads,
+};
+use crate::{
+    admin::{Control, Door, View, serve},
+    agent::{Agent, health::Checks},
+    config::{ConfigError, Join, Mode, Settings, SettingsArgs, Source},
+    control_plane::{ControlPlane, check_mark},
+    discovery::Discovery,
+    drain::Drainer,
+    file::{FileSource, read_identity, watch_identity},
+    identity::Issuer,
+    live::{IncompleteError, State},
+    status::Status,
+    telemetry::AccessLog,
+    tls::{CurrentTls, SvidError},
+    worker::{Shared, Worker},
+};
+
+/// Destinations that wait to be asked for.
+const INTEREST: usize = 4_096;
+/// Longest time to say good-bye to the control plane.
+const LEAVE: Duration = Duration::from_millis(1_500);
+/// How often the connections that are left are counted.
+const COUNT: Duration = Duration::from_millis(25);
+
+/// A running proxy.
+pub struct App {
+    /// Where it listens.
+    pub addresses: Addresses,
+    view: Arc<View>,
+    threads: Threads,
+    tasks: JoinSet<()>,
+    file: Option<FileSource>,
+    agent: Option<JoinHandle<()>>,
+    leave: CancellationToken,
+    _checks: Checks,
+}
+
+/// Why a proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be opened.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The mark cannot be set.
+    #[error("spec.mark: {mark:#x} cannot be set, which needs CAP_NET_ADMIN; where nothing is redirected, set mark: 0")]
+    Mark {
+        /// The mark.
+        mark: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate's files are not good.
+    #[error("spec.identity")]
+    Identity(#[from] SvidError),
+    /// The objects are not complete.
+    #[error("the mesh's objects do not make a configuration")]
+    Incomplete(#[from] IncompleteError),
+    /// A thread cannot be started.
+    #[error("a worker cannot be started")]
+    Thread(#[source] io::Error),
+    /// No signals.
+    #[error("signals cannot be listened to")]
+    Signal(#[source] io::Error),
+}
+
+impl App {
+    /// Opens every port and starts everything on the current runtime and new threads.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        if let Some(mark) = settings.mark {
+            check_mark(mark).map_err(|source| StartError::Mark { mark, source })?;
+        }
+        let Ports { addresses, admin, metrics, data } = Ports::open(&settings).await?;
+        let (state, status) = (Arc::new(State::new(settings.workers)), Arc::new(Status::default()));
+        let tls = Arc::new(CurrentTls::empty());
+        let mut tasks = JoinSet::new();
+        let file = match &settings.source {
+            Source::File { identity, objects } => {
+                if let Some(files) = identity {
+                    tls.store(Some(Arc::new(read_identity(files)?)));
+                    status.certificates.send_replace(1);
+                    let (tls, status) = (tls.clone(), status.clone());
+                    tasks.spawn(watch_identity(files.clone(), move |new| {
+                        tls.store(Some(Arc::new(new)));
+                        status.certificates.send_modify(|count| *count += 1);
+                    }));
+                }
+                let parts = (state.clone(), status.clone(), tls.clone());
+                let file = FileSource::new(settings.clone(), objects.clone(), parts.0, parts.1, parts.2);
+                file.apply()?;
+                Some(file)
+            }
+            Source::ControlPlane(_) => None,
+        };
+        let (interest, wanted) = mpsc::channel(INTEREST);
+        let shared = Arc::new(Shared {
+            state: state.clone(),
+            tls: tls.clone(),
+            interest: file.is_none().then_some(interest),
+            mark: settings.mark,
+            own_addresses: settings.workload.addresses.clone(),
+            own_ports: addresses.own_ports(),
+            mesh_ranges: settings.mesh_ranges.clone(),
+            access_log: settings.access_log,
+            max_connections: (settings.max_connections / settings.workers).max(1),
+            discovery_wait: settings.discovery_wait,
+        });
+        let (drainer, drain) = Drainer::new();
+        let log = AccessLog::start();
+        let workers: Vec<Arc<Worker>> =
+            (0..settings.workers).map(|index| Worker::new(index, shared.clone(), log.clone(), drain.clone())).collect();
+        let threads = Threads::start(&workers).map_err(StartError::Thread)?;
+        threads.listen(data).await;
+        let edge = match settings.mode {
+            Mode::Sidecar => false,
+            Mode::Gateway(_) => true,
+        };
+        status.listening.store(!edge, Relaxed);
+        let checks =
+            Checks::start(&settings.workload.health, settings.workload.addresses.first().copied(), settings.mark);
+        let leave = CancellationToken::new();
+        let view = Arc::new(View {
+            state,
+            status,
+            tls,
+            workers,
+            commands: threads.commands.clone(),
+            control: Control { drainer, quit: CancellationToken::new() },
+            settings,
+        });
+        if edge {
+            tasks.spawn(edge::follow(view.clone()));
+        }
+        let agent = match &view.settings.source {
+            Source::ControlPlane(join) => Some(start_control(&view, join, wanted, &checks, &leave, &mut tasks)),
+            Source::File { .. } => None,
+        };
+        tasks.spawn(serve(view.clone(), admin, Door::Admin));
+        tasks.spawn(serve(view.clone(), metrics, Door::Metrics));
+        tracing::debug!(settings = %view.settings.effective, "effective settings");
+        tracing::info!(
+            name = view.settings.name,
+            namespace = view.settings.namespace,
+            workers = view.settings.workers,
+            ports = %addresses,
+            "started"
+        );
+        Ok(Self { addresses, view, threads, tasks, file, agent, leave, _checks: checks })
+    }
+
+    /// Why no traffic can be taken; empty when it can.
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        self.view.not_ready()
+    }
+
+    /// The snapshot and what is beside it.
+    pub fn state(&self) -> &Arc<State> {
+        &self.view.state
+    }
+
+    /// Reads the file again. Errors are told in the log, and change nothing.
+    pub fn reload(&mut self, args: &SettingsArgs) {
+        let Some(file) = &mut self.file else {
+            return tracing::info!("nothing to read again: the configuration comes from the control plane");
+        };
+        match args.read() {
+            Ok(new) => match new.source.clone() {
+                Source::File { objects, .. } => file.reload(new, objects),
+                Source::ControlPlane(_) => {
+                    tracing::error!("the new file names a control plane, which takes a restart; nothing has changed");
+                }
+            },
+            Err(error) => {
+                let detail = match &error {
+                    ConfigError::Read { source, .. } => source.to_string(),
+                    ConfigError::Mistakes { .. } => String::new(),
+                };
+                tracing::error!(%error, detail, "the new file is not good; nothing has changed");
+            }
+        }
+    }
+
+    /// Runs until SIGTERM, SIGINT or `POST /quit`, then drains; a second signal ends it at once. SIGHUP reads the file again.
+    /// Errors: signals cannot be listened to.
+    pub async fn run(mut self, args: &SettingsArgs) -> Result<(), StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signal);
+        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let mut hangup = listen(SignalKind::hangup())?;
+        let quit = self.view.control.quit.clone();
+        loop {
+            tokio::select! {
+                () = either(&mut terminate, &mut interrupt) => break,
+                () = quit.cancelled() => break,
+                _ = hangup.recv() => self.reload(args),
+            }
+        }
+        tokio::select! {
+            drained = Box::pin(self.shutdown()) => tracing::info!(drained, "stopped"),
+            () = either(&mut terminate, &mut interrupt) => tracing::warn!("stopped at once, by a second signal"),
+        }
+        Ok(())
+    }
+
+    /// Stops: readiness off, the control plane told, no new connections, then waits for those that are open. Returns whether
+    /// all of them ended in time.
+    pub async fn shutdown(mut self) -> bool {
+        let deadline = Instant::now() + self.view.settings.drain;
+        self.view.drain().await;
+        let drained = self.ended(deadline).await;
+        if !drained {
+            tracing::warn!(open = self.view.open(), "the time to drain is up; closing what is open");
+        }
+        self.leave.cancel();
+        if let Some(agent) = self.agent.take()
+            && timeout(LEAVE, agent).await.is_err()
+        {
+            tracing::warn!("the control plane was not told that we left; it will notice");
+        }
+        self.tasks.abort_all();
+        self.threads.stop().await;
+        drained
+    }
+
+    /// Waits until no connection is open, twice in a row: one that is just being accepted is in no table yet.
+    async fn ended(&self, deadline: Instant) -> bool {
+        let mut quiet = 0;
+        loop {
+            quiet = if self.view.open() == 0 { quiet + 1 } else { 0 };
+            if quiet > 2 {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(COUNT).await;
+        }
+    }
+}
+
+/// Starts what talks to the control plane.
+fn start_control(
+    view: &Arc<View>,
+    join: &Join,
+    wanted: mpsc::Receiver<SocketAddr>,
+    checks: &Checks,
+    leave: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> JoinHandle<()> {
+    let settings = &view.settings;
+    let plane = ControlPlane { address: join.address.clone(), mark: settings.mark };
+    let account = settings.workload.service_account();
+    let issuer = Issuer::new(join.clone(), settings.mark, view.tls.clone(), &settings.namespace, account);
+    let status = view.status.clone();
+    tasks.spawn(issuer.keep(move |outcome| match outcome {
+        Ok(_) => status.certificates.send_modify(|count| *count += 1),
+        Err(_) => {
+            status.certificate_failures.fetch_add(1, Relaxed);
+        }
+    }));
+    let looked_at = view.clone();
+    let open = move || -> HashSet<SocketAddr> {
+        looked_at.workers.iter().flat_map(|worker| worker.connections.destinations()).collect()
+    };
+    let (tls, state, status) = (view.tls.clone(), view.state.clone(), view.status.clone());
+    let discovery = Discovery::new(settings, plane.clone(), tls, state, status, wanted, Box::new(open));
+    tasks.spawn(discovery.run());
+    let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.verdict.clone());
+    tokio::spawn(agent.run(leave.clone()))
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,122 @@
+//! The worker threads: each a runtime of one thread that serves the listeners it is given.
+
+use std::{collections::HashMap, io, sync::Arc, thread};
+
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
+
+use super::ports::Opened;
+use crate::{
+    listener::accept::{Role, serve},
+    worker::Worker,
+};
+
+/// Commands that wait.
+const COMMANDS: usize = 256;
+
+/// What a worker thread is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this socket. The number is for [`Command::Close`].
+    Listen(u16, std::net::TcpListener, Role),
+    /// Take no more connections on the gateway's port of this number.
+    Close(u16),
+    /// Say that you are there.
+    Ping(oneshot::Sender<()>),
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) commands: Vec<mpsc::Sender<Command>>,
+    stop: Vec<oneshot::Sender<()>>,
+    ended: Vec<oneshot::Receiver<()>>,
+}
+
+impl Threads {
+    /// Starts one thread for each worker.
+    pub(super) fn start(workers: &[Arc<Worker>]) -> io::Result<Self> {
+        let mut threads = Self { commands: Vec::new(), stop: Vec::new(), ended: Vec::new() };
+        for worker in workers {
+            let (commands, received) = mpsc::channel(COMMANDS);
+            let (stop, stopped) = oneshot::channel();
+            let (end, ended) = oneshot::channel();
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            let worker = worker.clone();
+            let name = format!("weft-worker-{}", worker.index);
+            thread::Builder::new().name(name).spawn(move || {
+                runtime.block_on(work(worker, received, stopped));
+                // Every connection ends here; nothing waits for what blocks.
+                runtime.shutdown_background();
+                drop(end);
+            })?;
+            threads.commands.push(commands);
+            threads.stop.push(stop);
+            threads.ended.push(ended);
+        }
+        Ok(threads)
+    }
+
+    /// Gives each worker its sockets.
+    pub(super) async fn listen(&self, opened: Vec<Opened>) {
+        for Opened { role, sockets } in opened {
+            for (commands, socket) in self.commands.iter().zip(sockets) {
+                tell(commands, Command::Listen(0, socket, role)).await;
+            }
+        }
+    }
+
+    /// Ends them, and every connection with them.
+    pub(super) async fn stop(self) {
+        drop(self.stop);
+        for ended in self.ended {
+            // An error is the end: the other side was dropped.
+            if ended.await.is_ok() {
+                tracing::debug!("a worker ended");
+            }
+        }
+    }
+}
+
+/// Tells a worker; one that has ended does not hear it.
+pub(super) async fn tell(commands: &mpsc::Sender<Command>, command: Command) {
+    if commands.send(command).await.is_err() {
+        tracing::error!("a worker has ended");
+    }
+}
+
+async fn work(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
+    worker.start();
+    let mut ports: HashMap<u16, AbortHandle> = HashMap::new();
+    loop {
+        let command = tokio::select! {
+            Some(command) = commands.recv() => command,
+            _ = &mut stopped => return,
+        };
+        match command {
+            Command::Listen(number, socket, role) => match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    let task = tokio::spawn(serve(worker.clone(), listener, role));
+                    if matches!(role, Role::Gateway(_)) {
+                        ports.insert(number, task.abort_handle());
+                    }
+                }
+                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a socket cannot be served"),
+            },
+            Command::Close(number) => {
+                if let Some(task) = ports.remove(&number) {
+                    task.abort();
+                }
+            }
+            Command::Ping(answer) => {
+                if answer.send(()).is_err() {
+                    tracing::debug!("nobody waits for the answer any more");
+                }
+            }
+        }
+    }
+}

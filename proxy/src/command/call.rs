@@ -1,0 +1,130 @@
+//! `weft-proxy ready` and `weft-proxy drain`: asking the proxy on this host, over HTTP.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use clap::Args;
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use super::runtime;
+
+/// Longest time for one call.
+const CALL: Duration = Duration::from_secs(5);
+/// Largest answer, in bytes.
+const ANSWER: usize = 4 << 20;
+/// From one call to the next.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Tell whether the proxy on this host takes traffic
+///
+/// Exit 0 when it does, else 1 with the reasons: no certificate, no configuration, a listener is not open, draining.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  weft-proxy ready
+  weft-proxy ready --wait 30s && exec ./application")]
+pub struct ReadyArgs {
+    /// What to ask
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15020/readyz")]
+    url: Uri,
+
+    /// Ask again until it does, for at most this long
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+/// Let the proxy on this host take no more connections
+///
+/// Readiness goes off and the control plane is told; connections that are open go on. The proxy keeps running.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  weft-proxy drain
+  weft-proxy drain --wait 30s")]
+pub struct DrainArgs {
+    /// The admin port
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
+    url: Uri,
+
+    /// Wait until no connection is open, for at most this long; exit 1 when some still are
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+/// A time as the files have it, such as `30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<weft_core::api::Duration>().map(Duration::from).map_err(|error| error.to_string())
+}
+
+/// Asks, once or for a while.
+pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(async {
+        let until = Instant::now() + args.wait.unwrap_or_default();
+        loop {
+            let reason = match call(Method::GET, &args.url).await {
+                Ok((StatusCode::OK, _)) => return Ok(ExitCode::SUCCESS),
+                Ok((status, body)) => format!("{status}: {}", String::from_utf8_lossy(&body).trim()),
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() >= until {
+                bail!("not ready: {reason}");
+            }
+            sleep(AGAIN).await;
+        }
+    })
+}
+
+/// Tells the proxy to drain, and waits if that is wanted.
+pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
+    let base = args.url.to_string();
+    let base = base.trim_end_matches('/');
+    let (drain, connections): (Uri, Uri) = (format!("{base}/drain").parse()?, format!("{base}/connections").parse()?);
+    runtime()?.block_on(async {
+        let (status, body) = call(Method::POST, &drain).await?;
+        ensure!(status == StatusCode::OK, "{status}: {}", String::from_utf8_lossy(&body));
+        let Some(wait) = args.wait else { return Ok(ExitCode::SUCCESS) };
+        let until = Instant::now() + wait;
+        loop {
+            let (_, body) = call(Method::GET, &connections).await?;
+            let body: serde_json::Value = serde_json::from_slice(&body).context("the answer is no JSON")?;
+            let open = body.get("open").and_then(serde_json::Value::as_u64).context("the answer has no \"open\"")?;
+            if open == 0 {
+                return Ok(ExitCode::SUCCESS);
+            }
+            ensure!(Instant::now() < until, "{open} connections are still open");
+            sleep(AGAIN).await;
+        }
+    })
+}
+
+async fn call(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> {
+    timeout(CALL, exchange(method, url)).await.with_context(|| format!("no answer from {url} within {CALL:?}"))?
+}
+
+async fn exchange(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> {
+    ensure!(url.scheme_str() == Some("http"), "{url} is no http:// URL");
+    let authority = url.authority().with_context(|| format!("{url} names no host"))?;
+    let host = authority.host();
+    let port = authority.port_u16().unwrap_or(80);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = match bare.parse() {
+        Ok(address) => TcpStream::connect(SocketAddr::new(address, port)).await,
+        Err(_name) => TcpStream::connect((bare, port)).await,
+    };
+    let stream = stream.with_context(|| format!("no connection to {authority}; is the proxy running?"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::builder().method(method).uri(path).header(header::HOST, authority.as_str());
+    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER).collect().await;
+    connection.abort();
+    Ok((status, body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes()))
+}

@@ -1,0 +1,84 @@
+//! `weft-proxy identity`: a certificate of the mesh in files, kept fresh.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, ValueHint};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{log, runtime};
+use crate::{
+    config::{ConfigError, LogArgs, SettingsArgs, Source},
+    identity::{Issuer, files, unix_now},
+    tls::{CurrentTls, MeshTls},
+};
+
+/// Keep a certificate of the mesh in files, for programs that speak mesh TLS themselves
+///
+/// Writes cert.pem, key.pem (mode 0600) and bundle.pem, each by a rename, and writes them again at half of the certificate's
+/// life. A certificate that is still good is used to get the next one; the join token is needed for the first only.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  weft-proxy identity --config proxy.yaml --out /run/weft/svid
+  weft-proxy identity --config proxy.yaml --out . --once")]
+pub struct IdentityArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+
+    /// The directory; made when it is missing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+
+    /// Get one certificate and end
+    #[arg(long)]
+    once: bool,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Gets certificates until it is told to stop.
+pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
+    let settings = args.settings.read()?;
+    let Source::ControlPlane(join) = settings.source else {
+        return Err(ConfigError::Mistakes {
+            path: args.settings.config.clone(),
+            mistakes: vec!["spec.controlPlane: required, as it issues the certificate".to_owned()],
+        }
+        .into());
+    };
+    log::start(&args.log)?;
+    let tls = Arc::new(CurrentTls::empty());
+    let account = settings.workload.service_account();
+    match files::read(&args.out).and_then(MeshTls::new) {
+        Ok(known) if known.not_after > unix_now() => {
+            tracing::info!(identity = %known.identity, not_after = known.not_after, "using the certificate that is there");
+            tls.store(Some(Arc::new(known)));
+        }
+        Ok(_) => tracing::info!("the certificate that is there has expired"),
+        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no certificate is there"),
+    }
+    let issuer = Issuer::new(join, settings.mark, tls, &settings.namespace, account);
+    runtime()?.block_on(async {
+        if args.once {
+            let new = issuer.renew().await?;
+            files::write(&new.svid, &args.out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let out = args.out.clone();
+        let keep = issuer.keep(move |outcome| {
+            if let Ok(tls) = outcome
+                && let Err(error) = files::write(&tls.svid, &out)
+            {
+                tracing::error!(error = &error as &dyn std::error::Error, "the certificate is not in its files");
+            }
+        });
+        tokio::select! {
+            () = Box::pin(keep) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
