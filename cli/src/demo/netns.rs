@@ -107,7 +107,7 @@ impl Host {
     /// fd00:77::11 for number 1: the same digits as in IPv4.
     pub(crate) fn ipv6(&self) -> Ipv6Addr {
         let number = 10 + u16::from(self.number);
-        Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10)
+        Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10))
     }
 
     /// Both.

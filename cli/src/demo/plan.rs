@@ -95,28 +95,36 @@ impl App {
 impl Member {
     /// The proxy's file.
     pub(crate) fn proxy_config(&self, host: &Host, control: &Host, token_file: &str) -> Value {
-        let mut labels = json!({"app": self.app.service()});
-        if let App::Product(version) = self.app {
-            labels["version"] = json!(version);
-        }
-        let mut workload =
-            json!({"serviceAccount": self.app.service(), "labels": labels, "addresses": host.addresses()});
-        if let Some((port, protocol)) = self.app.port() {
-            workload["ports"] = json!([{"name": protocol, "port": port, "protocol": protocol}]);
-            workload["health"] = match self.app {
-                App::User | App::Product(_) | App::Order => json!([{"type": "http", "port": port, "path": "/healthz"}]),
-                App::Edge | App::Payment | App::OrderDb | App::UserDb => json!([{"type": "tcp", "port": port}]),
-            };
-        }
-        let mut spec = json!({
-            "mode": "sidecar",
-            "workload": workload,
-            "controlPlane": {"address": format!("{}:15012", control.ipv4()), "joinTokenFile": token_file},
+        let labels = match self.app {
+            App::Product(version) => json!({"app": self.app.service(), "version": version}),
+            App::Edge | App::User | App::Order | App::Payment | App::OrderDb | App::UserDb => {
+                json!({"app": self.app.service()})
+            }
+        };
+        let ports = self.app.port().map(|(port, name)| json!({"name": name, "port": port, "protocol": name}));
+        let health = self.app.port().map(|(port, protocol)| match protocol {
+            "http" => json!({"type": "http", "port": port, "path": "/healthz"}),
+            _ => json!({"type": "tcp", "port": port}),
         });
-        if self.app == App::Edge {
-            spec["mode"] = json!("gateway");
-            spec["gateway"] = json!(EDGE);
-        }
+        let workload = json!({
+            "serviceAccount": self.app.service(),
+            "labels": labels,
+            "addresses": host.addresses(),
+            "ports": Vec::from_iter(ports),
+            "health": Vec::from_iter(health),
+        });
+        let control_plane = json!({"address": format!("{}:15012", control.ipv4()), "joinTokenFile": token_file});
+        let spec = match self.app {
+            App::Edge => json!({
+                "mode": "gateway",
+                "gateway": EDGE,
+                "workload": {"serviceAccount": EDGE},
+                "controlPlane": control_plane,
+            }),
+            App::User | App::Product(_) | App::Order | App::Payment | App::OrderDb | App::UserDb => {
+                json!({"mode": "sidecar", "workload": workload, "controlPlane": control_plane})
+            }
+        };
         json!({
             "apiVersion": "weft.dev/v1alpha1",
             "kind": "ProxyConfig",

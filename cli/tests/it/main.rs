@@ -1,6 +1,8 @@
 //! The real `weft` against a real control plane on free loopback ports.
 //! The control plane's program is found through `WEFT_BIN`, else beside this test's build: `make test` builds it first.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, reason = "tests")]
+
 mod world;
 
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Step 4: product v2 gets 10 %, then 50 %, then the change is rolled back.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
@@ -8,11 +8,17 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::Story;
-use crate::command::{history, rollback};
+use crate::{
+    command::{history, rollback},
+    demo::exchange::{self, Answer},
+};
 
-/// Requests that measure a share, and how many at once.
-const REQUESTS: u32 = 800;
+/// Requests that measure a share, half of them at the edge and half inside the mesh, and how many at once.
+const REQUESTS: u32 = 1000;
 const AT_ONCE: usize = 8;
+/// Who asks inside the mesh.
+const CALLER: &str = "order-1";
+const PATH: &str = "/products/p1";
 
 impl Story {
     pub(super) async fn canary(&mut self) {
@@ -46,16 +52,30 @@ impl Story {
         let shop = self.shop()?;
         let revision = shop.apply(file, &format!("product v2: {:.0} %", wanted * 100.0)).await?;
         shop.until_applied(revision).await?;
-        let share = share(self.edge()?).await?;
-        // Four standard deviations of the binomial distribution: 1 run in 15,000 falls outside by chance.
-        let tolerance = 4.0 * (wanted * (1.0 - wanted) / f64::from(REQUESTS)).sqrt();
-        ensure!(
-            (share - wanted).abs() <= tolerance,
-            "{:.1} % of {REQUESTS} requests, allowed are {:.1} % either side",
-            share * 100.0,
-            tolerance * 100.0
-        );
-        Ok(format!("{:.1} % of {REQUESTS} requests, revision {revision}", share * 100.0))
+        let (edge, mesh) = self.shares().await?;
+        // Four standard deviations of the binomial distribution: 1 run in 8,000 falls outside by chance.
+        let tolerance = 4.0 * (wanted * (1.0 - wanted) / f64::from(REQUESTS / 2)).sqrt();
+        for (place, share) in [("at the edge", edge), ("inside the mesh", mesh)] {
+            ensure!(
+                (share - wanted).abs() <= tolerance,
+                "{:.1} % {place}, allowed are {:.1} % either side",
+                share * 100.0,
+                tolerance * 100.0
+            );
+        }
+        Ok(format!("{:.1} % at the edge, {:.1} % inside the mesh, revision {revision}", edge * 100.0, mesh * 100.0))
+    }
+
+    /// The shares of version 2 at the edge and inside the mesh.
+    async fn shares(&self) -> Result<(f64, f64)> {
+        let (edge, shop) = (self.edge()?, self.shop()?);
+        let at_edge = share(move || Self::customer(edge, Method::GET, PATH, None)).await?;
+        let (inside, product) = (shop.inside(CALLER)?.clone(), shop.address("product", false, 80)?);
+        let in_mesh = share(move || {
+            let inside = inside.clone();
+            async move { exchange::http(inside.connect(product).await?, Method::GET, "product", PATH, None).await }
+        });
+        Ok((at_edge, in_mesh.await?))
     }
 
     async fn back(&self, good: u64) -> Result<String> {
@@ -63,23 +83,27 @@ impl Story {
         let answer = rollback::send(&shop.client, good, None).await?;
         let revision = answer.get("revision").and_then(Value::as_u64).context("an answer with a revision")?;
         shop.until_applied(revision).await?;
-        let share = share(self.edge()?).await?;
-        ensure!(share == 0.0, "{:.1} % of {REQUESTS} requests", share * 100.0);
+        let (edge, mesh) = self.shares().await?;
+        ensure!(edge == 0.0 && mesh == 0.0, "{:.1} % at the edge, {:.1} % inside the mesh", edge * 100.0, mesh * 100.0);
         Ok(format!("0 of {REQUESTS} requests, revision {revision} is {good} again"))
     }
 }
 
-/// The share of version 2 in so many requests, none of which may fail.
-async fn share(edge: SocketAddr) -> Result<f64> {
+/// The share of version 2 in half the requests, none of which may fail.
+async fn share<F>(ask: impl Fn() -> F) -> Result<f64>
+where
+    F: Future<Output = Result<Answer>> + Send + 'static,
+{
     let mut tasks = JoinSet::new();
     let mut versions: BTreeMap<String, u32> = BTreeMap::new();
-    for _ in 0..REQUESTS {
+    for _ in 0..REQUESTS / 2 {
         if tasks.len() >= AT_ONCE {
             count(&mut tasks, &mut versions).await?;
         }
+        let answer = ask();
         tasks.spawn(async move {
-            let answer = Story::customer(edge, Method::GET, "/products/p1", None).await?;
-            ensure!(answer.status.is_success(), "GET /products/p1 answers {}", answer.status);
+            let answer = answer.await?;
+            ensure!(answer.status.is_success(), "GET {PATH} answers {}", answer.status);
             Ok(answer.json()?.get("version").and_then(Value::as_str).unwrap_or("no version").to_owned())
         });
     }
@@ -87,8 +111,8 @@ async fn share(edge: SocketAddr) -> Result<f64> {
         count(&mut tasks, &mut versions).await?;
     }
     let of = |version: &str| versions.get(version).copied().unwrap_or(0);
-    ensure!(of("v1") + of("v2") == REQUESTS, "versions {versions:?}");
-    Ok(f64::from(of("v2")) / f64::from(REQUESTS))
+    ensure!(of("v1") + of("v2") == REQUESTS / 2, "versions {versions:?}");
+    Ok(f64::from(of("v2")) / f64::from(REQUESTS / 2))
 }
 
 async fn count(tasks: &mut JoinSet<Result<String>>, versions: &mut BTreeMap<String, u32>) -> Result<()> {
