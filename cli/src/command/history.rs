@@ -97,8 +97,16 @@ fn shown(answer: &Value, style: Style) -> Vec<String> {
     lines
 }
 
+/// An object as people write it: without what the control plane keeps books of.
 fn yaml(value: Option<&Value>) -> Vec<String> {
-    let text = value.and_then(|value| output::yaml(value).ok()).unwrap_or_default();
+    let mut value = value.cloned();
+    let metadata = value.as_mut().and_then(|value| value.get_mut("metadata")).and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata {
+        for name in ["uid", "resourceVersion", "generation", "creationTimestamp"] {
+            metadata.remove(name);
+        }
+    }
+    let text = value.and_then(|value| output::yaml(&value).ok()).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
@@ -207,7 +215,8 @@ mod tests {
         let answer = json!({
             "number": 7, "time": "2026-01-10T12:00:00Z", "author": "admin", "message": "", "rollbackTo": 5,
             "changes": [
-                {"key": "Service/shop/a", "before": {"spec": 1}, "after": {"spec": 2}},
+                {"key": "Service/shop/a", "before": {"metadata": {"generation": 1}, "spec": 1},
+                 "after": {"metadata": {"generation": 2}, "spec": 2}},
                 {"key": "Service/shop/b", "before": null, "after": {"spec": 1}},
                 {"key": "Service/shop/c", "before": {"spec": 1}},
             ],
@@ -215,7 +224,7 @@ mod tests {
         let told = shown(&answer, Style::PLAIN).join("\n");
         for part in [
             "message  rollback to 5",
-            "~ Service/shop/a changed\n- spec: 1\n+ spec: 2",
+            "~ Service/shop/a changed\n  metadata: {}\n- spec: 1\n+ spec: 2",
             "+ Service/shop/b created\n+ spec: 1",
             "- Service/shop/c deleted\n- spec: 1",
         ] {

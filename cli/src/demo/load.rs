@@ -65,8 +65,10 @@ pub(crate) struct Request {
     /// Idempotency key of a POST.
     #[serde(default)]
     pub(crate) key: Option<String>,
-    /// Unix milliseconds.
+    /// Unix milliseconds: when it left, and when its outcome was known.
     pub(crate) started_at: u64,
+    /// Likewise.
+    pub(crate) ended_at: u64,
     /// Whether the answer was the right one.
     pub(crate) ok: bool,
     /// Status or reason of a failure.

@@ -66,10 +66,15 @@ impl Story {
         Box::pin(self.up()).await?;
         self.start_view()?;
         Box::pin(self.traffic()).await?;
+        self.linger().await?;
         Box::pin(self.wire()).await;
+        self.linger().await?;
         Box::pin(self.canary()).await;
+        self.linger().await?;
         Box::pin(self.crash()).await;
+        self.linger().await?;
         Box::pin(self.refusal()).await;
+        self.linger().await?;
         Box::pin(self.outage()).await;
         if self.args.check {
             self.stage.note(&format!("# told in {:.0} s", start.elapsed().as_secs_f64()));
@@ -137,6 +142,17 @@ impl Story {
 
     fn mark(&mut self) -> Result<Mark> {
         Ok(self.load()?.mark())
+    }
+
+    /// Gives people time to look: a few seconds of load. With `--check` nobody looks.
+    ///
+    /// Errors: the load ended.
+    async fn linger(&mut self) -> Result<()> {
+        if !self.args.check {
+            let mark = self.mark()?;
+            self.load()?.seconds(mark, 3).await?;
+        }
+        Ok(())
     }
 
     /// Waits for so many seconds of load, in which nothing may fail.

@@ -29,6 +29,7 @@ const AFTER: usize = 60;
 struct Post {
     key: String,
     started_at: u64,
+    ended_at: u64,
     failure: Option<String>,
 }
 
@@ -41,30 +42,15 @@ impl Story {
         ));
         match self.killed().await {
             Ok(killed) => {
-                let in_hand: Vec<&Post> =
-                    killed.posts.iter().filter(|post| post.failure.is_some() && post.started_at <= killed.at).collect();
-                let names: Vec<String> = in_hand
-                    .iter()
-                    .map(|post| format!("{} ({})", post.key, post.failure.as_deref().unwrap_or_default()))
-                    .collect();
                 self.stage.check("crash: no GET fails at the edge", killed.gets);
-                let late = killed.posts.iter().filter(|post| post.started_at > killed.at);
-                let new = late.clone().count();
-                let failed: Vec<String> =
-                    late.filter_map(|post| Some(format!("{}: {}", post.key, post.failure.as_ref()?))).collect();
-                let new = || {
-                    ensure!(new > 0, "there were none");
-                    ensure!(failed.is_empty(), "{} of {new}: {}", failed.len(), failed.join(", "));
-                    Ok(format!("{new} placed"))
-                };
-                self.stage.check("crash: no POST that began after the kill fails", new());
-                let told = if names.is_empty() {
-                    "none failed".to_owned()
-                } else {
-                    format!("{} failed: {}", names.len(), names.join(", "))
-                };
-                self.stage.check("crash: the POSTs in flight on it are counted and named", Ok(told));
-                let keys = in_hand.iter().map(|post| post.key.clone()).collect();
+                let (new, old): (Vec<&Post>, Vec<&Post>) =
+                    killed.posts.iter().partition(|post| post.started_at > killed.at);
+                self.stage.check("crash: no POST that began after the kill fails", all_placed(&new));
+                let (in_flight, before): (Vec<&Post>, Vec<&Post>) =
+                    old.iter().partition(|post| post.ended_at >= killed.from);
+                self.stage.check("crash: the POSTs in flight on it are counted and named", named(&in_flight, &before));
+                let keys =
+                    in_flight.iter().filter(|post| post.failure.is_some()).map(|post| post.key.clone()).collect();
                 let again = self.again(keys).await;
                 self.stage.check("crash: sent again with their key they are placed exactly once", again);
             }
@@ -84,6 +70,7 @@ impl Story {
             Ok(())
         });
         some.await?;
+        let from = unix_ms();
         self.shop_mut()?.app(VICTIM)?.kill().await?;
         // The process is gone by now: what starts later is new.
         let at = unix_ms();
@@ -109,9 +96,10 @@ impl Story {
         posts.extend(since.requests.iter().filter(|request| request.method == "POST").map(|request| Post {
             key: request.key.clone().unwrap_or_default(),
             started_at: request.started_at,
+            ended_at: request.ended_at,
             failure: (!request.ok).then(|| request.error.clone().unwrap_or_default()),
         }));
-        Ok(Killed { at, gets, posts })
+        Ok(Killed { from, at, gets, posts })
     }
 
     /// Sends POSTs of ours again; each order must be there once.
@@ -151,9 +139,35 @@ impl Story {
 }
 
 struct Killed {
+    /// Just before the signal, and when the process was gone. Unix milliseconds.
+    from: u64,
     at: u64,
     gets: Result<String>,
     posts: Vec<Post>,
+}
+
+/// Fails when a POST failed, or there was none.
+fn all_placed(posts: &[&Post]) -> Result<String> {
+    ensure!(!posts.is_empty(), "there were none");
+    let failed: Vec<String> = posts.iter().filter_map(|post| post.told()).collect();
+    ensure!(failed.is_empty(), "{} of {}: {}", failed.len(), posts.len(), failed.join(", "));
+    Ok(format!("{} placed", posts.len()))
+}
+
+/// Names the failures among those that were in flight at the kill; those that had ended before it may not have failed.
+fn named(in_flight: &[&Post], before: &[&Post]) -> Result<String> {
+    all_placed(before).context("before the kill")?;
+    ensure!(!in_flight.is_empty(), "none was in flight: nothing was tested");
+    let failed: Vec<String> = in_flight.iter().filter_map(|post| post.told()).collect();
+    let names = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
+    Ok(format!("of {} in flight at the edge {} failed{names}", in_flight.len(), failed.len()))
+}
+
+impl Post {
+    /// Its key and how it failed.
+    fn told(&self) -> Option<String> {
+        self.failure.as_ref().map(|failure| format!("{} ({failure})", self.key))
+    }
 }
 
 /// Customers who place orders, each on a connection of its own, until they are told to end.
@@ -182,7 +196,7 @@ impl Burst {
                         Ok(answer) => Some(answer.status.as_str().to_owned()),
                         Err(error) => Some(format!("{error:#}")),
                     };
-                    posts.lock().push(Post { key, started_at, failure });
+                    posts.lock().push(Post { key, started_at, ended_at: unix_ms(), failure });
                 }
             });
         }
