@@ -42,6 +42,8 @@ use failure::Failure;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Requests at once.
 const AT_ONCE: usize = 256;
+/// Bodies with objects that are parsed at once: a hostile one can need much more memory than it is large.
+pub const PARSED_AT_ONCE: usize = 2;
 
 /// What the API works on.
 pub struct Api {
@@ -57,6 +59,8 @@ pub struct Api {
     pub authority: Arc<Authority>,
     /// Where answers are counted.
     pub metrics: Arc<Metrics>,
+    /// Turns at parsing objects, see [`PARSED_AT_ONCE`].
+    pub parsing: Arc<Semaphore>,
 }
 
 type Shared = State<Arc<Api>>;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
 use weft_core::identity::Identity;
@@ -116,6 +116,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         tokens,
         authority: Arc::clone(&authority),
         metrics: Arc::clone(&metrics),
+        parsing: Arc::new(Semaphore::new(api::PARSED_AT_ONCE)),
     }));
     let gauges = Arc::new(Figures { mesh: mesh.clone(), authority, certificates: Arc::clone(&certificates) });
     let figures = metrics::router(Arc::clone(&metrics), gauges);
@@ -153,7 +154,13 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         stop.clone(),
         connections.clone(),
     ));
-    loops.spawn(serve::unix(socket, settings("api-socket", None, 1_024, long), rest, stop.clone(), connections.clone()));
+    loops.spawn(serve::unix(
+        socket,
+        settings("api-socket", None, 1_024, long),
+        rest,
+        stop.clone(),
+        connections.clone(),
+    ));
     loops.spawn(serve::tcp(
         metrics_listener,
         settings("metrics", None, 128, long),

@@ -1,10 +1,12 @@
 //! Bodies of requests: bounded texts, and the objects in them.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use weft_core::api::{Object, parse_documents};
 
-use super::Failure;
+use super::{Api, Failure};
 
 /// Largest body, in bytes.
 pub(super) const MAX_BODY: usize = 4 << 20;
@@ -24,8 +26,14 @@ pub(super) async fn text(body: Body) -> Result<String, Failure> {
 }
 
 /// The objects in the body: YAML documents or JSON, valid each by itself.
-pub(super) async fn objects(body: Body) -> Result<Vec<Object>, Failure> {
+pub(super) async fn objects(api: &Api, body: Body) -> Result<Vec<Object>, Failure> {
     let text = text(body).await?;
-    let parsed = tokio::task::spawn_blocking(move || parse_documents(&text)).await;
+    let turn = Arc::clone(&api.parsing).acquire_owned().await.map_err(|_closed| Failure::Stopping)?;
+    let parsed = tokio::task::spawn_blocking(move || {
+        let parsed = parse_documents(&text);
+        drop(turn);
+        parsed
+    })
+    .await;
     parsed.map_err(|_cause| Failure::Stopping)?.map_err(Failure::Documents)
 }

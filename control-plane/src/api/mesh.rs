@@ -55,8 +55,7 @@ pub(super) async fn workloads(State(api): Shared, query: Parameters) -> Result<J
     let mut items: Vec<Object> = registered.workloads.values().map(|it| Object::Workload(shape(it))).collect();
     items.extend(desired.of(Kind::Workload).map(|(_, object)| marked(view.with_status(object), "static")));
     items.retain(|object| {
-        query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted)
-            && has(object, &labels)
+        query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted) && has(object, &labels)
     });
     items.sort_by_key(Object::key);
     Ok(Json(Items { revision: desired.revision, items }))

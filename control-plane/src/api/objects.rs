@@ -48,7 +48,7 @@ pub(super) async fn apply(
     query.only(&["dryRun", "message"])?;
     let dry_run = query.flag("dryRun")?;
     let message = query.message()?;
-    let objects = body::objects(content).await?;
+    let objects = body::objects(&api, content).await?;
     if objects.is_empty() {
         return Err(Failure::field("body", "has no object"));
     }
@@ -105,7 +105,7 @@ pub(super) async fn put(
     let key = ObjectKey::new(kind_of(&kind)?, &namespace, &name);
     let dry_run = query.flag("dryRun")?;
     let message = query.message()?;
-    let objects = body::objects(content).await?;
+    let objects = body::objects(&api, content).await?;
     let [object] = objects.as_slice() else {
         return Err(Failure::field("body", format!("must be one object, and has {}", objects.len())));
     };

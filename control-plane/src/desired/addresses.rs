@@ -52,19 +52,18 @@ impl AddressBook {
         self.owners.get(&address).map(String::as_str)
     }
 
-    /// New addresses, of a number that is in neither `allocated` nor use. `None`: none is left.
-    pub fn allocate(
-        &self,
-        allocated: &BTreeMap<String, ServiceAddresses>,
-        in_use: impl Fn(IpAddr) -> bool,
-    ) -> Option<ServiceAddresses> {
-        let taken = allocated.values().map(|pair| pair.v4.to_bits().wrapping_sub(FIRST_V4).saturating_add(1)).max();
-        let pair = |number: u32| ServiceAddresses {
-            v4: Ipv4Addr::from_bits(FIRST_V4 + number),
-            v6: Ipv6Addr::from_bits(FIRST_V6 + u128::from(number)),
-        };
-        let free = |pair: &ServiceAddresses| !in_use(pair.v4.into()) && !in_use(pair.v6.into());
-        (self.next.max(taken.unwrap_or(1))..=LAST).map(pair).find(free)
+    /// New addresses, of the first free number after all that was ever given out, and from `cursor` on, which is moved
+    /// past it. `None`: none is left.
+    pub fn allocate(&self, cursor: &mut u32, in_use: impl Fn(IpAddr) -> bool) -> Option<ServiceAddresses> {
+        for number in (*cursor).max(self.next)..=LAST {
+            let v4 = Ipv4Addr::from_bits(FIRST_V4 + number);
+            let v6 = Ipv6Addr::from_bits(FIRST_V6 + u128::from(number));
+            *cursor = number + 1;
+            if !in_use(v4.into()) && !in_use(v6.into()) {
+                return Some(ServiceAddresses { v4, v6 });
+            }
+        }
+        None
     }
 }
 
@@ -81,7 +80,7 @@ mod tests {
 
     #[test]
     fn the_two_addresses_of_a_service_are_alike_and_in_the_ranges() {
-        let first = AddressBook::new(BTreeMap::new()).allocate(&BTreeMap::new(), |_| false).unwrap();
+        let first = AddressBook::new(BTreeMap::new()).allocate(&mut 0, |_| false).unwrap();
         assert_eq!((first.v4.to_string(), first.v6.to_string()), ("240.0.0.1".into(), "fd77:6566:7400::1".into()));
         assert!(in_mesh_range(first.v4.into()) && in_mesh_range(first.v6.into()));
         assert!(!in_mesh_range("10.0.0.1".parse().unwrap()));
@@ -89,17 +88,25 @@ mod tests {
 
     #[test]
     fn what_was_given_out_or_is_in_use_is_not_given_out_again() {
-        let empty = BTreeMap::new();
-        let mut book = AddressBook::default();
-        let first = book.allocate(&empty, |_| false).unwrap();
+        let mut book = AddressBook::new(BTreeMap::new());
+        let first = book.allocate(&mut 0, |_| false).unwrap();
         book.extend([("a/b".to_owned(), first)].into());
         assert_eq!(book.owner(first.v6.into()), Some("a/b"));
-        let second = book.allocate(&empty, |_| false).unwrap();
-        assert_ne!(first, second);
-        let same_batch = [("a/c".to_owned(), second)].into();
-        let third = book.allocate(&same_batch, |_| false).unwrap();
-        assert!(third != first && third != second);
+        let mut cursor = 0;
+        let second = book.allocate(&mut cursor, |_| false).unwrap();
+        let third = book.allocate(&mut cursor, |_| false).unwrap();
+        assert!(first != second && second != third && first != third);
         let used: IpAddr = second.v6.into();
-        assert_ne!(book.allocate(&empty, |address| address == used).unwrap(), second);
+        assert_ne!(book.allocate(&mut 0, |address| address == used).unwrap(), second);
+    }
+
+    #[test]
+    fn the_range_ends_before_the_broadcast_address() {
+        let last =
+            ServiceAddresses { v4: [255, 255, 255, 254].into(), v6: "fd77:6566:7400::fff:fffe".parse().unwrap() };
+        let mut book = AddressBook::new(BTreeMap::new());
+        assert_eq!(book.allocate(&mut 0x0fff_fffe, |_| false), Some(last));
+        book.extend([("a/b".to_owned(), last)].into());
+        assert_eq!(book.allocate(&mut 0, |_| false), None);
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn plan_apply(
         current.of(Kind::Service).filter(|(key, _)| !named.contains(key)).flat_map(|(_, object)| given(object)),
     );
     let mut plan = Plan::default();
+    let mut cursor = 0;
     let next = current.revision.saturating_add(1).to_string();
     for mut object in objects {
         let key = object.key();
@@ -49,7 +50,7 @@ pub(super) fn plan_apply(
                 let pair = match addresses.find(&name) {
                     Some(pair) => pair,
                     None => {
-                        let pair = addresses.allocate(&plan.allocated, |address| in_use.contains(&address));
+                        let pair = addresses.allocate(&mut cursor, |address| in_use.contains(&address));
                         let pair = pair.ok_or(ChangeError::NoAddress)?;
                         plan.allocated.insert(name, pair);
                         pair
