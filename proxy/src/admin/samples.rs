@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{View, process};
-use crate::telemetry::exposition::Sample;
+use crate::{config::Source, status::Status, telemetry::exposition::Sample};
 
 /// All of them.
 #[expect(clippy::cast_precision_loss, reason = "gauges")]
@@ -41,10 +41,29 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
             value: count as f64,
         });
     }
+    if matches!(view.settings.source, Source::ControlPlane(_)) {
+        out.extend(streams(status));
+    }
+    let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
+    add("weft_ready", "Whether traffic can be taken.", f64::from(u8::from(view.not_ready().is_empty())));
+    out.push(Sample {
+        name: "weft_build_info",
+        help: "Always 1; the version is a label.",
+        labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
+        value: 1.0,
+    });
+    out.extend(process::samples());
+    out
+}
+
+/// The streams to the control plane; there are none when everything comes from a file.
+#[expect(clippy::cast_precision_loss, reason = "gauges")]
+fn streams(status: &Status) -> Vec<Sample> {
+    let mut out = Vec::new();
     let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
     add(
         "weft_discovery_connected",
-        "Whether there is a discovery stream; 0 from a file.",
+        "Whether there is a discovery stream.",
         f64::from(u8::from(status.discovery.is_up())),
     );
     add(
@@ -56,17 +75,9 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
     add("weft_discovery_subscriptions", "Listeners asked for.", status.subscriptions.load(Relaxed) as f64);
     add(
         "weft_agent_connected",
-        "Whether the control plane has this proxy registered; 0 from a file.",
+        "Whether the control plane has this proxy registered.",
         f64::from(u8::from(status.agent.is_up())),
     );
     add("weft_agent_connects_total", "Registrations.", status.agent.connects.load(Relaxed) as f64);
-    add("weft_ready", "Whether traffic can be taken.", f64::from(u8::from(view.not_ready().is_empty())));
-    out.push(Sample {
-        name: "weft_build_info",
-        help: "Always 1; the version is a label.",
-        labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
-        value: 1.0,
-    });
-    out.extend(process::samples());
     out
 }
