@@ -57,6 +57,8 @@ impl Embedded {
         self.with(|database| {
             let mut tx = database.begin_write()?;
             tx.set_durability(Durability::Immediate)?;
+            // Costs a little with each commit; without it a start after a crash reads the whole file.
+            tx.set_quick_repair(true);
             let value = act(&tx)?;
             tx.commit()?;
             Ok(value)
