@@ -239,6 +239,13 @@ mod tests {
     }
 
     #[test]
+    fn the_kinds_are_those_of_the_mesh() {
+        let all: Vec<_> = weft_core::api::Kind::ALL.iter().map(|kind| (kind.as_str(), kind.api_version())).collect();
+        let ours: Vec<_> = KINDS.iter().map(|kind| (kind.name, kind.api_version)).collect();
+        assert_eq!(ours, all);
+    }
+
+    #[test]
     fn every_kind_fills_its_columns_even_from_an_empty_object() {
         for kind in KINDS {
             assert_eq!(kind.cells(&json!({})).len(), kind.columns.len(), "{}", kind.name);

@@ -133,6 +133,11 @@ impl Load {
         Ok(Self { process, heard, reader })
     }
 
+    /// The program's process number.
+    pub(crate) fn id(&self) -> i32 {
+        self.process.id()
+    }
+
     /// Here and now.
     pub(crate) fn mark(&self) -> Mark {
         let heard = self.heard.lock();

@@ -2,7 +2,8 @@
 //! With `--check` only the lines of checks, each `ok - …` or `FAILED - … : reason`.
 
 use std::{
-    io::{IsTerminal as _, Write as _, stdout},
+    fmt,
+    io::{IsTerminal as _, Write, stdout},
     sync::Arc,
 };
 
@@ -12,11 +13,11 @@ use parking_lot::Mutex;
 use crate::style::Style;
 
 /// Prints, and counts the checks. Clones are the same stage.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Stage(Arc<Mutex<State>>);
 
-#[derive(Debug)]
 struct State {
+    out: Box<dyn Write + Send>,
     style: Style,
     /// `--check`: no sentences, no table.
     terse: bool,
@@ -31,9 +32,12 @@ struct State {
 impl Stage {
     /// A stage on standard output.
     pub(crate) fn new(terse: bool) -> Self {
-        let live = !terse && stdout().is_terminal();
-        let style = Style::stdout();
-        Self(Arc::new(Mutex::new(State { style, terse, live, drawn: 0, table: Vec::new(), passed: 0, failed: 0 })))
+        Self::to(Box::new(stdout()), Style::stdout(), terse, !terse && stdout().is_terminal())
+    }
+
+    fn to(out: Box<dyn Write + Send>, style: Style, terse: bool, live: bool) -> Self {
+        let state = State { out, style, terse, live, drawn: 0, table: Vec::new(), passed: 0, failed: 0 };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// Whether there is a table that is drawn anew.
@@ -93,7 +97,7 @@ impl Stage {
         state.table = lines;
         if state.live {
             let text = state.erase() + &state.draw();
-            emit(&text);
+            state.emit(&text);
         }
     }
 
@@ -108,7 +112,7 @@ impl Stage {
             text.push('\n');
         }
         text.push_str(&state.draw());
-        emit(&text);
+        state.emit(&text);
     }
 }
 
@@ -117,6 +121,13 @@ impl State {
     fn erase(&mut self) -> String {
         let lines = std::mem::take(&mut self.drawn);
         if lines > 0 { format!("\x1b[{lines}F\x1b[J") } else { String::new() }
+    }
+
+    /// A terminal that went away must not stop the cleaning up.
+    fn emit(&mut self, text: &str) {
+        if self.out.write_all(text.as_bytes()).is_ok() {
+            self.out.flush().ok();
+        }
     }
 
     fn draw(&mut self) -> String {
@@ -128,11 +139,9 @@ impl State {
     }
 }
 
-/// A terminal that went away must not stop the cleaning up.
-fn emit(text: &str) {
-    let mut out = stdout().lock();
-    if out.write_all(text.as_bytes()).is_ok() {
-        out.flush().ok();
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stage").finish_non_exhaustive()
     }
 }
 
@@ -142,22 +151,52 @@ mod tests {
 
     use super::*;
 
+    /// What was written, for all clones.
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Paper {
+        fn read(&self) -> String {
+            String::from_utf8(std::mem::take(&mut self.0.lock())).unwrap()
+        }
+    }
+
     #[test]
-    fn checks_are_counted() {
-        let stage = Stage::new(true);
+    fn checks_are_told_in_a_line_each_and_counted() {
+        let paper = Paper::default();
+        let stage = Stage::to(Box::new(paper.clone()), Style::PLAIN, true, false);
+        stage.step("not told with --check");
+        stage.say("nor this");
         stage.check("one", Ok(String::new()));
-        stage.check("two", Err(anyhow!("inner").context("outer")));
-        assert_eq!(stage.counts(), (1, 1));
+        stage.check("two", Ok("2 of 2".into()));
+        stage.check("three", Err(anyhow!("in\n  ner").context("outer")));
+        stage.note("the end");
+        assert_eq!(paper.read(), "ok - one\nok - two: 2 of 2\nFAILED - three: outer: in; ner\nthe end\n");
+        assert_eq!(stage.counts(), (2, 1));
     }
 
     #[test]
     fn a_table_is_erased_by_as_many_lines_as_were_drawn() {
-        let mut state =
-            State { style: Style::PLAIN, terse: false, live: true, drawn: 0, table: vec![], passed: 0, failed: 0 };
-        assert_eq!((state.erase(), state.draw()), (String::new(), String::new()));
-        state.table = vec!["a".into(), "b".into()];
-        assert_eq!(state.draw(), "\na\nb\n");
-        assert_eq!(state.erase(), "\x1b[3F\x1b[J");
-        assert_eq!(state.erase(), "");
+        let paper = Paper::default();
+        let stage = Stage::to(Box::new(paper.clone()), Style::PLAIN, false, true);
+        stage.table(vec!["a".into(), "b".into()]);
+        assert_eq!(paper.read(), "\na\nb\n");
+        stage.say("x");
+        assert_eq!(paper.read(), "\x1b[3F\x1b[J  x\n\na\nb\n");
+        stage.table(Vec::new());
+        assert_eq!(paper.read(), "\x1b[3F\x1b[J");
+        stage.say("y");
+        assert_eq!(paper.read(), "  y\n");
     }
 }

@@ -206,7 +206,9 @@ impl Story {
             directory: "/".into(),
             stop: rustix::process::Signal::TERM,
         };
-        self.load = Some(Load::start(&program, Path::new(LOGS))?);
+        let load = Load::start(&program, Path::new(LOGS))?;
+        self.processes.push(load.id());
+        self.load = Some(load);
         Ok(())
     }
 
