@@ -48,7 +48,7 @@ async fn application(name: &'static str) -> SocketAddr {
 }
 
 /// The file of a proxy whose forward listeners lead to these destinations.
-fn settings(plane: &Plane, token: &str, destinations: &[&str], more: &str) -> Settings {
+pub(crate) fn settings(plane: &Plane, token: &str, destinations: &[&str], more: &str) -> Settings {
     let forwards: Vec<String> =
         destinations.iter().map(|to| format!("{{listen: \"127.0.0.1:0\", destination: \"{to}\"}}")).collect();
     let text = format!(

@@ -108,6 +108,21 @@ impl Ca {
         format!("weft1.{account}.secret.{}", data_encoding::HEXLOWER.encode(&Sha256::digest(self.root())))
     }
 
+    /// The root in PEM.
+    pub(crate) fn root_pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A certificate and its key in PEM.
+    pub(crate) fn pem(&self, id: &str, ttl: Duration) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let base64 = data_encoding::BASE64.encode(&self.sign(&key, id, ttl));
+        let lines: Vec<&str> =
+            base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+        let chain = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
+        (chain, key.serialize_pem())
+    }
+
     fn sign(&self, key: &impl rcgen::PublicKeyData, id: &str, ttl: Duration) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().expect("an ID"))];

@@ -1,0 +1,323 @@
+//! A whole proxy from its file alone: reloads, certificates that change, the ports of a gateway, the command line.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use weft_proxy::{
+    app::App,
+    config::{Overrides, SettingsArgs},
+};
+
+use crate::plane::{Ca, PATIENCE, Plane};
+
+/// Answers a GET of one of the proxy's own ports: status and body.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let host = SocketAddr::new([127, 0, 0, 1].into(), address.port());
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// A file with these parts; the path is in `directory`.
+fn write(directory: &Path, spec: &str, objects: &str) -> SettingsArgs {
+    let config = directory.join("proxy.yaml");
+    let text = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {{name: a-1, namespace: shop}}\nspec:\n  mark: 0\n  \
+         ports: {{outbound: 0, inbound: 0, admin: 0, metrics: 0}}\n{spec}{objects}"
+    );
+    fs::write(&config, text).unwrap();
+    SettingsArgs { config, overrides: Overrides::default() }
+}
+
+fn service(target: u16) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: shop}}\n\
+         spec: {{selector: {{app: s}}, clusterIPs: [240.0.0.1], ports: [{{port: 80, targetPort: {target}, appProtocol: tcp}}]}}\n\
+         ---\napiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {{name: s-1, namespace: shop, labels: {{app: s}}}}\n\
+         spec: {{mesh: false, addresses: [127.0.0.1], ports: [{{port: {target}}}]}}\n"
+    )
+}
+
+const SIDECAR: &str = "  mode: sidecar\n  workload: {serviceAccount: a, addresses: [127.0.0.1]}\n  \
+                       forward: {outbound: [{listen: \"127.0.0.1:0\", destination: \"240.0.0.1:80\"}]}\n";
+
+async fn says(name: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _closed = stream.write_all(name.as_bytes()).await;
+        }
+    });
+    port
+}
+
+async fn hear(address: SocketAddr) -> String {
+    let mut heard = String::new();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    timeout(PATIENCE, stream.read_to_string(&mut heard)).await.expect("an end").unwrap();
+    heard
+}
+
+#[tokio::test]
+async fn a_reload_takes_new_objects_and_a_bad_file_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (says("one").await, says("two").await);
+    let args = write(directory.path(), SIDECAR, &service(one));
+    let mut app = App::start(args.read().unwrap()).await.unwrap();
+    assert_eq!(app.not_ready(), Vec::<&str>::new());
+    let address = app.addresses.forward_outbound[0];
+    assert_eq!(hear(address).await, "one");
+    write(directory.path(), SIDECAR, &service(two).replace("port: 80", "port: 80000"));
+    app.reload(&args);
+    assert_eq!(hear(address).await, "one");
+    write(directory.path(), SIDECAR, &service(two));
+    app.reload(&args);
+    assert_eq!(hear(address).await, "two");
+    assert!(app.shutdown().await);
+}
+
+#[tokio::test]
+async fn certificate_files_are_read_again_when_they_change_and_bad_ones_are_not_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let put = |ca: &Ca, life: u64| {
+        let (chain, key) = ca.pem("spiffe://weft.local/ns/shop/sa/a", Duration::from_secs(life));
+        for (name, text) in [("key.pem", &key), ("cert.pem", &chain), ("ca.pem", &ca.root_pem())] {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+    };
+    put(&ca, 1_000);
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let identity = format!(
+        "  identity: {{certificateFile: {}, privateKeyFile: {}, trustBundleFile: {}}}\n",
+        path("cert.pem"),
+        path("key.pem"),
+        path("ca.pem")
+    );
+    let args = write(directory.path(), &format!("{SIDECAR}{identity}"), "");
+    let app = App::start(args.read().unwrap()).await.unwrap();
+    let admin = app.addresses.admin;
+    let end_of = |body: String| {
+        let dump: serde_json::Value = serde_json::from_str(&body).unwrap();
+        dump["certificate"]["not_after"].as_i64().unwrap()
+    };
+    let first = end_of(get(admin, "/config_dump").await.1);
+    fs::write(directory.path().join("cert.pem"), "nothing").unwrap();
+    sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(end_of(get(admin, "/config_dump").await.1), first);
+    put(&ca, 5_000);
+    let end = Instant::now() + PATIENCE;
+    while end_of(get(admin, "/config_dump").await.1) < first + 3_000 {
+        assert!(Instant::now() < end, "the new certificate is not taken");
+        sleep(Duration::from_millis(50)).await;
+    }
+    fs::remove_file(directory.path().join("key.pem")).unwrap();
+    let again = App::start(args.read().unwrap()).await.err().expect("no proxy without its key");
+    assert!(again.to_string().contains("spec.identity"), "{again}");
+}
+
+#[tokio::test]
+async fn the_ports_of_a_gateway_come_and_go_with_its_object() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gateway = |port: u16| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop}}\n\
+             spec: {{gatewayClassName: weft, listeners: [{{name: http, port: {port}, protocol: HTTP}}]}}\n"
+        )
+    };
+    let spec = "  mode: gateway\n  gateway: edge\n  workers: 2\n";
+    let args = write(directory.path(), spec, "");
+    let mut app = App::start(args.read().unwrap()).await.unwrap();
+    assert!(app.not_ready().contains(&"no configuration"), "there is no such Gateway");
+    for _ in 0..2 {
+        let port = free();
+        write(directory.path(), spec, &gateway(port));
+        app.reload(&args);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).await.is_err() || !app.not_ready().is_empty() {
+            assert!(Instant::now() < end, "{:?}", app.not_ready());
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(get(address, "/").await.0, 404);
+        write(directory.path(), spec, "");
+        app.reload(&args);
+        while TcpStream::connect(address).await.is_ok() {
+            assert!(Instant::now() < end, "the port stays open");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_ports_of_a_proxy_answer_as_documented_and_a_second_proxy_does_not_start_on_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = write(directory.path(), SIDECAR, &service(says("one").await));
+    let app = App::start(args.read().unwrap()).await.unwrap();
+    let (admin, metrics) = (app.addresses.admin, app.addresses.metrics);
+    for (address, path, status) in [
+        (admin, "/config_dump", 200),
+        (admin, "/connections", 200),
+        (admin, "/quit", 405),
+        (admin, "/drain", 405),
+        (admin, "/metrics", 404),
+        (metrics, "/metrics", 200),
+        (metrics, "/readyz", 200),
+        (metrics, "/livez", 200),
+        (metrics, "/config_dump", 404),
+    ] {
+        assert_eq!(get(address, path).await.0, status, "{path}");
+    }
+    let dump: serde_json::Value = serde_json::from_str(&get(admin, "/config_dump").await.1).unwrap();
+    assert_eq!(dump["listeners"]["outbound/240.0.0.1:80"]["Outbound"]["address"], "240.0.0.1:80");
+    assert_eq!(dump["endpoints"]["svc/shop/s:80"].as_array().unwrap().len(), 1);
+    let mut settings = args.read().unwrap();
+    settings.ports.admin = admin.port();
+    let error = App::start(settings).await.err().expect("the port is taken");
+    assert!(error.to_string().contains("spec.ports.admin"), "{error}");
+}
+
+/// Names of metrics in a text, as `weft_…` or `process_…` up to the first other character.
+fn metric_names<'a>(text: &'a str, before: &str) -> Vec<&'a str> {
+    let starts = ["weft_", "process_"];
+    let found = starts
+        .iter()
+        .flat_map(|start| text.match_indices(&format!("{before}{start}")).map(|(at, _)| at).collect::<Vec<_>>());
+    found
+        .map(|at| {
+            let name = &text[at + before.len()..];
+            &name[..name.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(name.len())]
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_page_of_metrics_names_every_metric_and_no_other() {
+    let page = include_str!("../../../docs/reference/metrics.md");
+    let documented = metric_names(page, "| `");
+    let plane = Plane::start().await;
+    let app = App::start(crate::control::settings(&plane, &plane.ca.token("client"), &[], "")).await.unwrap();
+    let (_, rendered) = get(app.addresses.metrics, "/metrics").await;
+    let rendered = metric_names(&rendered, "# TYPE ");
+    assert!(rendered.len() > 20, "{rendered:?}");
+    // Events are rendered once they have happened: their names are taken from where they are counted.
+    let mut counted = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().unwrap() != "exposition.rs" {
+                let text = fs::read_to_string(&path).unwrap();
+                counted.extend(metric_names(&text, "\"").into_iter().map(str::to_owned));
+            }
+        }
+    }
+    counted.retain(|name| name != "weft_proxy");
+    let known: Vec<&str> = rendered.iter().copied().chain(counted.iter().map(String::as_str)).collect();
+    let missing: Vec<_> = known.iter().filter(|name| !documented.contains(name)).collect();
+    assert!(missing.is_empty(), "not on the page: {missing:?}");
+    let unknown: Vec<_> = documented.iter().filter(|name| !known.contains(name)).collect();
+    assert!(unknown.is_empty(), "on the page only: {unknown:?}");
+}
+
+fn weft_proxy(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weft-proxy")).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_page_of_the_proxy_names_every_flag_and_field() {
+    let page = include_str!("../../../docs/reference/proxy.md");
+    let help = text(&weft_proxy(&["run", "--help"]).stdout);
+    let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
+    assert!(flags.len() > 8, "{help}");
+    for flag in flags.iter().map(|flag| flag.trim_end_matches(['.', ',', ':'])).filter(|flag| *flag != "--help") {
+        assert!(page.contains(flag), "{flag} is not on the page");
+    }
+    for command in ["run", "redirect", "identity", "ready", "drain", "completion"] {
+        assert!(page.contains(&format!("weft-proxy {command}")), "{command} is not on the page");
+    }
+    let fields = include_str!("../../../core/src/api/proxy_config.rs");
+    let of_spec = fields.split("pub struct ProxyConfigSpec {").nth(1).unwrap().split("\n}").next().unwrap();
+    for field in of_spec.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split(':').next()) {
+        let mut words = field.split('_');
+        let mut name = words.next().unwrap().to_owned();
+        words.for_each(|word| name.push_str(&format!("{}{}", word[..1].to_uppercase(), &word[1..])));
+        assert!(page.contains(&format!("`spec.{name}")), "spec.{name} is not on the page");
+    }
+}
+
+#[test]
+fn a_wrong_file_or_flag_exits_with_64_and_every_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = write(directory.path(), SIDECAR, "").config.display().to_string();
+    let output = weft_proxy(&["run", "--config", &good, "--check"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), format!("{good}: good\n")));
+    let bad = write(directory.path(), "  mode: sidecars\n  colour: red\n", "").config.display().to_string();
+    let output = weft_proxy(&["run", "--config", &bad]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(said.contains("spec.mode") && said.contains("colour"), "{said}");
+    for args in
+        [&["run"][..], &["run", "--config", "/nowhere"], &["identity", "--config", &bad, "--out", "x"], &["fly"]]
+    {
+        assert_eq!(weft_proxy(args).status.code(), Some(64), "{args:?}");
+    }
+    let output = weft_proxy(&["ready", "--url", "http://127.0.0.1:1/readyz"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("is the proxy running?"), "{}", text(&output.stderr));
+    assert!(text(&weft_proxy(&["completion", "bash"]).stdout).contains("weft-proxy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identity_writes_a_certificate_into_files_and_renews_it_without_the_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Plane::start().await;
+    let plan = format!(
+        "  mode: sidecar\n  workload: {{serviceAccount: client}}\n  controlPlane: {{address: \"{}\"}}\n",
+        plane.address
+    );
+    let config = write(directory.path(), &plan, "").config.display().to_string();
+    let token = directory.path().join("token");
+    fs::write(&token, plane.ca.token("client")).unwrap();
+    let (out, token) = (directory.path().join("svid"), token.display().to_string());
+    let folder = out.display().to_string();
+    for _ in 0..2 {
+        let args = ["identity", "--config", &config, "--out", &folder, "--once", "--join-token-file", &token];
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let output =
+            tokio::task::spawn_blocking(move || weft_proxy(&args.iter().map(String::as_str).collect::<Vec<_>>()));
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let svid = weft_proxy::identity::files::read(&out).unwrap();
+        assert_eq!(svid.identity.as_str(), "spiffe://weft.local/ns/shop/sa/client");
+        let mode = fs::metadata(out.join("key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(&token, "used").unwrap();
+    }
+    let asked = plane.asked.lock().clone();
+    assert_eq!((asked[0].by_certificate, asked[1].by_certificate, asked[1].token.as_str()), (false, true, ""));
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing else is left behind");
+}
