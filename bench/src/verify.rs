@@ -27,6 +27,8 @@ pub struct Hop {
     pub alpn: &'static str,
     /// The HTTP version of the hop.
     pub version: Version,
+    /// The HTTP version of the caller, which Weft's hop carries in a field of its own.
+    pub caller: Version,
 }
 
 /// Longest wait for one probe.
@@ -39,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn answers(address: SocketAddr, version: Version) -> Result<()> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        request(stream, version, address).await
+        request(stream, version, version, address).await
     };
     let (status, body) = timeout(PATIENCE, exchange).await.context("no answer within 5 s")??;
     check_answer(status, &body)
@@ -77,12 +79,12 @@ async fn over_tls(address: SocketAddr, hop: Hop, certs: &Certs, identity: Identi
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         let stream = TlsConnector::from(config).connect(name, stream).await.context("TLS handshake")?;
-        request(stream, hop.version, address).await
+        request(stream, hop.version, hop.caller, address).await
     };
     timeout(PATIENCE, exchange).await?
 }
 
-async fn request<S>(stream: S, version: Version, address: SocketAddr) -> Result<(StatusCode, Bytes)>
+async fn request<S>(stream: S, version: Version, caller: Version, address: SocketAddr) -> Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -102,7 +104,11 @@ where
         Version::Http2 => {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             let connection = tokio::spawn(connection);
-            let request = Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new())?;
+            let mut request = Request::get(format!("http://{address}/"));
+            if caller == Version::Http2 {
+                request = request.header("weft-version", "2");
+            }
+            let request = request.body(Empty::<Bytes>::new())?;
             let answer = sender.send_request(request).await?;
             let parts = (answer.status(), answer.into_body().collect().await?.to_bytes());
             connection.abort();
@@ -161,7 +167,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let app = server("200 OK", BODY).await;
         tokio::spawn(Relay::new(Side::Inbound, app, &certs, 16 * 1024).unwrap().serve(listener));
-        let hop = Hop { alpn: "http/1.1", version: Version::Http1 };
+        let hop = Hop { alpn: "http/1.1", version: Version::Http1, caller: Version::Http1 };
         let error = refuses_strangers(address, hop, &certs).await.unwrap_err();
         assert!(error.to_string().contains("sa/stranger, which no policy allows"), "{error:#}");
     }
@@ -172,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::create(dir.path()).unwrap();
         let closed = crate::server::free_address().unwrap();
-        let hop = Hop { alpn: "http/1.1", version: Version::Http1 };
+        let hop = Hop { alpn: "http/1.1", version: Version::Http1, caller: Version::Http1 };
         let error = refuses_strangers(closed, hop, &certs).await.unwrap_err();
         assert!(error.to_string().contains("does not serve"), "{error:#}");
     }

@@ -25,7 +25,7 @@ pub(super) fn start(plan: &Plan<'_>, between: Version) -> Result<Started> {
     };
     let inbound = run(Side::Inbound, &inbound(plan.middle, plan.server, plan.version, alpn(between), certs))?;
     let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, between, certs))?;
-    Ok((outbound, inbound, Some(Hop { alpn: alpn(between), version: between })))
+    Ok((outbound, inbound, Some(Hop { alpn: alpn(between), version: between, caller: plan.version })))
 }
 
 fn alpn(version: Version) -> &'static str {

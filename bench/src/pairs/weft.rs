@@ -21,7 +21,7 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Started> {
     };
     let inbound = run(Side::Inbound)?;
     let outbound = run(Side::Outbound)?;
-    Ok((outbound, inbound, Some(Hop { alpn: "weft-h2", version: Version::Http2 })))
+    Ok((outbound, inbound, Some(Hop { alpn: "weft-h2", version: Version::Http2, caller: plan.version })))
 }
 
 /// The whole file of one proxy: its own settings, then the mesh.
