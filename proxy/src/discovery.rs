@@ -20,6 +20,8 @@ mod held;
 mod node;
 mod stream;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 

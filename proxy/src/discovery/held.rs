@@ -144,7 +144,11 @@ impl Held {
 
     /// The endpoints of a cluster.
     pub(super) fn endpoints(&self, cluster: &ClusterName) -> Option<&EndpointSet> {
-        if let Parsed::Endpoints(set) = self.good(ResourceType::Endpoints, &cluster.to_string())? { Some(set) } else { None }
+        if let Parsed::Endpoints(set) = self.good(ResourceType::Endpoints, &cluster.to_string())? {
+            Some(set)
+        } else {
+            None
+        }
     }
 
     /// The configuration: the trees of these listeners, with the gaps filled from what is in force, and what is missing.
@@ -223,7 +227,11 @@ impl Held {
     }
 
     fn listener(&self, name: &ListenerName) -> Option<&Listener> {
-        if let Parsed::Listener(_, listener) = self.good(ResourceType::Listener, &name.to_string())? { Some(listener) } else { None }
+        if let Parsed::Listener(_, listener) = self.good(ResourceType::Listener, &name.to_string())? {
+            Some(listener)
+        } else {
+            None
+        }
     }
 
     fn route(&self, name: &RouteName) -> Option<&RouteTable> {
@@ -231,7 +239,11 @@ impl Held {
     }
 
     fn cluster(&self, name: &ClusterName) -> Option<&Cluster> {
-        if let Parsed::Cluster(cluster) = self.good(ResourceType::Cluster, &name.to_string())? { Some(cluster) } else { None }
+        if let Parsed::Cluster(cluster) = self.good(ResourceType::Cluster, &name.to_string())? {
+            Some(cluster)
+        } else {
+            None
+        }
     }
 }
 

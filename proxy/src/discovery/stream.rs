@@ -53,7 +53,7 @@ const LAST_WORDS: Duration = Duration::from_millis(50);
 const INVALID_ARGUMENT: i32 = 3;
 
 /// The sending side of a stream.
-struct Wire {
+pub(super) struct Wire {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     node: Option<Node>,
     /// With a server that is not ours: the names asked for below the listeners.
@@ -67,8 +67,7 @@ impl Discovery {
     pub(super) async fn stream(&mut self) -> Result<Infallible, StreamError> {
         let channel = self.plane.connect(&self.tls).await?;
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let node = Some(self.node.clone());
-        let mut wire = Wire { requests, node, asked: BTreeSet::new(), foreign_at: None };
+        let mut wire = Wire::new(requests, self.node.clone());
         self.begin(&mut wire)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let opened = timeout(OPEN, client.delta_aggregated_resources(ReceiverStream::new(receiver))).await;
@@ -112,7 +111,7 @@ impl Discovery {
     }
 
     /// The first request of each type: what we hold, what we want, the barrier last (rule 7).
-    fn begin(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+    pub(super) fn begin(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         self.held.rewind();
         self.unsubscribing = false;
         if self.foreign {
@@ -132,7 +131,7 @@ impl Discovery {
     }
 
     /// Takes one response in and answers it.
-    fn take(&mut self, response: DeltaDiscoveryResponse, wire: &mut Wire) -> Result<(), StreamError> {
+    pub(super) fn take(&mut self, response: DeltaDiscoveryResponse, wire: &mut Wire) -> Result<(), StreamError> {
         let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
         let Some(kind) = ResourceType::from_type_url(&type_url) else {
             return wire.answer(type_url, nonce, Some("this type was not asked for".to_owned()));
@@ -242,7 +241,7 @@ impl Discovery {
     }
 
     /// Asks for destinations that the workload calls.
-    fn subscribe(&mut self, destinations: Vec<SocketAddr>, wire: &mut Wire) -> Result<(), StreamError> {
+    pub(super) fn subscribe(&mut self, destinations: Vec<SocketAddr>, wire: &mut Wire) -> Result<(), StreamError> {
         let now = Instant::now();
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         for destination in destinations {
@@ -271,7 +270,7 @@ impl Discovery {
     }
 
     /// Keeps subscriptions of what is in use, and gives up the others.
-    fn sweep(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+    pub(super) fn sweep(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         let mut used = self.state.take_touched();
         used.extend((self.open)());
         let now = Instant::now();
@@ -346,6 +345,10 @@ impl Discovery {
 }
 
 impl Wire {
+    pub(super) fn new(requests: mpsc::Sender<DeltaDiscoveryRequest>, node: Node) -> Self {
+        Self { requests, node: Some(node), asked: BTreeSet::new(), foreign_at: None }
+    }
+
     fn request(
         &mut self,
         kind: ResourceType,

@@ -6,6 +6,7 @@ mod grpc;
 mod http1;
 mod http2;
 mod control;
+mod files;
 mod pair;
 mod plane;
 mod traffic;
