@@ -44,6 +44,9 @@ pub struct Connection {
     /// PEM file with the root that the control plane's certificate comes from
     #[arg(long, global = true, env = "WEFT_CA", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca: Option<PathBuf>,
+    /// Who changes something, for the history [default: the user's name]
+    #[arg(long, global = true, env = "WEFT_AUTHOR", value_name = "NAME")]
+    pub author: Option<String>,
 }
 
 /// The commands.
@@ -155,6 +158,9 @@ pub struct Delete {
     pub kind: Option<String>,
     /// Name of the object
     pub name: Option<String>,
+    /// Why; kept with the revision
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
     /// Delete the objects that this file, directory or - (standard input) names; repeatable
     #[arg(short, long, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     pub file: Vec<PathBuf>,

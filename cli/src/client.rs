@@ -29,6 +29,7 @@ const MAX_ANSWER: usize = 64 << 20;
 pub struct Client {
     server: Server,
     token: Option<HeaderValue>,
+    author: Option<HeaderValue>,
     tls: Option<Arc<ClientConfig>>,
 }
 
@@ -156,7 +157,8 @@ impl Client {
             value.set_sensitive(true);
             value
         });
-        Ok(Self { server: settings.server.clone(), token, tls })
+        let author = settings.author.as_ref().and_then(|author| HeaderValue::from_str(author).ok());
+        Ok(Self { server: settings.server.clone(), token, author, tls })
     }
 
     /// Where it connects to.
@@ -254,6 +256,9 @@ impl Client {
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(kind) = content_type {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        if let Some(author) = &self.author {
+            headers.insert("x-weft-author", author.clone());
         }
         if let Some(token) = &self.token {
             headers.insert(header::AUTHORIZATION, token.clone());

@@ -33,6 +33,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// What its certificate must come from.
     pub ca: Option<PathBuf>,
+    /// The person, for the history: printable ASCII.
+    pub author: Option<String>,
 }
 
 /// A setting that cannot be used.
@@ -81,14 +83,23 @@ impl Settings {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(ConfigError::Token);
         }
-        Ok(Self { server, token, ca: connection.ca.clone() })
+        let author = connection.author.clone().or_else(user);
+        let author: Option<String> =
+            author.map(|name| name.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(100).collect());
+        let author = author.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        Ok(Self { server, token, ca: connection.ca.clone(), author })
     }
 }
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token = self.token.as_ref().map(|_| "hidden");
-        f.debug_struct("Settings").field("server", &self.server).field("token", &token).field("ca", &self.ca).finish()
+        f.debug_struct("Settings")
+            .field("server", &self.server)
+            .field("token", &token)
+            .field("ca", &self.ca)
+            .field("author", &self.author)
+            .finish()
     }
 }
 
@@ -133,6 +144,12 @@ impl fmt::Display for Server {
     }
 }
 
+/// The name of the person at the keyboard, also behind sudo.
+#[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
+fn user() -> Option<String> {
+    ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+}
+
 /// Whether the user's environment allows colour (<https://no-color.org>).
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
 pub(crate) fn colour_wanted() -> bool {
@@ -171,6 +188,15 @@ mod tests {
     fn nothing_given_means_the_local_socket() {
         let settings = Settings::of(&Connection::default()).unwrap();
         assert_eq!((settings.server, settings.token), (Server::Unix(DEFAULT_SOCKET.into()), None));
+    }
+
+    #[test]
+    fn an_author_is_printable() {
+        let mut given = connection("unix:x");
+        given.author = Some(" Änna\r\nX: y ".into());
+        assert_eq!(Settings::of(&given).unwrap().author.as_deref(), Some("nnaX: y"));
+        given.author = Some("Ä".into());
+        assert_eq!(Settings::of(&given).unwrap().author, None);
     }
 
     #[test]

@@ -18,12 +18,12 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
     if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
         let kind = kinds::find(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
         let named = Named { kind, namespace: args.namespace.clone(), name: name.clone() };
-        one(client, &named).await?;
+        one(client, &named, args.message.as_deref()).await?;
         return Ok(output::lines(&[format!("{} deleted", told(&named))])?);
     }
     let mut failed = false;
     for named in Documents::read(&args.file)?.named(&args.namespace)?.iter().rev() {
-        match one(client, named).await {
+        match one(client, named, args.message.as_deref()).await {
             Ok(()) => output::lines(&[format!("{} deleted", told(named))])?,
             Err(error) if error.is_missing() => output::lines(&[format!("{} was not there", told(named))])?,
             Err(error @ ClientError::Refused { .. }) => {
@@ -36,8 +36,9 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
     if failed { Err(AlreadyTold.into()) } else { Ok(()) }
 }
 
-async fn one(client: &Client, named: &Named) -> Result<(), ClientError> {
-    let path = format!("/api/v1/{}/{}/{}", named.kind.plural, escape(&named.namespace), escape(&named.name));
+async fn one(client: &Client, named: &Named, message: Option<&str>) -> Result<(), ClientError> {
+    let query = message.map(|message| format!("?message={}", escape(message))).unwrap_or_default();
+    let path = format!("/api/v1/{}/{}/{}{query}", named.kind.plural, escape(&named.namespace), escape(&named.name));
     client.request(Method::DELETE, &path, None).await.map(drop)
 }
 

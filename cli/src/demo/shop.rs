@@ -72,7 +72,7 @@ impl Shop {
             directory(&state.join(name))?;
         }
         let server = Server::Unix(state.join(CONTROL).join("api.sock"));
-        let client = Client::new(&Settings { server, token: None, ca: None })?;
+        let client = Client::new(&Settings { server, token: None, ca: None, author: Some("demo".to_owned()) })?;
         Ok(Self {
             places,
             client,

@@ -39,7 +39,12 @@ fn objects_are_applied_read_changed_and_deleted() {
     let printed = world.file("again.yaml", &yaml);
     assert!(world.weft(&["apply", "-f", &printed]).ok().contains("unchanged"));
 
-    assert_eq!(world.weft(&["delete", "route", "product", "-n", "shop"]).ok(), "httproute shop/product deleted\n");
+    assert_eq!(
+        world.weft(&["delete", "route", "product", "-n", "shop", "-m", "not needed", "--author", "anna"]).ok(),
+        "httproute shop/product deleted\n"
+    );
+    let history = world.weft(&["history", "--limit", "1"]).ok();
+    assert!(history.contains("anna (local)") && history.contains("not needed"), "{history}");
     let deleted = world.weft(&["delete", "-f", &file]).ok();
     assert_eq!(deleted, "httproute shop/product was not there\nservice shop/product deleted\n");
     assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));

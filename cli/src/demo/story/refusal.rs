@@ -1,15 +1,20 @@
 //! Step 6: a payment call from a service that may not make it, refused and explained.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
 
 use super::Story;
 use crate::demo::{
     exchange::{self, Ended, Field},
     metrics,
+    wait::until,
 };
 
 /// The rule of `policies.yaml` that refuses.
 const RULE: &str = "user-may-not-charge";
+/// How long log and metric may take.
+const WRITTEN: Duration = Duration::from_secs(5);
 /// gRPC's NOT_FOUND and PERMISSION_DENIED.
 const NOT_FOUND: u32 = 5;
 const PERMISSION_DENIED: u32 = 7;
@@ -31,7 +36,7 @@ impl Story {
         self.stage.check("refusal: user may not charge", refused);
         self.stage.check("refusal: no money moved", self.not_charged(&order).await);
         self.stage.check("refusal: the rule is named in a metric", self.counted(denied).await);
-        let logged = self.logged();
+        let logged = self.logged().await;
         self.stage.check("refusal: the rule is named in the log of payment's proxy", logged);
         let allowed = self.charge("order-1", &order).await.and_then(|ended| {
             ensure!(ended.code == 0, "the call ends with {} {:?}", ended.code, ended.message);
@@ -71,19 +76,27 @@ impl Story {
     }
 
     async fn counted(&self, before: Result<f64>) -> Result<String> {
-        let (before, after) = (before?, self.denied().await?);
-        ensure!(after > before, "weft_denied_total with {RULE}: {after}, before {before}");
-        Ok(format!("weft_denied_total, rule {RULE}: {after}"))
+        let before = before?;
+        until("the metric", WRITTEN, async || {
+            let after = self.denied().await?;
+            ensure!(after > before, "weft_denied_total with {RULE}: {after}, before {before}");
+            Ok(format!("weft_denied_total, rule {RULE}: {after}"))
+        })
+        .await
     }
 
-    fn logged(&mut self) -> Result<String> {
+    /// The line of the log. It is written beside the answer, not before it.
+    async fn logged(&mut self) -> Result<String> {
         let shop = self.shop_mut()?;
-        for name in ["payment-1", "payment-2"] {
-            let output = shop.proxy(name)?.output()?;
-            if let Some(line) = output.lines().find(|line| line.contains(RULE)) {
-                return Ok(format!("{name}: {line}"));
+        until("the log", WRITTEN, async || {
+            for name in ["payment-1", "payment-2"] {
+                let output = shop.proxy(name)?.output()?;
+                if let Some(line) = output.lines().find(|line| line.contains(RULE)) {
+                    return Ok(format!("{name}: {line}"));
+                }
             }
-        }
-        Err(anyhow::anyhow!("no line with {RULE}"))
+            bail!("no line with {RULE}")
+        })
+        .await
     }
 }
