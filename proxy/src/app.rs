@@ -98,6 +98,46 @@ pub enum StartError {
     Signal(#[source] io::Error),
 }
 
+/// The signals that a proxy obeys.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    /// Takes them from the kernel's hands.
+    pub fn listen() -> Result<Self, StartError> {
+        let listen = |kind| signal(kind).map_err(StartError::Signal);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+}
+
 impl App {
     /// Opens every port and starts everything on the current runtime and new threads.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
@@ -215,24 +255,25 @@ impl App {
     }
 
     /// Runs until SIGTERM, SIGINT or `POST /quit`, then drains; a second signal ends it at once. SIGHUP reads the file again.
-    /// Errors: signals cannot be listened to.
-    pub async fn run(mut self, args: &SettingsArgs) -> Result<(), StartError> {
-        let listen = |kind| signal(kind).map_err(StartError::Signal);
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        let mut hangup = listen(SignalKind::hangup())?;
+    pub async fn run(mut self, args: &SettingsArgs, mut signals: Signals) {
         let quit = self.view.control.quit.clone();
         loop {
             tokio::select! {
-                () = either(&mut terminate, &mut interrupt) => break,
+                told = signals.next() => match told {
+                    Told::Stop => break,
+                    Told::Reload => self.reload(args),
+                },
                 () = quit.cancelled() => break,
-                _ = hangup.recv() => self.reload(args),
+                // None of them ends by itself: this is an error of ours, and traffic goes on without that part.
+                Some(ended) = self.tasks.join_next() => {
+                    tracing::error!(panicked = ended.is_err(), "a part of the control side has ended");
+                }
             }
         }
         tokio::select! {
             drained = Box::pin(self.shutdown()) => tracing::info!(drained, "stopped"),
-            () = either(&mut terminate, &mut interrupt) => tracing::warn!("stopped at once, by a second signal"),
+            () = signals.stop() => tracing::warn!("stopped at once, by a second signal"),
         }
-        Ok(())
     }
 
     /// Stops: readiness off, the control plane told, no new connections, then waits for those that are open. Returns whether
@@ -300,11 +341,4 @@ fn start_control(
     tasks.spawn(discovery.run());
     let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.verdict.clone());
     tokio::spawn(agent.run(leave.clone()))
-}
-
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }

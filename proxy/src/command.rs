@@ -19,8 +19,8 @@ use self::{
     enrol::IdentityArgs,
 };
 use crate::{
-    app::App,
-    config::{LogArgs, SettingsArgs},
+    app::{App, Signals},
+    config::{ConfigError, LogArgs, SettingsArgs},
     redirect::{self, RedirectArgs},
 };
 
@@ -90,20 +90,15 @@ pub struct RunArgs {
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
         Command::Run(args) => carry(&args),
-        Command::Redirect(args) => return told("redirect", redirect::run(&args)),
+        Command::Redirect(args) => redirect::run(&args),
         Command::Identity(args) => enrol::run(&args),
         Command::Ready(args) => call::ready(&args),
         Command::Drain(args) => call::drain(&args),
         Command::Completion { shell } => completion(shell),
     };
-    told("", result)
-}
-
-fn told(what: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        let colon = if what.is_empty() { "" } else { " " };
-        eprintln!("weft-proxy{colon}{what}: {error:#}");
-        ExitCode::from(if error.is::<crate::config::ConfigError>() { USAGE } else { 1 })
+        eprintln!("weft-proxy: {error:#}");
+        ExitCode::from(if error.is::<ConfigError>() { USAGE } else { 1 })
     })
 }
 
@@ -114,11 +109,17 @@ fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     log::start(&args.log)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        // Before anything else: a signal that comes during the start is not lost.
+        let signals = Signals::listen()?;
         let app = Box::pin(App::start(settings)).await?;
-        Box::pin(app.run(&args.settings)).await?;
+        Box::pin(app.run(&args.settings, signals)).await;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A reader of our output that is stuck must not keep us.
+    runtime.shutdown_background();
+    result
 }
 
 /// The control thread's runtime.
