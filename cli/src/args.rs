@@ -302,7 +302,7 @@ pub struct Demo {
     /// Only remove what an earlier demo left behind
     #[arg(long, conflicts_with = "check")]
     pub cleanup: bool,
-    /// Where the shop's edge is reachable on this machine (port 0 picks a free one) [default: 127.0.0.1:8888, or a free port with --check]
+    /// Where the shop's edge is reachable on this machine (port 0 picks a free one) [default: 127.0.0.1:8888, or a free port when that is taken or with --check]
     #[arg(long, value_name = "ADDR:PORT")]
     pub edge: Option<SocketAddr>,
     /// Requests a second of the load generator

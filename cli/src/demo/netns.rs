@@ -202,6 +202,11 @@ impl Inside {
     }
 }
 
+/// Whether a link has a name that the demo gives: `wire0`, `p<number>`.
+pub(crate) fn is_link_of_demo(name: &str) -> bool {
+    name == "wire0" || name.strip_prefix('p').is_some_and(|number| number.parse::<u8>().is_ok())
+}
+
 /// The namespaces of the demo that are there now.
 pub(crate) fn present() -> Vec<String> {
     let mut names: Vec<String> = ["/run/netns", "/etc/netns"]
@@ -287,6 +292,15 @@ pub(crate) async fn run(program: &str, args: &[&str]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_of_the_demo_have_their_names() {
+        for (name, ours) in
+            [("wire0", true), ("p12", true), ("eth0", false), ("p", false), ("pan0", false), ("p2p0", false)]
+        {
+            assert_eq!(is_link_of_demo(name), ours, "{name}");
+        }
+    }
 
     #[test]
     fn addresses_have_the_same_digits_in_both_families() {

@@ -16,11 +16,11 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Listens at `listen` (port 0 picks a free one) and connects to `to` from `inside`.
+    /// Listens at the first of these addresses that is free (port 0 picks one) and connects to `to` from `inside`.
     ///
-    /// Errors: the address cannot be had.
-    pub(crate) async fn start(listen: SocketAddr, inside: Inside, to: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen} (--edge)"))?;
+    /// Errors: none of the addresses can be had.
+    pub(crate) async fn start(listen: &[SocketAddr], inside: Inside, to: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen:?} (--edge)"))?;
         let address = listener.local_addr().context("the relay's address")?;
         let task = tokio::spawn(async move {
             loop {

@@ -44,11 +44,13 @@ impl Story {
         self.shop_mut()?.start_apps().await.context("start the applications")?;
 
         let (inside, gateway) = self.shop()?.gateway()?;
-        let listen = self.args.edge.unwrap_or(match self.args.check {
-            true => ([127, 0, 0, 1], 0).into(),
-            false => super::EDGE,
-        });
-        self.relay = Some(Relay::start(listen, inside, gateway).await?);
+        let any = ([127, 0, 0, 1], 0).into();
+        let listen = match self.args.edge {
+            Some(edge) => vec![edge],
+            None if self.args.check => vec![any],
+            None => vec![super::EDGE, any],
+        };
+        self.relay = Some(Relay::start(&listen, inside, gateway).await?);
         for (service, result) in self.healthy().await {
             self.stage.check(&format!("up: {service} is healthy through the mesh, by IPv4 and IPv6"), result);
         }
