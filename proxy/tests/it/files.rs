@@ -321,3 +321,61 @@ async fn identity_writes_a_certificate_into_files_and_renews_it_without_the_toke
     assert_eq!((asked[0].by_certificate, asked[1].by_certificate, asked[1].token.as_str()), (false, true, ""));
     assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing else is left behind");
 }
+
+/// The program, and where its forward listener is, from its own log.
+fn run(config: &str) -> (std::process::Child, SocketAddr) {
+    use std::io::BufRead as _;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weft-proxy"))
+        .args(["run", "--config", config])
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("started"))).expect("it starts");
+    // Somebody has to read the rest, or it would be told that nobody does.
+    std::thread::spawn(move || lines.for_each(drop));
+    let address = line.split("forward outbound ").nth(1).unwrap().trim().parse().unwrap();
+    (child, address)
+}
+
+fn terminate(child: &std::process::Child) {
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+}
+
+async fn ends(child: &mut std::process::Child, within: Duration) -> Option<i32> {
+    let end = Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        assert!(Instant::now() < end, "it does not end");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signal_waits_for_the_last_connection_and_a_second_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let spec = SIDECAR.replace("240.0.0.1:80", &application.local_addr().unwrap().to_string());
+    let config = write(directory.path(), &spec, "").config.display().to_string();
+    for second in [false, true] {
+        let (mut child, address) = run(&config);
+        let caller = TcpStream::connect(address).await.unwrap();
+        let (mut callee, _) = timeout(PATIENCE, application.accept()).await.unwrap().unwrap();
+        callee.write_all(b"x").await.unwrap();
+        let mut byte = [0];
+        let mut caller = caller;
+        timeout(PATIENCE, caller.read_exact(&mut byte)).await.unwrap().unwrap();
+        terminate(&child);
+        sleep(Duration::from_millis(500)).await;
+        assert!(child.try_wait().unwrap().is_none(), "a connection is open");
+        if second {
+            terminate(&child);
+        } else {
+            drop((caller, callee));
+        }
+        assert_eq!(ends(&mut child, Duration::from_secs(2)).await, Some(0), "second: {second}");
+    }
+}
