@@ -21,6 +21,7 @@ use weft_core::{
     identity::Identity,
     listener::{AccessLog as LogPolicy, InboundMode, Protocol},
     policy::{self, Verdict},
+    retry::is_idempotent,
 };
 
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
     tls::{ALPN_HTTP, verify},
     upstream::{
         dial::{Slot, plain},
-        pool::Version,
+        pool::{Bounds, SendError, Version},
     },
     worker::{APPLICATION, Worker},
 };
@@ -229,11 +230,10 @@ impl Handler for Inbound {
         let destination = self.connection.destination;
         let result = match decide(&live, destination.port(), self.connection.identity.as_ref(), &head) {
             Ok(()) => {
-                if let Some(identity) = &self.connection.identity {
-                    hop::tell_client(&mut head.fields, identity.as_str());
-                }
                 let mut flight = Flight { lease: None, upstream: None };
-                let result = deliver(&self.worker, destination, &head, body, &mut flight).await;
+                let result =
+                    deliver(&self.worker, destination, self.connection.identity.as_ref(), &head, body, &mut flight)
+                        .await;
                 exchange.flight = Some(flight);
                 result
             }
@@ -243,7 +243,12 @@ impl Handler for Inbound {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
             }
-            Ok(response) => Ok(exchange.answer(response)),
+            Ok(mut response) => {
+                if mesh && head.upgrade.is_some() {
+                    hop::hide_success(&mut response);
+                }
+                Ok(exchange.answer(response))
+            }
             // Nothing reached the application: another instance may do better, whatever the method.
             Err(failure @ (Failure::Connect(_) | Failure::ConnectTimeout | Failure::Overloaded(_))) if mesh => {
                 exchange.refuse(failure);
@@ -287,11 +292,36 @@ fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {
 async fn deliver(
     worker: &Arc<Worker>,
     application: SocketAddr,
+    client: Option<&Identity>,
     head: &Head,
     body: Body,
     flight: &mut Flight,
 ) -> Result<Response<Body>, Failure> {
-    let (version, request) = match (&head.upgrade, head.version) {
+    let repeatable = head.upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(head.method.as_str());
+    let (version, request) = request(head, client, body);
+    let pool = worker.application(application, version);
+    let mut sent = pool.send(&worker.dialer, APPLICATION, request).await;
+    // The connection was idle, and the application closed it while the request was on its way (RFC 9112 §9.3.1). The caller
+    // knows nothing of our pool, so this is ours to mend, on a connection that is not out of it.
+    if let Err(SendError { failure: Failure::Reset(_), reused: true, .. }) = &sent
+        && repeatable
+    {
+        let fresh = Bounds { idle: Duration::ZERO, ..APPLICATION };
+        let (_, request) = self::request(head, client, Body::Empty);
+        sent = pool.send(&worker.dialer, fresh, request).await;
+    }
+    let (mut response, lease) = sent.map_err(|error| error.failure)?;
+    flight.lease = Some(lease);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        crate::http::head::strip_hop_by_hop(response.headers_mut());
+    }
+    hop::strip(response.headers_mut());
+    Ok(response.map(Body::from))
+}
+
+/// The request as the application is given it, and in which version.
+fn request(head: &Head, client: Option<&Identity>, body: Body) -> (Version, Request<Body>) {
+    let (version, mut request) = match (&head.upgrade, head.version) {
         (Some(_), _) => {
             let mut request = head.to_http1(Body::Empty);
             if head.method == Method::CONNECT {
@@ -302,16 +332,10 @@ async fn deliver(
         (None, HttpVersion::HTTP_2) => (Version::Http2, head.to_http2(head.method.clone(), body)),
         (None, _) => (Version::Http1, head.to_http1(body)),
     };
-    let pool = worker.application(application, version);
-    let sent = pool.send(&worker.dialer, APPLICATION, request).await;
-    let (response, lease) = sent.map_err(|(failure, _unsent)| failure)?;
-    flight.lease = Some(lease);
-    let mut response = response;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        crate::http::head::strip_hop_by_hop(response.headers_mut());
+    if let Some(client) = client {
+        hop::tell_client(request.headers_mut(), client.as_str());
     }
-    hop::strip(response.headers_mut());
-    Ok(response.map(Body::from))
+    (version, request)
 }
 
 /// A request of the workload to itself: no hop, but its own policy.
@@ -325,7 +349,7 @@ pub(crate) async fn from_self(
     let live = worker.shared.state.live_full();
     let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
     decide(&live, destination.port(), identity.as_ref(), head)?;
-    deliver(worker, destination, head, body, flight).await
+    deliver(worker, destination, identity.as_ref(), head, body, flight).await
 }
 
 /// Copies opaque bytes to the application, which may be connected already.

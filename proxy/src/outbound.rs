@@ -164,7 +164,8 @@ async fn in_mesh(
             Ok(Speaks::Silent) => match dial(&worker, &target).await {
                 Ok(mut callee) => {
                     let first = first_speaker(&mut stream, &mut bytes, &mut callee.stream, &mut greeting).await;
-                    if matches!(first, Ok(Speaks::Unknown)) && !greeting.is_empty() {
+                    // A server that gives up on a silent connection (408) is still one of HTTP.
+                    if matches!(first, Ok(Speaks::Unknown)) && !greeting.is_empty() && !greeting.starts_with(b"HTTP/") {
                         target.server_first.store(true, Relaxed);
                     }
                     dialled = Some(callee);
@@ -346,6 +347,9 @@ impl Handler for Outbound {
             }
             Ok(mut response) => {
                 strip_hop_by_hop(response.headers_mut());
+                if head.upgrade.is_some() {
+                    hop::reveal_success(&mut response);
+                }
                 hop::strip_answer(response.headers_mut());
                 Ok(exchange.answer(response))
             }
@@ -356,10 +360,8 @@ impl Handler for Outbound {
 
 /// Tells the application where a request from outside came from, as gateways do.
 fn forwarded(fields: &mut HeaderMap, client: IpAddr) {
-    let chain = match fields.get(FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
-        Some(before) => format!("{before}, {client}"),
-        None => client.to_string(),
-    };
+    let before = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let chain = before.map(str::to_owned).chain([client.to_string()]).collect::<Vec<_>>().join(", ");
     if let Ok(chain) = HeaderValue::from_str(&chain) {
         fields.insert(FORWARDED_FOR, chain);
     }

@@ -235,7 +235,8 @@ impl Watcher for Exchange {
     }
 
     fn error(mut self: Box<Self>, error: &BodyError) {
-        self.failure = Some(Failure::Reset(error.to_string().into()));
+        let ours = error.downcast_ref::<Failure>().cloned();
+        self.failure = Some(ours.unwrap_or_else(|| Failure::Reset(error.to_string().into())));
         self.finish();
     }
 }

@@ -3,7 +3,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use weft_core::{failure::Failure, route::RequestHead};
@@ -48,7 +48,7 @@ impl Head {
         let protocol = parts.extensions.remove::<hyper::ext::Protocol>();
         let upgrade = match protocol {
             Some(protocol) => HeaderValue::from_str(protocol.as_str()).ok(),
-            None if asks_for_upgrade(&parts.headers) => parts.headers.get(UPGRADE).cloned(),
+            None if asks_for_upgrade(&parts.headers, parts.version) => parts.headers.get(UPGRADE).cloned(),
             None => None,
         };
         if parts.method == Method::CONNECT && upgrade.is_none() {
@@ -76,6 +76,9 @@ impl Head {
         if let Some(authority) = &self.authority {
             uri.scheme = Some(Scheme::HTTP);
             uri.authority = Some(authority.clone());
+        } else {
+            // h2 takes a request without an authority only as one of HTTP/1; HTTP/1.0 callers may leave it out.
+            *request.version_mut() = Version::HTTP_11;
         }
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = self.fields.clone();
@@ -93,6 +96,7 @@ impl Head {
             fields.insert(HOST, host);
         }
         fields.extend(self.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+        join_cookies(&mut fields);
         if let Some(protocol) = &self.upgrade {
             fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             fields.insert(UPGRADE, protocol.clone());
@@ -150,8 +154,14 @@ fn authority(
     }
 }
 
-fn asks_for_upgrade(fields: &HeaderMap) -> bool {
-    fields.contains_key(UPGRADE) && names_in_connection(fields).any(|name| name.eq_ignore_ascii_case("upgrade"))
+/// Whether a request asks for another protocol. Ignored, as a server may (RFC 9110 §7.8): to h2c, which RFC 9113 §3.1 has done
+/// away with; in HTTP/1.0; and together with a body, which a tunnel has no place for.
+fn asks_for_upgrade(fields: &HeaderMap, version: Version) -> bool {
+    fields.get(UPGRADE).is_some_and(|protocol| !protocol.as_bytes().eq_ignore_ascii_case(b"h2c"))
+        && version == Version::HTTP_11
+        && !fields.contains_key(TRANSFER_ENCODING)
+        && fields.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
+        && names_in_connection(fields).any(|name| name.eq_ignore_ascii_case("upgrade"))
 }
 
 fn names_in_connection(fields: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -161,6 +171,16 @@ fn names_in_connection(fields: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(str::trim)
+}
+
+/// HTTP/2 may split a Cookie into several fields, HTTP/1 has one (RFC 9113 §8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        fields.insert(COOKIE, joined);
+    }
 }
 
 /// Takes out what belongs to one connection only. `TE: trailers` stays.

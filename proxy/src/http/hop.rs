@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `weft-version` | the HTTP version of the caller, when it is not 1.1: `1.0` or `2` |
 //! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched protocols (101) |
+//! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
+//! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::head::Head;
+use super::{body::Body, head::Head};
 
 const PREFIX: &str = "weft-";
 const VERSION: HeaderName = HeaderName::from_static("weft-version");
@@ -17,6 +19,8 @@ const VERSION: HeaderName = HeaderName::from_static("weft-version");
 pub(crate) const UPGRADED: HeaderName = HeaderName::from_static("weft-upgraded");
 /// On an answer that a proxy gave instead of the application: the flag of the failure.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("weft-error");
+const STATUS: HeaderName = HeaderName::from_static("weft-status");
+const METHOD: HeaderName = HeaderName::from_static("weft-method");
 const CLIENT_ID: HeaderName = HeaderName::from_static("weft-client-id");
 
 /// Takes out every reserved field.
@@ -48,8 +52,38 @@ pub(crate) fn send(fields: &mut HeaderMap, version: Version) {
     fields.insert(VERSION, text);
 }
 
+/// Writes down the method of a request that crosses as an extended CONNECT.
+pub(crate) fn send_method(fields: &mut HeaderMap, method: &Method) {
+    if *method != Method::GET
+        && let Ok(method) = HeaderValue::from_str(method.as_str())
+    {
+        fields.insert(METHOD, method);
+    }
+}
+
+/// Hides the success of an application that did not switch: over HTTP/2 a 2xx to CONNECT would be the tunnel itself.
+pub(crate) fn hide_success(answer: &mut Response<Body>) {
+    if answer.status().is_success() {
+        let status = HeaderValue::from(answer.status().as_u16());
+        answer.headers_mut().insert(STATUS, status);
+        *answer.status_mut() = StatusCode::EXPECTATION_FAILED;
+    }
+}
+
+/// The answer as the application gave it.
+pub(crate) fn reveal_success(answer: &mut Response<Body>) {
+    let status = answer.headers().get(STATUS).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
+    if let Some(status) = status {
+        *answer.status_mut() = status;
+    }
+}
+
 /// Restores what the other proxy wrote down, and strips the reserved fields.
 pub(crate) fn receive(head: &mut Head) {
+    if head.method == Method::CONNECT {
+        let method = head.fields.get(METHOD).and_then(|method| Method::from_bytes(method.as_bytes()).ok());
+        head.method = method.filter(|method| *method != Method::CONNECT).unwrap_or(Method::GET);
+    }
     head.version = match head.fields.get(VERSION).map(HeaderValue::as_bytes) {
         Some(b"1.0") => Version::HTTP_10,
         Some(b"2") => Version::HTTP_2,

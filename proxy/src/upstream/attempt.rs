@@ -175,6 +175,7 @@ async fn send(
                     if let Ok(protocol) = protocol.to_str() {
                         request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
                     }
+                    hop::send_method(request.headers_mut(), &head.method);
                     request
                 }
             };
@@ -186,7 +187,7 @@ async fn send(
         }
         Transport::Plain => (&pools.http1, head.to_http1(body)),
     };
-    let (response, lease) = pool.send(&worker.dialer, bounds, request).await.map_err(|(failure, _unsent)| failure)?;
+    let (response, lease) = pool.send(&worker.dialer, bounds, request).await.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
     Ok(response.map(Body::from))
 }

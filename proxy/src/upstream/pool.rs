@@ -21,7 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use weft_core::{failure::Failure, identity::Identity};
 
 use super::dial::{Alpn, Dialer, Slot, plain};
@@ -122,8 +122,15 @@ enum Held {
     Http2(Arc<Use>),
 }
 
-/// Why a request failed, and the request itself when nothing of it was sent.
-pub(crate) type Unsent = (Failure, Option<Request<Body>>);
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) struct SendError {
+    pub(crate) failure: Failure,
+    /// The request itself when nothing of it was sent.
+    request: Option<Request<Body>>,
+    /// It went out on a connection that had served others before, and may just have been closed for being idle.
+    pub(crate) reused: bool,
+}
 
 impl Pool {
     pub(crate) fn new(target: Target, version: Version, counts: Counts) -> Self {
@@ -143,7 +150,7 @@ impl Pool {
         dialer: &Dialer,
         bounds: Bounds,
         request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         match self.version {
             Version::Http1 => self.send_http1(dialer, bounds, request).await,
             Version::Http2 => self.send_http2(dialer, bounds, request).await,
@@ -155,20 +162,20 @@ impl Pool {
         dialer: &Dialer,
         bounds: Bounds,
         mut request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         loop {
             let (mut sender, reused) = match self.pop_idle(bounds.idle) {
                 Some(sender) => (sender, true),
                 None => match Box::pin(self.open_http1(dialer, bounds)).await {
                     Ok(sender) => (sender, false),
-                    Err(failure) => return Err((failure, Some(request))),
+                    Err(failure) => return Err(SendError { failure, request: Some(request), reused: false }),
                 },
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, Lease(Some(Held::Http1(self.clone(), sender))))),
-                Err(error) => match unsent(error) {
+                Err(error) => match failed(error, reused) {
                     // The application closed the idle connection: nothing was sent, so another one is as good as this.
-                    (_, Some(unsent)) if reused => request = unsent,
+                    SendError { request: Some(unsent), reused: true, .. } => request = unsent,
                     other => return Err(other),
                 },
             }
@@ -208,10 +215,10 @@ impl Pool {
         dialer: &Dialer,
         bounds: Bounds,
         request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+    ) -> Result<(Response<Incoming>, Lease), SendError> {
         let mut connection = match self.acquire_http2(dialer, bounds).await {
             Ok(connection) => connection,
-            Err(failure) => return Err((failure, Some(request))),
+            Err(failure) => return Err(SendError { failure, request: Some(request), reused: false }),
         };
         let lease = Lease(Some(Held::Http2(connection.use_.clone())));
         match connection.sender.try_send_request(request).await {
@@ -220,9 +227,9 @@ impl Pool {
                 Ok((response, lease))
             }
             Err(error) => {
-                let (failure, request) = unsent(error);
+                let error = failed(error, false);
                 let refused = connection.use_.alerted.load(Relaxed) && !connection.use_.answered.load(Relaxed);
-                Err((if refused { Failure::IdentityRefused } else { failure }, request))
+                Err(if refused { SendError { failure: Failure::IdentityRefused, ..error } } else { error })
             }
         }
     }
@@ -237,7 +244,9 @@ impl Pool {
 
     async fn open_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
-        let _one_at_a_time = self.opening.lock().await;
+        // Whoever waits for another's attempt waits no longer than for one of its own, so that they do not add up.
+        let opening = timeout(bounds.connect, self.opening.lock()).await;
+        let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
         if let Some(connection) = self.shared_with_room() {
             return Ok(connection);
         }
@@ -332,7 +341,7 @@ impl Drop for Lease {
     }
 }
 
-fn unsent(mut error: TrySendError<Request<Body>>) -> Unsent {
+fn failed(mut error: TrySendError<Request<Body>>, reused: bool) -> SendError {
     let request = error.take_message();
     let error = error.into_error();
     let failure = if request.is_some() {
@@ -340,11 +349,15 @@ fn unsent(mut error: TrySendError<Request<Body>>) -> Unsent {
     } else {
         broken(&error)
     };
-    (failure, request)
+    SendError { failure, request, reused }
 }
 
 /// What an error of a request that may have been seen means.
 pub(crate) fn broken(error: &hyper::Error) -> Failure {
+    if error.is_user() {
+        // The only thing of ours that can fail is the request's body: its caller broke it off.
+        return Failure::CallerGone;
+    }
     let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(current) = source {
         if let Some(h2) = current.downcast_ref::<h2::Error>() {
@@ -352,6 +365,9 @@ pub(crate) fn broken(error: &hyper::Error) -> Failure {
             // A stream that ends by GOAWAY is one above the last that the peer processed (RFC 9113 §6.8).
             if h2.is_remote() && (refused || h2.is_go_away()) {
                 return Failure::RefusedStream;
+            }
+            if h2.is_reset() && !h2.is_remote() && !h2.is_library() {
+                return Failure::CallerGone;
             }
         }
         source = current.source();

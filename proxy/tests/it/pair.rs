@@ -13,6 +13,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use rustls::{
+    DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+};
 use weft_core::{
     cluster::Cluster,
     endpoint::{Endpoint, EndpointSet, Health},
@@ -44,6 +49,25 @@ impl Authority {
 
     /// A certificate for an account, good or expired.
     pub fn svid(&self, account: &str, good: bool) -> MeshTls {
+        let (leaf, key) = self.leaf(account, good);
+        MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap()).unwrap()
+    }
+
+    /// The client's side of mesh TLS without a proxy around it. It does not look at who answers.
+    pub fn client(&self, account: &str, alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+        let (leaf, key) = self.leaf(account, true);
+        let mut config = rustls::ClientConfig::builder_with_provider(weft_proxy::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_auth_cert(vec![leaf], key)
+            .unwrap();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        Arc::new(config)
+    }
+
+    fn leaf(&self, account: &str, good: bool) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(identity(account).as_str().try_into().unwrap())];
@@ -51,7 +75,46 @@ impl Authority {
         params.not_after = rcgen::date_time_ymd(if good { 4000 } else { 2020 }, 1, 1);
         let leaf = params.signed_by(&key, &self.0).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        MeshTls::new(Svid::new(vec![leaf.der().clone()], key, vec![self.0.der().clone()]).unwrap()).unwrap()
+        (leaf.der().clone(), key)
+    }
+}
+
+/// A connection with mesh TLS, made by a test itself.
+pub type MeshClient = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// Takes every server for the right one.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        weft_proxy::tls::provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -69,9 +132,14 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn start(tls: Option<MeshTls>) -> Self {
+        Self::start_with(tls, |_| {})
+    }
+
+    /// The same with changes to what its workers share.
+    pub fn start_with(tls: Option<MeshTls>, change: impl FnOnce(&mut Shared)) -> Self {
         let current = Arc::new(CurrentTls::empty());
         current.store(tls.map(Arc::new));
-        let shared = Arc::new(Shared {
+        let mut shared = Shared {
             state: Arc::new(State::new(1)),
             tls: current,
             interest: None,
@@ -82,7 +150,9 @@ impl Proxy {
             access_log: Some(LogPolicy::Off),
             max_connections: 1000,
             discovery_wait: Duration::from_secs(3),
-        });
+        };
+        change(&mut shared);
+        let shared = Arc::new(shared);
         let (drainer, drain) = Drainer::new();
         let worker = Worker::new(0, shared.clone(), AccessLog::start(), drain.clone());
         worker.start();
@@ -123,6 +193,13 @@ pub fn inbound(
     authorization: Authorization,
 ) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(Some(tls));
+    proxy.shared.state.replace(inbound_model(mode, authorization)).unwrap();
+    let address = proxy.listen(Role::Inbound(Some(application)));
+    (proxy, address)
+}
+
+/// The configuration of an inbound proxy with one policy for all.
+pub fn inbound_model(mode: InboundMode, authorization: Authorization) -> Resources {
     let name = RouteName::Inbound(None);
     let listener = Inbound {
         ports: BTreeMap::new(),
@@ -137,13 +214,24 @@ pub fn inbound(
     let rule = Rule { name: "inbound".into(), matches: Match::any(), action: Action::Deliver };
     let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], rules: vec![rule] };
     let table = RouteTable { name: name.clone(), hosts: vec![host], authorization };
-    let resources = Resources {
+    Resources {
         listeners: [(ListenerName::Inbound, Listener::Inbound(listener))].into(),
         routes: [(name, table)].into(),
         ..Resources::default()
-    };
+    }
+}
+
+/// A proxy beside `application`, which calls the service whose only endpoint it is itself. The service's identity is `product`.
+pub fn both(tls: MeshTls, application: SocketAddr, authorization: Authorization) -> (Proxy, SocketAddr) {
+    let proxy = Proxy::start_with(Some(tls), |shared| shared.own_addresses = vec![application.ip()]);
+    let mut resources = inbound_model(InboundMode::Strict, authorization);
+    let outbound = outbound_model(|_, _| {});
+    resources.listeners.extend(outbound.listeners);
+    resources.routes.extend(outbound.routes);
+    resources.clusters.extend(outbound.clusters);
     proxy.shared.state.replace(resources).unwrap();
-    let address = proxy.listen(Role::Inbound(Some(application)));
+    proxy.shared.state.endpoints(&endpoint_set(&[(application, Some(identity("product")))]));
+    let address = proxy.listen(Role::Outbound(Some(service())));
     (proxy, address)
 }
 
@@ -164,6 +252,13 @@ pub fn outbound(
     change: impl FnOnce(&mut Cluster, &mut Forward),
 ) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(tls);
+    proxy.shared.state.replace(outbound_model(change)).unwrap();
+    proxy.shared.state.endpoints(&endpoint_set(endpoints));
+    let address = proxy.listen(Role::Outbound(Some(service())));
+    (proxy, address)
+}
+
+fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resources {
     let name = cluster_name();
     let ClusterName::Service(port) = name.clone() else { unreachable!() };
     let route = RouteName::Service(port);
@@ -178,16 +273,12 @@ pub fn outbound(
         http: Some(route.clone()),
         tcp: vec![WeightedCluster { cluster: name.clone(), weight: 1 }],
     };
-    let resources = Resources {
+    Resources {
         listeners: [(ListenerName::Outbound(service()), Listener::Outbound(listener))].into(),
         routes: [(route, table)].into(),
         clusters: [(name.clone(), cluster)].into(),
         ..Resources::default()
-    };
-    proxy.shared.state.replace(resources).unwrap();
-    proxy.shared.state.endpoints(&endpoint_set(endpoints));
-    let address = proxy.listen(Role::Outbound(Some(service())));
-    (proxy, address)
+    }
 }
 
 pub fn endpoint_set(endpoints: &[(SocketAddr, Option<Identity>)]) -> EndpointSet {

@@ -17,7 +17,7 @@ use crate::pair::{Authority, Proxy, identity, inbound, outbound};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An application on raw sockets: `answer` gets what one `read` gave, and its result is written back.
-async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
+pub async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -38,7 +38,7 @@ async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static)
 }
 
 /// An HTTP/1 application that answers with the request's head as its body.
-async fn mirror() -> SocketAddr {
+pub async fn mirror() -> SocketAddr {
     application(|request| {
         let mut response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", request.len()).into_bytes();
         response.extend(request);
@@ -48,7 +48,7 @@ async fn mirror() -> SocketAddr {
 }
 
 /// Sends bytes and reads until `end` has come, or the connection ends.
-async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
+pub async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let read = async {

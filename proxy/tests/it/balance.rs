@@ -1,0 +1,186 @@
+//! Which endpoint gets a request: latency, ejection and return, updates of the set, and endpoints that are the workload itself.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{io::AsyncWriteExt, time::sleep};
+use weft_core::{
+    cluster::OutlierDetection,
+    policy::{Authorization, Operation, PathPattern, Principal, Rule},
+};
+
+use crate::{
+    apps::{direct, fixed_app, once, raw_app, read_head},
+    pair::endpoint_set,
+};
+
+struct Instance {
+    address: SocketAddr,
+    seen: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
+}
+
+/// An instance that takes `latency` for an answer and answers 503 while it fails.
+async fn instance(latency: Duration) -> Instance {
+    let (seen, failing) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, fails) = (seen.clone(), failing.clone());
+    let address = raw_app(move |mut stream| {
+        let (count, fails) = (count.clone(), fails.clone());
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                count.fetch_add(1, Relaxed);
+                sleep(latency).await;
+                let status = if fails.load(Relaxed) { 503 } else { 200 };
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    Instance { address, seen, failing }
+}
+
+async fn instances(count: usize) -> Vec<Instance> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(instance(Duration::from_millis(1)).await);
+    }
+    all
+}
+
+fn addresses(instances: &[Instance]) -> Vec<SocketAddr> {
+    instances.iter().map(|instance| instance.address).collect()
+}
+
+fn detection(base_ejection: Duration) -> Option<OutlierDetection> {
+    Some(OutlierDetection { base_ejection, ..OutlierDetection::default() })
+}
+
+async fn ask(address: SocketAddr, times: usize) -> usize {
+    let mut failed = 0;
+    for _ in 0..times {
+        failed += usize::from(!once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
+    }
+    failed
+}
+
+#[tokio::test]
+async fn a_slow_endpoint_gets_a_small_share() {
+    let mut all = instances(4).await;
+    all.push(instance(Duration::from_millis(200)).await);
+    let (_proxy, address) = direct(&addresses(&all), |_, _| {});
+    assert_eq!(ask(address, 500).await, 0);
+    let slow = all[4].seen.load(Relaxed);
+    assert!(slow <= 10, "{slow} of 500 went to the slow one");
+    for instance in &all[..4] {
+        let share = instance.seen.load(Relaxed);
+        assert!(share >= 25, "{share} of 500 went to a fast one");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_five_times_is_ejected_and_returns() {
+    let all = instances(3).await;
+    let (proxy, address) = direct(&addresses(&all), |cluster, forward| {
+        cluster.outlier = detection(Duration::from_secs(1));
+        forward.retry.attempts = 1;
+    });
+    all[0].failing.store(true, Relaxed);
+    let failed = ask(address, 100).await;
+    assert_eq!(failed, 5);
+    assert_eq!(all[0].seen.load(Relaxed), 5);
+    assert_eq!(proxy.metric("weft_ejections_total", &["cluster=\"svc/shop/product:80\""]), 1.0);
+    all[0].failing.store(false, Relaxed);
+    sleep(Duration::from_millis(1100)).await;
+    assert_eq!(ask(address, 100).await, 0);
+    assert!(all[0].seen.load(Relaxed) > 5, "it is used again");
+}
+
+#[tokio::test]
+async fn when_all_fail_at_most_half_are_ejected_and_all_are_still_tried() {
+    let all = instances(4).await;
+    all.iter().for_each(|instance| instance.failing.store(true, Relaxed));
+    let (proxy, address) = direct(&addresses(&all), |cluster, forward| {
+        cluster.outlier = detection(Duration::from_secs(60));
+        forward.retry.attempts = 1;
+    });
+    assert_eq!(ask(address, 100).await, 100);
+    assert_eq!(proxy.metric("weft_ejections_total", &[]), 2.0);
+    assert_eq!(all.iter().map(|instance| instance.seen.load(Relaxed)).sum::<usize>(), 100);
+}
+
+#[tokio::test]
+async fn the_only_endpoint_is_never_ejected() {
+    let only = instances(1).await;
+    only[0].failing.store(true, Relaxed);
+    let (proxy, address) = direct(&addresses(&only), |_, forward| forward.retry.attempts = 1);
+    assert_eq!(ask(address, 20).await, 20);
+    only[0].failing.store(false, Relaxed);
+    assert_eq!(ask(address, 1).await, 0);
+    assert_eq!(proxy.metric("weft_ejections_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn an_update_of_the_set_applies_to_the_next_request() {
+    let all = instances(3).await;
+    let (proxy, address) = direct(&addresses(&all[..2]), |_, _| {});
+    assert_eq!(ask(address, 20).await, 0);
+    let before = all[0].seen.load(Relaxed);
+    let new: Vec<_> = all[1..].iter().map(|instance| (instance.address, None)).collect();
+    proxy.shared.state.endpoints(&endpoint_set(&new));
+    assert_eq!(ask(address, 40).await, 0);
+    assert_eq!(all[0].seen.load(Relaxed), before, "the removed one gets nothing");
+    assert!(all[2].seen.load(Relaxed) > 0, "the new one gets some");
+    proxy.shared.state.endpoints(&endpoint_set(&[]));
+    assert!(once(address, "GET", "/").await.contains("weft-error: UH"));
+}
+
+#[tokio::test]
+#[ignore = "bug: idle pooled connections to one endpoint use up the limit of the cluster for the others"]
+async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_against_a_request() {
+    let (one, two) = (fixed_app(200, "ok").await, fixed_app(200, "ok").await);
+    let (_proxy, address) = direct(&[one, two], |cluster, _| cluster.limits.connections = 1);
+    for i in 0..20 {
+        let answer = once(address, "GET", "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{i}: {answer}");
+    }
+}
+
+/// A proxy beside the workload `product` whose application is at an own address, and a service with that one endpoint.
+async fn selfish(identity: &str, authorization: Authorization) -> (crate::pair::Proxy, SocketAddr) {
+    let application = crate::traffic::mirror().await;
+    let authority = crate::pair::Authority::new();
+    crate::pair::both(authority.svid(identity, true), application, authorization)
+}
+
+#[tokio::test]
+async fn a_call_to_oneself_stays_in_the_process_and_obeys_ones_own_policy() {
+    let secret = Rule {
+        name: "shop/secret#0".into(),
+        from: vec![Principal::Any],
+        to: vec![Operation { paths: vec![PathPattern::Prefix("/secret".into())], ..Operation::default() }],
+    };
+    let (proxy, address) = selfish("product", Authorization { deny: vec![secret], allow: None }).await;
+    let answer = once(address, "GET", "/open").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("weft-client-id: spiffe://weft.local/ns/shop/sa/product"), "{answer}");
+    let answer = once(address, "GET", "/secret").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("weft-error: RBAC"), "{answer}");
+    assert_eq!(proxy.metric("weft_tls_handshakes_total", &[]), 0.0);
+    assert_eq!(proxy.metric("weft_denied_total", &["rule=\"shop/secret#0\""]), 1.0);
+}
+
+#[tokio::test]
+async fn an_own_address_with_another_identity_is_not_oneself() {
+    let (_proxy, address) = selfish("order", Authorization::default()).await;
+    let answer = once(address, "GET", "/").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("weft-error: UF"), "{answer}");
+}

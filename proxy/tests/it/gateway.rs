@@ -1,0 +1,119 @@
+//! The gateway: requests from outside, by host and path to services of the mesh.
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU16};
+
+use http::{Request, Response};
+use weft_core::{
+    cluster::Cluster,
+    listener::{AccessLog as LogPolicy, Gateway, Listener},
+    names::{ClusterName, ListenerName, RouteName},
+    policy::Authorization,
+    route::{Action, Forward, Match, PathMatch, RouteTable, Rule, VirtualHost},
+};
+use weft_proxy::{listener::accept::Role, live::Resources};
+
+use crate::{
+    apps::{empty, full, http1_app, http2_client, raw, text},
+    pair::{Proxy, cluster_name, endpoint_set},
+};
+
+const PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
+
+/// A gateway that takes `shop.example` to an application: everything, but `/teapot`, which is answered with 418.
+pub fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
+    let proxy = Proxy::start(None);
+    let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
+    let name: ClusterName = cluster_name();
+    let rule = |path: &str, action| Rule {
+        name: format!("shop/edge{path}").into(),
+        matches: Match { path: PathMatch::Prefix(path.into()), method: None, headers: Vec::new() },
+        action,
+    };
+    let host = VirtualHost {
+        name: "shop".into(),
+        domains: vec!["shop.example".into()],
+        rules: vec![rule("/teapot", Action::Respond(418)), rule("/", Action::Forward(Forward::to(name.clone())))],
+    };
+    let table = RouteTable { name: route.clone(), hosts: vec![host], authorization: Authorization::default() };
+    let listener = Gateway {
+        namespace: "shop".into(),
+        name: "edge".into(),
+        ports: BTreeMap::from([(PORT, route.clone())]),
+        access_log: LogPolicy::Off,
+    };
+    let key = ListenerName::Gateway { namespace: "shop".into(), name: "edge".into() };
+    let resources = Resources {
+        listeners: [(key, Listener::Gateway(listener))].into(),
+        routes: [(route, table)].into(),
+        clusters: [(name.clone(), Cluster::new(name))].into(),
+        ..Resources::default()
+    };
+    proxy.shared.state.replace(resources).unwrap();
+    proxy.shared.state.endpoints(&endpoint_set(&[(application, None)]));
+    let address = proxy.listen(Role::Gateway(PORT.get()));
+    (proxy, address)
+}
+
+async fn telling() -> SocketAddr {
+    http1_app(|request| async move {
+        let of = |name: &str| {
+            let values = request.headers().get_all(name).iter().map(|value| value.to_str().unwrap());
+            values.collect::<Vec<_>>().join(" | ")
+        };
+        let told = format!("{:?} for={} proto={}", request.version(), of("x-forwarded-for"), of("x-forwarded-proto"));
+        Response::new(full(told))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn http1_and_http2_from_outside_reach_an_http1_application() {
+    let (_proxy, address) = gateway(telling().await);
+    let request = b"GET / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n";
+    let (answer, _) = raw(address, request, std::time::Duration::from_secs(5)).await;
+    assert!(answer.ends_with("HTTP/1.1 for=127.0.0.1 proto=http"), "{answer}");
+    let mut client = http2_client(address).await;
+    let request = Request::get("http://shop.example/").body(empty()).unwrap();
+    let answer = text(client.send_request(request).await.unwrap()).await.unwrap();
+    assert_eq!(answer, "HTTP/1.1 for=127.0.0.1 proto=http");
+}
+
+#[tokio::test]
+async fn every_address_that_a_request_came_by_is_kept() {
+    let (_proxy, address) = gateway(telling().await);
+    let mut client = http2_client(address).await;
+    let request = Request::get("http://shop.example/")
+        .header("x-forwarded-for", "192.0.2.1")
+        .header("x-forwarded-for", "192.0.2.2, 192.0.2.3")
+        .body(empty())
+        .unwrap();
+    let answer = text(client.send_request(request).await.unwrap()).await.unwrap();
+    assert_eq!(answer, "HTTP/1.1 for=192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1 proto=http");
+}
+
+#[tokio::test]
+async fn host_and_path_choose_the_rule_and_what_fits_none_is_404() {
+    let (proxy, address) = gateway(telling().await);
+    let mut client = http2_client(address).await;
+    for (uri, status) in [
+        ("http://shop.example/x", 200),
+        ("http://SHOP.example:8080/x", 200),
+        ("http://shop.example/teapot/x", 418),
+        ("http://shop.example/teapots", 200),
+        ("http://other.example/", 404),
+    ] {
+        let answer = client.send_request(Request::get(uri).body(empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{uri}");
+    }
+    assert_eq!(proxy.metric("weft_failures_total", &["flag=\"NR\"", "direction=\"gateway\""]), 1.0);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_http_are_closed() {
+    let (proxy, address) = gateway(telling().await);
+    for bytes in [&b"\x16\x03\x01\x00\x05hello"[..], b"\x00\x01\x02\x03", b"*1\r\n$4\r\nPING\r\n"] {
+        let (answer, closed) = raw(address, bytes, std::time::Duration::from_secs(1)).await;
+        assert!(closed && answer.is_empty(), "{bytes:?}: {answer}");
+    }
+    assert_eq!(proxy.metric("weft_failures_total", &["flag=\"PROTOCOL\""]), 3.0);
+}
