@@ -40,7 +40,7 @@ pub const KINDS: &[Kind] = &[
         api_version: "weft.dev/v1alpha1",
         plural: "workloads",
         short: &["wl"],
-        columns: &["SERVICE-ACCOUNT", "ADDRESSES", "PORTS", "LABELS"],
+        columns: &["SERVICE-ACCOUNT", "ADDRESSES", "PORTS", "LABELS", "HEALTH", "SOURCE"],
     },
     Kind {
         name: "Gateway",
@@ -111,6 +111,12 @@ impl Kind {
                 join(items(object, "/spec/addresses").map(plain)),
                 join(items(object, "/spec/ports").filter_map(|port| port.get("port")).map(plain)),
                 pairs(object.pointer("/metadata/labels")).into(),
+                match text("/spec/health").as_str() {
+                    health @ ("" | "healthy") => Cell::toned(health, Tone::Good),
+                    health @ "unhealthy" => Cell::toned(health, Tone::Bad),
+                    health => Cell::toned(health, Tone::Notice),
+                },
+                text("/metadata/annotations/weft.dev~1source").into(),
             ],
             "Gateway" => vec![
                 join(items(object, "/spec/listeners").map(|listener| {
@@ -274,6 +280,11 @@ mod tests {
                 {"conditions": [{"type": "Accepted", "status": "False", "reason": "NoMatchingParent"}]}]},
         });
         assert_eq!(row("route", &route), "Service/product v1=90,v2=10 False (NoMatchingParent)");
+        let workload = json!({
+            "metadata": {"labels": {"app": "a"}, "annotations": {"weft.dev/source": "registered"}},
+            "spec": {"serviceAccount": "a", "addresses": ["10.0.0.1"], "ports": [{"port": 80}], "health": "draining"},
+        });
+        assert_eq!(row("wl", &workload), "a 10.0.0.1 80 app=a draining registered");
         let policy = json!({"spec": {"action": "Deny", "selector": {"matchLabels": {"app": "a"}}, "rules": [{}, {}]}});
         assert_eq!(row("ap", &policy), "Deny app=a 2 -");
     }

@@ -63,7 +63,7 @@ fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
             certificate(either(proxy, "/agent/certificate_expiry", "/agent/certificateExpiry"), now),
             health(&of("/agent/health"), &of("/agent/reason")),
             heartbeat(either(proxy, "/agent/last_heartbeat", "/agent/lastHeartbeat"), now),
-            of("/agent/version").into(),
+            version(&of("/agent/version"), &of("/discovery/client")).into(),
         ]);
         let nacks = proxy.pointer("/discovery/nacks").and_then(Value::as_object);
         for (resource, nack) in nacks.into_iter().flatten() {
@@ -77,6 +77,11 @@ fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
         lines.push(format!("{current} of {total} proxies have revision {newest}"));
     }
     lines
+}
+
+/// A Weft proxy says its version; of another client only what it calls itself is known.
+fn version(agent: &str, client: &str) -> String {
+    if agent.is_empty() { client.to_owned() } else { agent.to_owned() }
 }
 
 fn either<'a>(proxy: &'a Value, one: &str, other: &str) -> &'a Value {

@@ -68,7 +68,7 @@ impl Wire {
     ///
     /// Errors: `ip` fails.
     pub(crate) async fn host(&self, name: &str, number: u8) -> Result<Host> {
-        let host = Host { name: name.to_owned(), number };
+        let host = Host::new(name, number);
         host.write_hosts(&[])?;
         let namespace = host.namespace();
         ip(&["netns", "add", &namespace]).await?;
@@ -94,6 +94,11 @@ impl Wire {
 }
 
 impl Host {
+    /// Its name and addresses; nothing is made.
+    pub(crate) fn new(name: &str, number: u8) -> Self {
+        Self { name: name.to_owned(), number }
+    }
+
     /// The network namespace.
     pub(crate) fn namespace(&self) -> String {
         format!("{PREFIX}{}", self.name)
@@ -305,7 +310,7 @@ mod tests {
     #[test]
     fn addresses_have_the_same_digits_in_both_families() {
         for (number, digits) in [(1, "11"), (93, "103"), (200, "210")] {
-            let host = Host { name: "x".into(), number };
+            let host = Host::new("x", number);
             assert_eq!(host.ipv4().to_string(), format!("10.77.0.{digits}"));
             assert_eq!(host.ipv6().to_string(), format!("fd00:77::{digits}"));
         }

@@ -141,6 +141,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_proxies_files_are_what_a_proxy_reads() {
+        let host = Host::new("x", 7);
+        for member in MEMBERS {
+            let text = crate::output::yaml(&member.proxy_config(&host, &host, "/run/token")).unwrap();
+            let (config, others) =
+                weft_core::api::parse_proxy_file(&text).unwrap_or_else(|error| panic!("{text}{error:?}"));
+            assert_eq!((config.metadata.name.as_str(), others.len()), (member.name, 0));
+        }
+    }
+
+    #[test]
     fn every_service_has_members_and_instances_come_in_pairs() {
         let services: BTreeSet<_> = MEMBERS.iter().map(|member| member.app.service()).collect();
         assert_eq!(services, SERVICES.iter().copied().collect());

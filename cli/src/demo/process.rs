@@ -84,7 +84,7 @@ impl Program {
         let (program, args) = words.split_first().context("an empty command")?;
         let mut command = Command::new(program);
         command.args(args).envs(self.env.iter().map(|(name, value)| (name, value))).current_dir(&self.directory);
-        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        command.env("NO_COLOR", "1").stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         Ok((command, logs.join(format!("{}.log", self.name))))
     }
 

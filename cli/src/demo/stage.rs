@@ -9,8 +9,12 @@ use std::{
 
 use anyhow::Result;
 use parking_lot::Mutex;
+use rustix::termios::tcgetwinsize;
 
 use crate::style::Style;
+
+/// Columns that the table needs.
+const WIDTH: usize = 80;
 
 /// Prints, and counts the checks. Clones are the same stage.
 #[derive(Clone)]
@@ -21,7 +25,7 @@ struct State {
     style: Style,
     /// `--check`: no sentences, no table.
     terse: bool,
-    /// A terminal: the table can be drawn over.
+    /// A terminal wide enough: the table can be drawn over.
     live: bool,
     drawn: usize,
     table: Vec<String>,
@@ -32,7 +36,9 @@ struct State {
 impl Stage {
     /// A stage on standard output.
     pub(crate) fn new(terse: bool) -> Self {
-        Self::to(Box::new(stdout()), Style::stdout(), terse, !terse && stdout().is_terminal())
+        // What is drawn over must not wrap. A terminal that does not know its width says 0.
+        let wide = tcgetwinsize(stdout()).is_ok_and(|size| size.ws_col == 0 || usize::from(size.ws_col) >= WIDTH);
+        Self::to(Box::new(stdout()), Style::stdout(), terse, !terse && stdout().is_terminal() && wide)
     }
 
     fn to(out: Box<dyn Write + Send>, style: Style, terse: bool, live: bool) -> Self {
