@@ -1,11 +1,13 @@
 //! The applications of the tests (`e2e/apps`): they know nothing of a mesh and tell what they saw.
 //! Ports by kind, the same on every host: [`HTTP`], [`HTTP2`], [`TCP`], [`GREET`] (server speaks first), [`GRPC`].
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::certificate::Files;
 use crate::host::Host;
 use crate::mesh::Workload;
 use crate::process::Process;
@@ -103,6 +105,19 @@ pub fn grpc_calls(host: &Host, target: &str) -> Result<String> {
 pub fn websocket(host: &Host, at: &str, port: u16, messages: &[&str]) -> Result<String> {
     let (script, port) = (path("websocket.js"), port.to_string());
     host.exec_ok("node", &[&[script.as_str(), at, &port, "/chat"], messages].concat())
+}
+
+/// Sends `text` over TLS with a certificate of one's own, without a proxy; the first bytes of the answer.
+/// `certificate`: `None` shows none.
+///
+/// Errors: refused, by an alert or by closing; carries the reason.
+pub fn tls_client(host: &Host, at: SocketAddr, alpn: &str, certificate: Option<&Files>, text: &str) -> Result<String> {
+    let (address, port) = (at.ip().to_string(), at.port().to_string());
+    let file = |path: fn(&Files) -> &PathBuf| {
+        certificate.map_or_else(|| "none".to_owned(), |files| path(files).display().to_string())
+    };
+    let (certificate, key) = (file(|files| &files.certificate), file(|files| &files.private_key));
+    host.exec_ok("python3", &[&path("tls_client.py"), &address, &port, alpn, &certificate, &key, text])
 }
 
 fn path(name: &str) -> String {

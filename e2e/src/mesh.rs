@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::certificate::{Authority, Svid};
+use crate::certificate::{Authority, Files, Svid};
 use crate::document::yaml;
 use crate::host::Host;
 use crate::process::Process;
@@ -56,6 +56,7 @@ pub struct Workload {
     ports: Vec<Value>,
     svid: Option<Svid>,
     stranger: bool,
+    unready: Option<&'static str>,
     gateway: Option<String>,
     proxied: bool,
     redirect: Vec<String>,
@@ -72,6 +73,7 @@ impl Workload {
             ports: Vec::new(),
             svid: None,
             stranger: false,
+            unready: None,
             gateway: None,
             proxied: true,
             redirect: Vec::new(),
@@ -124,6 +126,13 @@ impl Workload {
         self
     }
 
+    /// Its proxy never becomes ready, and says this: that is what starting it waits for.
+    #[must_use]
+    pub fn unready(mut self, reason: &'static str) -> Self {
+        self.unready = Some(reason);
+        self
+    }
+
     /// More flags for `weft-proxy redirect`.
     #[must_use]
     pub fn redirect(mut self, flags: &[&str]) -> Self {
@@ -154,7 +163,7 @@ pub struct Mesh<'world> {
 #[derive(Debug)]
 enum Source {
     Files(Box<Authorities>),
-    ControlPlane { host: Host, process: Option<Process> },
+    ControlPlane { host: Host, flags: Vec<String>, process: Option<Process> },
 }
 
 /// Who signs: the mesh's root, and one of the same name that nobody trusts.
@@ -184,8 +193,16 @@ impl<'world> Mesh<'world> {
     ///
     /// Errors: it does not become ready.
     pub fn with_control_plane(world: &'world mut World) -> Result<Self> {
+        Self::with_control_plane_flags(world, &[])
+    }
+
+    /// The same, with more flags for the control plane.
+    ///
+    /// Errors: it does not become ready.
+    pub fn with_control_plane_flags(world: &'world mut World, flags: &[&str]) -> Result<Self> {
         let host = world.host("control")?;
-        let mut mesh = Self::new(world, Source::ControlPlane { host, process: None });
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut mesh = Self::new(world, Source::ControlPlane { host, flags, process: None });
         mesh.start_control_plane()?;
         Ok(mesh)
     }
@@ -321,12 +338,15 @@ impl<'world> Mesh<'world> {
     ///
     /// Errors: it does not become ready, or this mesh has none.
     pub fn start_control_plane(&mut self) -> Result<()> {
-        let Source::ControlPlane { host, process } = &mut self.source else { bail!("this mesh runs from files") };
+        let Source::ControlPlane { host, flags, process } = &mut self.source else {
+            bail!("this mesh runs from files")
+        };
         *process = None;
         let data = host.directory().join("data");
         fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
         let (data, address) = (data.display().to_string(), host.ipv4().to_string());
-        let args = ["--data-dir", &data, "--trust-domain", TRUST_DOMAIN, "--advertise", &address];
+        let mut args = vec!["--data-dir", &data, "--trust-domain", TRUST_DOMAIN, "--advertise", &address];
+        args.extend(flags.iter().map(String::as_str));
         let running = process.insert(host.spawn("weft-control-plane", &args, &[])?);
         let host = host.clone();
         until("the control plane to be ready", DEADLINE, || {
@@ -345,6 +365,15 @@ impl<'world> Mesh<'world> {
         let socket = format!("unix:{}", host.directory().join("data/api.sock").display());
         let program = crate::programs::find("weft")?.display().to_string();
         host.exec_ok(&program, &[&["--server", &socket], args].concat())
+    }
+
+    /// Signs a certificate with the mesh's root, or with the stranger's, and writes it into a host's directory.
+    ///
+    /// Errors: this mesh has a control plane, or as [`Authority::write`].
+    pub fn sign(&self, svid: &Svid, stranger: bool, host: &Host) -> Result<Files> {
+        let Source::Files(authorities) = &self.source else { bail!("a control plane signs the certificates") };
+        let signer = if stranger { &authorities.stranger } else { &authorities.mesh };
+        signer.write(svid, host.directory())
     }
 
     /// What a proxy's metrics port answers to `path`, such as `/metrics`.
@@ -394,13 +423,20 @@ impl<'world> Mesh<'world> {
 
     fn await_proxy(&mut self, name: &str) -> Result<()> {
         let host = self.host(name)?;
+        let unready = self.member(name)?.workload.unready;
         let proxy = self.proxy(name)?;
-        crate::wait::until_some(format!("the proxy of {name} to be ready"), DEADLINE, || {
+        let what = format!("the proxy of {name} to be {}", unready.unwrap_or("ready"));
+        crate::wait::until_some(what, DEADLINE, || {
             if let Some(status) = proxy.ended()? {
                 bail!("the proxy of {name} ended ({status})");
             }
-            let ready = host.exec("curl", &["-sSf", "http://127.0.0.1:15020/readyz"])?;
-            Ok(ready.status.success().then_some(()))
+            let answer = host.exec("curl", &["-sS", "-w", "%{http_code}", "http://127.0.0.1:15020/readyz"])?;
+            let text = String::from_utf8_lossy(&answer.stdout);
+            let wanted = match unready {
+                Some(reason) => text.ends_with("503") && text.contains(&format!("[\"{reason}\"]")),
+                None => text.ends_with("200"),
+            };
+            Ok(wanted.then_some(()))
         })
     }
 
@@ -444,8 +480,7 @@ impl<'world> Mesh<'world> {
             Source::Files(authorities) => {
                 let svid = workload.svid.clone();
                 let svid = svid.unwrap_or_else(|| Svid::of(TRUST_DOMAIN, NAMESPACE, &workload.account));
-                let signer = if workload.stranger { &authorities.stranger } else { &authorities.mesh };
-                let files = signer.write(&svid, host.directory())?;
+                let files = self.sign(&svid, workload.stranger, host)?;
                 // It trusts the others all the same: they must be the ones to refuse.
                 fs::write(&files.trust_bundle, authorities.mesh.root()).context("write the trust bundle")?;
                 set(

@@ -11,6 +11,8 @@ use crate::host::Host;
 use crate::process::Process;
 use crate::wait::{DEADLINE, until};
 
+mod streams;
+
 /// The discard port: where the marker goes.
 const MARKER_PORT: u16 = 9;
 
@@ -61,4 +63,19 @@ impl Packets {
     pub fn contain(&self, bytes: &[u8]) -> bool {
         self.0.windows(bytes.len().max(1)).any(|window| window == bytes)
     }
+
+    /// Follows every TCP connection and counts those directions that are TLS records from the first byte to the last.
+    ///
+    /// Errors: one of them carried something else, with what it began with; or the capture is not one of ours.
+    pub fn tls_only(&self) -> Result<usize> {
+        let streams = streams::collect(&self.0).context("read the capture")?;
+        for (name, bytes) in &streams {
+            streams::ensure_tls(bytes).with_context(|| format!("{name}: {:?}", start(bytes)))?;
+        }
+        Ok(streams.len())
+    }
+}
+
+fn start(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..60).unwrap_or(bytes)).into_owned()
 }

@@ -1,6 +1,8 @@
 //! Two proxies with real redirection between client and server: every protocol, the wire, and who is refused.
 //! The same from files and from a control plane, where it makes no difference.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use weft_e2e::certificate::Svid;
@@ -17,6 +19,9 @@ const PORTS: [(u16, u16); 5] = [
     (app::GREET, app::GREET),
     (app::GRPC, app::GRPC),
 ];
+
+/// Why a proxy whose certificate has ended is not ready.
+const EXPIRED: &str = "the certificate has expired";
 
 /// A client and a server with every port, up, and the applications started.
 fn pair(mesh: &mut Mesh<'_>, client: Workload) -> Result<(Host, Host, app::App)> {
@@ -95,15 +100,23 @@ fn every_protocol_crosses_two_proxies_by_name_and_by_both_families() {
 fn nothing_readable_crosses_the_wire() {
     both_ways("mesh-wire", |mesh| {
         let (client, server, _app) = pair(mesh, Workload::of("client"))?;
-        let capture = Capture::start(&server, "tcp")?;
+        // Both families of the client; the server's own proxy also talks to its control plane.
+        let filter = format!("tcp and (host {} or host {})", client.ipv4(), client.ipv6());
+        let capture = Capture::start(&server, &filter)?;
         let url = format!("http://server:{}/seen", app::HTTP);
         let seen = app::seen(&client, &["-d", "a well known secret", "-H", "x-token: hunter2hunter2", &url])?;
         assert_eq!(seen["body"], "a well known secret");
-        traffic::tcp(&client, server.ipv4().into(), app::TCP, app::GREET, "server-1")?;
+        for address in server.addresses() {
+            traffic::tcp(&client, address, app::TCP, app::GREET, "server-1")?;
+        }
+        traffic::grpc_and_websocket(&client, "server", "server-1", app::GRPC, app::HTTP)?;
         let packets = capture.stop()?;
         for text in ["a well known secret", "hunter2hunter2", "bye from server-1"] {
             assert!(!packets.contain(text.as_bytes()), "{text:?} was on the wire in the clear");
         }
+        // HTTP's pool, and eight connections of opaque bytes; two directions each.
+        let directions = packets.tls_only()?;
+        assert!(directions >= 18, "{directions}");
         Ok(())
     });
 }
@@ -164,7 +177,7 @@ fn a_policy_allows_the_named_caller_and_refuses_another() {
             "spec": {
                 "selector": {"matchLabels": {"app": "server"}},
                 "action": "Allow",
-                "rules": [{"name": "the client", "from": [{"identities": [spiffe_id("client")]}]}],
+                "rules": [{"name": "the-client", "from": [{"identities": [spiffe_id("client")]}]}],
             },
         }))?;
         weft_e2e::until("the policy to hold", weft_e2e::DEADLINE, || {
@@ -181,13 +194,12 @@ fn a_policy_allows_the_named_caller_and_refuses_another() {
 #[test]
 fn a_wrong_certificate_is_refused() {
     let right = Svid::of(TRUST_DOMAIN, NAMESPACE, "client");
-    let cases: [(&str, Workload, bool); 6] = [
+    let cases: [(&str, Workload, bool); 5] = [
         ("right", Workload::of("client"), true),
         ("stranger", Workload::of("client").stranger(), false),
-        ("expired", Workload::of("client").svid(right.clone().expired()), false),
-        ("early", Workload::of("client").svid(right.clone().not_yet_valid()), false),
+        ("expired", Workload::of("client").svid(right.clone().expired()).unready(EXPIRED), false),
+        ("early", Workload::of("client").svid(right.not_yet_valid()), false),
         ("domain", Workload::of("client").svid(Svid::of("other.test", NAMESPACE, "client")), false),
-        ("two-uris", Workload::of("client").svid(right.and_uri("spiffe://mesh.test/ns/shop/sa/admin")), false),
     ];
     for (case, client, welcome) in cases {
         test(&format!("mesh-certificate-{case}"), |world| {
@@ -201,21 +213,63 @@ fn a_wrong_certificate_is_refused() {
     }
 }
 
-/// The client dials a workload whose certificate names somebody else: the client's proxy must refuse it.
+/// Certificates with which no proxy of ours would start, shown by a client of its own: not one byte reaches the
+/// application, nor an answer the client.
 #[test]
-fn a_server_with_another_identity_is_refused() {
-    test("mesh-server-identity", |world| {
+fn a_client_of_its_own_needs_a_right_certificate_too() {
+    test("mesh-own-client", |world| {
         let mut mesh = Mesh::from_files(world)?;
-        let impostor = Svid::of(TRUST_DOMAIN, NAMESPACE, "impostor");
-        let server = mesh.workload(app::workload("server-1").account("server").svid(impostor))?;
-        let client = mesh.workload(Workload::of("client"))?;
-        mesh.service("server", &PORTS)?;
-        mesh.up()?;
-        let _app = app::start(&server)?;
-        let status = get(&client)?;
-        assert_eq!(status, "503");
+        let outside = mesh.workload(Workload::outside("outside"))?;
+        let (_client, server, _app) = pair(&mut mesh, Workload::of("client"))?;
+        let right = || Svid::of(TRUST_DOMAIN, NAMESPACE, "client");
+        let cases = [
+            ("right", Some(right()), false, true),
+            ("none", None, false, false),
+            ("stranger", Some(right()), true, false),
+            ("expired", Some(right().expired()), false, false),
+            ("two URIs", Some(right().and_uri(spiffe_id("admin"))), false, false),
+            ("no SPIFFE ID", Some(Svid::uri("https://mesh.test/ns/shop/sa/client")), false, false),
+        ];
+        for (case, svid, stranger, welcome) in cases {
+            let files = svid.map(|svid| mesh.sign(&svid, stranger, &outside)).transpose()?;
+            for address in server.addresses() {
+                let at = SocketAddr::new(address, app::GREET);
+                let answer = app::tls_client(&outside, at, "weft-tcp", files.as_ref(), "hello");
+                match (welcome, answer) {
+                    (true, answer) => assert!(answer?.starts_with("220 server-1 ready\n"), "{case}"),
+                    (false, Ok(answer)) => panic!("{case}: {answer:?}"),
+                    (false, Err(refusal)) => assert!(format!("{refusal:#}").contains("refused: "), "{refusal:#}"),
+                }
+            }
+        }
         Ok(())
     });
+}
+
+/// The client dials a workload whose certificate is wrong in one way: the client's proxy must refuse it.
+#[test]
+fn a_server_with_a_wrong_certificate_is_refused() {
+    let right = Svid::of(TRUST_DOMAIN, NAMESPACE, "server");
+    let impostor = Svid::of(TRUST_DOMAIN, NAMESPACE, "impostor");
+    let server = || app::workload("server-1").account("server");
+    let cases: [(&str, Workload, bool); 4] = [
+        ("right", server(), true),
+        ("impostor", server().svid(impostor), false),
+        ("stranger", server().stranger(), false),
+        ("expired", server().svid(right.expired()).unready(EXPIRED), false),
+    ];
+    for (case, server, welcome) in cases {
+        test(&format!("mesh-server-{case}"), |world| {
+            let mut mesh = Mesh::from_files(world)?;
+            let server = mesh.workload(server)?;
+            let client = mesh.workload(Workload::of("client"))?;
+            mesh.service("server", &PORTS)?;
+            mesh.up()?;
+            let _app = app::start(&server)?;
+            assert_eq!(get(&client)?, if welcome { "200" } else { "503" }, "{case}");
+            Ok(())
+        });
+    }
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn a_capture_sees_what_is_sent_and_nothing_else() {
         client.exec_ok("weft-e2e-probe", &["connect", &target, "--send", "in plain sight"])?;
         let packets = capture.stop()?;
         assert!(packets.contain(b"in plain sight"));
+        assert!(format!("{:#}", packets.tls_only().unwrap_err()).contains("in plain sight"));
         assert!(!packets.contain(b"never sent"));
         Ok(())
     });

@@ -84,7 +84,8 @@ fn request_line(bytes: &[u8]) -> Option<Speaks> {
 }
 
 /// Reads until it is sure. `silence`: how long nothing at all may come; `None` waits for [`PATIENCE`].
-/// What was read stays in `bytes`.
+/// What was read stays in `bytes`. Where silence is allowed, a caller that ends its direction without a word is silent too: it
+/// may still listen (half-close).
 pub(crate) async fn detect(
     stream: &mut TcpStream,
     bytes: &mut BytesMut,
@@ -100,6 +101,7 @@ pub(crate) async fn detect(
             Some(_) | None => deadline,
         };
         match timeout_at(until, stream.read_buf(bytes)).await {
+            Ok(Ok(0)) if bytes.is_empty() && silence.is_some() => return Ok(Speaks::Silent),
             Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),
             Ok(Ok(0)) => return Ok(Speaks::Unknown),
             Ok(Ok(_)) => {}
