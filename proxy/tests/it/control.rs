@@ -1,17 +1,12 @@
 //! One whole proxy against a fake control plane: what it obeys, when, and what it keeps when the control plane is wrong,
 //! slow or gone.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use weft_core::{
     api::{parse_documents, proxy_config::ProxyMode},
@@ -237,6 +232,9 @@ async fn without_a_control_plane_everything_goes_on_and_it_resumes_where_it_was(
     }
     assert_eq!(app.not_ready(), Vec::<&str>::new());
     let mut plane = Plane::start_as(ca, port, PLANE).await;
+    let mut agent = plane.agent().await;
+    let again = timeout(PATIENCE, agent.recv()).await.unwrap().unwrap().message;
+    assert!(matches!(again, Some(Message::Register(_))), "the registration comes first: {again:?}");
     let mut stream = plane.stream().await;
     stream.subscribed(ResourceType::Revision, "revision").await;
     let told: Vec<&String> = stream.seen.iter().flat_map(|request| request.initial_resource_versions.keys()).collect();
