@@ -17,7 +17,10 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use weft_core::identity::Identity;
 
 use crate::telemetry::Direction;
@@ -192,6 +195,16 @@ impl Connection {
     /// Ends when the connection is to be closed.
     pub(crate) async fn closing(&self) {
         self.close.notified().await;
+    }
+
+    /// Ends once no request has run at the end of a span of this length.
+    pub(crate) async fn unused(&self, span: Duration) {
+        loop {
+            sleep(span).await;
+            if self.running.load(Relaxed) == 0 {
+                return;
+            }
+        }
     }
 
     fn row(&self) -> Row {

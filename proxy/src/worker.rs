@@ -67,6 +67,8 @@ pub struct Worker {
     pub(crate) log: AccessLog,
     pub(crate) drain: Drain,
     pub(crate) dialer: Dialer,
+    /// Held once by the worker and once by each accepted connection, from its first moment.
+    accepted: Arc<()>,
     application: Mutex<HashMap<(SocketAddr, Version), Arc<Pool>>>,
     /// Connections to the workload.
     pub(crate) application_counts: Counts,
@@ -92,6 +94,7 @@ impl Worker {
             log,
             drain,
             dialer,
+            accepted: Arc::default(),
             application: Mutex::default(),
             application_counts: Counts::default(),
         })
@@ -118,12 +121,18 @@ impl Worker {
 
     /// Runs a connection's task; a panic in it is counted and hurts nothing else.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
-        let metrics = self.metrics.clone();
+        let (metrics, accepted) = (self.metrics.clone(), self.accepted.clone());
         tokio::spawn(async move {
+            let _accepted = accepted;
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 metrics.event("weft_panics_total", &[("where", "connection")]);
             }
         });
+    }
+
+    /// Connections whose tasks run, whatever they have said so far.
+    pub(crate) fn accepted(&self) -> usize {
+        Arc::strong_count(&self.accepted) - 1
     }
 
     /// The pool of connections to the workload at this address.

@@ -8,6 +8,8 @@ use http::{
 };
 use weft_core::{failure::Failure, route::RequestHead};
 
+use super::hop;
+
 /// Longest path and query, in bytes; above it 414.
 pub(crate) const MAX_URI: usize = 8 * 1024;
 /// Most fields of a head; above it 431.
@@ -33,7 +35,7 @@ impl Head {
     /// Takes a request apart and refuses what is malformed or above a limit.
     pub(crate) fn take<B>(request: Request<B>) -> Result<(Self, http::Extensions, B), (Failure, http::Extensions)> {
         let (mut parts, body) = request.into_parts();
-        if parts.headers.len() > MAX_FIELDS {
+        if parts.headers.len().saturating_sub(hop::reserved(&parts.headers)) > MAX_FIELDS {
             return Err((Failure::HeadTooLarge, parts.extensions));
         }
         let uri = parts.uri.into_parts();
@@ -54,7 +56,10 @@ impl Head {
         if parts.method == Method::CONNECT && upgrade.is_none() {
             return Err((Failure::BadRequest("CONNECT is not allowed here"), parts.extensions));
         }
-        strip_hop_by_hop(&mut parts.headers);
+        // HTTP/2 knows no such fields: a request with one is malformed and does not come this far (RFC 9113 §8.2.2).
+        if parts.version < Version::HTTP_2 {
+            strip_hop_by_hop(&mut parts.headers);
+        }
         parts.headers.remove(HOST);
         let head =
             Self { method: parts.method, authority, path, version: parts.version, fields: parts.headers, upgrade };

@@ -23,6 +23,11 @@ const STATUS: HeaderName = HeaderName::from_static("weft-status");
 const METHOD: HeaderName = HeaderName::from_static("weft-method");
 const CLIENT_ID: HeaderName = HeaderName::from_static("weft-client-id");
 
+/// How many reserved fields there are: they do not count against the caller's limit, which the other proxy has judged.
+pub(crate) fn reserved(fields: &HeaderMap) -> usize {
+    fields.keys().filter(|name| name.as_str().starts_with(PREFIX)).count()
+}
+
 /// Takes out every reserved field.
 pub(crate) fn strip(fields: &mut HeaderMap) {
     if fields.keys().any(|name| name.as_str().starts_with(PREFIX)) {

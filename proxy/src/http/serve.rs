@@ -37,6 +37,8 @@ use crate::{
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// Largest head in HTTP/2: the same, counted as RFC 9113 §10.5.1 does.
 pub(crate) const MAX_HEAD_HTTP2: u32 = 16 * 1024;
+/// Largest head on the hop: what HTTP/1 and we ourselves let through, with 32 bytes a field on top (RFC 9113 §10.5.1).
+pub(crate) const MAX_HEAD_HOP: u32 = 24 * 1024;
 /// Buffer of an HTTP/1 connection: a head and some more.
 const BUFFER: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
@@ -44,6 +46,8 @@ const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
+/// How long a caller that is told to go may take to say goodbye while it has no request running.
+const FAREWELL: Duration = Duration::from_secs(1);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -85,7 +89,6 @@ pub(crate) async fn http1(
         .max_header_size(MAX_HEAD)
         .max_buf_size(BUFFER)
         .auto_date_header(false)
-        .pipeline_flush(true)
         .serve_connection(io, service)
         .with_upgrades();
     let mut served = pin!(served);
@@ -121,7 +124,7 @@ pub(crate) async fn http2(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD_HTTP2)
+        .max_header_list_size(if connection.identity.is_some() { MAX_HEAD_HOP } else { MAX_HEAD_HTTP2 })
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(200)
         .max_local_error_reset_streams(200)
@@ -135,7 +138,10 @@ pub(crate) async fn http2(
         result = served.as_mut() => result,
         () = connection.closing() => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::select! {
+                result = served.as_mut() => result,
+                () = connection.unused(FAREWELL) => return,
+            }
         }
         () = drain.begun() => {
             served.as_mut().graceful_shutdown();

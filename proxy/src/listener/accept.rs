@@ -68,7 +68,7 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                if worker.connections.len() >= worker.shared.max_connections {
+                if worker.accepted() >= worker.shared.max_connections {
                     let failure = Failure::Overloaded("connections of the proxy");
                     inbound::refuse(&worker, direction(role), peer, peer, None, "", &failure);
                     continue;

@@ -37,6 +37,17 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    let mesh = through(mirror().await).await;
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    let request = "GET /one HTTP/1.1\r\nhost: a\r\n\r\nGET /two HTTP/1.1\r\nho";
+    let answer = exchange(&mut client, request, "/sa/order").await;
+    assert!(answer.contains("GET /one"), "{answer}");
+    let answer = exchange(&mut client, "st: a\r\n\r\n", "/sa/order").await;
+    assert!(answer.contains("GET /two"), "{answer}");
+}
+
+#[tokio::test]
 async fn http10_is_answered_and_closed_with_and_without_a_host() {
     let mesh = through(mirror().await).await;
     for host in ["host: a\r\n", ""] {

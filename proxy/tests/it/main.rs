@@ -1,4 +1,11 @@
 //! Real proxies over loopback: traffic through pairs of them, and one against a fake control plane.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "shared bodies of tests: what is missing fails the test"
+)]
 
 mod apps;
 mod balance;
@@ -8,8 +15,10 @@ mod gateway;
 mod grpc;
 mod http1;
 mod http2;
+mod limits;
 mod pair;
 mod plane;
 mod retry;
+mod stall;
 mod traffic;
 mod upgrade;

@@ -70,7 +70,6 @@ async fn a_tunnel_ends_when_the_caller_closes() {
 }
 
 #[tokio::test]
-#[ignore = "bug: bytes that come with the head of an upgrade keep its answer back until the caller gives up"]
 async fn bytes_right_behind_an_upgrade_are_the_first_of_the_tunnel() {
     let (application, mut ended) = listening().await;
     let mesh = mesh(application, |_, _| {}).await;

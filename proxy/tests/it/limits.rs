@@ -1,0 +1,184 @@
+//! Limits: of a cluster, of heads, of the proxy. What is above is refused at once, and what is below goes on.
+
+use std::time::Duration;
+
+use http::Request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use weft_core::policy::Authorization;
+use weft_proxy::listener::accept::Role;
+
+use crate::{
+    apps::{direct, empty, fixed_app, get, http2_app, http2_client, mesh, once, raw, raw_app, read_head, text, until},
+    pair::{Authority, Proxy},
+    traffic::{exchange, mirror},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// In which a refusal must be there.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// An application that answers a while after each request.
+async fn slow() -> std::net::SocketAddr {
+    raw_app(|mut stream| async move {
+        while read_head(&mut stream).await.is_some() {
+            sleep(SECOND / 2).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn requests_above_the_limit_of_a_cluster_are_refused_at_once_and_the_others_are_not_hurt() {
+    type Set = fn(&mut weft_core::cluster::Limits);
+    for (what, set) in
+        [("requests", (|limits| limits.requests = 2) as Set), ("connections", |limits| limits.connections = 2)]
+    {
+        let (proxy, address) = direct(&[slow().await], |cluster, _| set(&mut cluster.limits));
+        let running: Vec<_> = (0..2).map(|_| tokio::spawn(async move { once(address, "GET", "/").await })).collect();
+        sleep(Duration::from_millis(100)).await;
+        let started = Instant::now();
+        let answer = once(address, "GET", "/").await;
+        assert!(started.elapsed() < AT_ONCE, "{what}: {:?}", started.elapsed());
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("weft-error: UO"), "{what}: {answer}");
+        assert!(answer.contains(what), "{what}: {answer}");
+        for call in running {
+            assert!(call.await.unwrap().starts_with("HTTP/1.1 200"), "{what}");
+        }
+        let answer = once(address, "GET", "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{what}: what has ended makes room: {answer}");
+        assert_eq!(proxy.metric("weft_ejections_total", &[]), 0.0, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_requests_wait_for_a_connection() {
+    // It takes TCP connections and never answers the TLS handshake.
+    let dead = raw_app(|mut stream| async move {
+        stream.read_to_end(&mut Vec::new()).await.ok();
+    })
+    .await;
+    let endpoints = [(dead, Some(crate::pair::identity("product")))];
+    let (_proxy, address) =
+        crate::pair::outbound(Some(Authority::new().svid("order", true)), &endpoints, |cluster, _| {
+            cluster.limits.pending = 1;
+        });
+    let waiting = tokio::spawn(async move { once(address, "GET", "/").await });
+    sleep(Duration::from_millis(100)).await;
+    let started = Instant::now();
+    let answer = once(address, "GET", "/").await;
+    assert!(started.elapsed() < AT_ONCE, "{:?}", started.elapsed());
+    assert!(answer.contains("weft-error: UO") && answer.contains("pending"), "{answer}");
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn heads_above_a_limit_are_refused_at_once_in_http1() {
+    let mesh = mesh(mirror().await, |_, _| {}).await;
+    let fields = |count: usize| (0..count).map(|i| format!("x-{i}: 1\r\n")).collect::<String>();
+    let head = |line: &str, rest: &str| format!("GET {line} HTTP/1.1\r\nhost: a\r\n{rest}\r\n");
+    let filler = |size: usize| format!("x-fill: {}\r\n", "a".repeat(size));
+    for (what, request, status) in [
+        ("100 fields", head("/", &fields(99)), "200"),
+        ("101 fields", head("/", &fields(100)), "431"),
+        ("15 KiB", head("/", &filler(15 * 1024)), "200"),
+        ("17 KiB", head("/", &filler(17 * 1024)), "431"),
+        (
+            "15 KiB in 90 fields",
+            head("/", &(0..90).map(|i| format!("x-{i}: {}\r\n", "a".repeat(160))).collect::<String>()),
+            "200",
+        ),
+        ("7 KiB URI", head(&format!("/{}", "a".repeat(7 * 1024)), ""), "200"),
+        ("9 KiB URI", head(&format!("/{}", "a".repeat(9 * 1024)), ""), "414"),
+        ("1 MiB", head("/", &filler(1024 * 1024)), "431"),
+    ] {
+        let mut client = TcpStream::connect(mesh.address).await.unwrap();
+        let (mut read, mut write) = client.split();
+        let started = Instant::now();
+        let mut answer = Vec::new();
+        let reading = async {
+            while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
+                if read.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+        };
+        let (_written, _read) = tokio::join!(write.write_all(request.as_bytes()), timeout(SECOND * 2, reading));
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {answer}");
+        let took = started.elapsed();
+        assert!(status == "200" || took < AT_ONCE, "{what}: {took:?}");
+    }
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    let answer = exchange(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "/sa/order").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "others go on: {answer}");
+}
+
+#[tokio::test]
+async fn heads_above_a_limit_are_refused_at_once_in_http2() {
+    let application = http2_app(|_| async { http::Response::new(crate::apps::full("ok")) }).await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let fields = |count: usize, name: &'static str, size: usize| {
+        let mut request = Request::get("http://product/");
+        for i in 0..count {
+            let name = if name == "cookie" { name.to_owned() } else { format!("{name}-{i}") };
+            request = request.header(name, "a".repeat(size));
+        }
+        request.body(empty()).unwrap()
+    };
+    for (what, request, status) in [
+        ("100 fields", fields(100, "x", 1), 200),
+        ("101 fields", fields(101, "x", 1), 431),
+        ("101 crumbs of a cookie", fields(101, "cookie", 1), 431),
+        ("15 KiB", fields(5, "x", 3 * 1024 - 50), 200),
+        ("17 KiB", fields(1, "x", 17 * 1024), 431),
+        ("9 KiB URI", get(&format!("/{}", "a".repeat(9 * 1024))), 414),
+    ] {
+        let mut client = http2_client(mesh.address).await;
+        let started = Instant::now();
+        let answer = timeout(SECOND * 2, client.send_request(request)).await.expect(what);
+        let took = started.elapsed();
+        assert_eq!(answer.as_ref().map(|answer| answer.status().as_u16()).ok(), Some(status), "{what}: {answer:?}");
+        assert!(status == 200 || took < AT_ONCE, "{what}: {took:?}");
+        let answer = client.send_request(get("/")).await.expect("the connection goes on");
+        assert_eq!(text(answer).await.unwrap(), "ok", "{what}");
+    }
+    // So large that no HTTP/2 peer takes it: whatever happens, it happens at once and to this connection only.
+    let mut client = http2_client(mesh.address).await;
+    let started = Instant::now();
+    let answer = timeout(SECOND * 2, client.send_request(fields(64, "x", 16 * 1024))).await.expect("at once");
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status() == 431));
+    assert!(started.elapsed() < SECOND / 5, "{:?}", started.elapsed());
+    let mut client = http2_client(mesh.address).await;
+    assert_eq!(client.send_request(get("/")).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
+    let application = fixed_app(200, "ok").await;
+    let proxy = Proxy::start_with(None, |shared| shared.max_connections = 3);
+    let model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
+    proxy.shared.state.replace(model).unwrap();
+    let address = proxy.listen(Role::Inbound(Some(application)));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert!(exchange(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "ok").await.starts_with("HTTP/1.1 200"));
+        held.push(client);
+    }
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"GET / HT").await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    let (answer, closed) = raw(address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", SECOND).await;
+    assert!(closed && answer.is_empty(), "{answer}");
+    assert_eq!(proxy.metric("weft_failures_total", &["flag=\"UO\""]), 1.0);
+    drop(half);
+    held.clear();
+    assert!(until(SECOND, || proxy.worker.connections.is_empty()).await.is_some());
+    sleep(Duration::from_millis(50)).await;
+    assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
+}
