@@ -214,7 +214,7 @@ impl Handler for Inbound {
         let live = self.worker.shared.state.live_full();
         let (mut head, extensions, body) = match Head::take(request) {
             Ok(taken) => taken,
-            Err((failure, _extensions)) => return Ok(crate::http::respond::to(&failure, false)),
+            Err((failure, _extensions)) => return Ok(refuse_head(&self.worker, &self.connection, &failure)),
         };
         let mesh = self.connection.identity.is_some();
         if mesh {
@@ -312,7 +312,7 @@ async fn deliver(
     }
     let (mut response, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS && response.version() < HttpVersion::HTTP_2 {
         crate::http::head::strip_hop_by_hop(response.headers_mut());
     }
     hop::strip(response.headers_mut());
@@ -433,6 +433,34 @@ pub(crate) fn tcp_ended(
         };
         worker.log.write(&entry, metrics);
     }
+}
+
+/// Answer, metrics and log line of a request whose head is not fit to be looked at further.
+pub(crate) fn refuse_head(worker: &Worker, connection: &Connection, failure: &Failure) -> Response<Body> {
+    let response = crate::http::respond::to(failure, false);
+    let (metrics, reply, direction) = (&worker.metrics, failure.reply(), connection.direction);
+    let security = if connection.identity.is_some() { Security::Mtls } else { Security::Plain };
+    let labels = RequestLabels { direction, destination: "".into(), source: "".into(), security };
+    metrics.series(&labels).record(reply.status, Duration::ZERO, 0, 0);
+    let labels = [("direction", direction.as_str()), ("destination", ""), ("flag", reply.flag)];
+    metrics.event("weft_failures_total", &labels);
+    if access_log::wanted(worker.log_policy(worker.shared.state.live().access_log), reply.status, true) {
+        let entry = crate::telemetry::Entry {
+            time: access_log::timestamp(),
+            direction: direction.as_str(),
+            protocol: connection.protocol,
+            status: reply.status,
+            flag: reply.flag,
+            reason: &failure.to_string(),
+            source: &connection.peer.to_string(),
+            source_identity: connection.identity.as_ref().map(Identity::as_str),
+            destination: connection.destination.to_string(),
+            security: security.as_str(),
+            ..crate::telemetry::Entry::default()
+        };
+        worker.log.write(&entry, metrics);
+    }
+    response
 }
 
 /// Metrics and log line of a connection that is closed without a byte.

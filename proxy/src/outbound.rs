@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version as HttpVersion};
 use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
@@ -31,11 +31,11 @@ use crate::{
         body::Body,
         exchange::Exchange,
         head::{Head, strip_hop_by_hop},
-        hop, respond,
+        hop,
         serve::{self, Handler, Refused},
         upgrade,
     },
-    inbound::{refuse, tcp_ended},
+    inbound::{refuse, refuse_head, tcp_ended},
     listener::detect::{SILENCE, Speaks, detect, first_speaker},
     live::{EndpointState, Live, OutboundLive, Routes, Upstream},
     stream::Stream,
@@ -328,7 +328,7 @@ impl Handler for Outbound {
         let live = self.worker.shared.state.live_full();
         let (mut head, extensions, body) = match Head::take(request) {
             Ok(taken) => taken,
-            Err((failure, _extensions)) => return Ok(respond::to(&failure, false)),
+            Err((failure, _extensions)) => return Ok(refuse_head(&self.worker, &self.connection, &failure)),
         };
         hop::strip(&mut head.fields);
         if let Serves::Gateway(_) = self.serves {
@@ -338,7 +338,7 @@ impl Handler for Outbound {
         let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, Security::Plain, &head);
         let body = exchange.count_request(Body::from(body));
         let result = match self.decide(&live, &head, &mut exchange) {
-            Ok((rule, upstream)) => attempt::run(&self.worker, &rule, &upstream, &mut head, body, &mut exchange).await,
+            Ok((rule, upstream)) => attempt::run(&self.worker, rule, upstream, &mut head, body, &mut exchange).await,
             Err(failure) => Err(failure),
         };
         match result {
@@ -346,7 +346,9 @@ impl Handler for Outbound {
                 Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
             }
             Ok(mut response) => {
-                strip_hop_by_hop(response.headers_mut());
+                if response.version() < HttpVersion::HTTP_2 {
+                    strip_hop_by_hop(response.headers_mut());
+                }
                 if head.upgrade.is_some() {
                     hop::reveal_success(&mut response);
                 }
@@ -370,11 +372,16 @@ fn forwarded(fields: &mut HeaderMap, client: IpAddr) {
 
 impl Outbound {
     /// Finds the rule and the cluster of a request: pure but for the dice.
-    fn decide(&self, live: &Live, head: &Head, exchange: &mut Exchange) -> Result<(Forward, Arc<Upstream>), Failure> {
+    fn decide<'a>(
+        &self,
+        live: &'a Live,
+        head: &Head,
+        exchange: &mut Exchange,
+    ) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
         let routes = self.routes(live)?;
         let (host, rule) = routes.table.find_index(head).ok_or(Failure::NoRoute)?;
         let found = routes.table.hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
-        exchange.route = found.name.clone();
+        exchange.route = Some(found.name.clone());
         let forward = match &found.action {
             Action::Forward(forward) => forward,
             Action::Respond(status) => return Err(Failure::RouteAnswers(*status)),
@@ -383,8 +390,8 @@ impl Outbound {
         let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
         let weights = forward.clusters.iter().map(|to| to.weight).chain([forward.unresolved]);
         let index = pick_weighted(weights, fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
-        let upstream = targets.get(index).ok_or(Failure::RouteAnswers(500))?.clone();
-        exchange.cluster = upstream.name.clone();
+        let upstream = targets.get(index).ok_or(Failure::RouteAnswers(500))?;
+        exchange.cluster = Some(upstream.name.clone());
         exchange.security = if upstream.is_meshed() { Security::Mtls } else { Security::Plain };
         exchange.series = Some(upstream.series(self.worker.index, || {
             self.worker.metrics.series(&RequestLabels {
@@ -394,19 +401,17 @@ impl Outbound {
                 security: exchange.security,
             })
         }));
-        Ok((forward.clone(), upstream))
+        Ok((forward, upstream))
     }
 
-    fn routes(&self, live: &Live) -> Result<Arc<Routes>, Failure> {
+    fn routes<'a>(&self, live: &'a Live) -> Result<&'a Routes, Failure> {
         match self.serves {
-            Serves::Gateway(port) => live
-                .gateway
-                .as_ref()
-                .and_then(|gateway| gateway.routes.get(&port))
-                .cloned()
-                .ok_or(Failure::NotConfigured),
+            Serves::Gateway(port) => {
+                let gateway = live.gateway.as_ref().ok_or(Failure::NotConfigured)?;
+                gateway.routes.get(&port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
+            }
             Serves::Service => match live.outbound.get(&self.connection.destination) {
-                Some(Some(target)) => target.routes.clone().ok_or(Failure::NoRoute),
+                Some(Some(target)) => target.routes.as_deref().ok_or(Failure::NoRoute),
                 Some(None) | None => Err(Failure::UnknownService),
             },
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Response, uri::PathAndQuery};
+use http_body::Body as _;
 use tokio::time::Instant;
 use weft_core::{failure::Failure, listener::AccessLog as LogPolicy};
 
@@ -38,13 +39,14 @@ pub(crate) struct Exchange {
     path: PathAndQuery,
     protocol: &'static str,
     traceparent: Option<HeaderValue>,
-    sent: Arc<AtomicU64>,
+    /// Bytes of the request's body; none when it has none.
+    sent: Option<Arc<AtomicU64>>,
     received: u64,
     status: u16,
     failure: Option<Failure>,
     pub(crate) series: Option<Arc<RequestSeries>>,
-    pub(crate) cluster: Arc<str>,
-    pub(crate) route: Arc<str>,
+    pub(crate) cluster: Option<Arc<str>>,
+    pub(crate) route: Option<Arc<str>>,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) attempts: u32,
     pub(crate) flight: Option<Flight>,
@@ -80,13 +82,13 @@ impl Exchange {
             path: head.path.clone(),
             protocol: if grpc { "grpc" } else { connection.protocol },
             traceparent: head.fields.get("traceparent").cloned(),
-            sent: Arc::default(),
+            sent: None,
             received: 0,
             status: 0,
             failure: None,
             series: None,
-            cluster: "".into(),
-            route: "".into(),
+            cluster: None,
+            route: None,
             endpoint: None,
             attempts: 0,
             flight: None,
@@ -105,8 +107,12 @@ impl Exchange {
     }
 
     /// Counts the body of the request.
-    pub(crate) fn count_request(&self, body: Body) -> Body {
-        body.counted(Box::new(Sent(self.sent.clone())))
+    pub(crate) fn count_request(&mut self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        let sent = self.sent.insert(Arc::default()).clone();
+        body.counted(Box::new(Sent(sent)))
     }
 
     /// Hands the exchange to the answer's body, whose end is its end.
@@ -136,7 +142,7 @@ impl Exchange {
     /// Ends a tunnel after a protocol switch.
     pub(crate) fn tunnelled(mut self: Box<Self>, sent: u64, received: u64) {
         self.status = 101;
-        self.sent.store(sent, Relaxed);
+        self.sent.insert(Arc::default()).store(sent, Relaxed);
         self.received = received;
         self.finish();
     }
@@ -157,12 +163,13 @@ impl Exchange {
             return;
         }
         let duration = self.started.elapsed();
-        let sent = self.sent.load(Relaxed);
+        let sent = self.sent.as_ref().map_or(0, |sent| sent.load(Relaxed));
+        let cluster = self.cluster.as_deref().unwrap_or_default();
         let metrics = &self.worker.metrics;
         let series = self.series.take().unwrap_or_else(|| {
             metrics.series(&RequestLabels {
                 direction: self.connection.direction,
-                destination: self.cluster.clone(),
+                destination: cluster.into(),
                 source: "".into(),
                 security: self.security,
             })
@@ -172,11 +179,7 @@ impl Exchange {
         if let (Some(failure), Some(reply)) = (&self.failure, reply) {
             metrics.event(
                 "weft_failures_total",
-                &[
-                    ("direction", self.connection.direction.as_str()),
-                    ("destination", &self.cluster),
-                    ("flag", reply.flag),
-                ],
+                &[("direction", self.connection.direction.as_str()), ("destination", cluster), ("flag", reply.flag)],
             );
             if let Failure::Denied(rule) = failure {
                 metrics.event("weft_denied_total", &[("rule", rule)]);
@@ -199,9 +202,9 @@ impl Exchange {
                 source: &self.connection.peer.to_string(),
                 source_identity: self.connection.identity.as_ref().map(weft_core::identity::Identity::as_str),
                 destination: self.connection.destination.to_string(),
-                cluster: &self.cluster,
+                cluster,
                 endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
-                route: &self.route,
+                route: self.route.as_deref().unwrap_or_default(),
                 attempts: self.attempts,
                 security: self.security.as_str(),
                 duration_us: access_log::micros(duration),
