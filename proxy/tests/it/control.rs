@@ -10,9 +10,13 @@ use tokio::{
 };
 use weft_core::{
     api::{parse_documents, proxy_config::ProxyMode},
+    cluster::Cluster,
     compile::{Objects, Who, Workloads, World},
+    endpoint::EndpointSet,
     identity::TrustDomain,
+    listener::{Listener, Outbound, Protocol},
     names::{ClusterName, ListenerName, RouteName, ServicePort},
+    route::WeightedCluster,
     wire::{ClientClass, Encoded, ResourceType, render_cluster, render_endpoints, render_listener, render_route},
 };
 use weft_proto::weft::v1::{Health, agent_message::Message};
@@ -102,8 +106,12 @@ fn first(world: &World) -> Vec<Encoded> {
     vec![listener(world, "inbound"), listener(world, "outbound"), routes]
 }
 
+fn service_port() -> ServicePort {
+    ServicePort { namespace: "shop".into(), name: "server".into(), port: 80.try_into().unwrap() }
+}
+
 fn cluster() -> ClusterName {
-    ClusterName::Service(ServicePort { namespace: "shop".into(), name: "server".into(), port: 80.try_into().unwrap() })
+    ClusterName::Service(service_port())
 }
 
 fn endpoints(world: &World) -> Encoded {
@@ -197,6 +205,40 @@ async fn endpoints_apply_at_once_and_everything_else_at_the_barrier() {
     let barrier = stream.barrier(2).await;
     assert_eq!(stream.answer(&barrier).await, None);
     assert_eq!(call(address).await, "", "a mesh address without a service is refused");
+}
+
+#[tokio::test]
+async fn a_change_of_many_resources_is_one_step_for_callers() {
+    let (one, two) = (application("one").await, application("two").await);
+    let (_plane, _app, mut stream, address) = known(&[one]).await;
+    let caller = tokio::spawn(async move {
+        let mut heard: Vec<String> = Vec::new();
+        while heard.last().is_none_or(|last| last != "two") {
+            heard.push(call(address).await);
+        }
+        heard
+    });
+    // The same address leads to another service now: its listener, its cluster and the endpoints are new.
+    let world = world(&[two]);
+    let other = ClusterName::Service(ServicePort { name: "other".into(), ..service_port() });
+    let to = WeightedCluster { cluster: other.clone(), weight: 1 };
+    let moved = Outbound { address: VIP.parse().unwrap(), protocol: Protocol::Tcp, http: None, tcp: vec![to] };
+    let moved = render_listener(&Listener::Outbound(moved), ClientClass::Weft).unwrap();
+    let endpoints = EndpointSet { cluster: other.clone(), ..world.endpoints(&cluster()).unwrap() };
+    // The order that would break it, were it not staged: what needs comes before what is needed, and that goes too early.
+    stream.send(ResourceType::Listener, &[moved], &[]).await;
+    sleep(Duration::from_millis(100)).await;
+    stream.send(ResourceType::Cluster, &[], &["svc/shop/server:80"]).await;
+    stream.send(ResourceType::Endpoints, &[], &["svc/shop/server:80"]).await;
+    sleep(Duration::from_millis(100)).await;
+    stream.send(ResourceType::Cluster, &[render_cluster(&Cluster::new(other), ClientClass::Weft)], &[]).await;
+    stream.send(ResourceType::Endpoints, &[render_endpoints(&endpoints, ClientClass::Weft)], &[]).await;
+    sleep(Duration::from_millis(100)).await;
+    let barrier = stream.barrier(2).await;
+    assert_eq!(stream.answer(&barrier).await, None);
+    let heard = timeout(PATIENCE, caller).await.expect("the other service in time").unwrap();
+    let (last, before) = heard.split_last().unwrap();
+    assert!(last == "two" && before.len() > 10 && before.iter().all(|heard| heard == "one"), "{heard:?}");
 }
 
 #[tokio::test]
