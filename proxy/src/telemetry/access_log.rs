@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use tokio::{
-    io::{AsyncWriteExt, stdout},
+    io::{AsyncWrite, AsyncWriteExt, stdout},
     sync::mpsc,
 };
 use weft_core::listener::AccessLog as Policy;
@@ -72,11 +72,15 @@ pub(crate) fn wanted(policy: Policy, status: u16, failed: bool) -> bool {
 }
 
 impl AccessLog {
-    /// Starts the writer on the current runtime.
+    /// Starts the writer to standard output on the current runtime.
     pub fn start() -> Self {
+        Self::to(stdout())
+    }
+
+    /// The same to somewhere else.
+    pub fn to(mut out: impl AsyncWrite + Send + Unpin + 'static) -> Self {
         let (lines, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         tokio::spawn(async move {
-            let mut out = stdout();
             while let Some(line) = queue.recv().await {
                 if out.write_all(&line).await.is_err() || (queue.is_empty() && out.flush().await.is_err()) {
                     break;

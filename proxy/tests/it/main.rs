@@ -20,5 +20,6 @@ mod pair;
 mod plane;
 mod retry;
 mod stall;
+mod telemetry;
 mod traffic;
 mod upgrade;

@@ -128,6 +128,7 @@ pub struct Proxy {
     pub worker: Arc<Worker>,
     pub drainer: Drainer,
     drain: Drain,
+    log: Arc<std::sync::Mutex<Vec<u8>>>,
 }
 
 impl Proxy {
@@ -154,9 +155,18 @@ impl Proxy {
         change(&mut shared);
         let shared = Arc::new(shared);
         let (drainer, drain) = Drainer::new();
-        let worker = Worker::new(0, shared.clone(), AccessLog::start(), drain.clone());
+        let (output, mut input) = tokio::io::duplex(64 * 1024);
+        let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let written = log.clone();
+        tokio::spawn(async move {
+            let mut part = Vec::new();
+            while tokio::io::AsyncReadExt::read_buf(&mut input, &mut part).await.unwrap_or(0) > 0 {
+                written.lock().unwrap().append(&mut part);
+            }
+        });
+        let worker = Worker::new(0, shared.clone(), AccessLog::to(output), drain.clone());
         worker.start();
-        Self { shared, worker, drainer, drain }
+        Self { shared, worker, drainer, drain, log }
     }
 
     /// Listens on a free port of loopback.
@@ -178,6 +188,11 @@ impl Proxy {
             .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// What was written to the access log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
     }
 
     pub fn drain(&self) -> Drain {
@@ -258,7 +273,8 @@ pub fn outbound(
     (proxy, address)
 }
 
-fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resources {
+/// The configuration of an outbound proxy with one service.
+pub fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resources {
     let name = cluster_name();
     let ClusterName::Service(port) = name.clone() else { unreachable!() };
     let route = RouteName::Service(port);
