@@ -197,13 +197,10 @@ impl Connection {
         self.close.notified().await;
     }
 
-    /// Ends once no request has run at the end of a span of this length.
-    pub(crate) async fn unused(&self, span: Duration) {
-        loop {
-            sleep(span).await;
-            if self.running.load(Relaxed) == 0 {
-                return;
-            }
+    /// Ends when no request runs, at most a second later. A tunnel is a request that runs.
+    pub(crate) async fn unused(&self) {
+        while self.running.load(Relaxed) != 0 {
+            sleep(Duration::from_secs(1)).await;
         }
     }
 

@@ -22,7 +22,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::sleep,
+};
 use weft_core::failure::Failure;
 
 use super::{body::Body, respond};
@@ -103,6 +106,8 @@ pub(crate) async fn http1(
     if let Err(error) = result {
         tracing::debug!(%error, peer = %connection.peer, "HTTP/1 connection ended");
     }
+    // After an upgrade the connection lives on as a tunnel, and goes on to count as one.
+    connection.unused().await;
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -140,7 +145,7 @@ pub(crate) async fn http2(
             served.as_mut().graceful_shutdown();
             tokio::select! {
                 result = served.as_mut() => result,
-                () = connection.unused(FAREWELL) => return,
+                () = async { sleep(FAREWELL).await; connection.unused().await } => return,
             }
         }
         () = drain.begun() => {

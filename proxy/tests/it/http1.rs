@@ -301,3 +301,44 @@ async fn an_upload_that_the_caller_breaks_off_is_not_the_endpoints_fault() {
     assert_eq!(mesh.outbound.metric("weft_failures_total", &["flag=\"UC\""]), 0.0, "{}", mesh.outbound.metrics());
     assert_eq!(mesh.inbound.metric("weft_failures_total", &["flag=\"UC\""]), 0.0, "{}", mesh.inbound.metrics());
 }
+
+#[tokio::test]
+async fn a_server_that_gives_up_on_a_silent_connection_still_speaks_http() {
+    let application = raw_app(|mut stream| async move {
+        if timeout(SECOND / 5, stream.peek(&mut [0])).await.is_err() {
+            stream.write_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            return;
+        }
+        let head = read_head(&mut stream).await.unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let mesh = through(application).await;
+    let (answer, closed) = raw(mesh.address, b"", SECOND * 2).await;
+    assert!(closed && answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let answer = once(mesh.address, "GET", "/").await;
+    assert!(answer.contains("weft-client-id"), "the next one is no opaque connection: {answer}");
+}
+
+#[tokio::test]
+#[ignore = "open: an end of input is taken for a half-close, so an HTTP/1 caller that goes away is not noticed"]
+async fn an_http1_caller_that_goes_away_is_noticed_at_the_application() {
+    let (told, mut ended) = tokio::sync::mpsc::channel(1);
+    let application = raw_app(move |mut stream| {
+        let told = told.clone();
+        async move {
+            read_head(&mut stream).await;
+            told.send(()).await.unwrap();
+            stream.read_u8().await.ok();
+            told.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let mesh = through(application).await;
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    timeout(SECOND, ended.recv()).await.expect("it arrives");
+    drop(client);
+    timeout(SECOND * 2, ended.recv()).await.expect("its end arrives too");
+}

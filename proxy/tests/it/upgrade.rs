@@ -65,8 +65,13 @@ async fn a_tunnel_ends_when_the_caller_closes() {
     let mut client = TcpStream::connect(mesh.address).await.unwrap();
     assert!(exchange(&mut client, ASK, "\r\n\r\n").await.starts_with("HTTP/1.1 101"));
     client.write_all(b"all of it").await.unwrap();
+    tokio::time::sleep(SECOND / 10).await;
+    assert_eq!(mesh.outbound.metric("weft_connections_open", &[]), 1.0, "a tunnel is a connection");
+    assert_eq!(mesh.outbound.worker.connections.rows(10).len(), 1);
     drop(client);
     assert_eq!(timeout(SECOND, ended.recv()).await.expect("closed").unwrap(), b"all of it");
+    let gone = until(SECOND * 3, || mesh.outbound.metric("weft_connections_open", &[]) == 0.0).await;
+    assert!(gone.is_some(), "{}", mesh.outbound.metrics());
 }
 
 #[tokio::test]
