@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::{net::TcpStream, process::Command, sync::oneshot};
 
-use super::wait::until;
+use super::{places::STATE, wait::until};
 
 /// What every namespace of the demo begins with.
 pub(crate) const PREFIX: &str = "weft-demo-";
@@ -234,17 +234,19 @@ pub(crate) async fn remove_all() -> Result<(usize, usize)> {
     let names = present();
     let mut killed = 0;
     for name in &names {
+        let mut ours = 0;
         for pid in pids(name).await {
-            killed += usize::from(kill_process(pid, Signal::KILL).is_ok());
+            ours += usize::from(kill_process(pid, Signal::KILL).is_ok());
         }
-    }
-    for name in &names {
-        until(&format!("the end of what runs in {name}"), Duration::from_secs(10), async || {
-            let left = pids(name).await;
-            ensure!(left.is_empty(), "{} processes run", left.len());
-            Ok(())
-        })
-        .await?;
+        if ours > 0 {
+            until(&format!("the end of what runs in {name}"), Duration::from_secs(10), async || {
+                let left = pids(name).await;
+                ensure!(left.is_empty(), "{} processes run", left.len());
+                Ok(())
+            })
+            .await?;
+        }
+        killed += ours;
         if Path::new("/run/netns").join(name).exists() {
             ip(&["netns", "del", name]).await?;
         }
@@ -274,7 +276,7 @@ async fn ip(args: &[&str]) -> Result<String> {
 
 /// Many `ip` commands in one program, inside a namespace.
 async fn batch(namespace: &str, commands: &str) -> Result<String> {
-    let file = std::env::temp_dir().join(format!("weft-demo-{}.batch", std::process::id()));
+    let file = Path::new(STATE).join("ip.batch");
     fs::write(&file, commands).with_context(|| format!("write {}", file.display()))?;
     let result = ip(&["-n", namespace, "-batch", &file.to_string_lossy()]).await;
     fs::remove_file(&file).context("remove the batch file")?;

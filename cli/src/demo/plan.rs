@@ -58,8 +58,8 @@ pub(crate) const MEMBERS: &[Member] = &[
     Member { name: "order-2", app: App::Order },
 ];
 
-/// The services of the shop in the order in which a request meets them.
-pub(crate) const SERVICES: &[&str] = &[EDGE, "user", "product", "order", "payment", "user-db", "order-db"];
+/// The rows of the live table, in the order in which a request meets them.
+pub(crate) const ROWS: &[&str] = &[EDGE, "user", "product v1", "product v2", "order", "payment", "user-db", "order-db"];
 
 impl App {
     /// Its service, service account and label `app`.
@@ -72,6 +72,15 @@ impl App {
             Self::Payment => "payment",
             Self::OrderDb => "order-db",
             Self::UserDb => "user-db",
+        }
+    }
+
+    /// Its row in the live table: versions apart.
+    pub(crate) fn row(self) -> &'static str {
+        match self {
+            Self::Product("v1") => "product v1",
+            Self::Product(_) => "product v2",
+            Self::Edge | Self::User | Self::Order | Self::Payment | Self::OrderDb | Self::UserDb => self.service(),
         }
     }
 
@@ -152,9 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn every_service_has_members_and_instances_come_in_pairs() {
-        let services: BTreeSet<_> = MEMBERS.iter().map(|member| member.app.service()).collect();
-        assert_eq!(services, SERVICES.iter().copied().collect());
+    fn every_row_has_members_and_instances_come_in_pairs() {
+        let rows: BTreeSet<_> = MEMBERS.iter().map(|member| member.app.row()).collect();
+        assert_eq!(rows, ROWS.iter().copied().collect());
         for app in [App::User, App::Product("v1"), App::Product("v2"), App::Order, App::Payment] {
             assert_eq!(MEMBERS.iter().filter(|member| member.app == app).count(), 2, "{app:?}");
         }

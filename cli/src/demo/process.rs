@@ -102,11 +102,6 @@ impl Process {
         self.group.as_raw_nonzero().get()
     }
 
-    /// Its name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Its standard output, when it was started with a pipe.
     pub(crate) fn take_stdout(&mut self) -> Option<tokio::process::ChildStdout> {
         self.child.stdout.take()

@@ -409,16 +409,17 @@ impl Shop {
         Ok((self.inside(EDGE)?.clone(), (address, super::plan::EDGE_PORT).into()))
     }
 
-    /// Ends every program: applications first, so that databases close in order, then proxies, then the control plane.
+    /// Ends every program: PostgreSQL in order, all others at once.
     ///
     /// Errors: one survives.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        for process in self.apps.values_mut() {
-            if process.name().starts_with("order-db") {
-                process.end(Duration::from_secs(5)).await?;
-            }
+        if let Some(database) = self.apps.get_mut("order-db") {
+            // It has memory segments to give back.
+            database.end(Duration::from_secs(5)).await?;
         }
         let all = self.apps.values_mut().chain(self.proxies.values_mut()).chain(self.control.iter_mut());
+        let mut all: Vec<&mut Process> = all.collect();
+        all.iter_mut().for_each(|process| process.signal(Signal::KILL));
         for process in all {
             process.kill().await?;
         }

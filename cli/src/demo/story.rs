@@ -24,7 +24,7 @@ use super::{
     metrics::{self, Rates, Totals},
     netns::{self, Inside},
     places::{LOGS, Places},
-    plan::SERVICES,
+    plan::{App, MEMBERS, ROWS},
     process::Program,
     relay::Relay,
     remove_state,
@@ -183,8 +183,8 @@ impl Story {
     }
 
     /// The services' totals now.
-    async fn totals(&self) -> Result<BTreeMap<String, Totals>> {
-        totals(&targets(self.shop()?)).await
+    async fn totals(&self) -> Result<BTreeMap<&'static str, Totals>> {
+        totals(&targets(self.shop()?, App::service)?).await
     }
 
     fn start_load(&mut self) -> Result<()> {
@@ -217,11 +217,11 @@ impl Story {
         if !self.stage.live() {
             return Ok(());
         }
-        let (stage, targets, edge) = (self.stage.clone(), targets(self.shop()?), self.edge()?);
+        let (stage, targets, edge) = (self.stage.clone(), targets(self.shop()?, App::row)?, self.edge()?);
         self.view = Some(tokio::spawn(async move {
             let mut ticks = interval(Duration::from_secs(1));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut last: Option<(Instant, BTreeMap<String, Totals>)> = None;
+            let mut last: Option<(Instant, BTreeMap<&'static str, Totals>)> = None;
             loop {
                 ticks.tick().await;
                 // A proxy that does not answer at this moment is no reason to draw nothing.
@@ -261,21 +261,19 @@ impl Story {
     }
 }
 
-/// The proxies to scrape, by service.
-fn targets(shop: &Shop) -> Vec<(String, Inside)> {
-    let of = |service: &&str| {
-        let service = (*service).to_owned();
-        shop.members_of(&service).into_iter().map(move |inside| (service.clone(), inside))
-    };
-    SERVICES.iter().flat_map(of).collect()
+/// The proxies to scrape, each with what it is added up under.
+///
+/// Errors: a host is missing.
+fn targets(shop: &Shop, group: fn(App) -> &'static str) -> Result<Vec<(&'static str, Inside)>> {
+    MEMBERS.iter().map(|member| Ok((group(member.app), shop.inside(member.name)?.clone()))).collect()
 }
 
-async fn totals(targets: &[(String, Inside)]) -> Result<BTreeMap<String, Totals>> {
+async fn totals(targets: &[(&'static str, Inside)]) -> Result<BTreeMap<&'static str, Totals>> {
     let mut scrapes = JoinSet::new();
     for (service, inside) in targets.iter().cloned() {
         scrapes.spawn(async move { (service, metrics::scrape(&inside).await) });
     }
-    let mut totals: BTreeMap<String, Totals> = BTreeMap::new();
+    let mut totals: BTreeMap<&'static str, Totals> = BTreeMap::new();
     while let Some(scrape) = scrapes.join_next().await {
         let (service, samples) = scrape.context("a scrape broke")?;
         let samples = samples.with_context(|| format!("scrape a proxy of {service}"))?;
@@ -287,13 +285,13 @@ async fn totals(targets: &[(String, Inside)]) -> Result<BTreeMap<String, Totals>
 fn drawn(
     stage: &Stage,
     edge: SocketAddr,
-    before: &BTreeMap<String, Totals>,
-    now: &BTreeMap<String, Totals>,
+    before: &BTreeMap<&'static str, Totals>,
+    now: &BTreeMap<&'static str, Totals>,
     time: Duration,
 ) -> Vec<String> {
     let style = stage.style();
     let mut table = Table::new(&["SERVICE", "RPS", "SUCCESS", "P50", "P99", "CONNECTIONS"]);
-    for service in SERVICES {
+    for service in ROWS {
         let Some(totals) = now.get(*service) else { continue };
         let rates = before.get(*service).map(|before| totals.since(before, time)).unwrap_or_default();
         table.row(row(service, &rates, totals));

@@ -25,7 +25,8 @@ impl Story {
         self.stage.step("4. A second version");
         self.stage.say(
             "Version 2 of product runs already and gets nothing. A route gives it 10 % of the requests, then 50 %; then a look at\n\
-             the history, and back. Each change is a revision that every proxy takes over in one step.",
+             the history, and back. Each change is a revision that every proxy takes over in one step. Look at the rows\n\
+             product v1 and product v2.",
         );
         let mark = self.mark();
         let good = match self.shop() {
@@ -35,6 +36,9 @@ impl Story {
         for (share, file) in [(10, "canary/10.yaml"), (50, "canary/50.yaml")] {
             let result = self.shifted(file, f64::from(share) / 100.0).await;
             self.stage.check(&format!("canary: product v2 gets {share} %"), result);
+            if let Err(error) = self.linger().await {
+                self.stage.say(&format!("{error:#}"));
+            }
         }
         let result = match good {
             Ok(good) => self.back(good).await,
