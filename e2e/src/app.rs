@@ -1,11 +1,13 @@
 //! The applications of the tests (`e2e/apps`): they know nothing of a mesh and tell what they saw.
 //! Ports by kind, the same on every host: [`HTTP`], [`HTTP2`], [`TCP`], [`GREET`] (server speaks first), [`GRPC`].
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::certificate::Files;
 use crate::host::Host;
@@ -27,6 +29,8 @@ pub const GRPC: u16 = 50051;
 
 /// Redis.
 pub const REDIS: u16 = 6379;
+/// PostgreSQL.
+pub const POSTGRES: u16 = 5432;
 
 /// A workload with every port an application listens on, each with its protocol declared.
 pub fn workload(name: &str) -> Workload {
@@ -68,6 +72,42 @@ pub fn start_redis(host: &Host) -> Result<Process> {
     let mut redis = host.spawn("redis-server", &args, &[])?;
     redis.wait_for_output("Ready to accept connections", DEADLINE)?;
     Ok(redis)
+}
+
+/// A running PostgreSQL server and its data.
+#[derive(Debug)]
+pub struct Postgres {
+    /// The server.
+    pub process: Process,
+    /// Removed after the process has ended.
+    _data: TempDir,
+}
+
+/// Starts a new PostgreSQL server that listens on every address and believes everyone; returns when it listens.
+///
+/// Errors: it is not installed, or the user `postgres` is missing (it refuses to run as root).
+pub fn start_postgres(host: &Host) -> Result<Postgres> {
+    let versions = fs::read_dir("/usr/lib/postgresql").context("PostgreSQL is missing: run `make test`")?;
+    let programs = versions.flatten().map(|version| version.path().join("bin"));
+    let programs = programs.max().context("PostgreSQL is missing: run `make test`")?;
+    let program = |name: &str| programs.join(name).display().to_string();
+    // Not below the host's directory, which is root's alone.
+    let data = TempDir::new().context("make a directory for PostgreSQL")?;
+    let directory = data.path().display().to_string();
+    // It looks for itself through its working directory, which it must be able to read.
+    let user = ["-C", "/", "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"];
+    host.exec_ok("chown", &["postgres", &directory])?;
+    let initdb = program("initdb");
+    host.exec_ok(
+        "env",
+        &[&user[..], &[&initdb, "-D", &directory, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]].concat(),
+    )?;
+    fs::write(data.path().join("pg_hba.conf"), "host all all all trust\n").context("write pg_hba.conf")?;
+    let (server, port) = (program("postgres"), POSTGRES.to_string());
+    let args = [&server, "-D", &directory, "-k", "", "-h", "*", "-p", &port, "-F"];
+    let mut process = host.spawn("env", &[&user[..], &args].concat(), &[])?;
+    process.wait_for_output("ready to accept connections", DEADLINE)?;
+    Ok(Postgres { process, _data: data })
 }
 
 /// `curl` on a host, silent, with errors shown; whatever the status. Its standard output.

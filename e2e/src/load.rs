@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,12 +19,27 @@ pub struct Load(Process);
 /// How one request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Milliseconds from the start of the load to the end of the request.
+    /// When it ended: milliseconds of Unix time, as [`unix_millis`] tells it.
     pub at: u64,
     /// Milliseconds it took.
     pub took: u64,
     /// The status, such as `200`, or `error: KIND`.
     pub result: String,
+}
+
+impl Outcome {
+    /// Whether it was under way at any moment of this span of Unix time, in milliseconds.
+    pub fn overlaps(&self, span: &RangeInclusive<u64>) -> bool {
+        self.at.saturating_sub(self.took) <= *span.end() && self.at >= *span.start()
+    }
+}
+
+/// Now, in milliseconds of Unix time.
+///
+/// Errors: the clock stands before 1970.
+#[expect(clippy::disallowed_methods, reason = "real programs, real time")]
+pub fn unix_millis() -> Result<u64> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
 impl Load {
@@ -32,6 +49,15 @@ impl Load {
     pub fn start(host: &Host, address: SocketAddr, authority: &str, path: &str, rate: u32) -> Result<Self> {
         let (address, rate) = (address.to_string(), rate.to_string());
         let args = ["load", &address, authority, path, "--rate", &rate];
+        Ok(Self(host.spawn("weft-e2e-probe", &args, &[])?))
+    }
+
+    /// Like [`Load::start`], with POSTs and a body of five bytes.
+    ///
+    /// Errors: it cannot be started.
+    pub fn start_posts(host: &Host, address: SocketAddr, authority: &str, path: &str, rate: u32) -> Result<Self> {
+        let (address, rate) = (address.to_string(), rate.to_string());
+        let args = ["load", &address, authority, path, "--rate", &rate, "--post"];
         Ok(Self(host.spawn("weft-e2e-probe", &args, &[])?))
     }
 
@@ -56,6 +82,22 @@ impl Load {
         until_some(format!("{count} more good requests"), DEADLINE, || {
             Ok((good(&self.outcomes()?) >= before + count).then_some(()))
         })
+    }
+
+    /// Those that did not end with 200 so far.
+    ///
+    /// Errors: as [`Load::outcomes`].
+    pub fn failures(&mut self) -> Result<Vec<Outcome>> {
+        Ok(self.outcomes()?.into_iter().filter(|outcome| outcome.result != "200").collect())
+    }
+
+    /// Fails when one request so far did not end with 200.
+    ///
+    /// Errors: that, with the failures; and as [`Load::outcomes`].
+    pub fn ensure_no_failure(&mut self) -> Result<()> {
+        let failures = self.failures()?;
+        ensure!(failures.is_empty(), "{} of {} failed: {failures:?}", failures.len(), self.outcomes()?.len());
+        Ok(())
     }
 
     /// How many ended in which way so far.

@@ -274,12 +274,21 @@ impl<'world> Mesh<'world> {
     ///
     /// Errors: it is refused, or a proxy does not come back.
     pub fn apply(&mut self, document: Value) -> Result<()> {
+        self.apply_all([document])
+    }
+
+    /// The same with several at once: one revision.
+    ///
+    /// Errors: as [`Mesh::apply`].
+    pub fn apply_all(&mut self, documents: impl IntoIterator<Item = Value>) -> Result<()> {
         let key = |document: &Value| {
             let field = |pointer| document.pointer(pointer).cloned().unwrap_or_default();
             (field("/kind"), field("/metadata/namespace"), field("/metadata/name"))
         };
-        self.documents.retain(|known| key(known) != key(&document));
-        self.documents.push(document);
+        for document in documents {
+            self.documents.retain(|known| key(known) != key(&document));
+            self.documents.push(document);
+        }
         if !self.up {
             return Ok(());
         }
@@ -357,14 +366,21 @@ impl<'world> Mesh<'world> {
         })
     }
 
+    /// The control plane's host.
+    ///
+    /// Errors: this mesh has none.
+    pub fn control(&self) -> Result<Host> {
+        match &self.source {
+            Source::Files(_) => bail!("this mesh runs from files"),
+            Source::ControlPlane { host, .. } => Ok(host.clone()),
+        }
+    }
+
     /// Runs `weft` beside the control plane, through its Unix socket; its standard output.
     ///
     /// Errors: this mesh has no control plane, or the command failed, with what it said.
     pub fn weft(&self, args: &[&str]) -> Result<String> {
-        let Source::ControlPlane { host, .. } = &self.source else { bail!("this mesh runs from files") };
-        let socket = format!("unix:{}", host.directory().join("data/api.sock").display());
-        let program = crate::programs::find("weft")?.display().to_string();
-        host.exec_ok(&program, &[&["--server", &socket], args].concat())
+        weft(&self.control()?, args)
     }
 
     /// Signs a certificate with the mesh's root, or with the stranger's, and writes it into a host's directory.
@@ -516,6 +532,15 @@ impl<'world> Mesh<'world> {
         documents.insert(0, config);
         host.file("proxy.yaml", yaml(&documents)?)
     }
+}
+
+/// Runs `weft` on the control plane's host, as [`Mesh::weft`]: for threads of their own.
+///
+/// Errors: the command failed, with what it said.
+pub fn weft(control: &Host, args: &[&str]) -> Result<String> {
+    let socket = format!("unix:{}", control.directory().join("data/api.sock").display());
+    let program = crate::programs::find("weft")?.display().to_string();
+    control.exec_ok(&program, &[&["--server", &socket], args].concat())
 }
 
 /// How the others know of a sidecar, when no registry tells them.

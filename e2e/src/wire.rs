@@ -36,7 +36,8 @@ impl Capture {
         let file = host.directory().join("wire.pcap");
         let path = file.to_str().context("a path in UTF-8")?;
         let filter = format!("({filter}) or udp port {MARKER_PORT}");
-        let arguments = ["-i", "eth0", "-Z", "root", "-U", "--immediate-mode", "-s", "0", "-w", path, &filter];
+        let arguments =
+            ["-i", "eth0", "-Z", "root", "-U", "--immediate-mode", "-B", "16384", "-s", "0", "-w", path, &filter];
         let mut process = host.spawn("tcpdump", &arguments, &[])?;
         process.wait_for_output("listening on", DEADLINE)?;
         Ok(Self { host: host.clone(), process, file })

@@ -13,7 +13,7 @@ const TCP: u8 = 6;
 /// Errors: not a pcap file of Ethernet in this machine's byte order, or a gap in a stream.
 pub(super) fn collect(pcap: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
     ensure!(number(pcap, 0)? == 0xa1b2_c3d4 && number(pcap, 20)? == 1, "not a pcap file of Ethernet");
-    let mut streams: BTreeMap<String, (u32, Vec<u8>)> = BTreeMap::new();
+    let mut streams: BTreeMap<String, (u32, BTreeMap<usize, &[u8]>)> = BTreeMap::new();
     let mut at = 24;
     while at < pcap.len() {
         let length = usize::try_from(number(pcap, at + 8)?)?;
@@ -23,18 +23,37 @@ pub(super) fn collect(pcap: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
         let Some(segment) = segment(frame)? else { continue };
         // SYN counts as one number of the sequence.
         if segment.syn {
-            streams.insert(segment.name, (segment.sequence.wrapping_add(1), Vec::new()));
+            streams.insert(segment.name, (segment.sequence.wrapping_add(1), BTreeMap::new()));
             continue;
         }
-        let Some((start, bytes)) = streams.get_mut(&segment.name) else { continue };
-        let offset = usize::try_from(segment.sequence.wrapping_sub(*start))?;
-        if segment.payload.is_empty() || offset < bytes.len() {
+        let Some((start, segments)) = streams.get_mut(&segment.name) else { continue };
+        if segment.payload.is_empty() {
             continue;
         }
-        ensure!(offset == bytes.len(), "{}: a gap at {}", segment.name, bytes.len());
-        bytes.extend_from_slice(segment.payload);
+        let longest = segments.entry(usize::try_from(segment.sequence.wrapping_sub(*start))?).or_default();
+        if longest.len() < segment.payload.len() {
+            *longest = segment.payload;
+        }
     }
-    Ok(streams.into_iter().map(|(name, (_, bytes))| (name, bytes)).filter(|(_, bytes)| !bytes.is_empty()).collect())
+    let mut whole = BTreeMap::new();
+    for (name, (_, segments)) in streams.into_iter().filter(|(_, (_, segments))| !segments.is_empty()) {
+        let bytes = join(&segments).with_context(|| name.clone())?;
+        whole.insert(name, bytes);
+    }
+    Ok(whole)
+}
+
+/// In order, what came twice only once. Two processors may show the segments of a stream out of order.
+fn join(segments: &BTreeMap<usize, &[u8]>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (offset, payload) in segments {
+        let known = bytes
+            .len()
+            .checked_sub(*offset)
+            .with_context(|| format!("a gap of {} at {}", offset - bytes.len(), bytes.len()))?;
+        bytes.extend_from_slice(payload.get(known..).unwrap_or_default());
+    }
+    Ok(bytes)
 }
 
 /// Whether these are records of TLS 1.2 and 1.3 and nothing else (RFC 8446 §5.1); the last one may be cut.

@@ -3,8 +3,11 @@
 
 #![expect(clippy::indexing_slicing, reason = "shared bodies of tests look into JSON; a missing field fails the test")]
 
+mod envoy;
 mod failure;
+mod lifecycle;
 mod mesh;
+mod outbound;
 mod redirect;
 mod routing;
 mod traffic;

@@ -121,18 +121,21 @@ fn nothing_readable_crosses_the_wire() {
     });
 }
 
-/// Client-first and long-lived connections of a real database, over both families.
+/// Client-first and long-lived connections of real databases, over both families.
 #[test]
-fn a_database_is_reached_through_the_mesh() {
-    both_ways("mesh-redis", |mesh| {
-        let server = mesh.workload(Workload::of("redis").port(app::REDIS, "tcp"))?;
+fn databases_are_reached_through_the_mesh() {
+    both_ways("mesh-databases", |mesh| {
+        let server = mesh.workload(Workload::of("database").port(app::REDIS, "tcp").port(app::POSTGRES, "tcp"))?;
         let client = mesh.workload(Workload::of("client"))?;
-        let addresses = mesh.service("redis", &[(app::REDIS, app::REDIS)])?;
+        let ports = [(app::REDIS, app::REDIS), (app::POSTGRES, app::POSTGRES)];
+        let addresses = mesh.service("database", &ports)?;
+        mesh.settings(&json!({"inbound": "strict"}))?;
         mesh.up()?;
-        let _redis = app::start_redis(&server)?;
+        let (_redis, _postgres) = (app::start_redis(&server)?, app::start_postgres(&server)?);
         for address in addresses {
             client.exec_ok("redis-cli", &["-h", &address.to_string(), "FLUSHALL"])?;
             traffic::redis(&client, &address.to_string())?;
+            traffic::postgres(&client, &address.to_string())?;
         }
         Ok(())
     });
@@ -143,11 +146,19 @@ fn a_database_is_reached_through_the_mesh() {
 fn a_workload_reaches_itself() {
     both_ways("mesh-self", |mesh| {
         let (_client, server, _app) = pair(mesh, Workload::of("client"))?;
-        for at in
-            ["server".to_owned(), server.ipv4().to_string(), format!("[{}]", server.ipv6()), "server-1".to_owned()]
-        {
-            let seen = app::seen(&server, &[&format!("http://{at}:{}/seen", app::HTTP)])?;
-            assert_eq!(seen["app"], "server-1", "{at}");
+        let own = server.addresses().map(|address| SocketAddr::new(address, app::HTTP).to_string());
+        let by_name = ["server", "server-1"].map(|name| format!("{name}:{}", app::HTTP));
+        for at in own.iter().chain(&by_name) {
+            for family in ["-4", "-6"] {
+                if at.starts_with('[') && family == "-4" || at.starts_with("10.") && family == "-6" {
+                    continue;
+                }
+                let seen = app::seen(&server, &[family, &format!("http://{at}/seen")])?;
+                assert_eq!(seen["app"], "server-1", "{at}");
+            }
+        }
+        for address in server.addresses() {
+            traffic::tcp(&server, address, app::TCP, app::GREET, "server-1")?;
         }
         Ok(())
     });
@@ -270,6 +281,23 @@ fn a_server_with_a_wrong_certificate_is_refused() {
             Ok(())
         });
     }
+}
+
+/// The tool that tells an operator whether redirection works, on hosts with the proxy running.
+#[test]
+fn the_check_of_the_redirection_passes_beside_a_running_proxy() {
+    test("mesh-redirect-check", |world| {
+        let mut mesh = Mesh::from_files(world)?;
+        let (client, server, _app) = pair(&mut mesh, Workload::of("client"))?;
+        for host in [client, server] {
+            let said = host.exec_ok("weft-proxy", &["redirect", "--check"])?;
+            assert!(said.lines().count() >= 4 && said.lines().all(|line| line.starts_with("ok")), "{said}");
+            host.exec_ok("weft-proxy", &["redirect", "--undo"])?;
+            let output = host.exec("weft-proxy", &["redirect", "--check"])?;
+            assert!(!output.status.success(), "{output:?}");
+        }
+        Ok(())
+    });
 }
 
 #[test]

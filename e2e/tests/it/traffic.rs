@@ -111,6 +111,26 @@ pub(crate) fn redis(client: &Host, at: &str) -> Result<()> {
     Ok(())
 }
 
+/// The other database: its own negotiation of TLS first, transactions, bulk data, notification from another session.
+pub(crate) fn postgres(client: &Host, at: &str) -> Result<()> {
+    let psql = |script: &str| {
+        client.exec_ok("sh", &["-ec", &format!("PG=\"psql -qAtX -h $1 -U postgres\"; {script}"), "sh", at])
+    };
+    assert_eq!(psql("$PG -c 'SELECT 40 + 2'")?, "42\n");
+    psql("$PG -c 'DROP TABLE IF EXISTS parcel; CREATE TABLE parcel (id int, content text)'")?;
+    assert_eq!(
+        psql(
+            "seq 20000 | sed 's/$/,some content/' | $PG -c 'COPY parcel FROM STDIN CSV'; $PG -c 'SELECT count(*) FROM parcel'"
+        )?,
+        "20000\n"
+    );
+    assert_eq!(psql("$PG -c 'BEGIN; DELETE FROM parcel; ROLLBACK; SELECT count(*) FROM parcel'")?, "20000\n");
+    assert_eq!(psql("$PG -c 'SELECT id, content FROM parcel ORDER BY id' | tail -n 1")?, "20000|some content\n");
+    assert_eq!(psql("$PG -c \"SELECT length(repeat('x', 5000000)), repeat('y', 3000000)\" | wc -c")?, "3000009\n");
+    assert_eq!(psql("$PG -c 'SELECT 1/0' 2>&1 || echo status $?")?, "ERROR:  division by zero\nstatus 1\n");
+    Ok(())
+}
+
 #[test]
 fn every_protocol_works_without_a_mesh() {
     test("traffic-plain", |world| {
@@ -123,6 +143,8 @@ fn every_protocol_works_without_a_mesh() {
         }
         let _redis = app::start_redis(&server)?;
         redis(&client, "server")?;
+        let _postgres = app::start_postgres(&server)?;
+        postgres(&client, "server")?;
         grpc_and_websocket(&client, "server", "server", app::GRPC, app::HTTP)
     });
 }

@@ -1,11 +1,11 @@
 //! An open-loop HTTP/1.1 client: one line per request on standard output, `<at> <took> <status or error>`, in
-//! milliseconds. A kept-alive connection that was closed while it was idle is replaced; the request is not repeated.
+//! milliseconds; `at` is Unix time. A kept-alive connection that was closed while it was idle is replaced; the request is not repeated.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a request may take before it is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,21 +16,22 @@ pub(crate) struct Request {
     pub(crate) address: SocketAddr,
     pub(crate) authority: String,
     pub(crate) path: String,
+    /// POST with a short body instead of GET.
+    pub(crate) post: bool,
 }
 
 /// Starts a request every `1 / rate` seconds, does not return. Requests that find no idle worker get a new one.
 #[expect(clippy::disallowed_methods, reason = "real time, no runtime")]
 pub(crate) fn run(request: &Request, rate: u32) -> io::Result<()> {
-    let start = Instant::now();
     let interval = Duration::from_secs(1) / rate.max(1);
     let (idle_sender, idle) = mpsc::channel::<mpsc::Sender<()>>();
-    let mut due = start;
+    let mut due = Instant::now();
     loop {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         due += interval;
         let worker = match idle.try_recv() {
             Ok(worker) => worker,
-            Err(_) => worker(request.clone(), start, idle_sender.clone()),
+            Err(_) => worker(request.clone(), idle_sender.clone()),
         };
         if worker.send(()).is_err() {
             return Err(io::Error::other("a worker is gone"));
@@ -40,7 +41,7 @@ pub(crate) fn run(request: &Request, rate: u32) -> io::Result<()> {
 
 /// A thread with a connection: one request per message, back on the idle list after each.
 #[expect(clippy::disallowed_methods, reason = "real time, no runtime")]
-fn worker(request: Request, start: Instant, idle: mpsc::Sender<mpsc::Sender<()>>) -> mpsc::Sender<()> {
+fn worker(request: Request, idle: mpsc::Sender<mpsc::Sender<()>>) -> mpsc::Sender<()> {
     let (sender, orders) = mpsc::channel();
     let own = sender.clone();
     thread::spawn(move || {
@@ -54,7 +55,8 @@ fn worker(request: Request, start: Instant, idle: mpsc::Sender<mpsc::Sender<()>>
                     format!("error: {:?}", error.kind())
                 }
             };
-            println!("{} {} {result}", start.elapsed().as_millis(), began.elapsed().as_millis());
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            println!("{} {} {result}", at.as_millis(), began.elapsed().as_millis());
             if idle.send(own.clone()).is_err() {
                 return;
             }
@@ -78,7 +80,9 @@ fn exchange(connection: &mut Option<BufReader<TcpStream>>, request: &Request) ->
         }
     };
     let Request { path, authority, .. } = request;
-    write!(stream.get_mut(), "GET {path} HTTP/1.1\r\nhost: {authority}\r\n\r\n")?;
+    let (method, rest) = if request.post { ("POST", "content-length: 5\r\n\r\norder") } else { ("GET", "\r\n") };
+    // In one write: a connection that breaks in between would make half a request.
+    stream.get_mut().write_all(format!("{method} {path} HTTP/1.1\r\nhost: {authority}\r\n{rest}").as_bytes())?;
 
     let status_line = line(&mut stream)?;
     let status = status_line.split(' ').nth(1).ok_or(io::ErrorKind::InvalidData)?.to_owned();

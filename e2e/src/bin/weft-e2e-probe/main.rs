@@ -56,7 +56,7 @@ enum Probe {
         #[arg(long)]
         mark: u32,
     },
-    /// Send GETs at a steady rate; one line per request: "AT TOOK STATUS" or "AT TOOK error: KIND", in milliseconds
+    /// Send requests at a steady rate; one line each: "AT TOOK STATUS" or "AT TOOK error: KIND", in milliseconds
     Load {
         /// Where to
         address: SocketAddr,
@@ -67,6 +67,9 @@ enum Probe {
         /// Requests per second
         #[arg(long)]
         rate: u32,
+        /// POST instead of GET
+        #[arg(long)]
+        post: bool,
     },
     /// Send one UDP packet, broadcast allowed
     Datagram {
@@ -85,8 +88,8 @@ fn main() -> Result<ExitCode> {
             serve(&ports, |_, stream| Ok(socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?))?;
         }
         Probe::Relay { ports, mark } => serve(&ports, move |port, stream| relay(port, stream, mark))?,
-        Probe::Load { address, authority, path, rate } => {
-            load::run(&load::Request { address, authority, path }, rate)?;
+        Probe::Load { address, authority, path, rate, post } => {
+            load::run(&load::Request { address, authority, path, post }, rate)?;
         }
         Probe::Datagram { address, text } => {
             let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;

@@ -1,0 +1,98 @@
+//! Calls to what is no service of the mesh: refused where it must be known, let through as without a mesh elsewhere.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use weft_e2e::mesh::{Mesh, Workload, both_ways};
+use weft_e2e::wire::Capture;
+use weft_e2e::{DEADLINE, Host, app, until};
+
+use crate::traffic;
+
+/// Addresses of the mesh that no service has.
+const UNKNOWN: [&str; 2] = ["240.0.99.99", "fd77:6566:7400::9999"];
+
+/// How a GET is refused: a status of 5xx, or the connection is closed without an answer. `None`: it is not.
+fn refusal(client: &Host, address: IpAddr, port: u16) -> Result<Option<String>> {
+    let url = format!("http://{}/seen", SocketAddr::new(address, port));
+    let output = client.exec("curl", &["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}", &url])?;
+    let status = String::from_utf8_lossy(&output.stdout).into_owned();
+    // 52 and 56: closed or reset before an answer.
+    let refused =
+        if output.status.success() { status.starts_with('5') } else { matches!(output.status.code(), Some(52 | 56)) };
+    ensure!(refused || status == "200", "neither refused nor answered: {output:?}");
+    Ok(refused.then_some(status))
+}
+
+/// The proxy counted why.
+fn ensure_counted(mesh: &Mesh<'_>, flag: &str) -> Result<()> {
+    let metrics = mesh.metrics("client", "/metrics")?;
+    let counted = |line: &str| line.starts_with("weft_failures_total") && line.contains(&format!("flag=\"{flag}\""));
+    ensure!(metrics.lines().any(counted), "no {flag} in {metrics}");
+    Ok(())
+}
+
+/// Whether opaque bytes come back.
+fn answers(client: &Host, address: IpAddr, port: u16) -> Result<bool> {
+    let at = SocketAddr::new(address, port).to_string();
+    let output = client.exec("weft-e2e-probe", &["connect", &at, "--send", "\u{1}hello\n", "--timeout-ms", "8000"])?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("hello"))
+}
+
+fn up(mesh: &mut Mesh<'_>) -> Result<(Host, Host, [app::App; 2])> {
+    let outside = mesh.workload(Workload::outside("outside"))?;
+    let server = mesh.workload(app::workload("server-1").account("server"))?;
+    let client = mesh.workload(Workload::of("client"))?;
+    mesh.service("server", &[(80, app::HTTP)])?;
+    mesh.up()?;
+    let apps = [app::start(&outside)?, app::start(&server)?];
+    Ok((client, outside, apps))
+}
+
+#[test]
+fn an_unknown_address_of_the_mesh_is_refused_and_never_leaves() {
+    both_ways("outbound-unknown", |mesh| {
+        let (client, _outside, _apps) = up(mesh)?;
+        let capture = Capture::start(&client, "tcp and (net 240.0.0.0/4 or net fd77:6566:7400::/48)")?;
+        for address in UNKNOWN {
+            let address: IpAddr = address.parse()?;
+            ensure!(refusal(&client, address, 80)?.is_some(), "{address} is let through");
+            ensure!(!answers(&client, address, app::TCP)?, "{address} answers");
+        }
+        let packets = capture.stop()?;
+        ensure_counted(mesh, "NS")?;
+        assert!(!packets.contain(b"hello") && !packets.contain(b"GET /seen"));
+        assert_eq!(app::status(&client, "http://server/seen")?, "200");
+        Ok(())
+    });
+}
+
+/// By default as without a mesh; with `registered-only` not at all, while the mesh's own services go on.
+#[test]
+fn the_outside_is_allowed_until_only_registered_ones_are() {
+    both_ways("outbound-outside", |mesh| {
+        let (client, outside, _apps) = up(mesh)?;
+        for address in outside.addresses() {
+            let at = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+            traffic::http1(&client, &at, app::HTTP)?;
+            traffic::http2(&client, &at, app::HTTP2)?;
+            traffic::tcp(&client, address, app::TCP, app::GREET, "outside")?;
+        }
+        traffic::grpc_and_websocket(&client, "outside", "outside", app::GRPC, app::HTTP)?;
+        let seen = app::seen(&client, &[&format!("http://outside:{}/seen", app::HTTP)])?;
+        ensure!(seen["headers"]["weft-client-id"].is_null(), "the outside is told who calls: {seen}");
+
+        mesh.settings(&json!({"outbound": "registered-only"}))?;
+        for address in outside.addresses() {
+            until("the outside to be refused", DEADLINE, || {
+                ensure!(refusal(&client, address, app::HTTP)?.is_some(), "{address} is let through");
+                Ok(())
+            })?;
+            ensure!(!answers(&client, address, app::TCP)?, "{address} answers");
+        }
+        ensure_counted(mesh, "REG")?;
+        assert_eq!(app::status(&client, "http://server/seen")?, "200");
+        Ok(())
+    });
+}
