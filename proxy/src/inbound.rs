@@ -488,10 +488,10 @@ pub(crate) fn refuse(
     let direction = direction.as_str();
     let metrics = &worker.metrics;
     metrics.event("weft_failures_total", &[("direction", direction), ("destination", cluster), ("flag", flag)]);
-    match failure {
-        Failure::Denied(rule) => metrics.event("weft_denied_total", &[("rule", rule)]),
-        Failure::NotAllowed => metrics.event("weft_denied_total", &[("rule", "no rule allows it")]),
-        _ => {}
+    if let Failure::Denied(rule) = failure {
+        metrics.event("weft_denied_total", &[("rule", rule)]);
+    } else if matches!(failure, Failure::NotAllowed) {
+        metrics.event("weft_denied_total", &[("rule", "no rule allows it")]);
     }
     if access_log::wanted(worker.log_policy(worker.shared.state.live().access_log), 0, true) {
         let reason = failure.to_string();

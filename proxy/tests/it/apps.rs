@@ -19,29 +19,29 @@ use weft_core::{cluster::Cluster, identity::Identity, listener::InboundMode, pol
 
 use crate::pair::{Authority, Proxy, identity, inbound, outbound};
 
-pub type TestBody = UnsyncBoxBody<Bytes, io::Error>;
-pub type Frames = mpsc::Sender<Result<Frame<Bytes>, io::Error>>;
+pub(crate) type TestBody = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type Frames = mpsc::Sender<Result<Frame<Bytes>, io::Error>>;
 
-pub fn full(bytes: impl Into<Bytes>) -> TestBody {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> TestBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-pub fn empty() -> TestBody {
+pub(crate) fn empty() -> TestBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body that is fed while it is sent; at most one frame waits.
-pub fn channel() -> (Frames, TestBody) {
+pub(crate) fn channel() -> (Frames, TestBody) {
     let (frames, queue) = mpsc::channel(1);
     (frames, StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(queue)).boxed_unsync())
 }
 
-pub fn data(bytes: impl Into<Bytes>) -> Result<Frame<Bytes>, io::Error> {
+pub(crate) fn data(bytes: impl Into<Bytes>) -> Result<Frame<Bytes>, io::Error> {
     Ok(Frame::data(bytes.into()))
 }
 
 /// An HTTP/2 application with prior knowledge.
-pub async fn http2_app<F, R>(service: F) -> SocketAddr
+pub(crate) async fn http2_app<F, R>(service: F) -> SocketAddr
 where
     F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Response<TestBody>> + Send + 'static,
@@ -63,7 +63,7 @@ where
 }
 
 /// An HTTP/1 application.
-pub async fn http1_app<F, R>(service: F) -> SocketAddr
+pub(crate) async fn http1_app<F, R>(service: F) -> SocketAddr
 where
     F: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Response<TestBody>> + Send + 'static,
@@ -84,7 +84,7 @@ where
 }
 
 /// An application that does with each raw connection what `serve` says.
-pub async fn raw_app<F, R>(serve: F) -> SocketAddr
+pub(crate) async fn raw_app<F, R>(serve: F) -> SocketAddr
 where
     F: Fn(TcpStream) -> R + Send + Sync + 'static,
     R: Future<Output = ()> + Send + 'static,
@@ -100,7 +100,7 @@ where
 }
 
 /// An application that answers every request with one status and body, by raw bytes, on connections that stay open.
-pub async fn fixed_app(status: u16, body: &'static str) -> SocketAddr {
+pub(crate) async fn fixed_app(status: u16, body: &'static str) -> SocketAddr {
     raw_app(move |mut stream| async move {
         while let Some(_head) = read_head(&mut stream).await {
             let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -113,7 +113,7 @@ pub async fn fixed_app(status: u16, body: &'static str) -> SocketAddr {
 }
 
 /// Reads one head and the body that its Content-Length announces; `None` when the connection ends first.
-pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(stream.read_u8().await.ok()?);
@@ -126,7 +126,7 @@ pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// A caller with prior knowledge of HTTP/2.
-pub async fn http2_client(address: SocketAddr) -> client::conn::http2::SendRequest<TestBody> {
+pub(crate) async fn http2_client(address: SocketAddr) -> client::conn::http2::SendRequest<TestBody> {
     let stream = TcpStream::connect(address).await.unwrap();
     let (sender, connection) =
         client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -135,19 +135,19 @@ pub async fn http2_client(address: SocketAddr) -> client::conn::http2::SendReque
 }
 
 /// A GET for HTTP/2.
-pub fn get(path: &str) -> Request<TestBody> {
+pub(crate) fn get(path: &str) -> Request<TestBody> {
     Request::get(format!("http://product{path}")).body(empty()).unwrap()
 }
 
 /// The body of an answer as text; `None` when it broke off.
-pub async fn text(response: Response<Incoming>) -> Option<String> {
+pub(crate) async fn text(response: Response<Incoming>) -> Option<String> {
     let bytes = response.into_body().collect().await.ok()?.to_bytes();
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Sends raw bytes on a new connection and reads until the other side closes it or `patience` is over; what came, and
 /// whether it was closed.
-pub async fn raw(address: SocketAddr, bytes: &[u8], patience: Duration) -> (String, bool) {
+pub(crate) async fn raw(address: SocketAddr, bytes: &[u8], patience: Duration) -> (String, bool) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.ok();
     let mut answer = Vec::new();
@@ -157,21 +157,21 @@ pub async fn raw(address: SocketAddr, bytes: &[u8], patience: Duration) -> (Stri
 }
 
 /// One request in HTTP/1 on a connection of its own that ends with it.
-pub async fn once(address: SocketAddr, method: &str, path: &str) -> String {
+pub(crate) async fn once(address: SocketAddr, method: &str, path: &str) -> String {
     let request =
         format!("{method} {path} HTTP/1.1\r\nhost: product\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
     raw(address, request.as_bytes(), Duration::from_secs(10)).await.0
 }
 
 /// A pair of proxies before one application.
-pub struct Mesh {
-    pub outbound: Proxy,
-    pub inbound: Proxy,
-    pub address: SocketAddr,
+pub(crate) struct Mesh {
+    pub(crate) outbound: Proxy,
+    pub(crate) inbound: Proxy,
+    pub(crate) address: SocketAddr,
 }
 
 /// A pair of proxies before one application, with changes to the cluster and its route.
-pub async fn mesh(application: SocketAddr, change: impl FnOnce(&mut Cluster, &mut Forward)) -> Mesh {
+pub(crate) async fn mesh(application: SocketAddr, change: impl FnOnce(&mut Cluster, &mut Forward)) -> Mesh {
     let authority = Authority::new();
     let (inbound, at) =
         inbound(authority.svid("product", true), application, InboundMode::Strict, Authorization::default());
@@ -180,13 +180,16 @@ pub async fn mesh(application: SocketAddr, change: impl FnOnce(&mut Cluster, &mu
 }
 
 /// Only an outbound proxy, with applications outside of mesh TLS behind it.
-pub fn direct(applications: &[SocketAddr], change: impl FnOnce(&mut Cluster, &mut Forward)) -> (Proxy, SocketAddr) {
+pub(crate) fn direct(
+    applications: &[SocketAddr],
+    change: impl FnOnce(&mut Cluster, &mut Forward),
+) -> (Proxy, SocketAddr) {
     let endpoints: Vec<(SocketAddr, Option<Identity>)> = applications.iter().map(|address| (*address, None)).collect();
     outbound(None, &endpoints, change)
 }
 
 /// Waits until `done`, at most `patience`; how long it took.
-pub async fn until(patience: Duration, done: impl Fn() -> bool) -> Option<Duration> {
+pub(crate) async fn until(patience: Duration, done: impl Fn() -> bool) -> Option<Duration> {
     let started = Instant::now();
     while !done() {
         if started.elapsed() > patience {
@@ -198,7 +201,7 @@ pub async fn until(patience: Duration, done: impl Fn() -> bool) -> Option<Durati
 }
 
 /// Raised when the future that holds it is dropped or has ended.
-pub struct Ended(pub Arc<std::sync::atomic::AtomicUsize>);
+pub(crate) struct Ended(pub(crate) Arc<std::sync::atomic::AtomicUsize>);
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -20,7 +20,7 @@ use crate::{
 const PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
 
 /// A gateway that takes `shop.example` to an application: everything, but `/teapot`, which is answered with 418.
-pub fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
+pub(crate) fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(None);
     let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
     let name: ClusterName = cluster_name();

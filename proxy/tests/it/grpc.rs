@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A message with gRPC's five bytes before it.
 fn message(text: &str) -> Bytes {
     let mut bytes = vec![0];
-    bytes.extend((text.len() as u32).to_be_bytes());
+    bytes.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
     bytes.extend(text.as_bytes());
     bytes.into()
 }

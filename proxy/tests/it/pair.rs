@@ -37,10 +37,10 @@ use weft_proxy::{
 };
 
 /// A certificate authority.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -48,13 +48,13 @@ impl Authority {
     }
 
     /// A certificate for an account, good or expired.
-    pub fn svid(&self, account: &str, good: bool) -> MeshTls {
+    pub(crate) fn svid(&self, account: &str, good: bool) -> MeshTls {
         let (leaf, key) = self.leaf(account, good);
         MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap()).unwrap()
     }
 
     /// The client's side of mesh TLS without a proxy around it. It does not look at who answers.
-    pub fn client(&self, account: &str, alpn: &[u8]) -> Arc<rustls::ClientConfig> {
+    pub(crate) fn client(&self, account: &str, alpn: &[u8]) -> Arc<rustls::ClientConfig> {
         let (leaf, key) = self.leaf(account, true);
         let mut config = rustls::ClientConfig::builder_with_provider(weft_proxy::tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -80,7 +80,7 @@ impl Authority {
 }
 
 /// A connection with mesh TLS, made by a test itself.
-pub type MeshClient = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+pub(crate) type MeshClient = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
 
 /// Takes every server for the right one.
 #[derive(Debug)]
@@ -118,26 +118,26 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-pub fn identity(account: &str) -> Identity {
+pub(crate) fn identity(account: &str) -> Identity {
     Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()
 }
 
 /// A running proxy; everything ends with it.
-pub struct Proxy {
-    pub shared: Arc<Shared>,
-    pub worker: Arc<Worker>,
-    pub drainer: Drainer,
+pub(crate) struct Proxy {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) drainer: Drainer,
     drain: Drain,
-    log: Arc<std::sync::Mutex<Vec<u8>>>,
+    log: Arc<parking_lot::Mutex<Vec<u8>>>,
 }
 
 impl Proxy {
-    pub fn start(tls: Option<MeshTls>) -> Self {
+    pub(crate) fn start(tls: Option<MeshTls>) -> Self {
         Self::start_with(tls, |_| {})
     }
 
     /// The same with changes to what its workers share.
-    pub fn start_with(tls: Option<MeshTls>, change: impl FnOnce(&mut Shared)) -> Self {
+    pub(crate) fn start_with(tls: Option<MeshTls>, change: impl FnOnce(&mut Shared)) -> Self {
         let current = Arc::new(CurrentTls::empty());
         current.store(tls.map(Arc::new));
         let mut shared = Shared {
@@ -156,12 +156,12 @@ impl Proxy {
         let shared = Arc::new(shared);
         let (drainer, drain) = Drainer::new();
         let (output, mut input) = tokio::io::duplex(64 * 1024);
-        let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let log = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let written = log.clone();
         tokio::spawn(async move {
             let mut part = Vec::new();
             while tokio::io::AsyncReadExt::read_buf(&mut input, &mut part).await.unwrap_or(0) > 0 {
-                written.lock().unwrap().append(&mut part);
+                written.lock().append(&mut part);
             }
         });
         let worker = Worker::new(0, shared.clone(), AccessLog::to(output), drain.clone());
@@ -170,19 +170,19 @@ impl Proxy {
     }
 
     /// Listens on a free port of loopback.
-    pub fn listen(&self, role: Role) -> SocketAddr {
+    pub(crate) fn listen(&self, role: Role) -> SocketAddr {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(self.worker.clone(), listener, role));
         address
     }
 
-    pub fn metrics(&self) -> String {
-        exposition::render(&[self.worker.metrics.clone()], &[])
+    pub(crate) fn metrics(&self) -> String {
+        exposition::render(std::slice::from_ref(&self.worker.metrics), &[])
     }
 
     /// The value of a metric whose line starts with `name` and holds every one of `labels`.
-    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         self.metrics()
             .lines()
             .filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)))
@@ -191,17 +191,17 @@ impl Proxy {
     }
 
     /// What was written to the access log so far.
-    pub fn log(&self) -> String {
-        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8(self.log.lock().clone()).unwrap()
     }
 
-    pub fn drain(&self) -> Drain {
+    pub(crate) fn drain(&self) -> Drain {
         self.drain.clone()
     }
 }
 
 /// An inbound proxy before one application.
-pub fn inbound(
+pub(crate) fn inbound(
     tls: MeshTls,
     application: SocketAddr,
     mode: InboundMode,
@@ -214,7 +214,7 @@ pub fn inbound(
 }
 
 /// The configuration of an inbound proxy with one policy for all.
-pub fn inbound_model(mode: InboundMode, authorization: Authorization) -> Resources {
+pub(crate) fn inbound_model(mode: InboundMode, authorization: Authorization) -> Resources {
     let name = RouteName::Inbound(None);
     let listener = Inbound {
         ports: BTreeMap::new(),
@@ -237,7 +237,7 @@ pub fn inbound_model(mode: InboundMode, authorization: Authorization) -> Resourc
 }
 
 /// A proxy beside `application`, which calls the service whose only endpoint it is itself. The service's identity is `product`.
-pub fn both(tls: MeshTls, application: SocketAddr, authorization: Authorization) -> (Proxy, SocketAddr) {
+pub(crate) fn both(tls: MeshTls, application: SocketAddr, authorization: Authorization) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start_with(Some(tls), |shared| shared.own_addresses = vec![application.ip()]);
     let mut resources = inbound_model(InboundMode::Strict, authorization);
     let outbound = outbound_model(|_, _| {});
@@ -251,17 +251,17 @@ pub fn both(tls: MeshTls, application: SocketAddr, authorization: Authorization)
 }
 
 /// The service's address as the application sees it.
-pub fn service() -> SocketAddr {
+pub(crate) fn service() -> SocketAddr {
     (IpAddr::from([240, 0, 0, 1]), 80).into()
 }
 
-pub fn cluster_name() -> ClusterName {
+pub(crate) fn cluster_name() -> ClusterName {
     let port = NonZeroU16::new(80).unwrap();
     ClusterName::Service(ServicePort { namespace: "shop".into(), name: "product".into(), port })
 }
 
 /// An outbound proxy with one service behind which are `endpoints`.
-pub fn outbound(
+pub(crate) fn outbound(
     tls: Option<MeshTls>,
     endpoints: &[(SocketAddr, Option<Identity>)],
     change: impl FnOnce(&mut Cluster, &mut Forward),
@@ -274,7 +274,7 @@ pub fn outbound(
 }
 
 /// The configuration of an outbound proxy with one service.
-pub fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resources {
+pub(crate) fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resources {
     let name = cluster_name();
     let ClusterName::Service(port) = name.clone() else { unreachable!() };
     let route = RouteName::Service(port);
@@ -297,7 +297,7 @@ pub fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) -> Resour
     }
 }
 
-pub fn endpoint_set(endpoints: &[(SocketAddr, Option<Identity>)]) -> EndpointSet {
+pub(crate) fn endpoint_set(endpoints: &[(SocketAddr, Option<Identity>)]) -> EndpointSet {
     let endpoints = endpoints
         .iter()
         .map(|(address, identity)| Endpoint {

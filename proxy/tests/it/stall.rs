@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -222,9 +221,4 @@ impl Authority {
         let name = rustls::pki_types::ServerName::IpAddress(at.ip().into());
         TlsConnector::from(config).connect(name, TcpStream::connect(at).await.unwrap()).await.unwrap()
     }
-}
-
-#[test]
-fn the_preface_is_that_of_http2() {
-    assert_eq!(Bytes::from_static(PREFACE).len(), 24);
 }

@@ -17,7 +17,7 @@ use crate::pair::{Authority, Proxy, identity, inbound, outbound};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An application on raw sockets: `answer` gets what one `read` gave, and its result is written back.
-pub async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
+pub(crate) async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -38,7 +38,7 @@ pub async fn application(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'sta
 }
 
 /// An HTTP/1 application that answers with the request's head as its body.
-pub async fn mirror() -> SocketAddr {
+pub(crate) async fn mirror() -> SocketAddr {
     application(|request| {
         let mut response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", request.len()).into_bytes();
         response.extend(request);
@@ -48,7 +48,7 @@ pub async fn mirror() -> SocketAddr {
 }
 
 /// Sends bytes and reads until `end` has come, or the connection ends.
-pub async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
+pub(crate) async fn exchange(stream: &mut TcpStream, request: &str, end: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let read = async {
@@ -158,7 +158,7 @@ async fn opaque_bytes_pass_and_so_does_a_server_that_speaks_first() {
             stream.write_all(b"bye").await.unwrap();
         }
     });
-    let mesh = self::plain_mesh(greeter).await;
+    let mesh = plain_mesh(greeter).await;
     for _ in 0..2 {
         let mut client = TcpStream::connect(mesh.address).await.unwrap();
         let mut greeting = [0; 11];
