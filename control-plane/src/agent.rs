@@ -64,8 +64,13 @@ impl agent_server::Agent for Service {
             return Err(Status::resource_exhausted("too many agent streams on this control plane"));
         };
         let (sender, receiver) = mpsc::channel(8);
-        let stream =
-            Stream { service: self.clone(), identity: svid.identity.clone(), answers: sender, registration: None, _place: place };
+        let stream = Stream {
+            service: self.clone(),
+            identity: svid.identity.clone(),
+            answers: sender,
+            registration: None,
+            _place: place,
+        };
         tokio::spawn(stream.serve(svid, request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }

@@ -114,11 +114,11 @@ mod tests {
         let ((mut client, a), (b, _server)) = (duplex(64), duplex(64));
         let relay = tokio::spawn(relay(a, b, Duration::from_secs(10)));
         for _ in 0..4 {
-            tokio::time::sleep(Duration::from_secs(7)).await;
+            sleep(Duration::from_secs(7)).await;
             client.write_all(b"x").await.unwrap();
         }
         assert!(!relay.is_finished());
-        tokio::time::sleep(Duration::from_secs(21)).await;
+        sleep(Duration::from_secs(21)).await;
         assert!(matches!(relay.await.unwrap().1, Err(RelayError::Idle)));
     }
 }
