@@ -139,12 +139,13 @@ pub fn grpc_calls(host: &Host, target: &str) -> Result<String> {
     host.exec_ok(&python()?, &[&path("grpc_app.py"), "call", target])
 }
 
-/// A WebSocket conversation: one line per answer, then `closed`.
+/// A WebSocket conversation with a name or an address: one line per answer, then `closed`.
 ///
 /// Errors: not upgraded, or cut.
 pub fn websocket(host: &Host, at: &str, port: u16, messages: &[&str]) -> Result<String> {
     let (script, port) = (path("websocket.js"), port.to_string());
-    host.exec_ok("node", &[&[script.as_str(), at, &port, "/chat"], messages].concat())
+    let bare = at.trim_start_matches('[').trim_end_matches(']');
+    host.exec_ok("node", &[&[script.as_str(), bare, &port, "/chat"], messages].concat())
 }
 
 /// Sends `text` over TLS with a certificate of one's own, without a proxy; the first bytes of the answer.

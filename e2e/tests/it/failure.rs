@@ -1,10 +1,11 @@
 //! `kill -9` of each program under load: what fails is counted, and traffic recovers.
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 use weft_e2e::document::yaml;
 use weft_e2e::load::{Load, unix_millis};
@@ -152,7 +153,8 @@ fn an_acknowledged_change_survives_the_control_planes_kill() {
                     Ok(())
                 })
                 .and_then(|()| mesh.control_plane()?.kill().map(drop));
-                writer.join().map_err(|_| anyhow!("the writer panicked"))?.and_then(|written| killed.map(|()| written))
+                let written = writer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+                killed.map(|()| written)
             })?;
             acknowledged.extend(written);
             mesh.start_control_plane()?;

@@ -90,6 +90,7 @@ fn every_protocol_crosses_two_proxies_by_name_and_by_both_families() {
             traffic::http1(&client, &at, app::HTTP)?;
             traffic::http2(&client, &at, app::HTTP2)?;
             traffic::tcp(&client, address, app::TCP, app::GREET, "server-1")?;
+            traffic::grpc_and_websocket(&client, &at, "server-1", app::GRPC, app::HTTP)?;
         }
         traffic::http1(&client, "server", app::HTTP)?;
         traffic::grpc_and_websocket(&client, "server", "server-1", app::GRPC, app::HTTP)

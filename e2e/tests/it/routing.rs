@@ -149,3 +149,76 @@ fn the_gateway_takes_requests_from_outside_to_a_service() {
         Ok(())
     });
 }
+
+/// By host, path and header to different services; what no route wants is answered by the gateway itself.
+#[test]
+fn the_gateway_chooses_by_host_path_and_header() {
+    both_ways("routing-gateway-rules", |mesh| {
+        let hosts = ["one", "two"].map(|name| mesh.workload(app::workload(&format!("{name}-1")).account(name)));
+        let outside = mesh.workload(Workload::outside("outside"))?;
+        mesh.workload(Workload::gateway("edge-1", "edge"))?;
+        mesh.service("one", &[(80, app::HTTP), (app::GRPC, app::GRPC)])?;
+        mesh.service("two", &[(80, app::HTTP)])?;
+        mesh.apply(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "edge", "namespace": NAMESPACE},
+            "spec": {"gatewayClassName": "weft", "listeners": [{"name": "http", "port": 8888, "protocol": "HTTP"}]},
+        }))?;
+        let edge = |name: &str, host: &str, rules: Value| {
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "HTTPRoute",
+                "metadata": {"name": name, "namespace": NAMESPACE},
+                "spec": {"parentRefs": [{"name": "edge"}], "hostnames": [host], "rules": rules},
+            })
+        };
+        let to = |name: &str, port: u16| json!([{"name": name, "port": port}]);
+        let grpc = json!([{"path": {"type": "PathPrefix", "value": "/weft.e2e.Echo"}}]);
+        mesh.apply(edge(
+            "a",
+            "a.example",
+            json!([
+                {"matches": [{"headers": [{"name": "x-to", "value": "two"}]}], "backendRefs": to("two", 80)},
+                {"backendRefs": to("one", 80)},
+            ]),
+        ))?;
+        mesh.apply(edge(
+            "b",
+            "*.b.example",
+            json!([
+                {"matches": [{"path": {"type": "PathPrefix", "value": "/seen/two"}}], "backendRefs": to("two", 80)},
+                {"matches": [{"path": {"type": "Exact", "value": "/seen"}}], "backendRefs": to("one", 80)},
+            ]),
+        ))?;
+        mesh.apply(edge("grpc", "edge-1", json!([{"matches": grpc, "backendRefs": to("one", app::GRPC)}])))?;
+        mesh.settings(&json!({"inbound": "strict"}))?;
+        mesh.up()?;
+        let mut apps = Vec::new();
+        for host in hosts {
+            apps.push(app::start(&host?)?);
+        }
+        let call = |host: &str, path: &str, more: &[&str]| {
+            let (host, url) = (format!("Host: {host}"), format!("http://edge-1:8888{path}"));
+            app::curl(&outside, &[&["-w", "%{http_code}", "-H", &host], more, &[&url]].concat())
+        };
+        for (host, path, more, expected) in [
+            ("a.example", "/seen", &[][..], "one-1"),
+            ("a.example", "/seen", &["-H", "x-to: two"], "two-1"),
+            ("a.example:8888", "/seen", &["--http2-prior-knowledge"], "one-1"),
+            ("www.b.example", "/seen", &[], "one-1"),
+            ("www.b.example", "/seen/two/three", &[], "two-1"),
+            ("www.b.example", "/seen/twofold", &[], "404"),
+            ("b.example", "/seen", &[], "404"),
+            ("c.example", "/seen", &[], "404"),
+        ] {
+            until(format!("{host}{path} {more:?} to be answered by {expected}"), DEADLINE, || {
+                let seen = call(host, path, more)?;
+                let app = format!("\"app\":\"{expected}\"");
+                ensure!(seen.ends_with(expected) || seen.ends_with("200") && seen.contains(&app), "{seen}");
+                Ok(())
+            })?;
+        }
+        app::grpc_calls(&outside, "edge-1:8888").map(drop)
+    });
+}
