@@ -70,15 +70,24 @@ fn a_killed_application_instance_costs_no_get_and_no_new_post() {
     });
 }
 
-/// Without its proxy a workload is closed, not open; with it traffic is back.
+/// Without its proxy a workload is closed, not open; with it traffic is back. Of the POSTs only those may fail that were
+/// in flight at the kill.
 #[test]
 fn a_killed_proxy_is_replaced_by_the_other_instance_and_comes_back() {
     both_ways("failure-proxy", |mesh| {
         let (_servers, mut load) = under_load(mesh)?;
+        let (client, at) = (mesh.host("client")?, load_address(mesh)?);
+        let mut posts = Load::start_posts(&client, at, "server", "/slow/50", RATE / 2)?;
+        posts.wait_for_more(100)?;
+        let before = unix_millis()?;
         mesh.proxy("server-1")?.kill()?;
+        let killed = before..=unix_millis()?;
         load.wait_for_more(300)?;
         mesh.start_proxy("server-1")?;
         load.wait_for_more(300)?;
+        posts.wait_for_more(150)?;
+        let failed = posts.failures()?;
+        ensure!(failed.iter().all(|outcome| outcome.overlaps(&killed)), "killed at {killed:?}: {failed:?}");
         assert_eq!(load.tally()?.keys().collect::<Vec<_>>(), ["200"], "{:?}", load.tally()?);
 
         mesh.proxy("client")?.kill()?;
