@@ -100,6 +100,52 @@ fn a_killed_proxy_is_replaced_by_the_other_instance_and_comes_back() {
     });
 }
 
+/// The gateway is alone at the edge: without it nothing is served, with it again everything is.
+#[test]
+fn a_killed_gateway_comes_back() {
+    both_ways("failure-gateway", |mesh| {
+        let server = mesh.workload(app::workload("server-1").account("server"))?;
+        let outside = mesh.workload(Workload::outside("outside"))?;
+        let edge = mesh.workload(Workload::gateway("edge-1", "edge"))?;
+        mesh.service("server", &[(80, app::HTTP)])?;
+        mesh.apply(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "edge", "namespace": "shop"},
+            "spec": {"gatewayClassName": "weft", "listeners": [{"name": "http", "port": 8888, "protocol": "HTTP"}]},
+        }))?;
+        mesh.apply(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": "edge", "namespace": "shop"},
+            "spec": {
+                "parentRefs": [{"name": "edge"}],
+                "rules": [{"backendRefs": [{"name": "server", "port": 80}]}],
+            },
+        }))?;
+        mesh.up()?;
+        let _app = app::start(&server)?;
+        let at = SocketAddr::new(edge.ipv4().into(), 8888);
+        until("the gateway to serve", DEADLINE, || app::seen(&outside, &["-f", &format!("http://{at}/seen")]))?;
+        let mut load = Load::start(&outside, at, "shop.example", "/seen", RATE)?;
+        load.wait_for_more(100)?;
+        load.ensure_no_failure()?;
+        mesh.proxy("edge-1")?.kill()?;
+        until("callers to be refused", DEADLINE, || {
+            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "nothing failed");
+            Ok(())
+        })?;
+        mesh.start_proxy("edge-1")?;
+        load.wait_for_more(100)?;
+        // Ready means ready: from here on nothing fails.
+        let ready = unix_millis()?;
+        load.wait_for_more(200)?;
+        let failures = load.failures()?;
+        ensure!(failures.iter().all(|failure| failure.at < ready), "ready at {ready}: {failures:?}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_killed_control_plane_costs_nothing_and_forgets_nothing() {
     test("failure-control-plane", |world| {

@@ -1,7 +1,7 @@
 //! Two proxies with real redirection between client and server: every protocol, the wire, and who is refused.
 //! The same from files and from a control plane, where it makes no difference.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, anyhow};
 use serde_json::json;
@@ -306,14 +306,34 @@ fn plaintext_is_taken_when_permissive_and_refused_when_strict() {
     both_ways("mesh-strict", |mesh| {
         let outside = mesh.workload(Workload::outside("outside"))?;
         let (client, server, _app) = pair(mesh, Workload::of("client"))?;
-        let url = format!("http://{}:{}/seen", server.ipv4(), app::HTTP);
-        assert_eq!(app::status(&outside, &url)?, "200");
+        let url = |address: IpAddr, port| format!("http://{}/seen", SocketAddr::new(address, port));
+        let h2 = ["--http2-prior-knowledge", "-o", "/dev/null", "-w", "%{http_code}"];
+        let tcp = |address: IpAddr, port| {
+            let at = SocketAddr::new(address, port).to_string();
+            let output = outside.exec("weft-e2e-probe", &["connect", &at, "--send", "\u{1}hello\n"])?;
+            anyhow::Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        for address in server.addresses() {
+            assert_eq!(app::status(&outside, &url(address, app::HTTP))?, "200");
+            assert_eq!(app::curl(&outside, &[&h2[..], &[&url(address, app::HTTP2)]].concat())?, "200");
+            traffic::tcp(&outside, address, app::TCP, app::GREET, "server-1")?;
+        }
         mesh.settings(&json!({"inbound": "strict"}))?;
-        weft_e2e::until("plaintext to be refused", weft_e2e::DEADLINE, || {
-            anyhow::ensure!(app::status(&outside, &url).is_err(), "it is taken");
-            Ok(())
-        })?;
+        for address in server.addresses() {
+            weft_e2e::until("plaintext to be refused", weft_e2e::DEADLINE, || {
+                anyhow::ensure!(app::status(&outside, &url(address, app::HTTP)).is_err(), "it is taken");
+                Ok(())
+            })?;
+            app::curl(&outside, &[&h2[..], &[&url(address, app::HTTP2)]].concat()).unwrap_err();
+            for port in [app::TCP, app::GREET] {
+                let said = tcp(address, port)?;
+                assert!(!said.contains("hello") && !said.contains("server-1"), "{said}");
+            }
+        }
         assert_eq!(get(&client)?, "200");
+        for address in server.addresses() {
+            traffic::tcp(&client, address, app::TCP, app::GREET, "server-1")?;
+        }
         Ok(())
     });
 }
