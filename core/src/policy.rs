@@ -102,6 +102,12 @@ impl Authorization {
         }
     }
 
+    /// Whether any rule asks for a path.
+    pub fn judges_paths(&self) -> bool {
+        let mut rules = self.deny.iter().chain(self.allow.iter().flatten());
+        rules.any(|rule| rule.to.iter().any(|operation| !operation.paths.is_empty()))
+    }
+
     /// Whether everything is allowed without a look at the request.
     pub fn allows_all(&self) -> bool {
         self.deny.is_empty() && self.allow.is_none()

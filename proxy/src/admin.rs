@@ -11,6 +11,9 @@
 //! | metrics | `GET /readyz` | 200 when traffic can be taken, else 503 with the reasons |
 //! | metrics | `GET /livez` | 200 when every worker answers within a second |
 //!
+//! The admin port answers no web page: a request with `Origin` or `Sec-Fetch-Site`, or whose `Host` is a name other than
+//! `localhost`, gets 403.
+//!
 //! # Defaults
 //! 64 connections a port, 8 KiB and 5 s for a head, 1,000 rows of connections. A body of a request is never read.
 
@@ -18,10 +21,10 @@ mod dump;
 mod process;
 mod samples;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -179,6 +182,12 @@ pub(crate) async fn serve(view: Arc<View>, listener: TcpListener, door: Door) {
 
 async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let method = request.method();
+    if door == Door::Admin && !is_local_tool(request.headers()) {
+        return json(
+            StatusCode::FORBIDDEN,
+            &json!({"error": "the admin port is not for web pages, nor for other hosts"}),
+        );
+    }
     match (door, request.uri().path()) {
         (Door::Admin, "/config_dump") => get(method, || json(StatusCode::OK, &dump::dump(view))),
         (Door::Admin, "/connections") => get(method, || json(StatusCode::OK, &connections(view))),
@@ -206,6 +215,19 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
         (Door::Admin, _) => unknown("/config_dump, /connections, /drain (POST), /quit (POST)"),
         (Door::Metrics, _) => unknown("/metrics, /readyz, /livez"),
     }
+}
+
+/// Whether a request can be one of a tool on this host. A browser on it may be told by any web page to call us: it says so
+/// in `Origin` or `Sec-Fetch-Site`, or, by a name that was made to lead here, in `Host`.
+fn is_local_tool(fields: &HeaderMap) -> bool {
+    if fields.contains_key(header::ORIGIN) || fields.contains_key("sec-fetch-site") {
+        return false;
+    }
+    let mut hosts = fields.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return true };
+    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
+    hosts.next().is_none() && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
 }
 
 fn connections(view: &View) -> Value {
@@ -253,4 +275,24 @@ fn text(status: StatusCode, kind: &'static str, text: String) -> Response<Full<B
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_web_page_is_no_local_tool() {
+        let local = |fields: &[(&'static str, &'static str)]| {
+            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            is_local_tool(&fields.collect::<HeaderMap>())
+        };
+        for host in ["127.0.0.1:15000", "localhost:15000", "LOCALHOST", "[::1]:15000"] {
+            assert!(local(&[("host", host)]), "{host}");
+            assert!(!local(&[("host", host), ("origin", "http://evil.example")]), "{host}");
+            assert!(!local(&[("host", host), ("sec-fetch-site", "cross-site")]), "{host}");
+        }
+        assert!(!local(&[("host", "rebound.example:15000")]));
+        assert!(!local(&[("host", "127.0.0.1"), ("host", "127.0.0.1")]));
+    }
 }

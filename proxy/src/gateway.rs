@@ -9,7 +9,7 @@ use weft_core::failure::Failure;
 
 use crate::{
     inbound::refuse,
-    listener::detect::{Speaks, detect},
+    listener::detect::{PATIENCE, Speaks, detect},
     outbound::{Serves, http},
     stream::Stream,
     telemetry::Direction,
@@ -26,7 +26,7 @@ pub(crate) async fn connection(
     port: u16,
 ) {
     let mut bytes = BytesMut::new();
-    let version = match detect(&mut stream, &mut bytes, None).await {
+    let version = match detect(&mut stream, &mut bytes, PATIENCE).await {
         Ok(Speaks::Http1) => Version::Http1,
         Ok(Speaks::Http2) => Version::Http2,
         Ok(Speaks::Closed | Speaks::Silent) => return,

@@ -5,6 +5,7 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod head;
 pub(crate) mod hop;
+pub(crate) mod path;
 pub(crate) mod respond;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

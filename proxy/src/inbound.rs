@@ -8,7 +8,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode, Version as HttpVersion};
+use http::{Request, Response, StatusCode, Version as HttpVersion};
 use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
@@ -30,11 +30,11 @@ use crate::{
         body::Body,
         exchange::{Exchange, Flight},
         head::Head,
-        hop,
+        hop, path,
         serve::{self, Handler, Refused},
         upgrade,
     },
-    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    listener::detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
     live::{InboundLive, Live},
     stream::{Rewind, Stream, tls_error},
     tcp,
@@ -59,15 +59,17 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
     };
     let mut bytes = BytesMut::new();
     // An opaque connection may have to be dialled before anybody speaks; where that is not allowed, bytes must come first.
-    let dialled = match mode {
-        InboundMode::Permissive if protocol != Protocol::Http && protocol != Protocol::Http2 => Some(SILENCE),
-        InboundMode::Permissive | InboundMode::Strict => None,
-    }
-    .filter(|_silence| may_be_opaque(&worker, destination.port()));
+    let silence = match (mode, protocol) {
+        (InboundMode::Permissive, Protocol::Detect | Protocol::Tcp) if may_be_opaque(&worker, destination.port()) => {
+            SILENCE
+        }
+        (InboundMode::Permissive, _) => IDLE,
+        (InboundMode::Strict, _) => PATIENCE,
+    };
     let mut application = None;
     let mut greeting = BytesMut::new();
-    let speaks = match detect(&mut stream, &mut bytes, dialled).await {
-        Ok(Speaks::Silent) if dialled.is_some() => match dial(&worker, destination).await {
+    let speaks = match detect(&mut stream, &mut bytes, silence).await {
+        Ok(Speaks::Silent) if silence == SILENCE => match dial(&worker, destination).await {
             Ok((mut server, slot)) => {
                 let first = first_speaker(&mut stream, &mut bytes, &mut server, &mut greeting).await;
                 application = Some((server, slot));
@@ -221,6 +223,7 @@ impl Handler for Inbound {
             hop::receive(&mut head);
         } else {
             hop::strip(&mut head.fields);
+            head.tell_tunnels_method();
         }
         let policy = self.worker.log_policy(live.access_log);
         let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, self.security, &head);
@@ -270,8 +273,25 @@ fn decide(live: &Live, port: u16, identity: Option<&Identity>, head: &Head) -> R
     if table.authorization.allows_all() {
         return Ok(());
     }
-    let request = policy::Request { identity, port, http: Some((head.method.as_str(), head.path.path())) };
-    verdict(table.authorization.check(&request))
+    let judge = |path: &str| {
+        let request = policy::Request { identity, port, http: Some((head.method.as_str(), path)) };
+        verdict(table.authorization.check(&request))
+    };
+    judge(head.path.path())?;
+    // A rule on paths must hold however the application reads the path.
+    if table.authorization.judges_paths() {
+        for reading in path::readings(head.path.path()).map_err(Failure::BadRequest)? {
+            judge(&reading)?;
+        }
+    }
+    Ok(())
+}
+
+/// Judges an opaque connection of the workload to itself by its own policy.
+pub(crate) fn may_call_itself(worker: &Worker, destination: SocketAddr) -> Result<(), Failure> {
+    let live = worker.shared.state.live();
+    let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
+    decide_opaque(live.inbound.as_ref().ok_or(Failure::NotConfigured)?, destination.port(), identity.as_ref())
 }
 
 /// Judges a connection that is not HTTP: pure.
@@ -323,11 +343,8 @@ async fn deliver(
 fn request(head: &Head, client: Option<&Identity>, body: Body) -> (Version, Request<Body>) {
     let (version, mut request) = match (&head.upgrade, head.version) {
         (Some(_), _) => {
-            let mut request = head.to_http1(Body::Empty);
-            if head.method == Method::CONNECT {
-                *request.method_mut() = Method::GET;
-            }
-            (Version::Http1, request)
+            // Never CONNECT: whoever took the head has set the method that is judged and sent.
+            (Version::Http1, head.to_http1(Body::Empty))
         }
         (None, HttpVersion::HTTP_2) => (Version::Http2, head.to_http2(head.method.clone(), body)),
         (None, _) => (Version::Http1, head.to_http1(body)),

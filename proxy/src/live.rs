@@ -440,6 +440,17 @@ impl ClusterState {
         None
     }
 
+    /// Closes the idle connections of one worker, so that the limit leaves room for a new one. Returns whether any was.
+    pub(crate) fn close_idle(&self, worker: usize) -> bool {
+        let mut closed = false;
+        for endpoint in self.endpoints.load().iter() {
+            if let Some(pools) = endpoint.memory.pools.get(worker) {
+                closed |= pools.http1.close_idle() | pools.http2.close_idle();
+            }
+        }
+        closed
+    }
+
     /// Counts a failure of an endpoint and ejects it if that is called for. Returns whether it did.
     pub(crate) fn failed(&self, endpoint: &EndpointState, settings: &Cluster, now: Duration) -> bool {
         let Some(detection) = &settings.outlier else { return false };

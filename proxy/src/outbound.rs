@@ -7,6 +7,7 @@
 //! ranges never leaves at all unless it is known.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -35,8 +36,8 @@ use crate::{
         serve::{self, Handler, Refused},
         upgrade,
     },
-    inbound::{refuse, refuse_head, tcp_ended},
-    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    inbound::{may_call_itself, refuse, refuse_head, tcp_ended},
+    listener::detect::{IDLE, SILENCE, Speaks, detect, first_speaker},
     live::{EndpointState, Live, OutboundLive, Routes, Upstream},
     stream::Stream,
     tcp,
@@ -53,6 +54,8 @@ use crate::{
 const TCP_IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Longest look at what a caller speaks that is refused anyway.
+const REFUSAL: std::time::Duration = std::time::Duration::from_millis(100);
 /// Tries to connect an opaque connection.
 const TCP_TRIES: usize = 3;
 
@@ -61,8 +64,28 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: Soc
     match find(&worker, destination).await {
         Ok(Some(target)) => in_mesh(worker, stream, peer, destination, target).await,
         Ok(None) => outside(worker, stream, peer, destination).await,
-        Err(failure) => refuse(&worker, Direction::Outbound, peer, destination, None, "", &failure),
+        Err(failure) => refused(worker, stream, peer, destination, &failure).await,
     }
+}
+
+/// Refuses a connection. A caller that speaks HTTP is answered, request by request: the next one may be welcome.
+async fn refused(
+    worker: Arc<Worker>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    destination: SocketAddr,
+    failure: &Failure,
+) {
+    let mut bytes = BytesMut::new();
+    let speaks = timeout(REFUSAL, detect(&mut stream, &mut bytes, SILENCE)).await;
+    let version = match speaks.unwrap_or(Ok(Speaks::Unknown)) {
+        Ok(Speaks::Http1) => Version::Http1,
+        Ok(Speaks::Http2) => Version::Http2,
+        Ok(Speaks::MeshTls | Speaks::ApplicationTls | Speaks::Unknown | Speaks::Silent | Speaks::Closed) | Err(_) => {
+            return refuse(&worker, Direction::Outbound, peer, destination, None, "", failure);
+        }
+    };
+    http(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, Serves::Service, version).await;
 }
 
 /// The listener of a destination; `None` when it is outside the mesh and may be called.
@@ -159,15 +182,13 @@ async fn in_mesh(
     let mut greeting = BytesMut::new();
     let speaks = match target.listener.protocol {
         Protocol::Tcp => Ok(Speaks::Unknown),
-        Protocol::Detect if target.server_first.load(Relaxed) => Ok(Speaks::Unknown),
-        Protocol::Detect if !target.tcp.is_empty() => match detect(&mut stream, &mut bytes, Some(SILENCE)).await {
+        Protocol::Detect if !target.tcp.is_empty() => match speaks_first(&target, &mut stream, &mut bytes).await {
             Ok(Speaks::Silent) => match dial(&worker, &target).await {
                 Ok(mut callee) => {
                     let first = first_speaker(&mut stream, &mut bytes, &mut callee.stream, &mut greeting).await;
                     // A server that gives up on a silent connection (408) is still one of HTTP.
-                    if matches!(first, Ok(Speaks::Unknown)) && !greeting.is_empty() && !greeting.starts_with(b"HTTP/") {
-                        target.server_first.store(true, Relaxed);
-                    }
+                    let greeted = !greeting.is_empty() && !greeting.starts_with(b"HTTP/");
+                    target.server_first.store(greeted, Relaxed);
                     dialled = Some(callee);
                     first
                 }
@@ -177,7 +198,7 @@ async fn in_mesh(
             },
             other => other,
         },
-        Protocol::Detect | Protocol::Http | Protocol::Http2 => detect(&mut stream, &mut bytes, None).await,
+        Protocol::Detect | Protocol::Http | Protocol::Http2 => detect(&mut stream, &mut bytes, IDLE).await,
     };
     let speaks = match speaks {
         Ok(Speaks::Closed) => return,
@@ -195,6 +216,15 @@ async fn in_mesh(
     } else if stream.write_all(&greeting).await.is_ok() {
         opaque(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, &target, dialled).await;
     }
+}
+
+/// The caller's first bytes. Where the server was the first to speak last time nobody waits for them: silence is taken for
+/// granted, and [`first_speaker`] still sees who it is this time.
+async fn speaks_first(target: &OutboundLive, stream: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<Speaks> {
+    if target.server_first.load(Relaxed) {
+        return Ok(Speaks::Silent);
+    }
+    detect(stream, bytes, SILENCE).await
 }
 
 /// An opaque connection to an endpoint.
@@ -224,6 +254,7 @@ async fn dial(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, Fai
         let address = endpoint.endpoint.address;
         let dialled = match &endpoint.endpoint.identity {
             identity @ Some(_) if worker.is_local(address, identity.as_ref()) => {
+                may_call_itself(worker, address)?;
                 worker.dialer.tcp(address, settings.connect_timeout).await.map(plain)
             }
             Some(identity) => worker.dialer.mesh(address, identity, Alpn::Tcp, settings.connect_timeout).await,
@@ -331,6 +362,7 @@ impl Handler for Outbound {
             Err((failure, _extensions)) => return Ok(refuse_head(&self.worker, &self.connection, &failure)),
         };
         hop::strip(&mut head.fields);
+        head.tell_tunnels_method();
         if let Serves::Gateway(_) = self.serves {
             forwarded(&mut head.fields, self.connection.peer.ip());
         }
@@ -404,6 +436,14 @@ impl Outbound {
         Ok((forward, upstream))
     }
 
+    /// Why no service is there now. `asked`: the control plane has said so.
+    fn unknown(&self, live: &Live, asked: bool) -> Failure {
+        let waiting = self.worker.shared.interest.is_some() && !asked;
+        let inside = if waiting { Failure::NoDiscovery } else { Failure::UnknownService };
+        // What may be called outside is not served here: only a new connection goes there.
+        unknown(&self.worker, live, self.connection.destination, inside).err().unwrap_or(Failure::NotRegistered)
+    }
+
     fn routes<'a>(&self, live: &'a Live) -> Result<&'a Routes, Failure> {
         match self.serves {
             Serves::Gateway(port) => {
@@ -412,7 +452,7 @@ impl Outbound {
             }
             Serves::Service => match live.outbound.get(&self.connection.destination) {
                 Some(Some(target)) => target.routes.as_deref().ok_or(Failure::NoRoute),
-                Some(None) | None => Err(Failure::UnknownService),
+                known => Err(self.unknown(live, known.is_some())),
             },
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use weft_core::{identity::Identity, listener::AccessLog as LogPolicy};
 
 use crate::{
-    connection::{IDLE, Table},
+    connection::Table,
     drain::Drain,
     live::State,
     telemetry::{AccessLog, Metrics},
@@ -112,8 +112,11 @@ impl Worker {
                 worker.connections.sweep();
                 count = count.wrapping_add(1);
                 if count.is_multiple_of(POOL_SWEEP) {
-                    worker.application.lock().values().for_each(|pool| pool.sweep(APPLICATION.idle));
-                    worker.shared.state.each_pool(worker.index, |pool| pool.sweep(IDLE));
+                    worker.application.lock().retain(|_, pool| {
+                        pool.sweep();
+                        Arc::strong_count(pool) > 1 || !pool.is_empty()
+                    });
+                    worker.shared.state.each_pool(worker.index, Pool::sweep);
                 }
             }
         });

@@ -5,13 +5,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use weft_core::{failure::Failure, retry::MAX_REPLAY};
 
 /// A body on its way through the proxy.
@@ -53,11 +54,12 @@ pub(crate) struct Counted {
     watcher: Option<Box<dyn Watcher>>,
 }
 
-/// A body that breaks off at a deadline.
+/// A body that breaks off at a deadline, or when it does not move for some time.
 #[derive(Debug)]
 pub(crate) struct Timed {
     body: Body,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    idle: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
 /// Who wants to know about a body. Dropped when the body is dropped before its end.
@@ -88,12 +90,14 @@ impl Body {
         Self::Counted(Box::new(Counted { body: self, watcher: Some(watcher) }))
     }
 
-    /// A body that breaks off at a deadline.
-    pub(crate) fn until(self, deadline: Instant) -> Self {
+    /// A body that breaks off at a deadline, or when it does not move for the idle time.
+    pub(crate) fn bounded(self, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
         if self.is_end_stream() {
             return self;
         }
-        Self::Timed(Box::new(Timed { body: self, deadline: Box::pin(sleep_until(deadline)) }))
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+        let idle = idle.map(|idle| (idle, Box::pin(sleep(idle))));
+        Self::Timed(Box::new(Timed { body: self, deadline, idle }))
     }
 
     /// The body as it is sent in one try, and the means to send it again in another.
@@ -223,10 +227,18 @@ impl Replay {
 
 impl Timed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.deadline.as_mut().poll(cx).is_ready() {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Some(Err(Box::new(Failure::RequestTimeout))));
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some((idle, sleep)) = &mut self.idle {
+            if polled.is_ready() {
+                sleep.as_mut().reset(Instant::now() + *idle);
+            } else if sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(Err(Box::new(Failure::IdleTimeout))));
+            }
+        }
+        polled
     }
 }
 

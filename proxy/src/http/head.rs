@@ -43,6 +43,10 @@ impl Head {
         if path.as_str().len() > MAX_URI {
             return Err((Failure::UriTooLong, parts.extensions));
         }
+        // `http` keeps such a path as it came and puts the slash before it when it is sent: not the bytes that were judged.
+        if !path.path().starts_with('/') && path.path() != "*" {
+            return Err((Failure::BadRequest("the path does not begin with a slash"), parts.extensions));
+        }
         let authority = match authority(&parts.headers, uri.authority, parts.version) {
             Ok(authority) => authority,
             Err(reason) => return Err((Failure::BadRequest(reason), parts.extensions)),
@@ -64,6 +68,14 @@ impl Head {
         let head =
             Self { method: parts.method, authority, path, version: parts.version, fields: parts.headers, upgrade };
         Ok((head, parts.extensions, body))
+    }
+
+    /// Gives an extended CONNECT of a caller outside the hop the method that the application will see, so that rules on
+    /// methods judge what is sent (RFC 8441 §5.1: what HTTP/1 asks for by GET).
+    pub(crate) fn tell_tunnels_method(&mut self) {
+        if self.method == Method::CONNECT {
+            self.method = Method::GET;
+        }
     }
 
     /// Whether the caller speaks gRPC, so that errors are told in its way.
@@ -258,6 +270,19 @@ mod tests {
         let fields = [("host", "a"), ("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")];
         assert_eq!(taken(request("/", Version::HTTP_11, &fields)).unwrap().upgrade.unwrap(), "websocket");
         assert!(taken(request("/", Version::HTTP_11, &fields[..2])).unwrap().upgrade.is_none());
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash() {
+        for (path, taken_in) in [("/admin", true), ("*", true), ("admin", false), ("*admin", false)] {
+            let Ok(path) = PathAndQuery::try_from(path) else {
+                assert!(!taken_in, "{path}");
+                continue;
+            };
+            let mut request = request("/", Version::HTTP_2, &[]);
+            *request.uri_mut() = Uri::from(path.clone());
+            assert_eq!(taken(request).is_ok(), taken_in, "{path}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! | field | meaning |
 //! |---|---|
 //! | `weft-version` | the HTTP version of the caller, when it is not 1.1: `1.0` or `2` |
-//! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched protocols (101) |
+//! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched to this protocol (101) |
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; not stripped on the way back |

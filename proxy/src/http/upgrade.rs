@@ -33,14 +33,14 @@ pub(crate) fn accept(
     let fields = response.headers_mut();
     if http2 {
         fields.remove(CONNECTION);
-        fields.remove(UPGRADE);
-        fields.insert(hop::UPGRADED, HeaderValue::from_static("1"));
+        let chosen = fields.remove(UPGRADE).or(protocol);
+        fields.insert(hop::UPGRADED, chosen.unwrap_or(HeaderValue::from_static("1")));
         *response.status_mut() = StatusCode::OK;
     } else {
-        fields.remove(hop::UPGRADED);
+        let chosen = fields.remove(hop::UPGRADED).or_else(|| fields.get(UPGRADE).cloned()).or(protocol);
         fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        if let Some(protocol) = protocol {
-            fields.insert(UPGRADE, protocol);
+        if let Some(chosen) = chosen {
+            fields.insert(UPGRADE, chosen);
         }
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     }

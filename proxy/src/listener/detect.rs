@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::TcpStream,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::tls::hello::{self, Hello};
@@ -16,8 +16,8 @@ use crate::tls::hello::{self, Hello};
 pub(crate) const SILENCE: Duration = Duration::from_millis(20);
 /// Longest time in which bytes that could become HTTP or a ClientHello may stay incomplete.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest time in which neither side speaks.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Longest time in which neither side of a captured connection speaks, such as one that a pool opened in advance.
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 /// The start of every HTTP/2 connection (RFC 9113 §3.4); its first line is enough.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Longest request line looked at.
@@ -83,27 +83,21 @@ fn request_line(bytes: &[u8]) -> Option<Speaks> {
     }
 }
 
-/// Reads until it is sure. `silence`: how long nothing at all may come; `None` waits for [`PATIENCE`].
-/// What was read stays in `bytes`. Where silence is allowed, a caller that ends its direction without a word is silent too: it
-/// may still listen (half-close).
-pub(crate) async fn detect(
-    stream: &mut TcpStream,
-    bytes: &mut BytesMut,
-    silence: Option<Duration>,
-) -> io::Result<Speaks> {
-    let deadline = Instant::now() + PATIENCE;
+/// Reads until it is sure. `silence`: how long nothing at all may come; from the first byte on [`PATIENCE`] counts.
+/// What was read stays in `bytes`. Where silence is an answer ([`SILENCE`]), a caller that ends its direction without a word
+/// is silent too: it may still listen (half-close).
+pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence: Duration) -> io::Result<Speaks> {
+    let mut until = Instant::now() + if bytes.is_empty() { silence } else { PATIENCE };
     loop {
         if let Some(verdict) = sniff(bytes) {
             return Ok(verdict);
         }
-        let until = match silence {
-            Some(silence) if bytes.is_empty() => Instant::now() + silence,
-            Some(_) | None => deadline,
-        };
+        let silent = bytes.is_empty();
         match timeout_at(until, stream.read_buf(bytes)).await {
-            Ok(Ok(0)) if bytes.is_empty() && silence.is_some() => return Ok(Speaks::Silent),
+            Ok(Ok(0)) if silent && silence == SILENCE => return Ok(Speaks::Silent),
             Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),
             Ok(Ok(0)) => return Ok(Speaks::Unknown),
+            Ok(Ok(_)) if silent => until = Instant::now() + PATIENCE,
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
             Err(_elapsed) if bytes.is_empty() => return Ok(Speaks::Silent),
@@ -120,13 +114,19 @@ pub(crate) async fn first_speaker<S: AsyncRead + Unpin>(
     server: &mut S,
     greeting: &mut BytesMut,
 ) -> io::Result<Speaks> {
-    tokio::select! {
-        spoken = caller.read_buf(bytes) => match spoken? {
-            0 => Ok(Speaks::Unknown),
-            _ => detect(caller, bytes, None).await,
-        },
-        greeted = server.read_buf(greeting) => greeted.map(|_bytes| Speaks::Unknown),
-        () = sleep(IDLE) => Ok(Speaks::Closed),
+    let mut until = Instant::now() + IDLE;
+    loop {
+        if let Some(verdict) = sniff(bytes) {
+            return Ok(verdict);
+        }
+        tokio::select! {
+            spoken = caller.read_buf(bytes) => match spoken? {
+                0 => return Ok(Speaks::Unknown),
+                _ => until = until.min(Instant::now() + PATIENCE),
+            },
+            greeted = server.read_buf(greeting) => return greeted.map(|_bytes| Speaks::Unknown),
+            () = sleep_until(until) => return Ok(if bytes.is_empty() { Speaks::Closed } else { Speaks::Unknown }),
+        }
     }
 }
 

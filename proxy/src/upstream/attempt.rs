@@ -7,7 +7,7 @@ use http::{Method, Response, Version as HttpVersion};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
 
-use super::pool::{Bounds, Transport};
+use super::pool::{Bounds, CONNECTIONS, SendError, Transport};
 use crate::{
     http::{
         body::Body,
@@ -23,6 +23,9 @@ use crate::{
 
 /// How long a request waits for the first endpoints of a cluster that was just learned of.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
+
+/// How long connections that were just closed take to end.
+const CLOSING: Duration = Duration::from_millis(1);
 
 /// An answer, and the connection it came on where that was switched to another protocol.
 pub(crate) type Answer = Response<Body>;
@@ -59,7 +62,7 @@ pub(crate) async fn run(
                 let status = response.status().as_u16();
                 let retry = !last && rule.retry.retries(Outcome::Status(status), head.method.as_str());
                 if !retry || body.again().is_none() || !may_retry(worker, upstream, "status") {
-                    return Ok(with_deadline(response, deadline));
+                    return Ok(bounded(response, deadline, rule.idle_timeout));
                 }
                 drop(exchange.flight.take());
                 None
@@ -187,7 +190,16 @@ async fn send(
         }
         Transport::Plain => (&pools.http1, head.to_http1(body)),
     };
-    let (response, lease) = pool.send(&worker.dialer, bounds, request).await.map_err(|error| error.failure)?;
+    let mut sent = pool.send(&worker.dialer, bounds, request).await;
+    // Connections that are idle in another endpoint's pool must not keep this one from opening any.
+    if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), request: Some(request), .. }) = &mut sent
+        && upstream.state.close_idle(worker.index)
+    {
+        let request = std::mem::take(request);
+        sleep(CLOSING).await;
+        sent = pool.send(&worker.dialer, bounds, request).await;
+    }
+    let (response, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
     Ok(response.map(Body::from))
 }
@@ -216,10 +228,10 @@ fn may_retry(worker: &Worker, upstream: &Upstream, cause: &str) -> bool {
     granted
 }
 
-/// Cuts an answer whose body is not done by the deadline of the request.
-fn with_deadline(response: Answer, deadline: Option<Instant>) -> Answer {
-    match deadline {
-        Some(deadline) => response.map(|body| body.until(deadline)),
-        None => response,
+/// Cuts an answer whose body is not done by the deadline of the request, or does not move for the idle time.
+fn bounded(response: Answer, deadline: Option<Instant>, idle: Option<Duration>) -> Answer {
+    match (deadline, idle) {
+        (None, None) => response,
+        (deadline, idle) => response.map(|body| body.bounded(deadline, idle)),
     }
 }

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -40,6 +40,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// A silent HTTP/2 connection is asked for a sign of life after this, and given [`PING_TIMEOUT`] to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What [`Failure::Overloaded`] names when a cluster has as many connections as it may.
+pub(crate) const CONNECTIONS: &str = "connections";
 
 /// Where a pool's connections lead.
 #[derive(Clone, Debug)]
@@ -89,6 +92,8 @@ pub(crate) struct Pool {
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Shared>>,
     opening: tokio::sync::Mutex<()>,
+    /// How long a connection may be idle, as the last request said.
+    idle_limit_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -127,7 +132,7 @@ enum Held {
 pub(crate) struct SendError {
     pub(crate) failure: Failure,
     /// The request itself when nothing of it was sent.
-    request: Option<Request<Body>>,
+    pub(crate) request: Option<Request<Body>>,
     /// It went out on a connection that had served others before, and may just have been closed for being idle.
     pub(crate) reused: bool,
 }
@@ -141,6 +146,7 @@ impl Pool {
             idle: Mutex::default(),
             shared: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            idle_limit_ms: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -151,6 +157,7 @@ impl Pool {
         bounds: Bounds,
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, Lease), SendError> {
+        self.idle_limit_ms.store(u64::try_from(bounds.idle.as_millis()).unwrap_or(u64::MAX), Relaxed);
         match self.version {
             Version::Http1 => self.send_http1(dialer, bounds, request).await,
             Version::Http2 => self.send_http2(dialer, bounds, request).await,
@@ -194,7 +201,7 @@ impl Pool {
 
     async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<http1::SendRequest<Body>, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
-        let slot = Slot::take(&self.counts.connections, bounds.connections, "connections")?;
+        let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
         let (stream, _alerted) = self.open(dialer, bounds.connect).await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(crate::http::serve::MAX_HEAD)
@@ -250,7 +257,7 @@ impl Pool {
         if let Some(connection) = self.shared_with_room() {
             return Ok(connection);
         }
-        let slot = Slot::take(&self.counts.connections, bounds.connections, "connections")?;
+        let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
         let (stream, alerted) = self.open(dialer, bounds.connect).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -307,12 +314,27 @@ impl Pool {
     }
 
     /// Closes what has been idle for too long.
-    pub(crate) fn sweep(&self, limit: Duration) {
+    pub(crate) fn sweep(&self) {
+        let limit = Duration::from_millis(self.idle_limit_ms.load(Relaxed));
         self.idle.lock().retain(|idle| idle.sender.is_ready() && idle.since.elapsed() < limit);
         self.shared.lock().retain(|connection| {
             !connection.sender.is_closed()
                 && (connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit)
         });
+    }
+
+    /// Closes what is idle now. Returns whether there was anything.
+    pub(crate) fn close_idle(&self) -> bool {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        let mut shared = self.shared.lock();
+        let before = shared.len();
+        shared.retain(|connection| connection.use_.streams.load(Relaxed) > 0);
+        !idle.is_empty() || shared.len() < before
+    }
+
+    /// Whether it has no connection.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.idle.lock().is_empty() && self.shared.lock().is_empty()
     }
 }
 

@@ -144,7 +144,6 @@ async fn an_update_of_the_set_applies_to_the_next_request() {
 }
 
 #[tokio::test]
-#[ignore = "bug: idle pooled connections to one endpoint use up the limit of the cluster for the others"]
 async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_against_a_request() {
     let (one, two) = (fixed_app(200, "ok").await, fixed_app(200, "ok").await);
     let (_proxy, address) = direct(&[one, two], |cluster, _| cluster.limits.connections = 1);
