@@ -17,6 +17,7 @@ mod http1;
 mod http2;
 mod limits;
 mod pair;
+mod path;
 mod plane;
 mod retry;
 mod stall;
