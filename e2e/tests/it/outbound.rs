@@ -13,16 +13,15 @@ use crate::traffic;
 /// Addresses of the mesh that no service has.
 const UNKNOWN: [&str; 2] = ["240.0.99.99", "fd77:6566:7400::9999"];
 
-/// How a GET is refused: a status of 5xx, or the connection is closed without an answer. `None`: it is not.
-fn refusal(client: &Host, address: IpAddr, port: u16) -> Result<Option<String>> {
+/// The status of a GET, by HTTP/1.1 and by HTTP/2, which must be the same.
+fn status(client: &Host, address: IpAddr, port: u16) -> Result<String> {
     let url = format!("http://{}/seen", SocketAddr::new(address, port));
-    let output = client.exec("curl", &["-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}", &url])?;
-    let status = String::from_utf8_lossy(&output.stdout).into_owned();
-    // 52 and 56: closed or reset before an answer.
-    let refused =
-        if output.status.success() { status.starts_with('5') } else { matches!(output.status.code(), Some(52 | 56)) };
-    ensure!(refused || status == "200", "neither refused nor answered: {output:?}");
-    Ok(refused.then_some(status))
+    let all = ["--http1.1", "--http2-prior-knowledge"]
+        .map(|version| app::curl(client, &[version, "-o", "/dev/null", "-w", "%{http_code}", &url]));
+    let [one, two] = all;
+    let (one, two) = (one?, two?);
+    ensure!(one == two, "HTTP/1.1: {one}, HTTP/2: {two}");
+    Ok(one)
 }
 
 /// The proxy counted why.
@@ -57,7 +56,7 @@ fn an_unknown_address_of_the_mesh_is_refused_and_never_leaves() {
         let capture = Capture::start(&client, "tcp and (net 240.0.0.0/4 or net fd77:6566:7400::/48)")?;
         for address in UNKNOWN {
             let address: IpAddr = address.parse()?;
-            ensure!(refusal(&client, address, 80)?.is_some(), "{address} is let through");
+            assert_eq!(status(&client, address, 80)?, "503", "{address}");
             ensure!(!answers(&client, address, app::TCP)?, "{address} answers");
         }
         let packets = capture.stop()?;
@@ -86,7 +85,8 @@ fn the_outside_is_allowed_until_only_registered_ones_are() {
         mesh.settings(&json!({"outbound": "registered-only"}))?;
         for address in outside.addresses() {
             until("the outside to be refused", DEADLINE, || {
-                ensure!(refusal(&client, address, app::HTTP)?.is_some(), "{address} is let through");
+                let status = status(&client, address, app::HTTP2)?;
+                ensure!(status == "502", "{status}");
                 Ok(())
             })?;
             ensure!(!answers(&client, address, app::TCP)?, "{address} answers");
