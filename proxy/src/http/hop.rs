@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 
 use super::{body::Body, head::Head};
 
-const PREFIX: &str = "weft-";
+const PREFIX: &str = "weft";
 const VERSION: HeaderName = HeaderName::from_static("weft-version");
 /// See the table above.
 pub(crate) const UPGRADED: HeaderName = HeaderName::from_static("weft-upgraded");
@@ -25,13 +25,18 @@ const CLIENT_ID: HeaderName = HeaderName::from_static("weft-client-id");
 
 /// How many reserved fields there are: they do not count against the caller's limit, which the other proxy has judged.
 pub(crate) fn reserved(fields: &HeaderMap) -> usize {
-    fields.keys().filter(|name| name.as_str().starts_with(PREFIX)).count()
+    fields.keys().filter(|name| is_reserved(name)).count()
+}
+
+/// Applications that are told fields by environment variables (CGI, WSGI) take `_` for `-`, so `weft_client_id` is one too.
+fn is_reserved(name: &HeaderName) -> bool {
+    name.as_str().strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with(['-', '_']))
 }
 
 /// Takes out every reserved field.
 pub(crate) fn strip(fields: &mut HeaderMap) {
-    if fields.keys().any(|name| name.as_str().starts_with(PREFIX)) {
-        let reserved: Vec<HeaderName> = fields.keys().filter(|n| n.as_str().starts_with(PREFIX)).cloned().collect();
+    if fields.keys().any(is_reserved) {
+        let reserved: Vec<HeaderName> = fields.keys().filter(|name| is_reserved(name)).cloned().collect();
         for name in reserved {
             fields.remove(name);
         }
@@ -101,5 +106,21 @@ pub(crate) fn receive(head: &mut Head) {
 pub(crate) fn tell_client(fields: &mut HeaderMap, identity: &str) {
     if let Ok(value) = HeaderValue::from_str(identity) {
         fields.insert(CLIENT_ID, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_field_is_taken_out_however_it_is_joined() {
+        let names = ["weft-client-id", "weft_client_id", "weft-client_id", "weftage", "x-weft-client-id"];
+        let mut fields: HeaderMap =
+            names.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("1"))).collect();
+        assert_eq!(reserved(&fields), 3);
+        strip(&mut fields);
+        assert_eq!(fields.len(), 2);
+        assert!(fields.contains_key("weftage") && fields.contains_key("x-weft-client-id"));
     }
 }
