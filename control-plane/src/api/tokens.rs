@@ -12,6 +12,7 @@ use weft_core::identity::Identity;
 
 use super::{Caller, Failure, Shared, body, objects::Items, query::Parameters};
 use crate::{
+    app::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
     config::parse_duration,
     store::{TokenPurpose, TokenRecord},
     tokens::{DEFAULT_TTL, JoinWish, MAX_TTL},
@@ -60,6 +61,9 @@ pub(super) async fn create(
         if !fine {
             return Err(Failure::field(field, "must be 1 to 253 letters, digits, '.', '-' or '_'"));
         }
+    }
+    if (wish.namespace.as_str(), wish.service_account.as_str()) == (OWN_NAMESPACE, OWN_SERVICE_ACCOUNT) {
+        return Err(Failure::field("serviceAccount", "is the control plane's own, which no workload can be"));
     }
     let ttl = match &wish.ttl {
         None => DEFAULT_TTL,

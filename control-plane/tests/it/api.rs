@@ -347,6 +347,8 @@ async fn join_tokens_are_made_listed_without_secret_and_deleted() {
         (json!({"namespace": "a", "serviceAccount": "x", "ttl": "9999d"}), "ttl"),
         (json!({"namespace": "a", "serviceAccount": "x", "admin": true}), "body"),
         (json!({"namespace": "a"}), "body"),
+        // With its certificate a workload could pose as the control plane before every proxy.
+        (json!({"namespace": "weft-system", "serviceAccount": "control-plane"}), "serviceAccount"),
     ] {
         let (status, answer) = mesh.local(Method::POST, "/api/v1/tokens", wish.to_string()).await;
         assert_eq!((status, fields(&answer)), (StatusCode::BAD_REQUEST, vec![field.to_owned()]), "{wish}: {answer}");
