@@ -5,6 +5,7 @@
 
 mod envoy;
 mod failure;
+mod guide;
 mod lifecycle;
 mod mesh;
 mod outbound;
