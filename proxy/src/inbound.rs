@@ -400,9 +400,31 @@ pub(crate) async fn opaque(
     let relayed = tokio::select! {
         relayed = tcp::relay(stream, application, TCP_IDLE) => relayed,
         () = entry.connection.closing() => return,
+        failure = revoked(&worker, &entry.connection) => {
+            let identity = entry.connection.identity.as_ref();
+            return refuse_connection(&worker, peer, destination, identity, &failure);
+        }
     };
     let policy = worker.log_policy(live.access_log);
     tcp_ended(&worker, &entry.connection, &relayed, policy, "", None, started);
+}
+
+/// Ends when a new configuration no longer lets this opaque connection in. Requests are judged one by one; here there are none.
+async fn revoked(worker: &Worker, connection: &Connection) -> Failure {
+    let state = &worker.shared.state;
+    loop {
+        let swapped = state.swapped.notified();
+        let (port, identity) = (connection.destination.port(), connection.identity.as_ref());
+        if let Some(inbound) = &state.live().inbound {
+            if identity.is_none() && inbound.listener.port(port).mode == InboundMode::Strict {
+                return Failure::PlaintextRefused;
+            }
+            if let Err(failure) = decide_opaque(inbound, port, identity) {
+                return failure;
+            }
+        }
+        swapped.await;
+    }
 }
 
 async fn dial(worker: &Arc<Worker>, destination: SocketAddr) -> Result<(Stream, Slot), Failure> {

@@ -20,6 +20,7 @@ mod pair;
 mod path;
 mod plane;
 mod retry;
+mod revoke;
 mod stall;
 mod telemetry;
 mod traffic;
