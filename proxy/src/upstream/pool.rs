@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use weft_core::{failure::Failure, identity::Identity};
 
 use super::dial::{Alpn, Dialer, Slot, plain};
-use crate::{http::body::Body, stream::Stream};
+use crate::{http::body::Body, stream::Stream, tls::MeshTls};
 
 /// Requests at once on one HTTP/2 connection before another is opened.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -106,6 +106,8 @@ struct Idle {
 struct Shared {
     sender: http2::SendRequest<Body>,
     use_: Arc<Use>,
+    /// The certificate that we showed, and the roots that the peer's led to.
+    tls: Option<Arc<MeshTls>>,
 }
 
 #[derive(Debug)]
@@ -242,7 +244,7 @@ impl Pool {
     }
 
     async fn acquire_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
-        match self.shared_with_room() {
+        match self.shared_with_room(dialer) {
             Some(connection) => Ok(connection),
             // Boxed: opening is rare, and its state would be moved with every request.
             None => Box::pin(self.open_http2(dialer, bounds)).await,
@@ -254,10 +256,12 @@ impl Pool {
         // Whoever waits for another's attempt waits no longer than for one of its own, so that they do not add up.
         let opening = timeout(bounds.connect, self.opening.lock()).await;
         let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
-        if let Some(connection) = self.shared_with_room() {
+        if let Some(connection) = self.shared_with_room(dialer) {
             return Ok(connection);
         }
         let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
+        // Read before the handshake: if it changes meanwhile, the connection counts as an old one.
+        let tls = if self.target.transport == Transport::Plain { None } else { dialer.tls.load_full() };
         let (stream, alerted) = self.open(dialer, bounds.connect).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -283,15 +287,18 @@ impl Pool {
             alerted,
             answered: AtomicBool::new(false),
         };
-        let connection = Shared { sender, use_: Arc::new(use_) };
+        let connection = Shared { sender, use_: Arc::new(use_), tls };
         self.shared.lock().push(connection.clone());
         Ok(connection)
     }
 
-    /// A connection with room for one more request, which is counted.
-    fn shared_with_room(&self) -> Option<Shared> {
+    /// A connection with room for one more request, which is counted. One that was made with a certificate or roots that are
+    /// no longer ours gets no new requests, and ends with those that run.
+    fn shared_with_room(&self, dialer: &Dialer) -> Option<Shared> {
+        let current = dialer.tls.load();
+        let is_current = |tls: &Arc<MeshTls>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, tls));
         let mut shared = self.shared.lock();
-        shared.retain(|connection| !connection.sender.is_closed());
+        shared.retain(|connection| !connection.sender.is_closed() && connection.tls.as_ref().is_none_or(is_current));
         let connection = shared.iter().find(|connection| connection.use_.streams.load(Relaxed) < MAX_STREAMS)?;
         connection.use_.streams.fetch_add(1, Relaxed);
         Some(connection.clone())

@@ -1,6 +1,6 @@
-//! A policy that takes something back does so for opaque connections that are open, too.
+//! What is taken back is taken back for connections that are open, too: by policy for opaque ones, by certificate for pools.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,8 +13,9 @@ use weft_core::{
 };
 
 use crate::{
-    apps::raw_app,
-    pair::{Authority, inbound, inbound_model},
+    apps::{once, raw_app},
+    pair::{Authority, identity, inbound, inbound_model, outbound},
+    traffic::mirror,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,4 +60,33 @@ async fn a_change_that_takes_nothing_back_leaves_an_open_connection_alone() {
     let rule = Rule { name: "shop/all#0".into(), from: vec![Principal::Any], to: vec![Operation::default()] };
     let allow = Authorization { deny: vec![], allow: Some(vec![rule]) };
     assert_eq!(after(InboundMode::Permissive, allow, "RBAC").await, (false, 0.0));
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_from_the_next_request_on() {
+    let (authority, application) = (Authority::new(), mirror().await);
+    let strict = InboundMode::Strict;
+    let (_inbound, endpoint) = inbound(authority.svid("product", true), application, strict, Authorization::default());
+    let order = Some(authority.svid("order", true));
+    let (outbound, address) = outbound(order, &[(endpoint, Some(identity("product")))], |_, _| {});
+    for account in ["order", "billing", "billing"] {
+        if account == "billing" {
+            outbound.shared.tls.store(Some(Arc::new(authority.svid(account, true))));
+        }
+        let answer = once(address, "GET", "/").await;
+        assert!(answer.contains(&format!("weft-client-id: spiffe://weft.local/ns/shop/sa/{account}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_whose_root_was_taken_out_gets_no_request_on_an_old_connection() {
+    let (old, application) = (Authority::new(), mirror().await);
+    let strict = InboundMode::Strict;
+    let (_inbound, endpoint) = inbound(old.svid("product", true), application, strict, Authorization::default());
+    let order = Some(old.svid("order", true));
+    let (outbound, address) = outbound(order, &[(endpoint, Some(identity("product")))], |_, _| {});
+    assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
+    outbound.shared.tls.store(Some(Arc::new(Authority::new().svid("order", true))));
+    let answer = once(address, "GET", "/").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
