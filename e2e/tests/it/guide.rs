@@ -278,7 +278,7 @@ impl Terminals {
         // Sourced: variables and background jobs stay, and nothing that reads its input eats the next block.
         writeln!(terminal.input, "source {} < /dev/null; echo '{}'", script.display(), end.trim_end())?;
         let output = terminal.output.clone();
-        let text = until(format!("{name} to finish"), DEADLINE, || {
+        let text = until(format!("{name} to finish"), DEADLINE * 4, || {
             let text = fs::read_to_string(&output)?;
             let text = text.get(before..).unwrap_or_default().to_owned();
             ensure!(text.ends_with(&end), "it printed so far: {text}");
