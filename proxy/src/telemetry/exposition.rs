@@ -22,11 +22,9 @@ pub struct Sample {
 }
 
 /// Help texts of the counters of events.
-const EVENTS: [(&str, &str); 14] = [
+const EVENTS: [(&str, &str); 11] = [
     ("weft_access_log_dropped_total", "Access log lines that were not written because the reader was slow."),
-    ("weft_connections_total", "Connections accepted."),
     ("weft_denied_total", "Requests and connections refused by authorization, by rule."),
-    ("weft_detect_total", "Protocol verdicts of connections."),
     ("weft_ejections_total", "Endpoints ejected by outlier detection."),
     ("weft_failures_total", "Requests and connections that failed, by flag."),
     ("weft_panics_total", "Panics caught."),
@@ -34,7 +32,6 @@ const EVENTS: [(&str, &str); 14] = [
     ("weft_tcp_bytes_total", "Bytes of opaque connections."),
     ("weft_tls_failures_total", "TLS handshakes that failed, by reason."),
     ("weft_tls_handshakes_total", "TLS handshakes that succeeded."),
-    ("weft_upstream_connections_total", "Connections opened to endpoints."),
     ("weft_discovery_waits_total", "Connections that waited for the control plane, by result."),
     ("weft_loops_refused_total", "Connections to the proxy's own ports that were closed."),
 ];
