@@ -88,6 +88,8 @@ esac
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 dir=${dir:-$(mktemp -d /var/tmp/weft-bare-XXXXXX)}
 mkdir -p "$dir"
+# It becomes the root folder, which everyone may pass through: tests run programs as other users.
+chmod 755 "$dir"
 dir=$(realpath "$dir")
 [ "$dir" != / ] || fail "--dir / makes no sense"
 
