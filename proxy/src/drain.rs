@@ -1,8 +1,8 @@
-//! Draining: everything that has to end hears of it, and the program waits until all has ended or the deadline is reached.
+//! Draining: everything that has to end hears of it. `app` waits until all has ended or the deadline is reached.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
 /// The listening end; cloned into every connection.
 #[derive(Clone, Debug)]
@@ -26,11 +26,6 @@ impl Drainer {
     /// Tells everyone.
     pub fn begin(&self) {
         self.begin.send_replace(true);
-    }
-
-    /// Waits until nobody listens any more: all connections have ended. Returns whether that happened in time.
-    pub async fn ended(&self, within: Duration) -> bool {
-        timeout(within, self.begin.closed()).await.is_ok()
     }
 }
 
