@@ -284,10 +284,11 @@ impl Forward {
         }
     }
 
-    /// The cluster of one request; `random` is uniform in 0..1. `None`: answer 500, the share that is unresolved.
-    pub fn pick(&self, random: f64) -> Option<&ClusterName> {
+    /// The position in `clusters` for one request; `random` is uniform in 0..1. `None`: answer 500, the share that is
+    /// unresolved.
+    pub fn pick(&self, random: f64) -> Option<usize> {
         let weights = self.clusters.iter().map(|to| to.weight).chain([self.unresolved]);
-        self.clusters.get(pick_weighted(weights, random)?).map(|to| &to.cluster)
+        pick_weighted(weights, random).filter(|index| *index < self.clusters.len())
     }
 }
 

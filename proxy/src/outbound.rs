@@ -420,8 +420,7 @@ impl Outbound {
             Action::Deliver => return Err(Failure::NoRoute),
         };
         let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
-        let weights = forward.clusters.iter().map(|to| to.weight).chain([forward.unresolved]);
-        let index = pick_weighted(weights, fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
+        let index = forward.pick(fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
         let upstream = targets.get(index).ok_or(Failure::RouteAnswers(500))?;
         exchange.cluster = Some(upstream.name.clone());
         exchange.security = if upstream.is_meshed() { Security::Mtls } else { Security::Plain };
