@@ -1,0 +1,256 @@
+//! Heads of requests and answers, the same for both versions.
+//! Invariant: method and path are valid text, the authority has no user information, and none of them holds white space or a
+//! control character; [`Request::new`] refuses what is not so.
+//! Spec: RFC 9110 §4.2, §7.2, §9; RFC 9112 §3; RFC 9113 §8.3.
+
+use crate::fields::{Fields, Span};
+
+/// The version a message came in, or is to be given on in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Head of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The version it came in.
+    pub version: Version,
+    /// Its fields; in HTTP/1 with `Host` among them as it came.
+    pub fields: Fields,
+    method: Span,
+    path: Span,
+    authority: Option<Span>,
+    protocol: Option<Span>,
+}
+
+/// Head of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    /// The version it came in.
+    pub version: Version,
+    /// Status, 100 to 999.
+    pub status: u16,
+    /// Its fields.
+    pub fields: Fields,
+    reason: Option<Span>,
+}
+
+/// Why the parts of a head are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not a token (RFC 9110 §9.1), or longer than 32 bytes.
+    #[error("the method is not valid")]
+    Method,
+    /// Neither `*` nor a path that begins with a slash, or with bytes that no path has.
+    #[error("the path is not valid")]
+    Path,
+    /// Not `host` or `host:port` (RFC 3986 §3.2), or with user information.
+    #[error("the authority is not valid")]
+    Authority,
+}
+
+/// Longest method.
+const MAX_METHOD: usize = 32;
+
+impl Request {
+    /// A head from its parts; `fields` may be filled already.
+    /// Errors: a part is malformed.
+    pub fn new(
+        version: Version,
+        method: &[u8],
+        path: &[u8],
+        authority: Option<&[u8]>,
+        mut fields: Fields,
+    ) -> Result<Self, Invalid> {
+        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|byte| is_token(*byte)) {
+            return Err(Invalid::Method);
+        }
+        if !is_path(path) {
+            return Err(Invalid::Path);
+        }
+        if authority.is_some_and(|authority| !is_authority(authority)) {
+            return Err(Invalid::Authority);
+        }
+        let method = fields.store(method);
+        let path = fields.store(path);
+        let authority = authority.map(|authority| fields.store(authority));
+        Ok(Self { version, fields, method, path, authority, protocol: None })
+    }
+
+    /// The method, as it came: methods are case-sensitive.
+    pub fn method(&self) -> &str {
+        self.text(self.method)
+    }
+
+    /// Path and query.
+    pub fn target(&self) -> &str {
+        self.text(self.path)
+    }
+
+    /// The path without the query.
+    pub fn path(&self) -> &str {
+        let target = self.target();
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
+    /// Host and port, where it has any.
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.map(|authority| self.text(authority))
+    }
+
+    /// The host without the port; empty where there is none.
+    pub fn host(&self) -> &str {
+        let authority = self.authority().unwrap_or_default();
+        if authority.starts_with('[') {
+            return authority.find(']').and_then(|end| authority.get(..=end)).unwrap_or(authority);
+        }
+        authority.split_once(':').map_or(authority, |(host, _)| host)
+    }
+
+    /// The protocol of an extended CONNECT (RFC 8441).
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.protocol.map(|protocol| self.fields.bytes(protocol))
+    }
+
+    /// Replaces the method. Errors: it is not one.
+    pub fn set_method(&mut self, method: &[u8]) -> Result<(), Invalid> {
+        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|byte| is_token(*byte)) {
+            return Err(Invalid::Method);
+        }
+        self.method = self.fields.store(method);
+        Ok(())
+    }
+
+    /// Sets host and port. Errors: they are malformed.
+    pub fn set_authority(&mut self, authority: &[u8]) -> Result<(), Invalid> {
+        if !is_authority(authority) {
+            return Err(Invalid::Authority);
+        }
+        self.authority = Some(self.fields.store(authority));
+        Ok(())
+    }
+
+    /// Sets the protocol of an extended CONNECT.
+    pub fn set_protocol(&mut self, protocol: Option<&[u8]>) {
+        self.protocol = protocol.map(|protocol| self.fields.store(protocol));
+    }
+
+    fn text(&self, span: Span) -> &str {
+        // Checked when it was set.
+        std::str::from_utf8(self.fields.bytes(span)).unwrap_or_default()
+    }
+}
+
+impl Response {
+    /// A head of this status.
+    pub fn new(version: Version, status: u16, fields: Fields) -> Self {
+        Self { version, status, fields, reason: None }
+    }
+
+    /// The words after the status, where HTTP/1 had any.
+    pub fn reason(&self) -> Option<&[u8]> {
+        self.reason.map(|reason| self.fields.bytes(reason))
+    }
+
+    /// Sets the words after the status.
+    pub fn set_reason(&mut self, reason: &[u8]) {
+        self.reason = Some(self.fields.store(reason));
+    }
+
+    /// Whether it is one before the final answer.
+    pub fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+/// A character of a token (RFC 9110 §5.6.2).
+pub fn is_token(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || byte.is_ascii_alphanumeric()
+}
+
+/// A byte of a field value: visible, space, tab, or above ASCII (RFC 9110 §5.5).
+pub fn is_value(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// `*`, or a path from its slash with an optional query. A fragment, white space and controls are refused; the rest passes as
+/// it came, also what RFC 3986 wants encoded and clients send nevertheless. What is not ASCII must be UTF-8.
+fn is_path(path: &[u8]) -> bool {
+    path == b"*"
+        || (path.first() == Some(&b'/')
+            && path.iter().all(|byte| !matches!(byte, 0..=b' ' | 0x7f | b'#'))
+            && (path.is_ascii() || std::str::from_utf8(path).is_ok()))
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`.
+fn is_authority(authority: &[u8]) -> bool {
+    let (host, port) = match authority {
+        [b'[', rest @ ..] => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let (address, after) = rest.split_at(end);
+            let valid = std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
+            match after {
+                _ if !valid => return false,
+                [b']'] => return true,
+                [b']', b':', port @ ..] => return is_port(port),
+                _ => return false,
+            }
+        }
+        _ => match authority.iter().position(|byte| *byte == b':') {
+            Some(colon) => {
+                let (host, port) = authority.split_at(colon);
+                (host, port.get(1..).unwrap_or_default())
+            }
+            None => (authority, &b""[..]),
+        },
+    };
+    // Names as they are in use: letters, digits, `-`, `.`, `_`, and what RFC 3986 calls sub-delims and percent-encoded.
+    let valid = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+    };
+    !host.is_empty() && host.len() <= 255 && host.iter().all(valid) && is_port(port)
+}
+
+fn is_port(port: &[u8]) -> bool {
+    port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, path: &str, authority: Option<&str>) -> Result<Request, Invalid> {
+        let authority = authority.map(str::as_bytes);
+        Request::new(Version::Http11, method.as_bytes(), path.as_bytes(), authority, Fields::default())
+    }
+
+    #[test]
+    fn parts_are_read_back() {
+        let head = request("GET", "/a/b?c=/d?e", Some("[fd00::1]:80")).unwrap();
+        assert_eq!((head.method(), head.target(), head.path()), ("GET", "/a/b?c=/d?e", "/a/b"));
+        assert_eq!((head.authority(), head.host()), (Some("[fd00::1]:80"), "[fd00::1]"));
+        assert_eq!(request("GET", "*", Some("a.example:8080")).unwrap().host(), "a.example");
+        assert_eq!(request("GET", "/ä", None).unwrap().host(), "");
+    }
+
+    #[test]
+    fn malformed_parts_are_refused() {
+        for method in ["", "G T", "GET\n", "G\u{e4}T", &"A".repeat(33)] {
+            assert_eq!(request(method, "/", None), Err(Invalid::Method), "{method}");
+        }
+        for path in ["", "a", "*a", "/ ", "/\t", "/a#b", "/\u{7f}", "http://a/"] {
+            assert_eq!(request("GET", path, None), Err(Invalid::Path), "{path}");
+        }
+        for authority in ["", ":80", "a b", "u@a", "a/b", "a:b", "a:999999", "[::1", "[zz]", "[::1]x", "a, b", "a\n"] {
+            assert_eq!(request("GET", "/", Some(authority)), Err(Invalid::Authority), "{authority}");
+        }
+    }
+}

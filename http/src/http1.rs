@@ -1,0 +1,1 @@
+//! HTTP/1 messages (RFC 9112).
