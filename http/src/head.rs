@@ -68,19 +68,28 @@ impl Request {
         authority: Option<&[u8]>,
         mut fields: Fields,
     ) -> Result<Self, Invalid> {
-        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|byte| is_token(*byte)) {
+        let parts = [method, path].map(|part| fields.store(part));
+        let authority = authority.map(|authority| fields.store(authority));
+        Self::from_spans(version, parts, [authority, None], fields)
+    }
+
+    /// The same from parts that are kept in `fields` already.
+    pub(crate) fn from_spans(
+        version: Version,
+        [method, path]: [Span; 2],
+        [authority, protocol]: [Option<Span>; 2],
+        fields: Fields,
+    ) -> Result<Self, Invalid> {
+        if !is_method(fields.bytes(method)) {
             return Err(Invalid::Method);
         }
-        if !is_path(path) {
+        if !is_path(fields.bytes(path)) {
             return Err(Invalid::Path);
         }
-        if authority.is_some_and(|authority| !is_authority(authority)) {
+        if authority.is_some_and(|authority| !is_authority(fields.bytes(authority))) {
             return Err(Invalid::Authority);
         }
-        let method = fields.store(method);
-        let path = fields.store(path);
-        let authority = authority.map(|authority| fields.store(authority));
-        Ok(Self { version, fields, method, path, authority, protocol: None })
+        Ok(Self { version, fields, method, path, authority, protocol })
     }
 
     /// The method, as it came: methods are case-sensitive.
@@ -120,7 +129,7 @@ impl Request {
 
     /// Replaces the method. Errors: it is not one.
     pub fn set_method(&mut self, method: &[u8]) -> Result<(), Invalid> {
-        if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|byte| is_token(*byte)) {
+        if !is_method(method) {
             return Err(Invalid::Method);
         }
         self.method = self.fields.store(method);
@@ -167,6 +176,10 @@ impl Response {
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
+}
+
+fn is_method(method: &[u8]) -> bool {
+    !method.is_empty() && method.len() <= MAX_METHOD && method.iter().all(|byte| is_token(*byte))
 }
 
 /// A character of a token (RFC 9110 §5.6.2).

@@ -9,3 +9,4 @@ pub mod head;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+pub mod out;

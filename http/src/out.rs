@@ -1,0 +1,93 @@
+//! What waits to be written: small frames packed together, large data as it came, uncopied.
+
+use std::{collections::VecDeque, io::IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+/// Data below this is copied behind the frames before it; above, a copy costs more than a slice of its own.
+const COPY: usize = 2 * 1024;
+
+/// Bytes to be written, in order: a [`Buf`].
+#[derive(Debug, Default)]
+pub struct Unsent {
+    queue: VecDeque<Bytes>,
+    tail: BytesMut,
+    len: usize,
+}
+
+impl Unsent {
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds bytes.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Adds what `write` appends.
+    pub fn put_with(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        let before = self.tail.len();
+        write(&mut self.tail);
+        self.len += self.tail.len() - before;
+    }
+
+    /// Adds data, which is not copied when it is large.
+    pub fn put_data(&mut self, data: Bytes) {
+        if data.len() < COPY {
+            return self.put(&data);
+        }
+        self.len += data.len();
+        if !self.tail.is_empty() {
+            let tail = self.tail.split().freeze();
+            self.queue.push_back(tail);
+        }
+        self.queue.push_back(data);
+    }
+
+    /// Gives its memory back, if there is nothing in it.
+    pub fn shrink(&mut self) {
+        if self.len == 0 && (self.tail.capacity() > COPY || self.queue.capacity() > 8) {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Buf for Unsent {
+    fn remaining(&self) -> usize {
+        self.len
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.queue.front().map_or(&self.tail, |first| first)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.len = self.len.saturating_sub(count);
+        while let Some(first) = self.queue.front_mut() {
+            if first.len() > count {
+                first.advance(count);
+                return;
+            }
+            count -= first.len();
+            self.queue.pop_front();
+        }
+        if count >= self.tail.len() {
+            self.tail.clear();
+        } else {
+            self.tail.advance(count);
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let parts = self.queue.iter().map(|bytes| &bytes[..]).chain([&self.tail[..]]).filter(|part| !part.is_empty());
+        slices.iter_mut().zip(parts).map(|(slice, part)| *slice = IoSlice::new(part)).count()
+    }
+}
