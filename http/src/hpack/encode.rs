@@ -306,7 +306,6 @@ fn integer(pattern: u8, mask: u8, value: usize, out: &mut Vec<u8>) {
 }
 
 /// Three digits.
-#[expect(clippy::cast_possible_truncation, reason = "each is a digit")]
 fn digits(status: u16) -> [u8; 3] {
     [status / 100, status / 10, status].map(|digit| b'0' + (digit % 10) as u8)
 }
