@@ -357,6 +357,11 @@ impl<T> Connection<T> {
         }
     }
 
+    /// A stream that may send again; [`Connection::receive`] tells the same as an event.
+    pub fn next_writable(&mut self) -> Option<StreamId> {
+        self.writable.pop()
+    }
+
     /// The user's value of a stream.
     pub fn stream(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
         self.streams.get_mut(&id)
