@@ -1,10 +1,12 @@
-//! HTTP, and the only room that knows hyper's connections: heads and bodies as the request path sees them, serving and
-//! calling, and the answers of the proxy itself.
+//! HTTP: connections of both versions on a stream, heads and bodies as the request path sees them, and the answers of the proxy
+//! itself. The bytes are `weft-http`'s.
 
 pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod head;
 pub(crate) mod hop;
+pub(crate) mod http1;
+pub(crate) mod http2;
 pub(crate) mod path;
 pub(crate) mod respond;
 pub(crate) mod serve;

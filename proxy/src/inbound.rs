@@ -8,8 +8,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode, Version as HttpVersion};
-use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -23,16 +21,16 @@ use weft_core::{
     policy::{self, Verdict},
     retry::is_idempotent,
 };
+use weft_http::head::Version as HttpVersion;
 
 use crate::{
     connection::{Connection, Running},
     http::{
         body::Body,
-        exchange::{Exchange, Flight},
+        exchange::{Answer, Exchange, Flight},
         head::Head,
         hop, path,
         serve::{self, Handler, Refused},
-        upgrade,
     },
     listener::detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
     live::{InboundLive, Live},
@@ -188,10 +186,9 @@ async fn http(
     let _open = worker.metrics.connection(Direction::Inbound);
     let connection = entry.connection.clone();
     let handler = Arc::new(Inbound { worker: worker.clone(), connection: connection.clone(), security, series });
-    let (metrics, drain) = (worker.metrics.clone(), worker.drain.clone());
     match version {
-        Version::Http1 => serve::http1(stream, connection, handler, metrics, drain).await,
-        Version::Http2 => serve::http2(stream, connection, handler, metrics, drain).await,
+        Version::Http1 => serve::http1(stream, connection, handler, worker).await,
+        Version::Http2 => serve::http2(stream, connection, handler, worker).await,
     }
 }
 
@@ -212,53 +209,52 @@ struct Inbound {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, request: Request<Incoming>, running: Running) -> Result<Response<Body>, Refused> {
+    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
         let live = self.worker.shared.state.live_full();
-        let (mut head, extensions, body) = match Head::take(request) {
-            Ok(taken) => taken,
-            Err((failure, _extensions)) => return Ok(refuse_head(&self.worker, &self.connection, &failure)),
-        };
         let mesh = self.connection.identity.is_some();
         if mesh {
             hop::receive(&mut head);
         } else {
-            hop::strip(&mut head.fields);
+            hop::strip(&mut head.request.fields);
             head.tell_tunnels_method();
         }
         let policy = self.worker.log_policy(live.access_log);
-        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, self.security, &head);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, self.security, head);
         exchange.series = Some(self.series.clone());
         exchange.attempts = 1;
-        let body = exchange.count_request(Body::from(body));
-        let destination = self.connection.destination;
-        let result = match decide(&live, destination.port(), self.connection.identity.as_ref(), &head) {
+        let body = exchange.count_request(body);
+        let (destination, identity) = (self.connection.destination, self.connection.identity.as_ref());
+        let result = match decide(&live, destination.port(), identity, &exchange.head) {
             Ok(()) => {
-                let mut flight = Flight { lease: None, upstream: None };
-                let result =
-                    deliver(&self.worker, destination, self.connection.identity.as_ref(), &head, body, &mut flight)
-                        .await;
+                let mut flight = Flight::default();
+                let head = &mut exchange.head;
+                let result = deliver(&self.worker, destination, identity, head, body, &mut flight).await;
                 exchange.flight = Some(flight);
                 result
             }
             Err(failure) => Err(failure),
         };
         match result {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
+            Ok(answer) if answer.head.status == 101 => {
+                Ok(exchange.switch(answer, self.connection.protocol == "http2"))
             }
-            Ok(mut response) => {
-                if mesh && head.upgrade.is_some() {
-                    hop::hide_success(&mut response);
+            Ok(mut answer) => {
+                if mesh && exchange.head.upgrade.is_some() {
+                    hop::hide_success(&mut answer.head);
                 }
-                Ok(exchange.answer(response))
+                Ok(exchange.answer(answer))
             }
             // Nothing reached the application: another instance may do better, whatever the method.
             Err(failure @ (Failure::Connect(_) | Failure::ConnectTimeout | Failure::Overloaded(_))) if mesh => {
                 exchange.refuse(failure);
-                Err(Refused::new())
+                Err(Refused)
             }
             Err(failure) => Ok(exchange.fail(failure)),
         }
+    }
+
+    fn refuse(&self, failure: &Failure) -> Answer {
+        refuse_head(&self.worker, &self.connection, failure)
     }
 }
 
@@ -274,13 +270,13 @@ fn decide(live: &Live, port: u16, identity: Option<&Identity>, head: &Head) -> R
         return Ok(());
     }
     let judge = |path: &str| {
-        let request = policy::Request { identity, port, http: Some((head.method.as_str(), path)) };
+        let request = policy::Request { identity, port, http: Some((head.request.method(), path)) };
         verdict(table.authorization.check(&request))
     };
-    judge(head.path.path())?;
+    judge(head.request.path())?;
     // A rule on paths must hold however the application reads the path.
     if table.authorization.judges_paths() {
-        for reading in path::readings(head.path.path()).map_err(Failure::BadRequest)? {
+        for reading in path::readings(head.request.path()).map_err(Failure::BadRequest)? {
             judge(&reading)?;
         }
     }
@@ -308,61 +304,60 @@ fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Hands a request to the application.
+/// Hands a request to the application, in the version that its caller spoke.
 async fn deliver(
     worker: &Arc<Worker>,
     application: SocketAddr,
     client: Option<&Identity>,
-    head: &Head,
+    head: &mut Head,
     body: Body,
     flight: &mut Flight,
-) -> Result<Response<Body>, Failure> {
-    let repeatable = head.upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(head.method.as_str());
-    let (version, request) = request(head, client, body);
+) -> Result<Answer, Failure> {
+    head.write_for_hop(false);
+    hop::strip(&mut head.request.fields);
+    if let Some(client) = client {
+        head.request.fields.push(hop::CLIENT_ID.as_bytes(), client.as_str().as_bytes());
+    }
+    let (version, body) = match (&head.upgrade, head.version) {
+        (Some(_), _) => {
+            head.request.version = HttpVersion::Http11;
+            (Version::Http1, Body::Empty)
+        }
+        (None, HttpVersion::Http2) => (Version::Http2, body),
+        (None, version) => {
+            head.request.version = version;
+            (Version::Http1, body)
+        }
+    };
+    let (request, upgrade) = (&head.request, head.upgrade.as_deref());
+    let repeatable = upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(request.method());
     let pool = worker.application(application, version);
-    let mut sent = pool.send(&worker.dialer, APPLICATION, request).await;
+    let mut sent = pool.send(worker.opener(), APPLICATION, request, upgrade, body, &mut flight.far).await;
     // The connection was idle, and the application closed it while the request was on its way (RFC 9112 §9.3.1). The caller
     // knows nothing of our pool, so this is ours to mend, on a connection that is not out of it.
     if let Err(SendError { failure: Failure::Reset(_), reused: true, .. }) = &sent
         && repeatable
     {
         let fresh = Bounds { idle: Duration::ZERO, ..APPLICATION };
-        let (_, request) = self::request(head, client, Body::Empty);
-        sent = pool.send(&worker.dialer, fresh, request).await;
+        sent = pool.send(worker.opener(), fresh, request, upgrade, Body::Empty, &mut flight.far).await;
     }
-    let (mut response, lease) = sent.map_err(|error| error.failure)?;
+    let (mut response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS && response.version() < HttpVersion::HTTP_2 {
-        crate::http::head::strip_hop_by_hop(response.headers_mut());
+    if response.status != 101 {
+        hop::strip(&mut response.fields);
     }
-    hop::strip(response.headers_mut());
-    Ok(response.map(Body::from))
-}
-
-/// The request as the application is given it, and in which version.
-fn request(head: &Head, client: Option<&Identity>, body: Body) -> (Version, Request<Body>) {
-    let (version, mut request) = match (&head.upgrade, head.version) {
-        (Some(_), _) => {
-            // Never CONNECT: whoever took the head has set the method that is judged and sent.
-            (Version::Http1, head.to_http1(Body::Empty))
-        }
-        (None, HttpVersion::HTTP_2) => (Version::Http2, head.to_http2(head.method.clone(), body)),
-        (None, _) => (Version::Http1, head.to_http1(body)),
-    };
-    if let Some(client) = client {
-        hop::tell_client(request.headers_mut(), client.as_str());
-    }
-    (version, request)
+    Ok(Answer::new(response, body))
 }
 
 /// A request of the workload to itself: no hop, but its own policy.
 pub(crate) async fn from_self(
     worker: &Arc<Worker>,
     destination: SocketAddr,
-    head: &Head,
+    head: &mut Head,
     body: Body,
     flight: &mut Flight,
-) -> Result<Response<Body>, Failure> {
+) -> Result<Answer, Failure> {
+    head.write_for_hop(false);
     let live = worker.shared.state.live_full();
     let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
     decide(&live, destination.port(), identity.as_ref(), head)?;
@@ -475,8 +470,8 @@ pub(crate) fn tcp_ended(
 }
 
 /// Answer, metrics and log line of a request whose head is not fit to be looked at further.
-pub(crate) fn refuse_head(worker: &Worker, connection: &Connection, failure: &Failure) -> Response<Body> {
-    let response = crate::http::respond::to(failure, false);
+pub(crate) fn refuse_head(worker: &Worker, connection: &Connection, failure: &Failure) -> Answer {
+    let answer = crate::http::respond::to(failure, false);
     let (metrics, reply, direction) = (&worker.metrics, failure.reply(), connection.direction);
     let security = if connection.identity.is_some() { Security::Mtls } else { Security::Plain };
     let labels = RequestLabels { direction, destination: "".into(), source: "".into(), security };
@@ -499,7 +494,7 @@ pub(crate) fn refuse_head(worker: &Worker, connection: &Connection, failure: &Fa
         };
         worker.log.write(&entry, metrics);
     }
-    response
+    answer
 }
 
 /// Metrics and log line of a connection that is closed without a byte.

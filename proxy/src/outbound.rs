@@ -13,8 +13,6 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version as HttpVersion};
-use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -25,13 +23,14 @@ use weft_core::{
     listener::{OutboundPolicy, Protocol},
     route::{Action, Forward, pick_weighted},
 };
+use weft_http::fields::{Fields, Name};
 
 use crate::{
     connection::{Connection, Running},
     http::{
         body::Body,
-        exchange::Exchange,
-        head::{Head, strip_hop_by_hop},
+        exchange::{Answer, Exchange},
+        head::Head,
         hop,
         serve::{self, Handler, Refused},
         upgrade,
@@ -52,8 +51,6 @@ use crate::{
 
 /// A passed-through connection with no byte either way is closed after this.
 const TCP_IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// Longest look at what a caller speaks that is refused anyway.
 const REFUSAL: std::time::Duration = std::time::Duration::from_millis(100);
 /// Tries to connect an opaque connection.
@@ -340,10 +337,9 @@ pub(crate) async fn http(
     let _open = worker.metrics.connection(direction);
     let connection = entry.connection.clone();
     let handler = Arc::new(Outbound { worker: worker.clone(), connection: connection.clone(), serves });
-    let (metrics, drain) = (worker.metrics.clone(), worker.drain.clone());
     match version {
-        Version::Http1 => serve::http1(stream, connection, handler, metrics, drain).await,
-        Version::Http2 => serve::http2(stream, connection, handler, metrics, drain).await,
+        Version::Http1 => serve::http1(stream, connection, handler, worker).await,
+        Version::Http2 => serve::http2(stream, connection, handler, worker).await,
     }
 }
 
@@ -355,51 +351,48 @@ struct Outbound {
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, request: Request<Incoming>, running: Running) -> Result<Response<Body>, Refused> {
+    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
         let live = self.worker.shared.state.live_full();
-        let (mut head, extensions, body) = match Head::take(request) {
-            Ok(taken) => taken,
-            Err((failure, _extensions)) => return Ok(refuse_head(&self.worker, &self.connection, &failure)),
-        };
-        hop::strip(&mut head.fields);
+        hop::strip(&mut head.request.fields);
         head.tell_tunnels_method();
         if let Serves::Gateway(_) = self.serves {
-            forwarded(&mut head.fields, self.connection.peer.ip());
+            forwarded(&mut head.request.fields, self.connection.peer.ip());
         }
         let policy = self.worker.log_policy(live.access_log);
-        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, Security::Plain, &head);
-        let body = exchange.count_request(Body::from(body));
-        let result = match self.decide(&live, &head, &mut exchange) {
-            Ok((rule, upstream)) => attempt::run(&self.worker, rule, upstream, &mut head, body, &mut exchange).await,
+        let mut exchange = Exchange::start(&self.worker, &self.connection, running, policy, Security::Plain, head);
+        let body = exchange.count_request(body);
+        let result = match self.decide(&live, &mut exchange) {
+            Ok((rule, upstream)) => attempt::run(&self.worker, rule, upstream, body, &mut exchange).await,
             Err(failure) => Err(failure),
         };
+        let upgrade = exchange.head.upgrade.is_some();
         match result {
-            Ok(response) if head.upgrade.is_some() && upgrade::was_accepted(&response) => {
-                Ok(upgrade::accept(exchange, extensions, response, head.upgrade, self.connection.protocol == "http2"))
+            Ok(answer) if upgrade && upgrade::was_accepted(&answer.head) => {
+                Ok(exchange.switch(answer, self.connection.protocol == "http2"))
             }
-            Ok(mut response) => {
-                if response.version() < HttpVersion::HTTP_2 {
-                    strip_hop_by_hop(response.headers_mut());
+            Ok(mut answer) => {
+                if upgrade {
+                    hop::reveal_success(&mut answer.head);
                 }
-                if head.upgrade.is_some() {
-                    hop::reveal_success(&mut response);
-                }
-                hop::strip_answer(response.headers_mut());
-                Ok(exchange.answer(response))
+                hop::strip_answer(&mut answer.head.fields);
+                Ok(exchange.answer(answer))
             }
             Err(failure) => Ok(exchange.fail(failure)),
         }
     }
+
+    fn refuse(&self, failure: &Failure) -> Answer {
+        refuse_head(&self.worker, &self.connection, failure)
+    }
 }
 
 /// Tells the application where a request from outside came from, as gateways do.
-fn forwarded(fields: &mut HeaderMap, client: IpAddr) {
-    let before = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let chain = before.map(str::to_owned).chain([client.to_string()]).collect::<Vec<_>>().join(", ");
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        fields.insert(FORWARDED_FOR, chain);
-    }
-    fields.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+fn forwarded(fields: &mut Fields, client: IpAddr) {
+    let client = client.to_string();
+    let before = fields.all(Name::XForwardedFor).chain([client.as_bytes()]);
+    let chain = before.collect::<Vec<_>>().join(&b", "[..]);
+    fields.set("x-forwarded-for", &chain);
+    fields.set("x-forwarded-proto", b"http");
 }
 
 impl Outbound {
@@ -407,11 +400,10 @@ impl Outbound {
     fn decide<'a>(
         &self,
         live: &'a Live,
-        head: &Head,
         exchange: &mut Exchange,
     ) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
         let routes = self.routes(live)?;
-        let (host, rule) = routes.table.find_index(head).ok_or(Failure::NoRoute)?;
+        let (host, rule) = routes.table.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
         let found = routes.table.hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
         exchange.route = Some(found.name.clone());
         let forward = match &found.action {

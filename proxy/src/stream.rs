@@ -17,11 +17,11 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-/// A TCP connection that first gives back what was read from it to look at.
+/// A stream that first gives back what was read from it to look at.
 #[derive(Debug)]
-pub(crate) struct Rewind {
+pub(crate) struct Rewind<S = TcpStream> {
     first: Bytes,
-    stream: TcpStream,
+    stream: S,
 }
 
 /// A connection, with or without mesh TLS on it.
@@ -34,8 +34,8 @@ pub(crate) enum Stream {
     Dialled(Box<client::TlsStream<TcpStream>>, Arc<AtomicBool>),
 }
 
-impl Rewind {
-    pub(crate) fn new(stream: TcpStream, first: Bytes) -> Self {
+impl<S> Rewind<S> {
+    pub(crate) fn new(stream: S, first: Bytes) -> Self {
         Self { first, stream }
     }
 }
@@ -44,9 +44,18 @@ impl Stream {
     pub(crate) fn tcp(stream: TcpStream, first: Bytes) -> Self {
         Self::Tcp(Rewind::new(stream, first))
     }
+
+    /// Whether there may be bytes to read; if not, the task is woken when there are. Costs no system call. TLS may hold bytes of
+    /// its own and always says yes.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp(Rewind { first, stream }) => !first.is_empty() || stream.poll_read_ready(cx).is_ready(),
+            Self::Accepted(_) | Self::Dialled(..) => true,
+        }
+    }
 }
 
-impl AsyncRead for Rewind {
+impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -60,7 +69,7 @@ impl AsyncRead for Rewind {
     }
 }
 
-impl AsyncWrite for Rewind {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

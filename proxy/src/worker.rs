@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -18,12 +18,13 @@ use weft_core::{identity::Identity, listener::AccessLog as LogPolicy};
 use crate::{
     connection::Table,
     drain::Drain,
+    http::http2::Mux,
     live::State,
     telemetry::{AccessLog, Metrics},
     tls::CurrentTls,
     upstream::{
         dial::Dialer,
-        pool::{Bounds, Counts, Pool, Target, Transport, Version},
+        pool::{Bounds, Counts, Opener, Pool, Target, Transport, Version},
     },
 };
 
@@ -67,11 +68,33 @@ pub struct Worker {
     pub(crate) log: AccessLog,
     pub(crate) drain: Drain,
     pub(crate) dialer: Dialer,
+    pub(crate) muxes: Muxes,
     /// Held once by the worker and once by each accepted connection, from its first moment.
     accepted: Arc<()>,
     application: Mutex<HashMap<(SocketAddr, Version), Arc<Pool>>>,
     /// Connections to the workload.
     pub(crate) application_counts: Counts,
+}
+
+/// The HTTP/2 connections of a worker, which are looked after once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Muxes(Mutex<Vec<(Weak<Mux>, bool)>>);
+
+impl Muxes {
+    /// Looks after a connection from now on. `idle`: its peer is asked for a sign of life also while no stream is open.
+    pub(crate) fn watch(&self, mux: &Arc<Mux>, idle: bool) {
+        self.0.lock().push((Arc::downgrade(mux), idle));
+    }
+
+    fn tick(&self) {
+        self.0.lock().retain(|(mux, idle)| match mux.upgrade() {
+            Some(mux) => {
+                mux.tick(*idle);
+                true
+            }
+            None => false,
+        });
+    }
 }
 
 /// Bounds of connections to the workload itself.
@@ -94,6 +117,7 @@ impl Worker {
             log,
             drain,
             dialer,
+            muxes: Muxes::default(),
             accepted: Arc::default(),
             application: Mutex::default(),
             application_counts: Counts::default(),
@@ -111,6 +135,9 @@ impl Worker {
                 let Some(worker) = worker.upgrade() else { return };
                 worker.connections.sweep();
                 count = count.wrapping_add(1);
+                if count.is_multiple_of(2) {
+                    worker.muxes.tick();
+                }
                 if count.is_multiple_of(POOL_SWEEP) {
                     worker.application.lock().retain(|_, pool| {
                         pool.sweep();
@@ -145,6 +172,11 @@ impl Worker {
             Arc::new(Pool::new(target, version, self.application_counts.clone()))
         };
         self.application.lock().entry((address, version)).or_insert_with(make).clone()
+    }
+
+    /// How to open connections.
+    pub(crate) fn opener(&self) -> Opener<'_> {
+        Opener { dialer: &self.dialer, muxes: &self.muxes }
     }
 
     /// Which requests get a line in the access log.

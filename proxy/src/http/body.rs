@@ -1,19 +1,19 @@
 //! Bodies: streamed from one side to the other, kept for another try up to a bound, counted, and told when they end.
 
 use std::{
-    error::Error,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use weft_core::{failure::Failure, retry::MAX_REPLAY};
+use weft_http::fields::Fields;
+
+use super::{http1, http2};
 
 /// A body on its way through the proxy.
 #[derive(Debug, Default)]
@@ -21,14 +21,23 @@ pub(crate) enum Body {
     #[default]
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
+    Http1(http1::Incoming),
+    Http2(http2::Incoming),
     Replay(Replay),
     Counted(Box<Counted>),
     Timed(Box<Timed>),
 }
 
-/// Why a body broke off.
-pub(crate) type BodyError = Box<dyn Error + Send + Sync>;
+/// What a body consists of.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// Always the last.
+    Trailers(Fields),
+}
+
+/// The next piece; `None` at the end.
+pub(crate) type Next = Option<Result<Piece, Failure>>;
 
 /// A body that keeps what passes, so that another try can send it again. Clones share one source; only the newest reads.
 #[derive(Clone, Debug)]
@@ -40,8 +49,7 @@ pub(crate) struct Replay {
 #[derive(Debug)]
 struct Kept {
     source: Body,
-    frames: Vec<Bytes>,
-    trailers: Option<http::HeaderMap>,
+    pieces: Vec<Piece>,
     size: usize,
     /// More passed than may be kept.
     overflowed: bool,
@@ -67,11 +75,11 @@ pub(crate) trait Watcher: Send {
     /// Bytes passed.
     fn bytes(&mut self, count: usize);
     /// Trailers passed.
-    fn trailers(&mut self, trailers: &mut http::HeaderMap);
+    fn trailers(&mut self, trailers: &mut Fields);
     /// It came to its end.
     fn end(self: Box<Self>);
     /// It broke off.
-    fn error(self: Box<Self>, error: &BodyError);
+    fn error(self: Box<Self>, error: &Failure);
 }
 
 impl std::fmt::Debug for Counted {
@@ -83,7 +91,7 @@ impl std::fmt::Debug for Counted {
 impl Body {
     /// A body that reports to `watcher`.
     pub(crate) fn counted(self, watcher: Box<dyn Watcher>) -> Self {
-        if self.is_end_stream() {
+        if self.is_end() {
             watcher.end();
             return self;
         }
@@ -92,7 +100,7 @@ impl Body {
 
     /// A body that breaks off at a deadline, or when it does not move for the idle time.
     pub(crate) fn bounded(self, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
-        if self.is_end_stream() {
+        if self.is_end() {
             return self;
         }
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
@@ -104,10 +112,9 @@ impl Body {
     pub(crate) fn replayable(self) -> Self {
         match self {
             Self::Empty | Self::Full(_) | Self::Replay(_) => self,
-            body if body.is_end_stream() => Self::Empty,
-            Self::Incoming(_) | Self::Counted(_) | Self::Timed(_) => {
-                let kept =
-                    Kept { source: self, frames: Vec::new(), trailers: None, size: 0, overflowed: false, ended: false };
+            body if body.is_end() => Self::Empty,
+            source => {
+                let kept = Kept { source, pieces: Vec::new(), size: 0, overflowed: false, ended: false };
                 Self::Replay(Replay { kept: Arc::new(Mutex::new(kept)), next: 0 })
             }
         }
@@ -121,80 +128,77 @@ impl Body {
             Self::Replay(replay) if !replay.kept.lock().overflowed => {
                 Some(Self::Replay(Replay { kept: replay.kept.clone(), next: 0 }))
             }
-            Self::Replay(_) | Self::Incoming(_) | Self::Counted(_) | Self::Timed(_) => None,
+            Self::Replay(_) | Self::Http1(_) | Self::Http2(_) | Self::Counted(_) | Self::Timed(_) => None,
         }
     }
-}
 
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+    /// The next piece.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Piece::Data(std::mem::take(bytes))))),
+            Self::Http1(incoming) => incoming.poll_piece(cx),
+            Self::Http2(incoming) => incoming.poll_piece(cx),
             Self::Replay(replay) => replay.poll(cx),
             Self::Counted(counted) => counted.poll(cx),
             Self::Timed(timed) => timed.poll(cx),
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// Whether it is known that nothing more comes.
+    pub(crate) fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Http1(incoming) => incoming.is_end(),
+            Self::Http2(incoming) => incoming.is_end(),
             Self::Replay(replay) => replay.is_end(),
-            Self::Counted(counted) => counted.watcher.is_none() && counted.body.is_end_stream(),
-            Self::Timed(timed) => timed.body.is_end_stream(),
+            Self::Counted(counted) => counted.watcher.is_none() && counted.body.is_end(),
+            Self::Timed(timed) => timed.body.is_end(),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    /// How many bytes are left, where that is known.
+    pub(crate) fn exact(&self) -> Option<u64> {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Incoming(incoming) => incoming.size_hint(),
-            Self::Replay(replay) => replay.size_hint(),
-            Self::Counted(counted) => counted.body.size_hint(),
-            Self::Timed(timed) => timed.body.size_hint(),
+            Self::Empty => Some(0),
+            Self::Full(bytes) => Some(bytes.len() as u64),
+            Self::Http1(incoming) => incoming.exact(),
+            Self::Http2(incoming) => incoming.exact(),
+            Self::Replay(replay) => replay.exact(),
+            Self::Counted(counted) => counted.body.exact(),
+            Self::Timed(timed) => timed.body.exact(),
         }
     }
 }
 
 impl Replay {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut kept = self.kept.lock();
-        if let Some(frame) = kept.frames.get(self.next) {
+        if let Some(piece) = kept.pieces.get(self.next) {
             self.next += 1;
-            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+            return Poll::Ready(Some(Ok(piece.clone())));
         }
         if kept.ended {
-            let trailers = if self.next == kept.frames.len() { kept.trailers.clone() } else { None };
-            self.next = usize::MAX;
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            return Poll::Ready(None);
         }
-        let polled = std::task::ready!(Pin::new(&mut kept.source).poll_frame(cx));
+        let polled = ready!(kept.source.poll_piece(cx));
         match &polled {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
+            Some(Ok(piece)) => {
+                if let Piece::Data(data) = piece {
                     kept.size = kept.size.saturating_add(data.len());
-                    if kept.size > MAX_REPLAY {
-                        kept.overflowed = true;
-                        kept.frames = Vec::new();
-                        self.next = 0;
-                    } else {
-                        kept.frames.push(data.clone());
-                        self.next += 1;
-                    }
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    kept.trailers = Some(trailers.clone());
-                    kept.ended = true;
-                    self.next = usize::MAX;
                 }
+                if kept.size > MAX_REPLAY {
+                    kept.overflowed = true;
+                    kept.pieces = Vec::new();
+                    self.next = 0;
+                } else {
+                    let piece = piece.clone();
+                    kept.pieces.push(piece);
+                    self.next += 1;
+                }
+                kept.ended = matches!(piece, Piece::Trailers(_)) || kept.source.is_end();
             }
             Some(Err(_)) => kept.overflowed = true,
             None => kept.ended = true,
@@ -204,38 +208,31 @@ impl Replay {
 
     fn is_end(&self) -> bool {
         let kept = self.kept.lock();
-        match (kept.ended, self.next) {
-            (true, usize::MAX) => true,
-            (true, next) => next >= kept.frames.len() && kept.trailers.is_none(),
-            (false, next) => next >= kept.frames.len() && kept.source.is_end_stream(),
-        }
+        self.next >= kept.pieces.len() && (kept.ended || kept.source.is_end())
     }
 
-    fn size_hint(&self) -> SizeHint {
+    fn exact(&self) -> Option<u64> {
         let kept = self.kept.lock();
-        if self.next == 0 && kept.frames.is_empty() {
-            return kept.source.size_hint();
-        }
-        let rest: usize = kept.frames.iter().skip(self.next).map(Bytes::len).sum();
-        match (kept.ended, kept.source.size_hint().exact()) {
-            (true, _) => SizeHint::with_exact(rest as u64),
-            (false, Some(more)) => SizeHint::with_exact(more.saturating_add(rest as u64)),
-            (false, None) => SizeHint::default(),
-        }
+        let rest = kept.pieces.iter().skip(self.next).map(|piece| match piece {
+            Piece::Data(data) => data.len() as u64,
+            Piece::Trailers(_) => 0,
+        });
+        let rest: u64 = rest.sum();
+        if kept.ended { Some(rest) } else { kept.source.exact().map(|more| more.saturating_add(rest)) }
     }
 }
 
 impl Timed {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(Some(Err(Box::new(Failure::RequestTimeout))));
+            return Poll::Ready(Some(Err(Failure::RequestTimeout)));
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = self.body.poll_piece(cx);
         if let Some((idle, sleep)) = &mut self.idle {
             if polled.is_ready() {
                 sleep.as_mut().reset(Instant::now() + *idle);
             } else if sleep.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(Err(Box::new(Failure::IdleTimeout))));
+                return Poll::Ready(Some(Err(Failure::IdleTimeout)));
             }
         }
         polled
@@ -243,17 +240,20 @@ impl Timed {
 }
 
 impl Counted {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut polled = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut polled = ready!(self.body.poll_piece(cx));
         match (&mut polled, self.watcher.take()) {
-            (Some(Ok(frame)), Some(mut watcher)) => {
-                if let Some(data) = frame.data_ref() {
-                    watcher.bytes(data.len());
-                }
-                let last = frame.is_trailers() || self.body.is_end_stream();
-                if let Some(trailers) = frame.trailers_mut() {
-                    watcher.trailers(trailers);
-                }
+            (Some(Ok(piece)), Some(mut watcher)) => {
+                let last = match piece {
+                    Piece::Data(data) => {
+                        watcher.bytes(data.len());
+                        self.body.is_end()
+                    }
+                    Piece::Trailers(trailers) => {
+                        watcher.trailers(trailers);
+                        true
+                    }
+                };
                 if last {
                     watcher.end();
                 } else {
@@ -268,37 +268,30 @@ impl Counted {
     }
 }
 
-impl From<Incoming> for Body {
-    fn from(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Incoming(incoming) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
 
     use super::*;
 
-    /// Reads a body that is ready to its end: data and whether there were trailers.
-    fn drain(body: &mut Body) -> (Vec<u8>, bool) {
+    /// Reads a body that is ready to its end.
+    fn drain(body: &mut Body) -> Vec<u8> {
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut data, mut trailers) = (Vec::new(), false);
-        while let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(&mut cx) {
-            match frame.unwrap().into_data() {
-                Ok(bytes) => data.extend(bytes),
-                Err(frame) => trailers = frame.is_trailers(),
+        let mut data = Vec::new();
+        while let Poll::Ready(Some(piece)) = body.poll_piece(&mut cx) {
+            if let Piece::Data(bytes) = piece.unwrap() {
+                data.extend(bytes);
             }
         }
-        (data, trailers)
+        data
     }
 
     struct Nothing;
     impl Watcher for Nothing {
         fn bytes(&mut self, _: usize) {}
-        fn trailers(&mut self, _: &mut http::HeaderMap) {}
+        fn trailers(&mut self, _: &mut Fields) {}
         fn end(self: Box<Self>) {}
-        fn error(self: Box<Self>, _: &BodyError) {}
+        fn error(self: Box<Self>, _: &Failure) {}
     }
 
     fn source(size: usize) -> Body {
@@ -309,18 +302,18 @@ mod tests {
     fn a_small_body_can_be_sent_again_in_whole() {
         let mut first = source(1000).replayable();
         let mut second = first.again().unwrap();
-        assert_eq!(drain(&mut first).0.len(), 1000);
-        assert_eq!(second.size_hint().exact(), Some(1000));
-        assert_eq!(drain(&mut second).0.len(), 1000);
-        assert!(second.is_end_stream());
-        assert_eq!(drain(&mut first.again().unwrap()).0.len(), 1000);
+        assert_eq!(drain(&mut first).len(), 1000);
+        assert_eq!(second.exact(), Some(1000));
+        assert_eq!(drain(&mut second).len(), 1000);
+        assert!(second.is_end());
+        assert_eq!(drain(&mut first.again().unwrap()).len(), 1000);
     }
 
     #[test]
     fn a_body_above_the_bound_is_sent_once() {
         let mut first = source(MAX_REPLAY + 1).replayable();
         assert!(first.again().is_some());
-        assert_eq!(drain(&mut first).0.len(), MAX_REPLAY + 1);
+        assert_eq!(drain(&mut first).len(), MAX_REPLAY + 1);
         assert!(first.again().is_none());
     }
 }

@@ -9,14 +9,17 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue, Method, Response, uri::PathAndQuery};
-use http_body::Body as _;
 use tokio::time::Instant;
 use weft_core::{failure::Failure, listener::AccessLog as LogPolicy};
+use weft_http::{
+    fields::{Fields, Name},
+    head::Response,
+};
 
 use super::{
-    body::{Body, BodyError, Watcher},
+    body::{Body, Watcher},
     head::{Head, is_grpc},
+    upgrade::{Far, Switch},
 };
 use crate::{
     connection::{Connection, Running},
@@ -33,12 +36,9 @@ pub(crate) struct Exchange {
     _running: Running,
     policy: LogPolicy,
     pub(crate) security: Security,
-    started: Instant,
-    method: Method,
-    authority: Option<http::uri::Authority>,
-    path: PathAndQuery,
+    pub(crate) started: Instant,
+    pub(crate) head: Head,
     protocol: &'static str,
-    traceparent: Option<HeaderValue>,
     /// Bytes of the request's body; none when it has none.
     sent: Option<Arc<AtomicU64>>,
     received: u64,
@@ -53,9 +53,27 @@ pub(crate) struct Exchange {
     ended: bool,
 }
 
+/// An answer on its way.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) head: Response,
+    pub(crate) body: Body,
+    /// The other side has switched to another protocol, and the caller is to be joined with it.
+    pub(crate) switch: Option<Box<Switch>>,
+}
+
+impl Answer {
+    pub(crate) fn new(head: Response, body: Body) -> Self {
+        Self { head, body, switch: None }
+    }
+}
+
 /// What a request holds at its endpoint until its answer has ended.
+#[derive(Default)]
 pub(crate) struct Flight {
     pub(crate) lease: Option<Lease>,
+    /// The connection, where the answer switched it to another protocol.
+    pub(crate) far: Option<Far>,
     pub(crate) upstream: Option<(Arc<Upstream>, Arc<EndpointState>)>,
 }
 
@@ -67,7 +85,7 @@ impl Exchange {
         running: Running,
         policy: LogPolicy,
         security: Security,
-        head: &Head,
+        head: Head,
     ) -> Box<Self> {
         let grpc = head.is_grpc();
         Box::new(Self {
@@ -77,11 +95,8 @@ impl Exchange {
             policy,
             security,
             started: Instant::now(),
-            method: head.method.clone(),
-            authority: head.authority.clone(),
-            path: head.path.clone(),
+            head,
             protocol: if grpc { "grpc" } else { connection.protocol },
-            traceparent: head.fields.get("traceparent").cloned(),
             sent: None,
             received: 0,
             status: 0,
@@ -108,7 +123,7 @@ impl Exchange {
 
     /// Counts the body of the request.
     pub(crate) fn count_request(&mut self, body: Body) -> Body {
-        if body.is_end_stream() {
+        if body.is_end() {
             return body;
         }
         let sent = self.sent.insert(Arc::default()).clone();
@@ -116,21 +131,30 @@ impl Exchange {
     }
 
     /// Hands the exchange to the answer's body, whose end is its end.
-    pub(crate) fn answer(mut self: Box<Self>, response: Response<Body>) -> Response<Body> {
-        self.status = response.status().as_u16();
-        if self.is_grpc() && is_grpc(response.headers()) {
-            self.grpc_status(response.headers());
+    pub(crate) fn answer(mut self: Box<Self>, answer: Answer) -> Answer {
+        self.status = answer.head.status;
+        if self.is_grpc() && is_grpc(&answer.head.fields) {
+            self.grpc_status(&answer.head.fields);
         }
-        response.map(|body| body.counted(self))
+        Answer { body: answer.body.counted(self), ..answer }
+    }
+
+    /// Ends with a switch to another protocol, in which the caller is joined with the other side.
+    pub(crate) fn switch(mut self: Box<Self>, mut answer: Answer, http2: bool) -> Answer {
+        let far = self.flight.as_mut().and_then(|flight| flight.far.take());
+        let Some(far) = far else { return self.fail(Failure::BadAnswer("a switch of protocols that was not asked for")) };
+        let protocol = super::upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), http2);
+        answer.switch = Some(Box::new(Switch { exchange: self, far, protocol }));
+        answer
     }
 
     /// Ends with an answer of our own.
-    pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Response<Body> {
-        let response = super::respond::to(&failure, self.is_grpc());
+    pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Answer {
+        let answer = super::respond::to(&failure, self.is_grpc());
         self.failure = Some(failure);
-        self.status = response.status().as_u16();
+        self.status = answer.head.status;
         self.finish();
-        response
+        answer
     }
 
     /// Ends without an answer: the peer is told by a reset that it may try elsewhere.
@@ -148,8 +172,8 @@ impl Exchange {
     }
 
     /// A gRPC call's own status counts as one of HTTP in metrics: what is the server's fault is a 5xx.
-    fn grpc_status(&mut self, fields: &HeaderMap) {
-        self.status = match fields.get("grpc-status").map(HeaderValue::as_bytes) {
+    fn grpc_status(&mut self, fields: &Fields) {
+        self.status = match fields.first(Name::GrpcStatus) {
             Some(b"2" | b"13" | b"15") => 500,
             Some(b"4") => 504,
             Some(b"14") => 503,
@@ -193,9 +217,9 @@ impl Exchange {
                 time: access_log::timestamp(),
                 direction: self.connection.direction.as_str(),
                 protocol: self.protocol,
-                method: self.method.as_str(),
-                authority: self.authority.as_ref().map_or("", http::uri::Authority::as_str),
-                path: self.path.as_str(),
+                method: self.head.request.method(),
+                authority: self.head.request.authority().unwrap_or_default(),
+                path: self.head.request.target(),
                 status: self.status,
                 flag: reply.map_or("", |reply| reply.flag),
                 reason: &reason,
@@ -210,7 +234,13 @@ impl Exchange {
                 duration_us: access_log::micros(duration),
                 bytes_sent: sent,
                 bytes_received: self.received,
-                traceparent: self.traceparent.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default(),
+                traceparent: self
+                    .head
+                    .request
+                    .fields
+                    .first(Name::Traceparent)
+                    .and_then(|value| std::str::from_utf8(value).ok())
+                    .unwrap_or_default(),
             };
             self.worker.log.write(&entry, metrics);
         }
@@ -222,7 +252,8 @@ impl Watcher for Exchange {
         self.received += count as u64;
     }
 
-    fn trailers(&mut self, trailers: &mut HeaderMap) {
+    fn trailers(&mut self, trailers: &mut Fields) {
+        super::hop::strip(trailers);
         if self.is_grpc() {
             self.grpc_status(trailers);
         }
@@ -237,9 +268,8 @@ impl Watcher for Exchange {
         self.finish();
     }
 
-    fn error(mut self: Box<Self>, error: &BodyError) {
-        let ours = error.downcast_ref::<Failure>().cloned();
-        self.failure = Some(ours.unwrap_or_else(|| Failure::Reset(error.to_string().into())));
+    fn error(mut self: Box<Self>, error: &Failure) {
+        self.failure = Some(error.clone());
         self.finish();
     }
 }
@@ -269,7 +299,9 @@ impl Watcher for Sent {
     fn bytes(&mut self, count: usize) {
         self.0.fetch_add(count as u64, Relaxed);
     }
-    fn trailers(&mut self, _trailers: &mut HeaderMap) {}
+    fn trailers(&mut self, trailers: &mut Fields) {
+        super::hop::strip(trailers);
+    }
     fn end(self: Box<Self>) {}
-    fn error(self: Box<Self>, _error: &BodyError) {}
+    fn error(self: Box<Self>, _error: &Failure) {}
 }

@@ -9,118 +9,91 @@
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use weft_http::{
+    fields::{Fields, Name},
+    head::{Response, Version},
+};
 
-use super::{body::Body, head::Head};
+use super::head::Head;
 
-const PREFIX: &str = "weft";
-const VERSION: HeaderName = HeaderName::from_static("weft-version");
+const VERSION: &str = "weft-version";
 /// See the table above.
-pub(crate) const UPGRADED: HeaderName = HeaderName::from_static("weft-upgraded");
+pub(crate) const UPGRADED: &str = "weft-upgraded";
 /// On an answer that a proxy gave instead of the application: the flag of the failure.
-pub(crate) const ERROR: HeaderName = HeaderName::from_static("weft-error");
-const STATUS: HeaderName = HeaderName::from_static("weft-status");
-const METHOD: HeaderName = HeaderName::from_static("weft-method");
-const CLIENT_ID: HeaderName = HeaderName::from_static("weft-client-id");
-
-/// How many reserved fields there are: they do not count against the caller's limit, which the other proxy has judged.
-pub(crate) fn reserved(fields: &HeaderMap) -> usize {
-    fields.keys().filter(|name| is_reserved(name)).count()
-}
-
-/// Applications that are told fields by environment variables (CGI, WSGI) take `_` for `-`, so `weft_client_id` is one too.
-fn is_reserved(name: &HeaderName) -> bool {
-    name.as_str().strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with(['-', '_']))
-}
+pub(crate) const ERROR: &str = "weft-error";
+const STATUS: &str = "weft-status";
+const METHOD: &str = "weft-method";
+/// For the application: who calls.
+pub(crate) const CLIENT_ID: &str = "weft-client-id";
 
 /// Takes out every reserved field.
-pub(crate) fn strip(fields: &mut HeaderMap) {
-    if fields.keys().any(is_reserved) {
-        let reserved: Vec<HeaderName> = fields.keys().filter(|name| is_reserved(name)).cloned().collect();
-        for name in reserved {
-            fields.remove(name);
-        }
+pub(crate) fn strip(fields: &mut Fields) {
+    if fields.has(Name::Reserved) {
+        fields.remove(Name::Reserved);
     }
 }
 
 /// Takes the reserved fields out of an answer for the caller, but for `weft-error`, which tells what failed where.
-pub(crate) fn strip_answer(fields: &mut HeaderMap) {
-    let error = fields.remove(ERROR);
-    strip(fields);
-    if let Some(error) = error {
-        fields.insert(ERROR, error);
+pub(crate) fn strip_answer(fields: &mut Fields) {
+    if fields.has(Name::Reserved) {
+        fields.retain(|field| field.known != Name::Reserved || field.is(ERROR));
     }
 }
 
-/// Writes down what HTTP/2 cannot carry. `version`: what the application at the other end is to be given.
-pub(crate) fn send(fields: &mut HeaderMap, version: Version) {
-    let text = match version {
-        Version::HTTP_10 => HeaderValue::from_static("1.0"),
-        Version::HTTP_2 => HeaderValue::from_static("2"),
-        _ => return,
-    };
-    fields.insert(VERSION, text);
+/// The first value of a reserved field.
+pub(crate) fn reserved<'a>(fields: &'a Fields, name: &'a str) -> Option<&'a [u8]> {
+    if fields.has(Name::Reserved) { fields.named(name).next() } else { None }
 }
 
-/// Writes down the method of a request that crosses as an extended CONNECT.
-pub(crate) fn send_method(fields: &mut HeaderMap, method: &Method) {
-    if *method != Method::GET
-        && let Ok(method) = HeaderValue::from_str(method.as_str())
-    {
-        fields.insert(METHOD, method);
+/// Writes down what HTTP/2 cannot carry, and in which version the application is to be given it.
+pub(crate) fn send(head: &mut Head) {
+    if let Some(protocol) = head.upgrade.take() {
+        let method = head.request.method().as_bytes().to_vec();
+        if method != b"GET" {
+            head.request.fields.push(METHOD.as_bytes(), &method);
+        }
+        head.request.set_protocol(Some(&protocol));
+        head.set_method(b"CONNECT");
+        head.upgrade = Some(protocol);
+    }
+    match head.version {
+        Version::Http10 => head.request.fields.push(VERSION.as_bytes(), b"1.0"),
+        Version::Http2 => head.request.fields.push(VERSION.as_bytes(), b"2"),
+        Version::Http11 => {}
     }
 }
 
 /// Hides the success of an application that did not switch: over HTTP/2 a 2xx to CONNECT would be the tunnel itself.
-pub(crate) fn hide_success(answer: &mut Response<Body>) {
-    if answer.status().is_success() {
-        let status = HeaderValue::from(answer.status().as_u16());
-        answer.headers_mut().insert(STATUS, status);
-        *answer.status_mut() = StatusCode::EXPECTATION_FAILED;
+pub(crate) fn hide_success(answer: &mut Response) {
+    if (200..300).contains(&answer.status) {
+        let status = answer.status.to_string();
+        answer.fields.push(STATUS.as_bytes(), status.as_bytes());
+        answer.status = 417;
     }
 }
 
 /// The answer as the application gave it.
-pub(crate) fn reveal_success(answer: &mut Response<Body>) {
-    let status = answer.headers().get(STATUS).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
-    if let Some(status) = status {
-        *answer.status_mut() = status;
+pub(crate) fn reveal_success(answer: &mut Response) {
+    let status = reserved(&answer.fields, STATUS).and_then(|status| std::str::from_utf8(status).ok()?.parse().ok());
+    if let Some(status) = status.filter(|status| (200..300).contains(status)) {
+        answer.status = status;
     }
 }
 
-/// Restores what the other proxy wrote down, and strips the reserved fields.
+/// Restores what was written down, and strips the reserved fields.
 pub(crate) fn receive(head: &mut Head) {
-    if head.method == Method::CONNECT {
-        let method = head.fields.get(METHOD).and_then(|method| Method::from_bytes(method.as_bytes()).ok());
-        head.method = method.filter(|method| *method != Method::CONNECT).unwrap_or(Method::GET);
+    head.request.set_protocol(None);
+    if head.request.method() == "CONNECT" {
+        let method = reserved(&head.request.fields, METHOD).unwrap_or(b"GET").to_vec();
+        head.set_method(if method == b"CONNECT" { b"GET" } else { &method });
+        if head.request.method() == "CONNECT" {
+            head.set_method(b"GET");
+        }
     }
-    head.version = match head.fields.get(VERSION).map(HeaderValue::as_bytes) {
-        Some(b"1.0") => Version::HTTP_10,
-        Some(b"2") => Version::HTTP_2,
-        _ => Version::HTTP_11,
+    head.version = match reserved(&head.request.fields, VERSION) {
+        Some(b"1.0") => Version::Http10,
+        Some(b"2") => Version::Http2,
+        _ => Version::Http11,
     };
-    strip(&mut head.fields);
-}
-
-/// Tells the application who calls.
-pub(crate) fn tell_client(fields: &mut HeaderMap, identity: &str) {
-    if let Ok(value) = HeaderValue::from_str(identity) {
-        fields.insert(CLIENT_ID, value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reserved_field_is_taken_out_however_it_is_joined() {
-        let names = ["weft-client-id", "WEFT_client_id", "weft-client_id", "weftage", "x-weft-client-id"];
-        let mut fields: HeaderMap =
-            names.iter().map(|name| (name.parse().unwrap(), HeaderValue::from_static("1"))).collect();
-        assert_eq!(reserved(&fields), 3);
-        strip(&mut fields);
-        assert_eq!(fields.len(), 2);
-        assert!(fields.contains_key("weftage") && fields.contains_key("x-weft-client-id"));
-    }
+    strip(&mut head.request.fields);
 }

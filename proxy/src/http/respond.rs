@@ -2,37 +2,30 @@
 //! a status in the way of gRPC (gRPC over HTTP/2, "Responses", Trailers-Only).
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
-};
 use weft_core::failure::Failure;
+use weft_http::{
+    fields::Fields,
+    head::{Response, Version},
+};
 
-use super::{body::Body, hop::ERROR};
+use super::{body::Body, exchange::Answer, hop::ERROR};
 
 /// The answer to a request that failed.
-pub(crate) fn to(failure: &Failure, grpc: bool) -> Response<Body> {
+pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
     let reply = failure.reply();
-    let mut response = Response::new(Body::Empty);
-    let flag = HeaderValue::from_static(reply.flag);
+    let mut fields = Fields::with_capacity(256, 6);
     if grpc {
-        let fields = response.headers_mut();
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        fields.insert("grpc-status", HeaderValue::from_static(grpc_status(reply.status)));
-        if let Ok(message) = HeaderValue::from_str(&percent_encode(&format!("weft: {failure}"))) {
-            fields.insert("grpc-message", message);
-        }
-        fields.insert(ERROR, flag);
-        return response;
+        fields.push(b"content-type", b"application/grpc");
+        fields.push(b"grpc-status", grpc_status(reply.status).as_bytes());
+        fields.push(b"grpc-message", percent_encode(&format!("weft: {failure}")).as_bytes());
+        fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+        return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
     }
     let text = Bytes::from(format!("weft: {failure} ({})\n", reply.flag));
-    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-    fields.insert(ERROR, flag);
-    *response.body_mut() = Body::Full(text);
-    response
+    fields.push(b"content-type", b"text/plain; charset=utf-8");
+    fields.push(b"content-length", text.len().to_string().as_bytes());
+    fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+    Answer::new(Response::new(Version::Http11, reply.status, fields), Body::Full(text))
 }
 
 /// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation; 504 told apart).
@@ -66,13 +59,11 @@ mod tests {
 
     #[test]
     fn a_grpc_caller_is_told_in_its_own_way() {
-        let response = to(&Failure::Denied("shop/pay#0".into()), true);
-        assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &"7".parse().unwrap()));
-        let response = to(&Failure::NoEndpoint, false);
-        assert_eq!(
-            (response.status(), &response.headers()["weft-error"]),
-            (StatusCode::SERVICE_UNAVAILABLE, &"UH".parse().unwrap())
-        );
+        let field = |answer: &Answer, name: &str| answer.head.fields.named(name).next().unwrap().to_vec();
+        let answer = to(&Failure::Denied("shop/pay#0".into()), true);
+        assert_eq!((answer.head.status, field(&answer, "grpc-status")), (200, b"7".to_vec()));
+        let answer = to(&Failure::NoEndpoint, false);
+        assert_eq!((answer.head.status, field(&answer, "weft-error")), (503, b"UH".to_vec()));
     }
 
     #[test]

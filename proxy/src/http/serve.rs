@@ -1,212 +1,355 @@
 //! Serving HTTP/1 and HTTP/2 on a stream, with every limit set here.
 //!
 //! # Defaults
-//! Heads of 16 KiB and 100 fields (the field count also in `http::head`), 100 streams at once, 64 KiB unsent per stream; a ping after
-//! 30 s of silence with 20 s to answer. Head and idle times: `connection`.
+//! Heads of 16 KiB and 100 fields, 100 streams at once; a silent HTTP/2 peer: `http2`. Head and idle times: `connection`.
 
 use std::{
-    future::Future,
-    io,
+    future::{Future, poll_fn},
     panic::AssertUnwindSafe,
-    pin::{Pin, pin},
+    pin::pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::Poll,
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::sleep,
-};
+use parking_lot::Mutex;
+use tokio::time::{sleep, timeout};
 use weft_core::failure::Failure;
+use weft_http::{
+    fields::Name,
+    head::{Response, Version},
+    http1::{self as codec, Framing, ParsedRequest},
+    http2::{Code, Config, Role},
+};
 
-use super::{body::Body, respond};
+use super::{
+    body::Body,
+    exchange::Answer,
+    head::{Head, MAX_FIELDS},
+    http1::{self, Incoming, Io, Shared},
+    http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
+    respond, upgrade,
+};
 use crate::{
     connection::{Connection, Running},
-    drain::Drain,
     stream::Stream,
-    telemetry::Metrics,
+    worker::Worker,
 };
 
 /// Largest request head in HTTP/1, in bytes; above it 431.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// Largest head in HTTP/2: the same, counted as RFC 9113 §10.5.1 does.
-pub(crate) const MAX_HEAD_HTTP2: u32 = 16 * 1024;
+const MAX_HEAD_HTTP2: usize = 16 * 1024;
 /// Largest head on the hop: what HTTP/1 and we ourselves let through, with 32 bytes a field on top (RFC 9113 §10.5.1).
-pub(crate) const MAX_HEAD_HOP: u32 = 24 * 1024;
-/// Buffer of an HTTP/1 connection: a head and some more.
-const BUFFER: usize = 64 * 1024;
+pub(crate) const MAX_HEAD_HOP: usize = 24 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-const SEND_BUFFER: usize = 64 * 1024;
+/// What one HTTP/2 stream, and one connection, may send us unread.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a caller that is told to go may take to say goodbye while it has no request running.
 const FAREWELL: Duration = Duration::from_secs(1);
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// What is read of a caller's request that was answered before it was done, so that the answer is not lost.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What answers the requests of a connection.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. Errors: the request did not reach the application, and the peer is to be told by REFUSED_STREAM.
     /// `running` is to be kept until the answer has been sent.
-    fn handle(
-        &self,
-        request: Request<Incoming>,
-        running: Running,
-    ) -> impl Future<Output = Result<Response<Body>, Refused>> + Send;
+    fn handle(&self, head: Head, body: Body, running: Running) -> impl Future<Output = Result<Answer, Refused>> + Send;
+
+    /// Answers one whose head is not fit to be looked at further.
+    fn refuse(&self, failure: &Failure) -> Answer;
 }
 
 /// The request did not reach the application; it may be tried elsewhere whatever its method.
-#[derive(Debug, thiserror::Error)]
-#[error("refused before it was processed")]
-pub(crate) struct Refused(#[source] h2::Error);
-
-impl Refused {
-    pub(crate) fn new() -> Self {
-        Self(h2::Reason::REFUSED_STREAM.into())
-    }
-}
+#[derive(Debug)]
+pub(crate) struct Refused;
 
 /// Serves HTTP/1 until the connection ends.
-pub(crate) async fn http1(
-    stream: Stream,
-    connection: Arc<Connection>,
-    handler: Arc<impl Handler>,
-    metrics: Arc<Metrics>,
-    drain: Drain,
-) {
+pub(crate) async fn http1(stream: Stream, connection: Arc<Connection>, handler: Arc<impl Handler>, worker: Arc<Worker>) {
     connection.http_begins();
-    let service = service_fn(|request| answer(request, &connection, &handler, &metrics));
-    let io = TokioIo::new(Watched { stream, connection: connection.clone() });
-    let served = http1::Builder::new()
-        .half_close(true)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(BUFFER)
-        .auto_date_header(false)
-        .serve_connection(io, service)
-        .with_upgrades();
-    let mut served = pin!(served);
-    let result = tokio::select! {
-        result = served.as_mut() => result,
-        () = connection.closing() => return,
-        () = drain.begun() => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, peer = %connection.peer, "HTTP/1 connection ended");
-    }
-    // After an upgrade the connection lives on as a tunnel, and goes on to count as one.
-    connection.unused().await;
-}
-
-/// Serves HTTP/2 until the connection ends.
-pub(crate) async fn http2(
-    stream: Stream,
-    connection: Arc<Connection>,
-    handler: Arc<impl Handler>,
-    metrics: Arc<Metrics>,
-    drain: Drain,
-) {
-    connection.http_begins();
-    let requests = connection.clone();
-    let service = service_fn(move |request| {
-        let (connection, handler, metrics) = (requests.clone(), handler.clone(), metrics.clone());
-        async move { answer(request, &connection, &handler, &metrics).await }
-    });
-    let served = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(if connection.identity.is_some() { MAX_HEAD_HOP } else { MAX_HEAD_HTTP2 })
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(200)
-        .max_local_error_reset_streams(200)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .enable_connect_protocol()
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut served = pin!(served);
-    let result = tokio::select! {
-        result = served.as_mut() => result,
-        () = connection.closing() => {
-            served.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = served.as_mut() => result,
-                () = async { sleep(FAREWELL).await; connection.unused().await } => return,
+    let io = Arc::new(Mutex::new(Io::new(stream, None)));
+    let drain = worker.drain.clone();
+    let mut closing = pin!(connection.closing());
+    let mut draining = pin!(drain.begun());
+    loop {
+        let next = poll_fn(|cx| {
+            let mut io = io.lock();
+            let polled = io.poll_request(cx);
+            if std::mem::take(&mut io.heard) {
+                connection.received();
+            }
+            polled
+        });
+        let next = tokio::select! {
+            biased;
+            next = next => next,
+            () = &mut closing => return,
+            () = &mut draining => return,
+        };
+        match next {
+            Ok(Some(parsed)) => {
+                // Boxed: an idle connection holds nothing of a request.
+                let kept = Box::pin(exchange(&io, parsed, &connection, &handler, &worker)).await;
+                if !kept {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(failure) => {
+                let _running = connection.request_starts();
+                let answer = handler.refuse(&failure);
+                write(&io, answer, &Asked::default(), true).await;
+                return linger(&io).await;
             }
         }
-        () = drain.begun() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    }
+}
+
+/// What a request said of how its answer is to be written.
+#[derive(Debug)]
+struct Asked {
+    version: Version,
+    head_only: bool,
+    trailers: bool,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { version: Version::Http11, head_only: false, trailers: false }
+    }
+}
+
+/// Serves one request. Returns whether another may follow.
+async fn exchange(
+    io: &Shared,
+    parsed: ParsedRequest,
+    connection: &Arc<Connection>,
+    handler: &Arc<impl Handler>,
+    worker: &Arc<Worker>,
+) -> bool {
+    let running = connection.request_starts();
+    let request = parsed.head;
+    let asked = Asked {
+        version: request.version,
+        head_only: request.method() == "HEAD",
+        trailers: request.fields.first(Name::Te).is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")),
+    };
+    let head = match Head::http1(request, parsed.framing) {
+        Ok(head) => head,
+        Err(failure) => {
+            write(io, handler.refuse(&failure), &asked, true).await;
+            linger(io).await;
+            return false;
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, peer = %connection.peer, "HTTP/2 connection ended");
+    let body = match parsed.framing {
+        Framing::None => Body::Empty,
+        _ => {
+            let small = io.lock().take_small_body();
+            small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), true)))
+        }
+    };
+    let answer = {
+        let mut call = pin!(caught(handler.handle(head, body, running), worker));
+        poll_fn(|cx| match call.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending => io.lock().poll_gone(cx).map(|()| None),
+        })
+        .await
+    };
+    // The caller went away, and its request with it.
+    let Some(answer) = answer else { return false };
+    let mut answer = answer.unwrap_or_else(|Refused| respond::to(&Failure::RefusedStream, false));
+    if let Some(switch) = answer.switch.take() {
+        if switched(io, &answer.head, &switch.protocol).await {
+            let caller = io.lock().into_tunnel();
+            if let Some(caller) = caller {
+                upgrade::join(switch, caller).await;
+            }
+        }
+        return false;
     }
+    let last = worker.drain.has_begun();
+    if !write(io, answer, &asked, last).await {
+        return false;
+    }
+    let reusable = io.lock().is_reusable() && !last;
+    if !reusable {
+        linger(io).await;
+    }
+    reusable
 }
 
 /// Runs one request; a panic in it becomes a 500 and hurts nothing else.
-async fn answer(
-    request: Request<Incoming>,
-    connection: &Arc<Connection>,
-    handler: &Arc<impl Handler>,
-    metrics: &Metrics,
-) -> Result<Response<Body>, Refused> {
-    let running = connection.request_starts();
-    let result = AssertUnwindSafe(handler.handle(request, running)).catch_unwind().await;
-    result.unwrap_or_else(|_panic| {
-        metrics.event("weft_panics_total", &[("where", "request")]);
+async fn caught(call: impl Future<Output = Result<Answer, Refused>>, worker: &Worker) -> Result<Answer, Refused> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_panic| {
+        worker.metrics.event("weft_panics_total", &[("where", "request")]);
         Ok(respond::to(&Failure::Panic, false))
     })
 }
 
-/// A stream that tells its connection when bytes arrive.
-struct Watched {
-    stream: Stream,
-    connection: Arc<Connection>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            self.connection.received();
+/// Writes an answer. Returns whether it was written in whole.
+async fn write(io: &Shared, answer: Answer, asked: &Asked, last: bool) -> bool {
+    let Answer { mut head, body, .. } = answer;
+    let bodiless = asked.head_only || matches!(head.status, 204 | 304);
+    let framing = match body.exact() {
+        _ if bodiless => Framing::None,
+        Some(length) => Framing::Length(length),
+        None if asked.version == Version::Http10 => Framing::UntilClose,
+        None => Framing::Chunked,
+    };
+    head.version = asked.version;
+    {
+        let mut io = io.lock();
+        io.keep_alive &= !last && framing != Framing::UntilClose;
+        let connection = if io.keep_alive { codec::Connection::KeepAlive } else { codec::Connection::Close };
+        let io = &mut *io;
+        io.scratch.clear();
+        codec::write_response(&head, framing, connection, &mut io.scratch);
+        io.out.put(&io.scratch);
+    }
+    let mut body = (!bodiless).then_some(body);
+    let chunked = framing == Framing::Chunked;
+    let written = poll_fn(|cx| {
+        let written = http1::poll_body(io, cx, &mut body, chunked, asked.trailers);
+        if written.is_pending() && io.lock().poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(None));
         }
-        polled
+        written
+    });
+    written.await.is_ok()
+}
+
+async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
+    {
+        let io = &mut *io.lock();
+        io.scratch.clear();
+        codec::write_response(head, Framing::None, codec::Connection::Upgrade(protocol), &mut io.scratch);
+        io.out.put(&io.scratch);
+    }
+    poll_fn(|cx| io.lock().poll_flush(cx)).await.is_ok()
+}
+
+/// Closes a connection whose caller may still be sending: what it sends is read and thrown away for a moment, or the kernel would
+/// throw away our answer (RFC 9112 §9.6).
+async fn linger(io: &Shared) {
+    let discard = poll_fn(|cx| {
+        let mut io = io.lock();
+        if io.poll_shutdown(cx)?.is_pending() {
+            return Poll::Pending;
+        }
+        io.poll_discard(cx)
+    });
+    if let Ok(Err(error)) = timeout(LINGER, discard).await {
+        tracing::trace!(%error, "the caller is gone");
     }
 }
 
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+/// Serves HTTP/2 until the connection ends.
+pub(crate) async fn http2(stream: Stream, connection: Arc<Connection>, handler: Arc<impl Handler>, worker: Arc<Worker>) {
+    connection.http_begins();
+    let mesh = connection.identity.is_some();
+    let config = Config {
+        max_streams: MAX_STREAMS,
+        stream_window: STREAM_WINDOW,
+        connection_window: CONNECTION_WINDOW,
+        max_head: if mesh { MAX_HEAD_HOP } else { MAX_HEAD_HTTP2 },
+        max_fields: MAX_FIELDS,
+        connect_protocol: true,
+    };
+    let mux = Mux::new(Role::Server, config);
+    worker.muxes.watch(&mux, true);
+    let drain = worker.drain.clone();
+    let mut closing = pin!(connection.closing());
+    let mut draining = pin!(drain.begun());
+    let mut driver = Driver::new(stream, mux.clone(), |arrival| {
+        let running = connection.request_starts();
+        let (handler, worker) = (handler.clone(), worker.clone());
+        match arrival {
+            Arrival::Request(stream, request, body) => {
+                tokio::spawn(async move {
+                    let head_only = request.method() == "HEAD";
+                    let result = match Head::http2(request) {
+                        Ok(head) => {
+                            let mut call = pin!(caught(handler.handle(head, body, running), &worker));
+                            poll_fn(|cx| match call.as_mut().poll(cx) {
+                                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                                Poll::Pending => stream.poll_gone(cx).map(|()| None),
+                            })
+                            .await
+                        }
+                        Err(failure) => Some(Ok(handler.refuse(&failure))),
+                    };
+                    match result {
+                        Some(Ok(answer)) => send(stream, answer, head_only).await,
+                        Some(Err(Refused)) => stream.reset(Code::RefusedStream),
+                        None => {}
+                    }
+                });
+            }
+            Arrival::Bad(stream, failure) => {
+                let answer = handler.refuse(&failure);
+                tokio::spawn(async move {
+                    send(stream, answer, false).await;
+                    drop(running);
+                });
+            }
+        }
+    });
+    let mut told = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = poll_fn(|cx| driver.poll(cx)) => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, peer = %connection.peer, "HTTP/2 connection ended");
+                }
+                break;
+            }
+            () = &mut closing, if !told => {
+                mux.retire();
+                told = true;
+            }
+            () = &mut draining, if !told => {
+                mux.retire();
+                told = true;
+            }
+            // A caller that does not answer to GOAWAY has no request running, or is given the time to end it.
+            () = async { sleep(FAREWELL).await; connection.unused().await }, if told => break,
+        }
     }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    let goodbye = timeout(FAREWELL, poll_fn(|cx| driver.poll_goodbye(cx))).await;
+    if let Ok(Err(error)) = goodbye {
+        tracing::trace!(%error, "the caller is gone");
     }
-    fn is_write_vectored(&self) -> bool {
-        true
+}
+
+/// Sends an answer on its stream.
+async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
+    let Answer { head, mut body, switch } = answer;
+    if let Some(switch) = switch {
+        if stream.send_answer(&head, false).is_ok() {
+            upgrade::join(switch, Tunnel::new(stream)).await;
+        }
+        return;
     }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    let end = head_only || matches!(head.status, 204 | 304) || body.is_end();
+    if stream.send_answer(&head, end).is_err() || end {
+        return;
     }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    let mut rest = Bytes::new();
+    let sent = poll_fn(|cx| {
+        let sent = stream.poll_body(cx, &mut body, &mut rest);
+        if sent.is_pending() && stream.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(None));
+        }
+        sent
+    });
+    if let Err(Some(failure)) = sent.await {
+        tracing::debug!(%failure, "an answer broke off");
     }
 }

@@ -3,65 +3,73 @@
 
 use std::time::Duration;
 
-use http::{
-    Extensions, HeaderValue, Request, Response, StatusCode,
-    header::{CONNECTION, UPGRADE},
-};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use weft_http::{fields::Name, head::Response};
 
-use super::{body::Body, exchange::Exchange, hop};
+use super::{
+    exchange::Exchange,
+    hop,
+    http1,
+    http2::{StreamRef, Tunnel},
+};
 use crate::tcp;
 
 /// A tunnel with no byte either way is closed after this.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Answers a caller whose protocol switch the other side has accepted, and joins the two once both are done with HTTP.
-/// `extensions`: the caller's request's; `protocol`: what it asked for. `http2`: the caller spoke HTTP/2, so that the answer is a 200 with a mark.
-pub(crate) fn accept(
-    exchange: Box<Exchange>,
-    extensions: Extensions,
-    mut answer: Response<Body>,
-    protocol: Option<HeaderValue>,
-    http2: bool,
-) -> Response<Body> {
-    let mut request = Request::new(());
-    *request.extensions_mut() = extensions;
-    join(exchange, hyper::upgrade::on(request), hyper::upgrade::on(&mut answer));
-    let mut response = answer.map(|_body| Body::Empty);
-    response.extensions_mut().clear();
-    let fields = response.headers_mut();
-    if http2 {
-        fields.remove(CONNECTION);
-        let chosen = fields.remove(UPGRADE).or(protocol);
-        fields.insert(hop::UPGRADED, chosen.unwrap_or(HeaderValue::from_static("1")));
-        *response.status_mut() = StatusCode::OK;
-    } else {
-        let chosen = fields.remove(hop::UPGRADED).or_else(|| fields.get(UPGRADE).cloned()).or(protocol);
-        fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        if let Some(chosen) = chosen {
-            fields.insert(UPGRADE, chosen);
-        }
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+/// A switch that the other side has accepted.
+pub(crate) struct Switch {
+    pub(crate) exchange: Box<Exchange>,
+    pub(crate) far: Far,
+    /// What it switched to.
+    pub(crate) protocol: Vec<u8>,
+}
+
+impl std::fmt::Debug for Switch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switch").field("far", &self.far).finish_non_exhaustive()
     }
-    response
+}
+
+/// The connection that was switched.
+#[derive(Debug)]
+pub(crate) enum Far {
+    Http1(http1::Shared),
+    Http2(StreamRef),
 }
 
 /// Whether the other side has switched: 101, or over the hop 200 with the mark.
-pub(crate) fn was_accepted(answer: &Response<Body>) -> bool {
-    answer.status() == StatusCode::SWITCHING_PROTOCOLS
-        || (answer.status() == StatusCode::OK && answer.headers().contains_key(hop::UPGRADED))
+pub(crate) fn was_accepted(answer: &Response) -> bool {
+    answer.status == 101 || (answer.status == 200 && hop::reserved(&answer.fields, hop::UPGRADED).is_some())
 }
 
-fn join(exchange: Box<Exchange>, caller: OnUpgrade, callee: OnUpgrade) {
-    tokio::spawn(async move {
-        let both: Result<(Upgraded, Upgraded), hyper::Error> = async { Ok((caller.await?, callee.await?)) }.await;
-        match both {
-            Ok((caller, callee)) => {
-                let (relayed, _result) = tcp::relay(TokioIo::new(caller), TokioIo::new(callee), IDLE).await;
-                exchange.tunnelled(relayed.sent, relayed.received);
-            }
-            Err(error) => tracing::debug!(%error, "a protocol switch was not completed"),
+/// Makes the answer that tells a caller of a switch: the fields of the other side's, without what belongs to its connection.
+/// Returns what was switched to.
+pub(crate) fn head(answer: &mut Response, asked: Option<&[u8]>, http2: bool) -> Vec<u8> {
+    let chosen = hop::reserved(&answer.fields, hop::UPGRADED).or_else(|| answer.fields.first(Name::Upgrade)).or(asked);
+    let chosen = chosen.unwrap_or(b"1").to_vec();
+    for name in [Name::Reserved, Name::Connection, Name::Upgrade] {
+        answer.fields.remove(name);
+    }
+    if http2 {
+        answer.status = 200;
+        answer.fields.push(hop::UPGRADED.as_bytes(), &chosen);
+    } else {
+        answer.status = 101;
+    }
+    chosen
+}
+
+/// Joins the caller with the other side, until both are done.
+pub(crate) async fn join(switch: Box<Switch>, caller: impl AsyncRead + AsyncWrite + Unpin) {
+    let Switch { exchange, far, .. } = *switch;
+    let relayed = match far {
+        Far::Http1(io) => {
+            let stream = io.lock().into_tunnel();
+            let Some(stream) = stream else { return };
+            tcp::relay(caller, stream, IDLE).await.0
         }
-    });
+        Far::Http2(stream) => tcp::relay(caller, Tunnel::new(stream), IDLE).await.0,
+    };
+    exchange.tunnelled(relayed.sent, relayed.received);
 }

@@ -3,17 +3,16 @@
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use http::{Method, Response, Version as HttpVersion};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
+use weft_http::head::Version as HttpVersion;
 
-use super::pool::{Bounds, CONNECTIONS, SendError, Transport};
+use super::pool::{Bounds, CONNECTIONS, SendError};
 use crate::{
     http::{
         body::Body,
-        exchange::{Exchange, Flight},
+        exchange::{Answer, Exchange, Flight},
         head::Head,
-        hop,
     },
     inbound,
     live::{EndpointState, Upstream},
@@ -27,15 +26,11 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 /// How long connections that were just closed take to end.
 const CLOSING: Duration = Duration::from_millis(1);
 
-/// An answer, and the connection it came on where that was switched to another protocol.
-pub(crate) type Answer = Response<Body>;
-
 /// Sends a request to one of the cluster's endpoints, trying again as the rule says.
 pub(crate) async fn run(
     worker: &Arc<Worker>,
     rule: &Forward,
     upstream: &Arc<Upstream>,
-    head: &mut Head,
     body: Body,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
@@ -44,7 +39,7 @@ pub(crate) async fn run(
     let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
     let mut body = if rule.retry.attempts > 1 { body.replayable() } else { body };
     let mut tried: Vec<SocketAddr> = Vec::new();
-    head.version = version(head, settings.http, exchange.direction());
+    exchange.head.version = version(&exchange.head, settings.http, exchange.direction());
     loop {
         exchange.attempts += 1;
         let endpoint = pick(worker, upstream, &tried).await?;
@@ -56,11 +51,12 @@ pub(crate) async fn run(
         body = again;
         exchange.endpoint = Some(endpoint.endpoint.address);
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
-        let result = once(worker, upstream, &endpoint, head, now, exchange, limit).await;
+        let result = once(worker, upstream, &endpoint, now, exchange, limit).await;
         let failure = match result {
             Ok(response) => {
-                let status = response.status().as_u16();
-                let retry = !last && rule.retry.retries(Outcome::Status(status), head.method.as_str());
+                let status = response.head.status;
+                let method = exchange.head.request.method();
+                let retry = !last && rule.retry.retries(Outcome::Status(status), method);
                 if !retry || body.again().is_none() || !may_retry(worker, upstream, "status") {
                     return Ok(bounded(response, deadline, rule.idle_timeout));
                 }
@@ -72,7 +68,7 @@ pub(crate) async fn run(
                 if timed_out {
                     return Err(Failure::RequestTimeout);
                 }
-                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, head.method.as_str()));
+                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, exchange.head.request.method()));
                 if last || !retry || body.again().is_none() || !may_retry(worker, upstream, failure.reply().flag) {
                     return Err(failure);
                 }
@@ -93,10 +89,10 @@ pub(crate) async fn run(
 /// application speaks, except for gRPC.
 fn version(head: &Head, cluster: ClusterVersion, direction: Direction) -> HttpVersion {
     match (cluster, direction) {
-        _ if head.upgrade.is_some() => HttpVersion::HTTP_11,
-        (ClusterVersion::Http2, _) => HttpVersion::HTTP_2,
-        (ClusterVersion::AsReceived, Direction::Gateway) if head.is_grpc() => HttpVersion::HTTP_2,
-        (ClusterVersion::AsReceived, Direction::Gateway) => HttpVersion::HTTP_11,
+        _ if head.upgrade.is_some() => HttpVersion::Http11,
+        (ClusterVersion::Http2, _) => HttpVersion::Http2,
+        (ClusterVersion::AsReceived, Direction::Gateway) if head.is_grpc() => HttpVersion::Http2,
+        (ClusterVersion::AsReceived, Direction::Gateway) => HttpVersion::Http11,
         (ClusterVersion::AsReceived, Direction::Outbound | Direction::Inbound) => head.version,
     }
 }
@@ -106,7 +102,6 @@ async fn once(
     worker: &Arc<Worker>,
     upstream: &Arc<Upstream>,
     endpoint: &Arc<EndpointState>,
-    head: &Head,
     body: Body,
     exchange: &mut Exchange,
     limit: Option<Instant>,
@@ -117,16 +112,16 @@ async fn once(
         return Err(Failure::Overloaded("requests"));
     }
     endpoint.memory.load.start();
-    let mut flight = Flight { lease: None, upstream: Some((upstream.clone(), endpoint.clone())) };
+    let mut flight = Flight { lease: None, far: None, upstream: Some((upstream.clone(), endpoint.clone())) };
     let started = Instant::now();
-    let send = send(worker, upstream, endpoint, head, body, &mut flight);
+    let send = send(worker, upstream, endpoint, &mut exchange.head, body, &mut flight);
     let result = match limit {
         None => send.await,
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
     };
     let now = worker.shared.state.now();
     let failed = match &result {
-        Ok(response) => matches!(response.status().as_u16(), 502..=504),
+        Ok(response) => matches!(response.head.status, 502..=504),
         Err(failure) => failure.retry().is_some(),
     };
     if failed {
@@ -149,7 +144,7 @@ async fn send(
     worker: &Arc<Worker>,
     upstream: &Arc<Upstream>,
     endpoint: &Arc<EndpointState>,
-    head: &Head,
+    head: &mut Head,
     body: Body,
     flight: &mut Flight,
 ) -> Result<Answer, Failure> {
@@ -165,43 +160,27 @@ async fn send(
         idle: settings.http_idle,
     };
     let pools = endpoint.memory.pools.get(worker.index).ok_or(Failure::NotConfigured)?;
-    let transport = match &target.identity {
-        Some(identity) => Transport::Mesh(identity.clone()),
-        None => Transport::Plain,
+    let mesh = target.identity.is_some();
+    head.write_for_hop(mesh);
+    let pool = if mesh || head.version == HttpVersion::Http2 {
+        &pools.http2
+    } else {
+        head.request.version = head.version;
+        &pools.http1
     };
-    let (pool, request) = match transport {
-        Transport::Mesh(_) => {
-            let mut request = match &head.upgrade {
-                None => head.to_http2(head.method.clone(), body),
-                Some(protocol) => {
-                    let mut request = head.to_http2(Method::CONNECT, body);
-                    if let Ok(protocol) = protocol.to_str() {
-                        request.extensions_mut().insert(hyper::ext::Protocol::from(protocol));
-                    }
-                    hop::send_method(request.headers_mut(), &head.method);
-                    request
-                }
-            };
-            hop::send(request.headers_mut(), head.version);
-            (&pools.http2, request)
-        }
-        Transport::Plain if head.version == HttpVersion::HTTP_2 => {
-            (&pools.http2, head.to_http2(head.method.clone(), body))
-        }
-        Transport::Plain => (&pools.http1, head.to_http1(body)),
-    };
-    let mut sent = pool.send(&worker.dialer, bounds, request).await;
+    let (request, upgrade, far) = (&head.request, head.upgrade.as_deref(), &mut flight.far);
+    let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
     // Connections that are idle in another endpoint's pool must not keep this one from opening any.
-    if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), request: Some(request), .. }) = &mut sent
+    if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), unsent: Some(body), .. }) = &mut sent
         && upstream.state.close_idle(worker.index)
     {
-        let request = std::mem::take(request);
+        let body = std::mem::take(body);
         sleep(CLOSING).await;
-        sent = pool.send(&worker.dialer, bounds, request).await;
+        sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
     }
-    let (response, lease) = sent.map_err(|error| error.failure)?;
+    let (response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
-    Ok(response.map(Body::from))
+    Ok(Answer::new(response, body))
 }
 
 /// The next endpoint; waits a moment when the cluster's endpoints have not arrived yet.
@@ -229,9 +208,9 @@ fn may_retry(worker: &Worker, upstream: &Upstream, cause: &str) -> bool {
 }
 
 /// Cuts an answer whose body is not done by the deadline of the request, or does not move for the idle time.
-fn bounded(response: Answer, deadline: Option<Instant>, idle: Option<Duration>) -> Answer {
+fn bounded(answer: Answer, deadline: Option<Instant>, idle: Option<Duration>) -> Answer {
     match (deadline, idle) {
-        (None, None) => response,
-        (deadline, idle) => response.map(|body| body.bounded(deadline, idle)),
+        (None, None) => answer,
+        (deadline, idle) => Answer { body: answer.body.bounded(deadline, idle), ..answer },
     }
 }

@@ -1,45 +1,54 @@
 //! Pools of HTTP connections of one worker to one address and identity.
-//! Shape: [`Pool::send`] takes a request and gives back the head of the answer with a [`Lease`], which returns the connection
-//! when the answer's body has ended. HTTP/1: one request a connection at a time, last used first. HTTP/2: up to
+//! Shape: [`Pool::send`] takes a request and gives back the head and body of the answer with a [`Lease`], which returns the
+//! connection when the answer's body has ended. HTTP/1: one request a connection at a time, last used first. HTTP/2: up to
 //! [`MAX_STREAMS`] requests a connection.
 //! Invariant: a request that was not sent comes back with the error, so that it can go elsewhere whatever its method.
 
 use std::{
-    error::Error,
+    future::poll_fn,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use weft_core::{failure::Failure, identity::Identity};
+use weft_http::{
+    fields::Name,
+    head::{Request, Response, Version as HttpVersion},
+    http1::{self as codec, Framing},
+    http2::{Config, Role},
+};
 
 use super::dial::{Alpn, Dialer, Slot, plain};
-use crate::{http::body::Body, stream::Stream, tls::MeshTls};
+use crate::{
+    http::{
+        body::Body,
+        head::MAX_FIELDS,
+        http1::{self, Incoming, Io, Shared},
+        http2::{Driver, Mux, StreamRef},
+        serve::{CONNECTION_WINDOW, MAX_HEAD_HOP, STREAM_WINDOW},
+        upgrade::Far,
+    },
+    stream::Stream,
+    tls::MeshTls,
+    worker::Muxes,
+};
 
 /// Requests at once on one HTTP/2 connection before another is opened.
 pub(crate) const MAX_STREAMS: usize = 100;
 /// Idle HTTP/1 connections kept per pool.
 const MAX_IDLE: usize = 256;
-/// What one HTTP/2 stream may send us unread.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// What one HTTP/2 connection may send us unread.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What we keep unsent for one HTTP/2 stream.
-const SEND_BUFFER: usize = 64 * 1024;
-/// A silent HTTP/2 connection is asked for a sign of life after this, and given [`PING_TIMEOUT`] to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Interim answers (1xx) that an application may give before its answer.
+const MAX_INTERIM: u32 = 16;
+/// How long a connection that is done may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What [`Failure::Overloaded`] names when a cluster has as many connections as it may.
 pub(crate) const CONNECTIONS: &str = "connections";
@@ -83,6 +92,13 @@ pub(crate) struct Counts {
     pub(crate) pending: Arc<AtomicU32>,
 }
 
+/// How to open connections, and who looks after them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opener<'a> {
+    pub(crate) dialer: &'a Dialer,
+    pub(crate) muxes: &'a Muxes,
+}
+
 /// The connections of one worker to one target.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -90,7 +106,7 @@ pub(crate) struct Pool {
     version: Version,
     counts: Counts,
     idle: Mutex<Vec<Idle>>,
-    shared: Mutex<Vec<Shared>>,
+    shared: Mutex<Vec<Mesh>>,
     opening: tokio::sync::Mutex<()>,
     /// How long a connection may be idle, as the last request said.
     idle_limit_ms: AtomicU64,
@@ -98,13 +114,14 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    io: Shared,
     since: Instant,
 }
 
+/// An HTTP/2 connection.
 #[derive(Clone, Debug)]
-struct Shared {
-    sender: http2::SendRequest<Body>,
+struct Mesh {
+    mux: Arc<Mux>,
     use_: Arc<Use>,
     /// The certificate that we showed, and the roots that the peer's led to.
     tls: Option<Arc<MeshTls>>,
@@ -125,16 +142,19 @@ pub(crate) struct Lease(Option<Held>);
 
 #[derive(Debug)]
 enum Held {
-    Http1(Arc<Pool>, http1::SendRequest<Body>),
+    Http1(Arc<Pool>, Shared),
     Http2(Arc<Use>),
 }
+
+/// An answer: its head, its body, and the connection that it comes on.
+pub(crate) type Sent = (Response, Body, Lease);
 
 /// Why a request failed.
 #[derive(Debug)]
 pub(crate) struct SendError {
     pub(crate) failure: Failure,
-    /// The request itself when nothing of it was sent.
-    pub(crate) request: Option<Request<Body>>,
+    /// The request's body when nothing of the request was sent.
+    pub(crate) unsent: Option<Body>,
     /// It went out on a connection that had served others before, and may just have been closed for being idle.
     pub(crate) reused: bool,
 }
@@ -152,132 +172,150 @@ impl Pool {
         }
     }
 
-    /// Sends a request on a pooled connection, opening one when there is none.
+    /// Sends a request on a pooled connection, opening one when there is none. `upgrade`: the protocol that an HTTP/1 request
+    /// asks for; where it is not `None` and the answer says so, `switched` is filled.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        dialer: &Dialer,
+        opener: Opener<'_>,
         bounds: Bounds,
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), SendError> {
+        head: &Request,
+        upgrade: Option<&[u8]>,
+        body: Body,
+        switched: &mut Option<Far>,
+    ) -> Result<Sent, SendError> {
         self.idle_limit_ms.store(u64::try_from(bounds.idle.as_millis()).unwrap_or(u64::MAX), Relaxed);
         match self.version {
-            Version::Http1 => self.send_http1(dialer, bounds, request).await,
-            Version::Http2 => self.send_http2(dialer, bounds, request).await,
+            Version::Http1 => self.send_http1(opener, bounds, head, upgrade, body, switched).await,
+            Version::Http2 => self.send_http2(opener, bounds, head, body, switched).await,
         }
     }
 
     async fn send_http1(
         self: &Arc<Self>,
-        dialer: &Dialer,
+        opener: Opener<'_>,
         bounds: Bounds,
-        mut request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), SendError> {
-        loop {
-            let (mut sender, reused) = match self.pop_idle(bounds.idle) {
-                Some(sender) => (sender, true),
-                None => match Box::pin(self.open_http1(dialer, bounds)).await {
-                    Ok(sender) => (sender, false),
-                    Err(failure) => return Err(SendError { failure, request: Some(request), reused: false }),
-                },
-            };
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease(Some(Held::Http1(self.clone(), sender))))),
-                Err(error) => match failed(error, reused) {
-                    // The application closed the idle connection: nothing was sent, so another one is as good as this.
-                    SendError { request: Some(unsent), reused: true, .. } => request = unsent,
-                    other => return Err(other),
-                },
-            }
+        head: &Request,
+        upgrade: Option<&[u8]>,
+        body: Body,
+        switched: &mut Option<Far>,
+    ) -> Result<Sent, SendError> {
+        let (io, reused) = match self.pop_idle(bounds.idle) {
+            Some(io) => (io, true),
+            None => match Box::pin(self.open_http1(opener.dialer, bounds)).await {
+                Ok(io) => (io, false),
+                Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
+            },
+        };
+        let sent = exchange(&io, head, upgrade, body).await;
+        let (response, framing) = sent.map_err(|failure| SendError { failure, unsent: None, reused })?;
+        if response.status == 101 {
+            *switched = Some(Far::Http1(io));
+            return Ok((response, Body::Empty, Lease(None)));
         }
+        let body = match framing {
+            Framing::None => Body::Empty,
+            _ => {
+                let small = io.lock().take_small_body();
+                small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), false)))
+            }
+        };
+        Ok((response, body, Lease(Some(Held::Http1(self.clone(), io)))))
     }
 
-    fn pop_idle(&self, limit: Duration) -> Option<http1::SendRequest<Body>> {
+    fn pop_idle(&self, limit: Duration) -> Option<Shared> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if candidate.sender.is_ready() && candidate.since.elapsed() < limit {
-                return Some(candidate.sender);
+            if candidate.io.lock().is_alive() && candidate.since.elapsed() < limit {
+                return Some(candidate.io);
             }
         }
         None
     }
 
-    async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<http1::SendRequest<Body>, Failure> {
+    async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
         let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
         let (stream, _alerted) = self.open(dialer, bounds.connect).await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(crate::http::serve::MAX_HEAD)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Failure::Connect(error.to_string().into()))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-            drop(slot);
-        });
-        Ok(sender)
+        Ok(Arc::new(Mutex::new(Io::new(stream, Some(slot)))))
     }
 
     async fn send_http2(
         self: &Arc<Self>,
-        dialer: &Dialer,
+        opener: Opener<'_>,
         bounds: Bounds,
-        request: Request<Body>,
-    ) -> Result<(Response<Incoming>, Lease), SendError> {
-        let mut connection = match self.acquire_http2(dialer, bounds).await {
-            Ok(connection) => connection,
-            Err(failure) => return Err(SendError { failure, request: Some(request), reused: false }),
-        };
-        let lease = Lease(Some(Held::Http2(connection.use_.clone())));
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => {
-                connection.use_.answered.store(true, Relaxed);
-                Ok((response, lease))
+        head: &Request,
+        body: Body,
+        switched: &mut Option<Far>,
+    ) -> Result<Sent, SendError> {
+        let end = body.is_end() && head.protocol().is_none();
+        let (stream, use_) = loop {
+            let connection = match self.acquire_http2(opener, bounds).await {
+                Ok(connection) => connection,
+                Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
+            };
+            // It may have gone away since it was chosen; then it is not chosen again.
+            match connection.mux.open(head, end) {
+                Ok(stream) => break (stream, connection.use_),
+                Err(_full) => drop(Lease(Some(Held::Http2(connection.use_)))),
             }
-            Err(error) => {
-                let error = failed(error, false);
-                let refused = connection.use_.alerted.load(Relaxed) && !connection.use_.answered.load(Relaxed);
-                Err(if refused { SendError { failure: Failure::IdentityRefused, ..error } } else { error })
+        };
+        let lease = Lease(Some(Held::Http2(use_.clone())));
+        let answered = request_http2(&stream, if end { Body::Empty } else { body }, head.protocol().is_some()).await;
+        match answered {
+            Ok(response) => {
+                use_.answered.store(true, Relaxed);
+                if head.protocol().is_some() && response.status == 200 {
+                    *switched = Some(Far::Http2(stream));
+                    return Ok((response, Body::Empty, lease));
+                }
+                let body = stream.into_body(&response.fields);
+                Ok((response, body, lease))
+            }
+            Err(failure) => {
+                let refused = use_.alerted.load(Relaxed) && !use_.answered.load(Relaxed);
+                let failure = if refused { Failure::IdentityRefused } else { failure };
+                Err(SendError { failure, unsent: None, reused: false })
             }
         }
     }
 
-    async fn acquire_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
-        match self.shared_with_room(dialer) {
+    async fn acquire_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Mesh, Failure> {
+        match self.with_room(opener.dialer) {
             Some(connection) => Ok(connection),
             // Boxed: opening is rare, and its state would be moved with every request.
-            None => Box::pin(self.open_http2(dialer, bounds)).await,
+            None => Box::pin(self.open_http2(opener, bounds)).await,
         }
     }
 
-    async fn open_http2(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
+    async fn open_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Mesh, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
         // Whoever waits for another's attempt waits no longer than for one of its own, so that they do not add up.
         let opening = timeout(bounds.connect, self.opening.lock()).await;
         let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
-        if let Some(connection) = self.shared_with_room(dialer) {
+        if let Some(connection) = self.with_room(opener.dialer) {
             return Ok(connection);
         }
         let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
         // Read before the handshake: if it changes meanwhile, the connection counts as an old one.
-        let tls = if self.target.transport == Transport::Plain { None } else { dialer.tls.load_full() };
-        let (stream, alerted) = self.open(dialer, bounds.connect).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(crate::http::serve::MAX_HEAD_HOP)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Failure::Connect(error.to_string().into()))?;
+        let tls = if self.target.transport == Transport::Plain { None } else { opener.dialer.tls.load_full() };
+        let (stream, alerted) = self.open(opener.dialer, bounds.connect).await?;
+        let config = Config {
+            max_streams: 0,
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            max_head: MAX_HEAD_HOP,
+            max_fields: 2 * MAX_FIELDS,
+            connect_protocol: false,
+        };
+        let mux = Mux::new(Role::Client, config);
+        opener.muxes.watch(&mux, true);
+        let mut driver = Driver::new(stream, mux.clone(), drop);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = poll_fn(|cx| driver.poll(cx)).await {
                 tracing::debug!(%error, "upstream connection ended");
+            }
+            if timeout(FAREWELL, poll_fn(|cx| driver.poll_goodbye(cx))).await.is_err() {
+                tracing::debug!("an upstream connection did not take its goodbye");
             }
             drop(slot);
         });
@@ -287,19 +325,27 @@ impl Pool {
             alerted,
             answered: AtomicBool::new(false),
         };
-        let connection = Shared { sender, use_: Arc::new(use_), tls };
+        let connection = Mesh { mux, use_: Arc::new(use_), tls };
         self.shared.lock().push(connection.clone());
         Ok(connection)
     }
 
     /// A connection with room for one more request, which is counted. One that was made with a certificate or roots that are
     /// no longer ours gets no new requests, and ends with those that run.
-    fn shared_with_room(&self, dialer: &Dialer) -> Option<Shared> {
+    fn with_room(&self, dialer: &Dialer) -> Option<Mesh> {
         let current = dialer.tls.load();
         let is_current = |tls: &Arc<MeshTls>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, tls));
         let mut shared = self.shared.lock();
-        shared.retain(|connection| !connection.sender.is_closed() && connection.tls.as_ref().is_none_or(is_current));
-        let connection = shared.iter().find(|connection| connection.use_.streams.load(Relaxed) < MAX_STREAMS)?;
+        shared.retain(|connection| {
+            let kept = !connection.mux.is_closed() && connection.tls.as_ref().is_none_or(is_current);
+            if !kept {
+                connection.mux.retire();
+            }
+            kept
+        });
+        let connection = shared.iter().find(|connection| {
+            connection.use_.streams.load(Relaxed) < MAX_STREAMS && connection.mux.has_room()
+        })?;
         connection.use_.streams.fetch_add(1, Relaxed);
         Some(connection.clone())
     }
@@ -323,10 +369,13 @@ impl Pool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         let limit = Duration::from_millis(self.idle_limit_ms.load(Relaxed));
-        self.idle.lock().retain(|idle| idle.sender.is_ready() && idle.since.elapsed() < limit);
+        self.idle.lock().retain(|idle| idle.io.lock().is_alive() && idle.since.elapsed() < limit);
         self.shared.lock().retain(|connection| {
-            !connection.sender.is_closed()
-                && (connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit)
+            let used = connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit;
+            if !used {
+                connection.mux.retire();
+            }
+            used && !connection.mux.is_closed()
         });
     }
 
@@ -335,7 +384,13 @@ impl Pool {
         let idle = std::mem::take(&mut *self.idle.lock());
         let mut shared = self.shared.lock();
         let before = shared.len();
-        shared.retain(|connection| connection.use_.streams.load(Relaxed) > 0);
+        shared.retain(|connection| {
+            let used = connection.use_.streams.load(Relaxed) > 0;
+            if !used {
+                connection.mux.retire();
+            }
+            used
+        });
         !idle.is_empty() || shared.len() < before
     }
 
@@ -345,16 +400,119 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.get_mut().iter().for_each(|connection| connection.mux.retire());
+    }
+}
+
+/// Writes a request and reads the head of its answer.
+async fn exchange(
+    io: &Shared,
+    head: &Request,
+    upgrade: Option<&[u8]>,
+    body: Body,
+) -> Result<(Response, Framing), Failure> {
+    let framing = match body.exact() {
+        // A method that means a body has one, if empty (RFC 9110 §8.6).
+        Some(0) if !head.fields.has(Name::ContentLength) && !matches!(head.method(), "POST" | "PUT" | "PATCH") => {
+            Framing::None
+        }
+        Some(length) => Framing::Length(length),
+        None => Framing::Chunked,
+    };
+    {
+        let io = &mut *io.lock();
+        let connection = match upgrade {
+            Some(protocol) => codec::Connection::Upgrade(protocol),
+            None => codec::Connection::KeepAlive,
+        };
+        io.scratch.clear();
+        codec::write_request(head, framing, connection, &mut io.scratch);
+        io.out.put(&io.scratch);
+        io.writing = true;
+    }
+    let (mut body, chunked) = (Some(body), framing == Framing::Chunked);
+    let mut writing = true;
+    let mut interim = 0;
+    let parsed = poll_fn(|cx| {
+        if writing {
+            match http1::poll_body(io, cx, &mut body, chunked, true) {
+                Poll::Ready(Ok(())) => {
+                    writing = false;
+                    io.lock().writing = false;
+                }
+                Poll::Ready(Err(Some(failure))) => return Poll::Ready(Err(failure)),
+                // The application takes no more: it may have answered all the same.
+                Poll::Ready(Err(None)) => writing = false,
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            let parsed = std::task::ready!(io.lock().poll_response(cx, head.method()))?;
+            if !parsed.head.is_interim() {
+                return Poll::Ready(Ok(parsed));
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Poll::Ready(Err(Failure::BadAnswer("too many interim answers")));
+            }
+        }
+    })
+    .await?;
+    if writing {
+        let io = io.clone();
+        tokio::spawn(async move {
+            match poll_fn(|cx| http1::poll_body(&io, cx, &mut body, chunked, true)).await {
+                Ok(()) => io.lock().writing = false,
+                Err(_) => io.lock().abort(),
+            }
+        });
+    }
+    let mut response = parsed.head;
+    if response.status != 101 {
+        codec::strip_hop_by_hop(&mut response.fields);
+    }
+    debug_assert!(response.version != HttpVersion::Http2, "HTTP/1 was parsed");
+    Ok((response, parsed.framing))
+}
+
+/// Sends the body of a request and waits for the head of its answer. `open`: the stream is to become a tunnel.
+async fn request_http2(stream: &StreamRef, mut body: Body, open: bool) -> Result<Response, Failure> {
+    let mut rest = Bytes::new();
+    let mut writing = !open && !matches!(body, Body::Empty);
+    let response = poll_fn(|cx| {
+        if writing {
+            match stream.poll_body(cx, &mut body, &mut rest) {
+                Poll::Ready(Err(Some(failure))) => return Poll::Ready(Err(failure)),
+                Poll::Ready(Ok(()) | Err(None)) => writing = false,
+                Poll::Pending => {}
+            }
+        }
+        stream.poll_answer(cx)
+    })
+    .await?;
+    if writing {
+        let stream = stream.clone();
+        tokio::spawn(async move {
+            if let Err(Some(failure)) = poll_fn(|cx| stream.poll_body(cx, &mut body, &mut rest)).await {
+                tracing::debug!(%failure, "a request broke off after its answer had begun");
+            }
+        });
+    }
+    Ok(response)
+}
+
 impl Lease {
     /// Gives the connection back for the next request: the answer's body has ended.
     pub(crate) fn finish(mut self) {
-        if let Some(Held::Http1(pool, sender)) = self.0.take_if(|held| matches!(held, Held::Http1(..))) {
-            if sender.is_closed() {
+        if let Some(Held::Http1(pool, io)) = self.0.take_if(|held| matches!(held, Held::Http1(..))) {
+            if !io.lock().is_reusable() {
                 return;
             }
             let mut idle = pool.idle.lock();
             if idle.len() < MAX_IDLE {
-                idle.push(Idle { sender, since: Instant::now() });
+                idle.push(Idle { io, since: Instant::now() });
             }
         }
     }
@@ -368,41 +526,4 @@ impl Drop for Lease {
             *use_.last.lock() = Instant::now();
         }
     }
-}
-
-fn failed(mut error: TrySendError<Request<Body>>, reused: bool) -> SendError {
-    let request = error.take_message();
-    let error = error.into_error();
-    let failure = if request.is_some() {
-        Failure::Connect("the connection closed before the request was sent".into())
-    } else {
-        broken(&error)
-    };
-    SendError { failure, request, reused }
-}
-
-/// What an error of a request that may have been seen means.
-pub(crate) fn broken(error: &hyper::Error) -> Failure {
-    if error.is_user() {
-        // The only thing of ours that can fail is the request's body: its caller broke it off.
-        return Failure::CallerGone;
-    }
-    let mut source: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(current) = source {
-        if let Some(h2) = current.downcast_ref::<h2::Error>() {
-            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
-            // A stream that ends by GOAWAY is one above the last that the peer processed (RFC 9113 §6.8).
-            if h2.is_remote() && (refused || h2.is_go_away()) {
-                return Failure::RefusedStream;
-            }
-            if h2.is_reset() && !h2.is_remote() && !h2.is_library() {
-                return Failure::CallerGone;
-            }
-        }
-        source = current.source();
-    }
-    if error.is_parse() {
-        return Failure::BadAnswer("not HTTP");
-    }
-    Failure::Reset(error.to_string().into())
 }
