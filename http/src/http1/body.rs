@@ -144,16 +144,17 @@ impl BodyDecoder {
         if digits == 0 || digits > MAX_DIGITS {
             return Err(Error::Malformed("a chunk's size is not valid"));
         }
-        if !extension.is_empty() && (trim(extension).first() != Some(&b';') || !extension.iter().all(|b| is_value(*b))) {
+        if !extension.is_empty() && (trim(extension).first() != Some(&b';') || !extension.iter().all(|b| is_value(*b)))
+        {
             return Err(Error::Malformed("a chunk's extension is not valid"));
         }
         self.extensions += extension.len();
         if extension.len() > MAX_EXTENSION || self.extensions > MAX_EXTENSIONS {
             return Err(Error::Malformed("the extensions of chunks are too long"));
         }
-        let size = size.iter().fold(0_u64, |size, digit| {
-            size << 4 | char::from(*digit).to_digit(16).map(u64::from).unwrap_or_default()
-        });
+        let size = size
+            .iter()
+            .fold(0_u64, |size, digit| size << 4 | char::from(*digit).to_digit(16).map(u64::from).unwrap_or_default());
         buffer.advance(len);
         Ok(Some(size))
     }

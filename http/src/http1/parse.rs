@@ -2,7 +2,7 @@
 //! A head is parsed once, when it is there to its empty line: what comes byte by byte costs a search for line ends each time.
 //! Spec: RFC 9112 §2-§6.
 
-use std::mem::MaybeUninit;
+use std::{borrow::Cow, mem::MaybeUninit};
 
 use bytes::{Buf, BytesMut};
 use httparse::{Header, ParserConfig, Status};
@@ -137,7 +137,6 @@ fn request<'a>(
         }
         (host, authority) => authority.map(str::as_bytes).or(host),
     };
-    // What stands beside the target's authority must be good too.
     let length = seen.framing(version)?;
     let parts = [method, path.as_ref()].map(|part| fields.store(part.as_bytes()));
     let host = host.map(|host| fields.store(host));
@@ -319,9 +318,7 @@ impl<'a> Seen<'a> {
     /// The length that was said, if any. Errors: HTTP/1.0 has no transfer codings (RFC 9112 §6.1).
     fn framing(&self, version: Version) -> Result<Option<Framing>, Error> {
         match self.length {
-            _ if self.codings && version == Version::Http10 => {
-                Err(Error::Malformed("a Transfer-Encoding in HTTP/1.0"))
-            }
+            _ if self.codings && version == Version::Http10 => Err(Error::Malformed("a Transfer-Encoding in HTTP/1.0")),
             _ if self.codings => Ok(Some(Framing::Chunked)),
             length => Ok(length.map(Framing::Length)),
         }
@@ -343,11 +340,11 @@ fn length(value: &[u8]) -> Option<u64> {
     })
 }
 
-/// Authority and path of a target, and the port its scheme stands for (RFC 9112 §3.2).
-fn target_parts<'a>(
-    method: &str,
-    target: &'a str,
-) -> Result<(Option<&'a str>, std::borrow::Cow<'a, str>, &'static [u8]), Error> {
+/// Authority and path of a target, and the port its scheme stands for.
+type Target<'a> = (Option<&'a str>, Cow<'a, str>, &'static [u8]);
+
+/// Takes a target apart (RFC 9112 §3.2).
+fn target_parts<'a>(method: &str, target: &'a str) -> Result<Target<'a>, Error> {
     if method == "CONNECT" {
         return match target.rsplit_once(':') {
             Some((_, port)) if !port.is_empty() && !port.ends_with(']') => Ok((Some(target), "/".into(), b"")),

@@ -87,6 +87,7 @@ impl Length {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other names are written as they are")]
 fn write_fields(fields: &Fields, mut length: Length, request: bool, out: &mut Vec<u8>) {
     let mut cookies = false;
     for field in fields.iter() {
@@ -158,7 +159,8 @@ fn write_length(name: &[u8], length: u64, out: &mut Vec<u8>) {
 fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     let start = out.len();
     loop {
-        let digit = b"0123456789abcdef".get((number % base) as usize).copied().unwrap_or_default();
+        let digit =
+            b"0123456789abcdef".get(usize::try_from(number % base).unwrap_or_default()).copied().unwrap_or_default();
         out.push(digit);
         number /= base;
         if number == 0 {
