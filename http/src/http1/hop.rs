@@ -15,9 +15,11 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         .filter(|name| !name.is_empty() && !is_option(name) && !name.eq_ignore_ascii_case(b"te"))
         .map(<[u8]>::to_vec)
         .collect();
-    fields.retain(|field| match field.known {
-        Name::Te => field.value.eq_ignore_ascii_case(b"trailers"),
-        known => !is_hop_by_hop(known) && !nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name)),
+    fields.retain(|field| {
+        if field.known == Name::Te {
+            return field.value.eq_ignore_ascii_case(b"trailers");
+        }
+        !is_hop_by_hop(field.known) && !nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name))
     });
 }
 

@@ -264,6 +264,7 @@ impl<'a> Seen<'a> {
         for header in headers {
             let (name, value) = (header.name.as_bytes(), super::trim(header.value));
             let known = Name::of(name);
+            #[expect(clippy::wildcard_enum_match_arm, reason = "all other names decide nothing")]
             match known {
                 Name::Host if request => {
                     if self.host.replace(value).is_some() {

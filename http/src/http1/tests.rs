@@ -292,8 +292,11 @@ fn malformed_answers_are_refused_and_reasons_kept() {
     assert!(response("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "GET").is_err());
 }
 
-/// A body out of pieces: its data, trailers, and what is left behind it.
-fn body(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<Fields>, bool, Vec<u8>), Error> {
+/// What was read of a body: its data, its trailers, whether it is done, what is left behind it.
+type Read = (Vec<u8>, Option<Fields>, bool, Vec<u8>);
+
+/// A body out of pieces.
+fn body(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Error> {
     let mut decoder = BodyDecoder::new(framing);
     let (mut buffer, mut data, mut trailers) = (BytesMut::new(), Vec::new(), None);
     for piece in pieces {
