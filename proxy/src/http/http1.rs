@@ -222,9 +222,9 @@ impl Io {
         failure
     }
 
-    /// Whether the peer's body has come in whole.
-    pub(crate) fn is_received(&self) -> bool {
-        self.body.is_done()
+    /// Whether the peer may still be sending what nobody will read.
+    pub(crate) fn is_owed(&self) -> bool {
+        !self.body.is_done() || !self.input.is_empty() || self.malformed.is_some()
     }
 
     /// Whether another message may follow.

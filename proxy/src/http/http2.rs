@@ -62,6 +62,8 @@ struct Slot {
     /// All has come: data and trailers are the rest.
     ended: bool,
     failure: Option<Failure>,
+    /// Reset, whatever had come before.
+    gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
     holders: u32,
@@ -80,6 +82,8 @@ pub(crate) struct Incoming {
     stream: StreamRef,
     /// What Content-Length says is left.
     left: Option<u64>,
+    /// Of a request: what breaks it is the caller's doing.
+    request: bool,
 }
 
 /// A request that arrived.
@@ -115,11 +119,6 @@ impl Mux {
     pub(crate) fn is_closed(&self) -> bool {
         let state = self.state.lock();
         state.over.is_some() || state.retired || state.connection.is_closing()
-    }
-
-    /// Streams that are not done with.
-    pub(crate) fn streams(&self) -> usize {
-        self.state.lock().connection.len()
     }
 
     /// Closes the connection as soon as no stream is left; new ones are not taken.
@@ -196,6 +195,7 @@ impl Slot {
     }
 
     fn fail(&mut self, failure: &Failure) {
+        self.gone = true;
         if !self.ended {
             self.failure.get_or_insert_with(|| failure.clone());
         }
@@ -329,7 +329,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         slot.holders = if end { 1 } else { 2 };
                     }
                     let stream = || StreamRef { mux: self.mux.clone(), id };
-                    let body = if end { Body::Empty } else { Body::Http2(Incoming::new(stream(), &head.fields)) };
+                    let body = if end { Body::Empty } else { Body::Http2(Incoming::new(stream(), &head.fields, true)) };
                     self.arrivals.push(Arrival::Request(stream(), head, body));
                 }
                 Event::BadRequest { id, status, reason } => {
@@ -428,7 +428,7 @@ impl StreamRef {
 
     /// The body that comes behind a head.
     pub(crate) fn into_body(self, fields: &Fields) -> Body {
-        let incoming = Incoming::new(self, fields);
+        let incoming = Incoming::new(self, fields, false);
         if incoming.is_end() { Body::Empty } else { Body::Http2(incoming) }
     }
 
@@ -465,7 +465,7 @@ impl StreamRef {
         let mut state = self.mux.state.lock();
         let over = state.over.is_some();
         match state.slot(self.id) {
-            Some(slot) if slot.failure.is_none() && !over => {
+            Some(slot) if !slot.gone && !over => {
                 remember(&mut slot.writer, cx);
                 Poll::Pending
             }
@@ -549,10 +549,10 @@ impl Drop for StreamRef {
 }
 
 impl Incoming {
-    fn new(stream: StreamRef, fields: &Fields) -> Self {
+    fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
         let length = fields.first(weft_http::fields::Name::ContentLength);
         let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Self { stream, left }
+        Self { stream, left, request }
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
@@ -574,7 +574,7 @@ impl Incoming {
             return Poll::Ready(None);
         }
         if let Some(failure) = &slot.failure {
-            return Poll::Ready(Some(Err(failure.clone())));
+            return Poll::Ready(Some(Err(if self.request { Failure::CallerGone } else { failure.clone() })));
         }
         remember(&mut slot.reader, cx);
         Poll::Pending
@@ -601,7 +601,7 @@ pub(crate) struct Tunnel {
 
 impl Tunnel {
     pub(crate) fn new(stream: StreamRef) -> Self {
-        Self { incoming: Incoming { stream, left: None }, unread: Bytes::new(), unsent: Bytes::new() }
+        Self { incoming: Incoming { stream, left: None, request: false }, unread: Bytes::new(), unsent: Bytes::new() }
     }
 
     fn poll_unsent(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {

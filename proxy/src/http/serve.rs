@@ -237,6 +237,9 @@ async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
 /// Closes a connection whose caller may still be sending: what it sends is read and thrown away for a moment, or the kernel would
 /// throw away our answer (RFC 9112 §9.6).
 async fn linger(io: &Shared) {
+    if !io.lock().is_owed() {
+        return;
+    }
     let discard = poll_fn(|cx| {
         let mut io = io.lock();
         if io.poll_shutdown(cx)?.is_pending() {
