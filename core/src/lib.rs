@@ -18,6 +18,7 @@ pub mod listener;
 pub mod names;
 pub mod outlier;
 pub mod policy;
+mod prefixes;
 pub mod retry;
 pub mod route;
 pub mod wire;

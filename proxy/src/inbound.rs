@@ -269,17 +269,17 @@ fn decide(live: &Live, port: u16, identity: Option<&Identity>, head: &Head) -> R
     if settings.mode == InboundMode::Strict && identity.is_none() {
         return Err(Failure::PlaintextRefused);
     }
-    let table = inbound.routes.get(&settings.routes).ok_or(Failure::NotConfigured)?;
-    if table.authorization.allows_all() {
+    let requests = inbound.requests.get(&settings.routes).ok_or(Failure::NotConfigured)?;
+    if requests.allows_all() {
         return Ok(());
     }
     let judge = |path: &str| {
         let request = policy::Request { identity, port, http: Some((head.method.as_str(), path)) };
-        verdict(table.authorization.check(&request))
+        verdict(requests.check(&request))
     };
     judge(head.path.path())?;
     // A rule on paths must hold however the application reads the path.
-    if table.authorization.judges_paths() {
+    if requests.judges_paths() {
         for reading in path::readings(head.path.path()).map_err(Failure::BadRequest)? {
             judge(&reading)?;
         }
@@ -296,8 +296,7 @@ pub(crate) fn may_call_itself(worker: &Worker, destination: SocketAddr) -> Resul
 
 /// Judges a connection that is not HTTP: pure.
 fn decide_opaque(inbound: &InboundLive, port: u16, identity: Option<&Identity>) -> Result<(), Failure> {
-    let settings = inbound.listener.port(port);
-    verdict(settings.authorization.check(&policy::Request { identity, port, http: None }))
+    verdict(inbound.connections(port).check(&policy::Request { identity, port, http: None }))
 }
 
 fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {

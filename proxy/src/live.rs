@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
+    num::NonZeroU16,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -24,8 +25,9 @@ use weft_core::{
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
     outlier::{self, Record},
+    policy::Judge,
     retry::Budget,
-    route::{Action, RouteTable, WeightedCluster},
+    route::{Action, Matcher, RouteTable, WeightedCluster},
 };
 
 use crate::{
@@ -89,11 +91,15 @@ pub struct Live {
     pub resources: Arc<Resources>,
 }
 
-/// The inbound listener with its route tables.
+/// The inbound listener with its authorization.
 #[derive(Debug)]
 pub(crate) struct InboundLive {
     pub(crate) listener: Inbound,
-    pub(crate) routes: HashMap<RouteName, Arc<RouteTable>>,
+    /// Of requests, by the route table that holds it.
+    pub(crate) requests: HashMap<RouteName, Judge>,
+    /// Of connections that are not HTTP, by port.
+    connections: HashMap<NonZeroU16, Judge>,
+    other_connections: Judge,
 }
 
 /// A destination in the mesh.
@@ -112,10 +118,10 @@ pub(crate) struct GatewayLive {
     pub(crate) routes: HashMap<u16, Arc<Routes>>,
 }
 
-/// A route table with its clusters resolved: `targets[host][rule]` in the order of the model.
+/// A route table, compiled, with its clusters resolved: `targets[host][rule]` in the order of the model.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    pub(crate) table: Arc<RouteTable>,
+    pub(crate) matcher: Matcher,
     pub(crate) targets: Vec<Vec<Vec<Arc<Upstream>>>>,
 }
 
@@ -259,12 +265,14 @@ impl State {
         for (name, listener) in &resources.listeners {
             match listener {
                 Listener::Inbound(inbound) => {
-                    let mut routes = HashMap::new();
+                    let mut requests = HashMap::new();
                     for port in inbound.ports.values().chain([&inbound.default]) {
-                        routes.insert(port.routes.clone(), routes_of(name, &port.routes)?.table.clone());
+                        let table = routes_of(name, &port.routes)?;
+                        let judge = || Judge::new(&table.matcher.table().authorization);
+                        requests.entry(port.routes.clone()).or_insert_with(judge);
                     }
                     live.access_log = inbound.access_log;
-                    live.inbound = Some(InboundLive { listener: inbound.clone(), routes });
+                    live.inbound = Some(InboundLive::new(inbound, requests));
                 }
                 Listener::OutboundDefault(default) => live.outbound_default = Some(default.policy),
                 Listener::Outbound(outbound) => {
@@ -381,7 +389,20 @@ impl Routes {
             }
             targets.push(rules);
         }
-        Ok(Self { table: Arc::new(table.clone()), targets })
+        Ok(Self { matcher: Matcher::new(Arc::new(table.clone())), targets })
+    }
+}
+
+impl InboundLive {
+    fn new(listener: &Inbound, requests: HashMap<RouteName, Judge>) -> Self {
+        let connections = listener.ports.iter().map(|(port, of)| (*port, Judge::new(&of.authorization))).collect();
+        let other_connections = Judge::new(&listener.default.authorization);
+        Self { listener: listener.clone(), requests, connections, other_connections }
+    }
+
+    /// Who may open a connection that is not HTTP to a port.
+    pub(crate) fn connections(&self, port: u16) -> &Judge {
+        NonZeroU16::new(port).and_then(|port| self.connections.get(&port)).unwrap_or(&self.other_connections)
     }
 }
 

@@ -411,8 +411,9 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
         let routes = self.routes(live)?;
-        let (host, rule) = routes.table.find_index(head).ok_or(Failure::NoRoute)?;
-        let found = routes.table.hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
+        let (host, rule) = routes.matcher.find_index(head).ok_or(Failure::NoRoute)?;
+        let found =
+            routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
         exchange.route = Some(found.name.clone());
         let forward = match &found.action {
             Action::Forward(forward) => forward,
