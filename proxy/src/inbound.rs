@@ -39,7 +39,7 @@ use crate::{
     stream::{Rewind, Stream, tls_error},
     tcp,
     telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
-    tls::{ALPN_HTTP, verify},
+    tls::{ALPN_HTTP, SvidError, verify},
     upstream::{
         dial::{Slot, plain},
         pool::{Bounds, SendError, Version},
@@ -135,15 +135,17 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
         }
     };
     let session = stream.get_ref().1;
-    let identity = match verify::peer_identity(session) {
-        Ok(identity) => identity,
+    let identity = match verify::peer(session) {
+        Ok(peer) => peer.identity,
         Err(error) => {
             tracing::debug!(%error, %peer, "peer certificate is not fit for the mesh");
-            let labels = [("direction", "inbound"), ("reason", "not an SVID")];
+            let reason = if matches!(error, SvidError::NotCurrent) { "Expired" } else { "not an SVID" };
+            let labels = [("direction", "inbound"), ("reason", reason)];
             return worker.metrics.event("weft_tls_failures_total", &labels);
         }
     };
-    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound")]);
+    let labels = [("direction", "inbound"), ("kind", verify::kind(session))];
+    worker.metrics.event("weft_tls_handshakes_total", &labels);
     let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
     let stream = Stream::Accepted(Box::new(stream));
     if is_http {
