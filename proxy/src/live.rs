@@ -3,6 +3,11 @@
 //! Shape: [`State::replace`] takes the whole model of a revision, [`State::endpoints`] one endpoint set at once.
 //! Invariant: a snapshot is complete: every route in it points at a cluster in it. Names of clusters that are missing make
 //! `replace` fail, and the last good snapshot stays.
+//! Invariant: an endpoint whose address was once announced with an identity is never called without one: it is withheld.
+//!
+//! - [`meshed`]: which addresses those are.
+
+mod meshed;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -22,6 +27,7 @@ use weft_core::{
     balancer::{self, Load},
     cluster::Cluster,
     endpoint::{Endpoint, EndpointSet, Health},
+    failure::Failure,
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
     outlier::{self, Record},
@@ -30,6 +36,7 @@ use weft_core::{
     route::{Action, Matcher, RouteTable, WeightedCluster},
 };
 
+use self::meshed::Meshed;
 use crate::{
     telemetry::RequestSeries,
     upstream::pool::{Counts, Pool, Target, Transport, Version},
@@ -37,6 +44,8 @@ use crate::{
 
 /// Most destinations noted between two looks of discovery.
 const MAX_TOUCHED: usize = 20_000;
+/// Most destinations remembered that were asked for during an outage and not answered.
+const MAX_UNANSWERED: usize = 20_000;
 
 /// The whole configuration of a proxy as a model: what discovery or a file hands over.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -139,6 +148,8 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct ClusterState {
     pub(crate) endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    /// Endpoints that were in the mesh and are now announced without an identity: never called.
+    withheld: ArcSwap<Vec<Endpoint>>,
     /// Set once an endpoint set arrived, and notified at each change.
     pub(crate) known: AtomicBool,
     pub(crate) changed: Notify,
@@ -181,6 +192,11 @@ pub struct State {
     live: ArcSwap<Live>,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
+    meshed: Mutex<Meshed>,
+    /// There is a discovery stream that answers.
+    discovered: AtomicBool,
+    /// Destinations that were asked for during this outage and not answered in time.
+    unanswered: Mutex<HashSet<SocketAddr>>,
     /// Destinations called since discovery looked last.
     touched: Mutex<HashSet<SocketAddr>>,
     /// Notified after each swap.
@@ -196,6 +212,9 @@ impl State {
             live: ArcSwap::default(),
             clusters: Mutex::default(),
             learned: Mutex::default(),
+            meshed: Mutex::default(),
+            discovered: AtomicBool::new(false),
+            unanswered: Mutex::default(),
             touched: Mutex::default(),
             swapped: Notify::new(),
             start: Instant::now(),
@@ -293,22 +312,33 @@ impl State {
                 }
             }
         }
-        self.clusters.lock().retain(|name, _| resources.clusters.contains_key(name));
+        let gone: Vec<_> = {
+            let mut clusters = self.clusters.lock();
+            clusters.extract_if(|name, _| !resources.clusters.contains_key(name)).map(|(_, state)| state).collect()
+        };
+        for state in gone {
+            let endpoints = state.endpoints.load();
+            self.meshed.lock().still(endpoints.iter().map(|known| known.endpoint.address), self.now());
+            self.meshed.lock().still(state.withheld.load().iter().map(|endpoint| endpoint.address), self.now());
+        }
         self.learned.lock().retain(|address, _| live.outbound.contains_key(address));
         self.live.store(Arc::new(live));
         self.swapped.notify_waiters();
         Ok(())
     }
 
-    /// Takes an endpoint set; what is known of endpoints that stay is kept.
+    /// Takes an endpoint set; what is known of endpoints that stay is kept. An endpoint without an identity at an address
+    /// that had one is withheld.
     pub fn endpoints(&self, set: &EndpointSet) {
         let Some(state) = self.clusters.lock().get(&set.cluster).cloned() else { return };
         let old = state.endpoints.load_full();
+        let withheld = self.withheld(set, &state);
         let kept: HashMap<_, &Arc<EndpointState>> =
             old.iter().map(|known| ((known.endpoint.address, &known.endpoint.identity), known)).collect();
-        let new = set
+        let new: Vec<Arc<EndpointState>> = set
             .endpoints
             .iter()
+            .filter(|endpoint| !withheld.contains(endpoint))
             .map(|endpoint| match kept.get(&(endpoint.address, &endpoint.identity)) {
                 Some(known) if known.endpoint == *endpoint => (*known).clone(),
                 Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
@@ -318,11 +348,95 @@ impl State {
                 }),
             })
             .collect();
+        let meshed = new.iter().all(|known| known.endpoint.identity.is_some());
+        state.meshed.store(meshed && !new.is_empty(), Relaxed);
         state.endpoints.store(Arc::new(new));
-        let meshed = set.endpoints.iter().all(|endpoint| endpoint.identity.is_some());
-        state.meshed.store(meshed && !set.endpoints.is_empty(), Relaxed);
+        state.withheld.store(Arc::new(withheld));
         state.known.store(true, Relaxed);
         state.changed.notify_waiters();
+    }
+
+    /// The endpoints of a set that are not to be called, because they were in the mesh and come without an identity now.
+    /// Learns from the set what is in the mesh.
+    fn withheld(&self, set: &EndpointSet, state: &ClusterState) -> Vec<Endpoint> {
+        let now = self.now();
+        self.sweep_meshed(now);
+        let before = state.withheld.load();
+        let mut meshed = self.meshed.lock();
+        meshed.still(state.endpoints.load().iter().map(|known| known.endpoint.address), now);
+        meshed.still(before.iter().map(|endpoint| endpoint.address), now);
+        for endpoint in set.endpoints.iter().filter(|endpoint| endpoint.identity.is_some()) {
+            meshed.learn(endpoint.address, now);
+        }
+        let fell = |endpoint: &&Endpoint| endpoint.identity.is_none() && meshed.contains(endpoint.address);
+        let withheld: Vec<Endpoint> = set.endpoints.iter().filter(fell).cloned().collect();
+        for endpoint in &withheld {
+            if !before.iter().any(|known| known.address == endpoint.address) {
+                tracing::warn!(
+                    cluster = %set.cluster, endpoint = %endpoint.address, workload = endpoint.workload,
+                    "an endpoint that was in the mesh is announced without an identity; it is not called, as that would \
+                     be in plaintext"
+                );
+            }
+        }
+        withheld
+    }
+
+    /// Whether an address was announced with an identity and has not been gone for long since.
+    pub(crate) fn was_meshed(&self, address: SocketAddr) -> bool {
+        self.sweep_meshed(self.now());
+        self.meshed.lock().contains(address)
+    }
+
+    fn sweep_meshed(&self, now: Duration) {
+        if !self.meshed.lock().is_due(now) {
+            return;
+        }
+        let clusters: Vec<_> = self.clusters.lock().values().cloned().collect();
+        let mut current = HashSet::new();
+        for state in clusters {
+            current.extend(state.endpoints.load().iter().map(|known| known.endpoint.address));
+            current.extend(state.withheld.load().iter().map(|endpoint| endpoint.address));
+        }
+        self.meshed.lock().sweep(&current, now);
+    }
+
+    /// The discovery stream answers, or is gone. What was not answered during an outage is asked for again after it.
+    pub(crate) fn set_discovered(&self, is_up: bool) {
+        if self.discovered.swap(is_up, Relaxed) != is_up && is_up {
+            self.unanswered.lock().clear();
+        }
+    }
+
+    /// Notes that a destination was asked for and not answered in time. Bounded: beyond [`MAX_UNANSWERED`] a destination
+    /// is waited for again.
+    pub(crate) fn not_answered(&self, destination: SocketAddr) {
+        if self.discovered.load(Relaxed) {
+            return;
+        }
+        let mut unanswered = self.unanswered.lock();
+        if unanswered.len() < MAX_UNANSWERED {
+            unanswered.insert(destination);
+        }
+    }
+
+    /// Whether to wait for an answer about a destination is in vain: there is no discovery stream, and it was waited for
+    /// since there was one.
+    pub(crate) fn waits_in_vain(&self, destination: SocketAddr) -> bool {
+        !self.discovered.load(Relaxed) && self.unanswered.lock().contains(&destination)
+    }
+
+    /// Endpoints that are not called because they were in the mesh and have no identity now, by cluster.
+    pub fn withheld_sets(&self) -> Vec<EndpointSet> {
+        let mut sets: Vec<EndpointSet> = self
+            .clusters
+            .lock()
+            .iter()
+            .map(|(name, state)| EndpointSet { cluster: name.clone(), endpoints: state.withheld.load().to_vec() })
+            .filter(|set| !set.endpoints.is_empty())
+            .collect();
+        sets.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+        sets
     }
 
     /// The endpoint sets as they are, for the config dump.
@@ -425,6 +539,7 @@ impl ClusterState {
     fn new(settings: &Cluster, now: Duration) -> Self {
         Self {
             endpoints: ArcSwap::default(),
+            withheld: ArcSwap::default(),
             known: AtomicBool::new(false),
             changed: Notify::new(),
             meshed: AtomicBool::new(false),
@@ -459,6 +574,11 @@ impl ClusterState {
             }
         }
         None
+    }
+
+    /// Why there is no endpoint to pick.
+    pub(crate) fn none(&self) -> Failure {
+        if self.withheld.load().is_empty() { Failure::NoEndpoint } else { Failure::LostIdentity }
     }
 
     /// Closes the idle connections of one worker, so that the limit leaves room for a new one. Returns whether any was.

@@ -10,6 +10,7 @@
 mod apps;
 mod balance;
 mod control;
+mod fallback;
 mod files;
 mod gateway;
 mod grpc;
