@@ -124,3 +124,8 @@ pub fn provider() -> Arc<CryptoProvider> {
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
     Arc::new(provider)
 }
+
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,12 @@ impl Sessions {
         let peer = Peer { address, identity: identity.clone() };
         Arc::new(Offer { sessions: Arc::downgrade(self), peer, until: AtomicI64::new(0) })
     }
+
+    /// Forgets all.
+    #[cfg(test)]
+    pub(super) fn clear(&self) {
+        self.kept.lock().0.clear();
+    }
 }
 
 impl fmt::Debug for Sessions {

@@ -20,6 +20,7 @@ mod limits;
 mod pair;
 mod path;
 mod plane;
+mod resumption;
 mod retry;
 mod revoke;
 mod stall;

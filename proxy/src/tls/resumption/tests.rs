@@ -1,4 +1,4 @@
-//! Resumption over real sockets, with the two sides of [`MeshTls`] and the dialer of the proxy.
+//! What is kept and for how long. Handshakes over sockets are in `tls/tests.rs`.
 
 use super::*;
 
