@@ -56,6 +56,10 @@ impl AsyncRead for Rewind {
             buf.put_slice(part);
         }
         self.first.advance(count);
+        if self.first.is_empty() {
+            // Gives the memory back, which the connection would hold to its end.
+            self.first = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
