@@ -4,10 +4,13 @@
 //! there the first that passes is named. Connections that are not HTTP have files of their own.
 //! Invariant: it gives the verdict of [`Authorization::check`], which looks at every rule; the tests hold it to that.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{Authorization, Operation, PathPattern, Principal, Request, Rule, Verdict};
-use crate::{identity::Identity, prefixes::Prefixes};
+use crate::{
+    identity::Identity,
+    lookup::{Map, Prefixes},
+};
 
 /// A rule that is about many callers and many paths is filed under both, as long as that makes at most this many times more
 /// entries than it has callers, paths and ports; otherwise by its callers only, and all it is about is looked at.
@@ -34,7 +37,7 @@ struct Rules {
     rules: Vec<Rule>,
     any: File,
     authenticated: File,
-    identities: HashMap<Identity, File>,
+    identities: Map<Identity, File>,
     prefixes: Prefixes<File>,
 }
 
@@ -48,8 +51,8 @@ struct File {
 
 #[derive(Debug, Default)]
 struct Narrow {
-    ports: HashMap<u16, Vec<Entry>>,
-    exact: HashMap<Arc<str>, Vec<Entry>>,
+    ports: Map<u16, Vec<Entry>>,
+    exact: Map<Arc<str>, Vec<Entry>>,
     prefixes: Prefixes<Vec<Entry>>,
 }
 
@@ -122,7 +125,7 @@ fn without_http(rules: &[Rule], unknown: bool) -> Vec<Rule> {
 impl Rules {
     fn new(rules: Vec<Rule>) -> Self {
         let (mut any, mut authenticated) = (Draft::default(), Draft::default());
-        let (mut identities, mut prefixes) = (HashMap::<Identity, Draft>::new(), HashMap::<Arc<str>, Draft>::new());
+        let (mut identities, mut prefixes) = (Map::<Identity, Draft>::default(), Map::<Arc<str>, Draft>::default());
         for (index, rule) in rules.iter().enumerate() {
             let entries: usize = rule.to.iter().map(|to| to.paths.len().max(to.ports.len()).max(1)).sum();
             let whole = entries > 1 && rule.from.len() * entries > MAX_SPREAD * (rule.from.len() + entries);
@@ -147,6 +150,9 @@ impl Rules {
 
     /// The first rule that matches.
     fn find(&self, request: &Request<'_>) -> Option<&Rule> {
+        if self.rules.is_empty() {
+            return None;
+        }
         let mut best = self.any.find(&self.rules, request, usize::MAX);
         if let Some(identity) = request.identity {
             best = self.authenticated.find(&self.rules, request, best);
@@ -205,9 +211,9 @@ impl Entry {
 #[derive(Default)]
 struct Draft {
     open: Vec<Entry>,
-    ports: HashMap<u16, Vec<Entry>>,
-    exact: HashMap<Arc<str>, Vec<Entry>>,
-    prefixes: HashMap<Arc<str>, Vec<Entry>>,
+    ports: Map<u16, Vec<Entry>>,
+    exact: Map<Arc<str>, Vec<Entry>>,
+    prefixes: Map<Arc<str>, Vec<Entry>>,
 }
 
 impl Draft {

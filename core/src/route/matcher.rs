@@ -5,12 +5,12 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
 use super::{HeaderMatch, PathMatch, RequestHead, RouteTable, Rule, ValueMatch, expressions::Expressions};
-use crate::prefixes::Prefixes;
+use crate::lookup::{Map, Prefixes};
 
 /// With fewer rules than this for one path, each of them is looked at instead of looking up header values.
 const MIN_KEYED: usize = 8;
@@ -27,9 +27,9 @@ pub struct Matcher {
 /// Which virtual host a host belongs to, as positions.
 #[derive(Debug, Default)]
 struct Hosts {
-    exact: HashMap<Box<str>, usize>,
+    exact: Map<Box<str>, usize>,
     /// By what follows the `*`.
-    wildcards: HashMap<Box<str>, usize>,
+    wildcards: Map<Box<str>, usize>,
     /// Length of the longest wildcard.
     longest: usize,
     /// Lengths of the wildcards that do not start with a dot, longest first.
@@ -40,7 +40,7 @@ struct Hosts {
 /// The rules of one virtual host by path.
 #[derive(Debug, Default)]
 struct Rules {
-    exact: HashMap<Arc<str>, Bucket>,
+    exact: Map<Arc<str>, Bucket>,
     prefixes: Prefixes<Bucket>,
     /// Those with the prefix `/`, which every path has.
     always: Bucket,
@@ -61,7 +61,7 @@ pub(super) struct Bucket {
 #[derive(Debug)]
 struct Keyed {
     name: Arc<str>,
-    values: HashMap<Box<[u8]>, Vec<usize>>,
+    values: Map<Box<[u8]>, Vec<usize>>,
 }
 
 impl Matcher {
@@ -149,9 +149,9 @@ impl Hosts {
 
 impl Rules {
     fn new(rules: &[Rule]) -> Self {
-        let (mut exact, mut prefixes) = (HashMap::<_, Draft>::new(), HashMap::<_, Draft>::new());
+        let (mut exact, mut prefixes) = (Map::<_, Draft>::default(), Map::<_, Draft>::default());
         let (mut expressions, mut always) = (BTreeMap::<&str, Draft>::new(), Draft::default());
-        let mut patterns = HashMap::new();
+        let mut patterns = Map::default();
         for (index, rule) in rules.iter().enumerate() {
             let draft = match &rule.matches.path {
                 PathMatch::Exact(path) => exact.entry(Arc::clone(path)).or_default(),
@@ -245,12 +245,12 @@ impl Draft {
             return Bucket { first, plain: self.list, keyed: Vec::new() };
         }
         let headers = |index: usize| rules.get(index).map_or(&[][..], |rule| &rule.matches.headers);
-        let mut values: HashMap<&str, HashSet<&str>> = HashMap::new();
+        let mut values: Map<&str, HashSet<&str>> = Map::default();
         for (header, value) in self.list.iter().flat_map(|index| headers(*index)).filter_map(exact) {
             values.entry(&header.name).or_default().insert(value);
         }
         let variety = |name: &str| values.get(name).map_or(0, HashSet::len);
-        let (mut plain, mut keyed) = (Vec::new(), BTreeMap::<Arc<str>, HashMap<Box<[u8]>, Vec<usize>>>::new());
+        let (mut plain, mut keyed) = (Vec::new(), BTreeMap::<Arc<str>, Map<Box<[u8]>, Vec<usize>>>::new());
         for index in self.list {
             // The header with the most values tells the rules apart best.
             let best = headers(index).iter().filter_map(exact).max_by_key(|(header, _)| variety(&header.name));

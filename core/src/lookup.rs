@@ -1,8 +1,14 @@
-//! Texts by which others start: which of many known texts is a given text a continuation of?
-//! How: the known texts are sorted, and each remembers the longest other one that it starts with. Every known text that a
+//! What compiled tables are made of: a map for exact texts, and one for texts by which others start.
+//! How, [`Prefixes`]: which of many known texts is a given text a continuation of? The known texts are sorted, and each remembers the longest other one that it starts with. Every known text that a
 //! given text starts with is the last one that sorts before it, or an ancestor of that.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// A map with keys from the configuration. Who asks cannot add keys, so a quick hash with a random seed is safe enough.
+pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// A map from texts that is asked by their continuations.
 #[derive(Clone, Debug)]
