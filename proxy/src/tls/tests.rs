@@ -81,7 +81,7 @@ impl Authority {
     }
 }
 
-pub(super) fn identity(account: &str) -> Identity {
+fn identity(account: &str) -> Identity {
     Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()
 }
 
@@ -322,9 +322,12 @@ async fn a_server_whose_certificate_has_ended_is_offered_nothing() {
     assert!(called.as_ref().is_err_and(|called| called.contains("Expired")), "{called:?}");
 }
 
+/// Makes something else of a ticket.
+type Mangle = fn(Vec<u8>) -> Vec<u8>;
+
 /// Gives out something else than the ticket that was made.
 #[derive(Debug)]
-struct Mangled(Arc<dyn ProducesTickets>, fn(Vec<u8>) -> Vec<u8>);
+struct Mangled(Arc<dyn ProducesTickets>, Mangle);
 
 impl ProducesTickets for Mangled {
     fn enabled(&self) -> bool {
@@ -346,7 +349,7 @@ async fn hostile_tickets_lead_to_a_full_handshake() {
     let mesh = Authority::new();
     let tls = mesh.tls("product", provider());
     let mut server = Server::start(&tls).await;
-    let mangles: [(&str, fn(Vec<u8>) -> Vec<u8>); 6] = [
+    let mangles: [(&str, Mangle); 6] = [
         ("one byte", |_| vec![0]),
         ("truncated", |ticket| ticket[..ticket.len() / 2].to_vec()),
         ("too long", |ticket| [ticket, vec![0; 1000]].concat()),
