@@ -5,8 +5,9 @@
 //! `replace` fail, and the last good snapshot stays.
 //! Invariant: an endpoint whose address was once announced with an identity is never called without one: it is withheld.
 //!
-//! - [`meshed`]: which addresses those are.
+//! - [`meshed`]: which addresses those are. [`evadable`]: deny rules that plaintext steps around.
 
+mod evadable;
 mod meshed;
 
 use std::{
@@ -193,6 +194,8 @@ pub struct State {
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
     meshed: Mutex<Meshed>,
+    /// Deny rules that were warned of.
+    evadable: Mutex<BTreeSet<Arc<str>>>,
     /// There is a discovery stream that answers.
     discovered: AtomicBool,
     /// Destinations that were asked for during this outage and not answered in time.
@@ -213,6 +216,7 @@ impl State {
             clusters: Mutex::default(),
             learned: Mutex::default(),
             meshed: Mutex::default(),
+            evadable: Mutex::default(),
             discovered: AtomicBool::new(false),
             unanswered: Mutex::default(),
             touched: Mutex::default(),
@@ -324,6 +328,7 @@ impl State {
         self.learned.lock().retain(|address, _| live.outbound.contains_key(address));
         self.live.store(Arc::new(live));
         self.swapped.notify_waiters();
+        self.warn_of_evadable(&resources);
         Ok(())
     }
 
@@ -354,6 +359,27 @@ impl State {
         state.withheld.store(Arc::new(withheld));
         state.known.store(true, Relaxed);
         state.changed.notify_waiters();
+    }
+
+    /// Says, once for each set of them, which deny rules can be stepped around by calling in plaintext.
+    fn warn_of_evadable(&self, resources: &Resources) {
+        let found = match resources.listeners.get(&ListenerName::Inbound) {
+            Some(Listener::Inbound(inbound)) => evadable::evadable(inbound, |name| resources.routes.get(name)),
+            Some(Listener::OutboundDefault(_) | Listener::Outbound(_) | Listener::Gateway(_)) | None => BTreeSet::new(),
+        };
+        let mut known = self.evadable.lock();
+        if *known == found {
+            return;
+        }
+        if !found.is_empty() {
+            let rules = found.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+            tracing::warn!(
+                rules,
+                "deny rules by identity can be stepped around: this workload takes plaintext, whose callers have no \
+                 identity; make inbound strict, or allow by identity"
+            );
+        }
+        *known = found;
     }
 
     /// The endpoints of a set that are not to be called, because they were in the mesh and come without an identity now.

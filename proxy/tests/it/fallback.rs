@@ -1,14 +1,21 @@
-//! What was in the mesh is never called in plaintext, whoever says so and whatever is away.
+//! Plaintext as a way around the mesh: what was in it is never called so, whoever says so and whatever is away; where plaintext
+//! steps around a rule, that is told.
 
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use weft_core::{listener::InboundMode, policy::Authorization};
-use weft_proxy::{listener::accept::Role, live::Resources};
+use weft_core::{
+    listener::InboundMode,
+    policy::{Authorization, Operation, Principal, Rule},
+};
+use weft_proxy::{
+    listener::accept::Role,
+    live::{Resources, State},
+};
 
 use crate::{
     apps::{fixed_app, once},
-    pair::{Authority, endpoint_set, identity, inbound, outbound, outbound_model},
+    pair::{Authority, endpoint_set, identity, inbound, inbound_model, outbound, outbound_model},
     traffic::exchange,
 };
 
@@ -80,4 +87,48 @@ async fn an_address_of_the_mesh_that_nobody_knows_any_more_is_not_passed_through
     proxy.shared.state.endpoints(&endpoint_set(&[]));
     let refused = once(direct, "GET", "/").await;
     assert!(refused.contains("NOID"), "{refused}");
+}
+
+/// A log that is kept.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_deny_rule_that_plaintext_steps_around_is_warned_of_once() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let said = || String::from_utf8(log.0.lock().clone()).unwrap().matches("can be stepped around").count();
+    let bank = Rule {
+        name: "shop/no-bank#0".into(),
+        from: vec![Principal::Prefix("spiffe://weft.local/ns/bank/".into())],
+        to: vec![Operation::default()],
+    };
+    let policy = Authorization { deny: vec![bank], allow: None };
+    let strict = inbound_model(InboundMode::Strict, policy.clone());
+    let permissive = inbound_model(InboundMode::Permissive, policy);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _runtime = runtime.enter();
+    let state = State::new(1);
+    tracing::subscriber::with_default(subscriber, || {
+        state.replace(strict.clone()).unwrap();
+        assert_eq!(said(), 0);
+        state.replace(permissive.clone()).unwrap();
+        state.replace(permissive.clone()).unwrap();
+        assert_eq!(said(), 1);
+        state.replace(strict).unwrap();
+        state.replace(permissive).unwrap();
+        assert_eq!(said(), 2, "it came back");
+    });
+    assert!(String::from_utf8(log.0.lock().clone()).unwrap().contains("shop/no-bank#0"));
 }
