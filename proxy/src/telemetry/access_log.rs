@@ -71,12 +71,10 @@ fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn without_user<S: Serializer>(authority: &&str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(authority.rsplit_once('@').map_or(*authority, |(_, host)| host))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn without_query<S: Serializer>(path: &&str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(path.split_once('?').map_or(*path, |(path, _)| path))
 }
