@@ -11,6 +11,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls::{
+    ClientConnection,
     crypto::aws_lc_rs::Ticketer,
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName},
     server::ProducesTickets,
@@ -320,6 +321,26 @@ async fn a_server_whose_certificate_has_ended_is_offered_nothing() {
     expiry(tls.not_after).await;
     let (called, _) = server.call(&client, "product").await;
     assert!(called.as_ref().is_err_and(|called| called.contains("Expired")), "{called:?}");
+}
+
+#[tokio::test]
+async fn a_resumed_connection_takes_no_early_data() {
+    let mesh = Authority::new();
+    let mut server = Server::start(&mesh.tls("product", provider())).await;
+    let tls = mesh.tls("order", provider());
+    assert!(!tls.client.enable_early_data, "ours sends none");
+    let mut config = tls.client.clone();
+    config.alpn_protocols = vec![ALPN_TCP.to_vec()];
+    config.resumption = Resumption::in_memory_sessions(8);
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    for kind in ["full", "resumed"] {
+        assert!(careless(config.clone(), server.address).await);
+        assert_eq!(server.seen().await.map(|(kind, _)| kind), Ok(kind));
+    }
+    let name = ServerName::IpAddress(server.address.ip().into());
+    let mut next = ClientConnection::new(config, name).unwrap();
+    assert!(next.early_data().is_none(), "the ticket allows none");
 }
 
 /// Makes something else of a ticket.
