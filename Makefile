@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-full lint bench setup test-services
+.PHONY: help demo demo-check test test-full lint bench bench-micro setup test-services
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -50,8 +50,9 @@ endef
 test: ## Unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
 	$(call run-tests)
 
-test-full: ## The same with the slow tests (#[ignore]) and more cases per property
+test-full: ## The same with the slow tests (#[ignore]), more cases per property, and bench-micro
 	$(call run-tests,PROPTEST_CASES=4096,-- --include-ignored)
+	$(if $(ARGS),,@$(MAKE) bench-micro)
 
 test-services:
 	$(if $(NODE_TESTS),node --test --test-reporter=spec $(NODE_TESTS))
@@ -67,6 +68,11 @@ bench: ## Weft, Envoy and a bare relay side by side; writes bench/out/latest.jso
 	@$(SETUP) build bench
 	cargo build --release $(CARGO_FLAGS) -p weft-proxy -p weft-bench
 	@WEFT_BIN=$(TARGET)/release $(TARGET)/release/weft-bench $(ARGS)
+
+# The benches of all packages that have one named micro.
+bench-micro: ## Instructions per operation of the data path's parts; fails if one grew (ARGS=--accept: new baseline)
+	@$(SETUP) build test
+	cargo bench --profile micro $(CARGO_FLAGS) --workspace --bench micro -- $(ARGS)
 
 setup: ## Install what all targets need, and do nothing else
 	@$(SETUP) build lint test demo bench

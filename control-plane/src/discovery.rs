@@ -11,7 +11,8 @@
 //! 1. A client is who its certificate says: namespace and service account. `node.id` is a label for logs. Without a
 //!    certificate there is no stream. The stream ends with UNAUTHENTICATED when the certificate does.
 //!    What it says of its workload (labels, ports: see `client`) holds for the whole stream; a change needs a new one.
-//! 2. `gateway/<ns>/…` is for proxies of that namespace only, `inbound` is rendered for who asks. What is not
+//! 2. `gateway/<ns>/…` is for proxies of that namespace with `mode: gateway` only, and of the service account that the
+//!    Gateway's annotation names, if it names one; `inbound` is rendered for who asks. What is not
 //!    permitted is answered like what does not exist: in `removed_resources` at once, and in `resource_errors`
 //!    (NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for a text that is no name).
 //! 3. Asking again for a name is answered again, also when nothing changed. A first request's

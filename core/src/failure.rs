@@ -54,6 +54,9 @@ pub enum Failure {
     /// The cluster has no endpoint.
     #[error("no endpoint")]
     NoEndpoint,
+    /// What is called was in the mesh, and there is no identity to expect there now.
+    #[error("known to be in the mesh, but without an identity now; not called in plaintext")]
+    LostIdentity,
     /// The connection was not made.
     #[error("connect failed: {0}")]
     Connect(Arc<str>),
@@ -139,7 +142,8 @@ impl Failure {
             | Self::TryTimeout
             | Self::RequestTimeout
             | Self::IdleTimeout
-            | Self::NoEndpoint => Fault::Upstream,
+            | Self::NoEndpoint
+            | Self::LostIdentity => Fault::Upstream,
             Self::UnknownService
             | Self::NoDiscovery
             | Self::NotConfigured
@@ -172,6 +176,7 @@ impl Failure {
             | Self::NotConfigured
             | Self::Overloaded(_)
             | Self::NoEndpoint
+            | Self::LostIdentity
             | Self::IdentityRefused
             | Self::RequestTimeout
             | Self::IdleTimeout
@@ -198,6 +203,7 @@ impl Failure {
             Self::NotConfigured => (503, "CONF"),
             Self::Overloaded(_) => (503, "UO"),
             Self::NoEndpoint => (503, "UH"),
+            Self::LostIdentity => (503, "NOID"),
             Self::Connect(_) | Self::ConnectTimeout => (503, "UF"),
             Self::PeerIdentity(_) => (503, "PEERID"),
             Self::IdentityRefused => (503, "OURID"),

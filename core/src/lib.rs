@@ -15,6 +15,7 @@ pub mod endpoint;
 pub mod failure;
 pub mod identity;
 pub mod listener;
+mod lookup;
 pub mod names;
 pub mod outlier;
 pub mod policy;

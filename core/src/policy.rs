@@ -1,12 +1,16 @@
 //! Authorization: who may do what at a workload.
 //! Shape: a [`Request`] in, a [`Verdict`] out that names the rule. Deny wins over allow.
+//! An [`Authorization`] is the model and looks at every rule; a [`Judge`] is one compiled for requests, with the same verdicts.
 //! Spec: Envoy RBAC (gRFC A41): two filters, the first denies, the second allows.
 //! Invariant: a caller without a verified identity matches no rule that names an identity or a namespace.
+
+mod judge;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use self::judge::Judge;
 use crate::identity::Identity;
 
 /// The authorization of one port.
@@ -86,7 +90,7 @@ pub enum Verdict<'a> {
 }
 
 impl Authorization {
-    /// Judges one request or connection. Cost: linear in the rules.
+    /// Judges one request or connection. Cost: linear in the rules; [`Judge::check`] gives the same verdict for requests.
     /// A TCP connection has no method and path: an allow rule that asks for them does not match it, a deny rule
     /// does (as in Istio: never wider).
     pub fn check(&self, request: &Request<'_>) -> Verdict<'_> {
@@ -136,12 +140,19 @@ impl Operation {
     fn matches(&self, request: &Request<'_>, unknown_http: bool) -> bool {
         let http = match request.http {
             Some((method, path)) => {
-                (self.methods.is_empty() || self.methods.iter().any(|m| m.as_ref() == method))
-                    && (self.paths.is_empty() || self.paths.iter().any(|p| p.matches(path)))
+                self.takes_method(method) && (self.paths.is_empty() || self.paths.iter().any(|p| p.matches(path)))
             }
             None => (self.methods.is_empty() && self.paths.is_empty()) || unknown_http,
         };
-        http && (self.ports.is_empty() || self.ports.contains(&request.port))
+        http && self.takes_port(request.port)
+    }
+
+    fn takes_method(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|wanted| wanted.as_ref() == method)
+    }
+
+    fn takes_port(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
     }
 }
 

@@ -1,12 +1,17 @@
 //! Routes: which rule a request falls under, and what then happens to it.
 //! Shape: a [`RouteTable`] is searched with a [`RequestHead`]; the first rule that matches wins, so whoever builds
-//! a table orders its rules by precedence (`compile::route` does, as the Gateway API says).
+//! a table orders its rules by precedence (`compile::route` does, as the Gateway API says). A [`Matcher`] is a table
+//! compiled for requests: the same answers at a cost that does not grow with the table.
 //! Wire: `envoy.config.route.v3.RouteConfiguration`.
+
+mod expressions;
+mod matcher;
 
 use std::{sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
+pub use self::matcher::Matcher;
 use crate::{
     names::{ClusterName, RouteName},
     policy::Authorization,
@@ -160,7 +165,7 @@ pub const MAX_REGEX_SIZE: usize = 1 << 20;
 
 impl RouteTable {
     /// The rule for a request: the most specific host that has one (exact, longest suffix wildcard, `*`), then the first
-    /// rule that matches. Cost: linear in hosts and rules.
+    /// rule that matches. Cost: linear in hosts and rules; [`Matcher::find`] answers the same for requests.
     pub fn find(&self, head: &impl RequestHead) -> Option<&Rule> {
         let (host, rule) = self.find_index(head)?;
         self.hosts.get(host)?.rules.get(rule)
@@ -210,8 +215,12 @@ impl Match {
 
     /// Whether a request falls under it.
     pub fn test(&self, head: &impl RequestHead) -> bool {
-        self.path.test(head.path())
-            && self.method.as_deref().is_none_or(|method| method == head.method())
+        self.path.test(head.path()) && self.test_beside_path(head)
+    }
+
+    /// Whether method and headers match.
+    fn test_beside_path(&self, head: &impl RequestHead) -> bool {
+        self.method.as_deref().is_none_or(|method| method == head.method())
             && self.headers.iter().all(|wanted| head.any_header(&wanted.name, &mut |value| wanted.value.test(value)))
     }
 }
@@ -252,6 +261,11 @@ impl Pattern {
     /// The expression as it was written.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The expression with what ties it to both ends of a text.
+    fn whole(&self) -> &str {
+        self.regex.as_str()
     }
 
     fn test(&self, text: &str) -> bool {

@@ -36,7 +36,7 @@ use self::{
 use crate::{
     admin::{Control, Door, View, serve},
     agent::{Agent, health::Checks},
-    config::{ConfigError, Join, Mode, Settings, SettingsArgs, Source},
+    config::{ConfigError, Join, LoopError, Mode, Settings, SettingsArgs, Source},
     control_plane::{ControlPlane, check_mark},
     discovery::Discovery,
     drain::Drainer,
@@ -75,6 +75,9 @@ pub enum StartError {
     /// A port cannot be opened.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A forward listener leads to one of the ports that were opened.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
     /// The mark cannot be set.
     #[error("spec.mark: {mark:#x} cannot be set, which needs CAP_NET_ADMIN; where nothing is redirected, set mark: 0")]
     Mark {
@@ -145,6 +148,7 @@ impl App {
             check_mark(mark).map_err(|source| StartError::Mark { mark, source })?;
         }
         let Ports { addresses, admin, metrics, data } = Ports::open(&settings).await?;
+        addresses.loops(&settings)?;
         let (state, status) = (Arc::new(State::new(settings.workers)), Arc::new(Status::default()));
         let tls = Arc::new(CurrentTls::empty());
         let mut tasks = JoinSet::new();

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,7 +23,9 @@ use weft_core::{
         ApiError, Object, ObjectKey, ProxyConfig,
         mesh_config::AccessLogMode,
         parse_proxy_file,
-        proxy_config::{Forward, IdentityFiles, ProxyMode, ProxyPorts, ProxyWorkload},
+        proxy_config::{
+            Forward, ForwardListener, IdentityFiles, ProxyConfigSpec, ProxyMode, ProxyPorts, ProxyWorkload,
+        },
     },
     listener::AccessLog,
     names::{MESH_RANGE_V4, MESH_RANGE_V6},
@@ -222,6 +224,60 @@ pub enum TokenSourceError {
     },
 }
 
+/// A forward listener leads to a port of the proxy itself: what comes in there would come in again, for ever.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {destination} is the proxy's own {port}: a connection there would come back to it")]
+pub struct LoopError {
+    /// The destination's place in the file.
+    pub field: String,
+    /// The destination.
+    pub destination: SocketAddr,
+    /// The setting of the port that it is.
+    pub port: String,
+}
+
+/// The forward listeners that lead to one of the ports the proxy listens on. `listening`: setting and address of each;
+/// those whose number is not known yet (0) are left out. `own`: the workload's addresses, which are the proxy's too.
+pub(crate) fn loops(forward: &Forward, listening: &[(String, SocketAddr)], own: &[IpAddr]) -> Vec<LoopError> {
+    let ours = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || own.contains(&ip);
+    let reaches = |destination: SocketAddr, at: SocketAddr| {
+        let (to, at_ip) = (destination.ip().to_canonical(), at.ip().to_canonical());
+        let any = at_ip.is_unspecified() || to.is_unspecified();
+        at.port() == destination.port() && at.port() != 0 && (to == at_ip || (any && ours(to) && ours(at_ip)))
+    };
+    let mut found = Vec::new();
+    for (direction, listeners) in [("outbound", &forward.outbound), ("inbound", &forward.inbound)] {
+        for (index, listener) in listeners.iter().enumerate() {
+            let destination = listener.destination;
+            if let Some((port, _)) = listening.iter().find(|(_, at)| reaches(destination, *at)) {
+                let field = format!("spec.forward.{direction}[{index}].destination");
+                found.push(LoopError { field, destination, port: port.clone() });
+            }
+        }
+    }
+    found
+}
+
+/// Where a proxy with this file listens, by setting; 0 where a free port is picked at the start.
+fn listening(spec: &ProxyConfigSpec) -> Vec<(String, SocketAddr)> {
+    let any = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    let ports = [
+        ("outbound", any, spec.ports.outbound),
+        ("inbound", any, spec.ports.inbound),
+        ("admin", Ipv4Addr::LOCALHOST.into(), spec.ports.admin),
+        ("metrics", spec.bind.unwrap_or(any), spec.ports.metrics),
+    ];
+    let mut all: Vec<_> =
+        ports.iter().map(|(name, ip, port)| (format!("spec.ports.{name}"), SocketAddr::new(*ip, *port))).collect();
+    for (direction, listeners) in [("outbound", &spec.forward.outbound), ("inbound", &spec.forward.inbound)] {
+        let of = |(index, listener): (usize, &ForwardListener)| {
+            (format!("spec.forward.{direction}[{index}].listen"), listener.listen)
+        };
+        all.extend(listeners.iter().enumerate().map(of));
+    }
+    all
+}
+
 fn lines(mistakes: &[String]) -> String {
     match mistakes {
         [one] => one.clone(),
@@ -258,6 +314,9 @@ impl Settings {
                 ));
             }
         }
+        let own = spec.workload.as_ref().map(|workload| workload.addresses.as_slice()).unwrap_or_default();
+        let looping = loops(&spec.forward, &listening(&spec), own);
+        mistakes.extend(looping.iter().map(|error| format!("document 1: {error}")));
         let source = match spec.control_plane {
             Some(plane) => {
                 let token = match (plane.join_token, plane.join_token_file) {
@@ -488,6 +547,48 @@ mod tests {
         let text = file(&format!("  controlPlane: {{address: \"a:1\", joinToken: {TOKEN}}}\n"));
         let settings = Settings::parse(&text, &with_file).unwrap();
         assert!(matches!(&settings.source, Source::ControlPlane(Join { token: TokenSource::File(_), .. })));
+    }
+
+    #[test]
+    fn a_forward_listener_to_a_port_of_the_proxy_itself_is_refused_with_its_field() {
+        let mistakes = |forward: &str| {
+            Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default())
+                .err()
+                .unwrap_or_default()
+        };
+        for (forward, port) in [
+            (
+                "inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.1:9002\"}]",
+                "spec.forward.inbound[0].listen",
+            ),
+            ("inbound: [{listen: \"0.0.0.0:9002\", destination: \"10.0.0.1:9002\"}]", "spec.forward.inbound[0].listen"),
+            (
+                "inbound: [{listen: \"[::]:9002\", destination: \"[::ffff:127.0.0.1]:9002\"}]",
+                "spec.forward.inbound[0].listen",
+            ),
+            (
+                "inbound: [{listen: \"127.0.0.1:9002\", destination: \"0.0.0.0:9002\"}]",
+                "spec.forward.inbound[0].listen",
+            ),
+            ("inbound: [{listen: \"127.0.0.1:9002\", destination: \"10.0.0.1:15006\"}]", "spec.ports.inbound"),
+            ("inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.1:15000\"}]", "spec.ports.admin"),
+            ("inbound: [{listen: \"127.0.0.1:9002\", destination: \"10.0.0.1:15020\"}]", "spec.ports.metrics"),
+        ] {
+            let mistakes = mistakes(forward);
+            let [mistake] = &mistakes[..] else { panic!("{forward}: {mistakes:?}") };
+            let field = "document 1: spec.forward.inbound[0].destination: ";
+            assert!(mistake.starts_with(field) && mistake.contains(port), "{forward}: {mistake}");
+        }
+        let two = "outbound: [{listen: \"127.0.0.1:9001\", destination: \"127.0.0.1:9002\"}], \
+                   inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.1:9001\"}]";
+        assert_eq!(mistakes(two).len(), 2);
+        for good in [
+            "inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.1:8080\"}]",
+            "inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.2:9002\"}]",
+            "outbound: [{listen: \"127.0.0.1:9001\", destination: \"10.0.0.7:15006\"}]",
+        ] {
+            assert_eq!(mistakes(good), Vec::<String>::new(), "{good}");
+        }
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Discovery {
                 Ok(never) => match never {},
             };
             self.status.discovery.down();
+            self.state.set_discovered(false);
             if matches!(error, StreamError::Hash { .. }) {
                 self.held = Held::default();
             }

@@ -37,7 +37,7 @@ use crate::{
     stream::{Rewind, Stream, tls_error},
     tcp,
     telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
-    tls::{ALPN_HTTP, verify},
+    tls::{ALPN_HTTP, SvidError, verify},
     upstream::{
         dial::{Slot, plain},
         pool::{Bounds, SendError, Version},
@@ -133,15 +133,17 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
         }
     };
     let session = stream.get_ref().1;
-    let identity = match verify::peer_identity(session) {
-        Ok(identity) => identity,
+    let identity = match verify::peer(session) {
+        Ok(peer) => peer.identity,
         Err(error) => {
             tracing::debug!(%error, %peer, "peer certificate is not fit for the mesh");
-            let labels = [("direction", "inbound"), ("reason", "not an SVID")];
+            let reason = if matches!(error, SvidError::NotCurrent) { "Expired" } else { "not an SVID" };
+            let labels = [("direction", "inbound"), ("reason", reason)];
             return worker.metrics.event("weft_tls_failures_total", &labels);
         }
     };
-    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound")]);
+    let labels = [("direction", "inbound"), ("kind", verify::kind(session))];
+    worker.metrics.event("weft_tls_handshakes_total", &labels);
     let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
     let stream = Stream::Accepted(Box::new(stream));
     if is_http {
@@ -265,17 +267,17 @@ fn decide(live: &Live, port: u16, identity: Option<&Identity>, head: &Head) -> R
     if settings.mode == InboundMode::Strict && identity.is_none() {
         return Err(Failure::PlaintextRefused);
     }
-    let table = inbound.routes.get(&settings.routes).ok_or(Failure::NotConfigured)?;
-    if table.authorization.allows_all() {
+    let requests = inbound.requests.get(&settings.routes).ok_or(Failure::NotConfigured)?;
+    if requests.allows_all() {
         return Ok(());
     }
     let judge = |path: &str| {
         let request = policy::Request { identity, port, http: Some((head.request.method(), path)) };
-        verdict(table.authorization.check(&request))
+        verdict(requests.check(&request))
     };
     judge(head.request.path())?;
     // A rule on paths must hold however the application reads the path.
-    if table.authorization.judges_paths() {
+    if requests.judges_paths() {
         for reading in path::readings(head.request.path()).map_err(Failure::BadRequest)? {
             judge(&reading)?;
         }
@@ -292,8 +294,7 @@ pub(crate) fn may_call_itself(worker: &Worker, destination: SocketAddr) -> Resul
 
 /// Judges a connection that is not HTTP: pure.
 fn decide_opaque(inbound: &InboundLive, port: u16, identity: Option<&Identity>) -> Result<(), Failure> {
-    let settings = inbound.listener.port(port);
-    verdict(settings.authorization.check(&policy::Request { identity, port, http: None }))
+    verdict(inbound.connections(port).check(&policy::Request { identity, port, http: None }))
 }
 
 fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {

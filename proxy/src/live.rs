@@ -3,10 +3,17 @@
 //! Shape: [`State::replace`] takes the whole model of a revision, [`State::endpoints`] one endpoint set at once.
 //! Invariant: a snapshot is complete: every route in it points at a cluster in it. Names of clusters that are missing make
 //! `replace` fail, and the last good snapshot stays.
+//! Invariant: an endpoint whose address was once announced with an identity is never called without one: it is withheld.
+//!
+//! - [`meshed`]: which addresses those are. [`evadable`]: deny rules that plaintext steps around.
+
+mod evadable;
+mod meshed;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
+    num::NonZeroU16,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -21,13 +28,16 @@ use weft_core::{
     balancer::{self, Load},
     cluster::Cluster,
     endpoint::{Endpoint, EndpointSet, Health},
+    failure::Failure,
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
     outlier::{self, Record},
+    policy::Judge,
     retry::Budget,
-    route::{Action, RouteTable, WeightedCluster},
+    route::{Action, Matcher, RouteTable, WeightedCluster},
 };
 
+use self::meshed::Meshed;
 use crate::{
     telemetry::RequestSeries,
     upstream::pool::{Counts, Pool, Target, Transport, Version},
@@ -35,6 +45,8 @@ use crate::{
 
 /// Most destinations noted between two looks of discovery.
 const MAX_TOUCHED: usize = 20_000;
+/// Most destinations remembered that were asked for during an outage and not answered.
+const MAX_UNANSWERED: usize = 20_000;
 
 /// The whole configuration of a proxy as a model: what discovery or a file hands over.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -89,11 +101,15 @@ pub struct Live {
     pub resources: Arc<Resources>,
 }
 
-/// The inbound listener with its route tables.
+/// The inbound listener with its authorization.
 #[derive(Debug)]
 pub(crate) struct InboundLive {
     pub(crate) listener: Inbound,
-    pub(crate) routes: HashMap<RouteName, Arc<RouteTable>>,
+    /// Of requests, by the route table that holds it.
+    pub(crate) requests: HashMap<RouteName, Judge>,
+    /// Of connections that are not HTTP, by port.
+    connections: HashMap<NonZeroU16, Judge>,
+    other_connections: Judge,
 }
 
 /// A destination in the mesh.
@@ -112,10 +128,10 @@ pub(crate) struct GatewayLive {
     pub(crate) routes: HashMap<u16, Arc<Routes>>,
 }
 
-/// A route table with its clusters resolved: `targets[host][rule]` in the order of the model.
+/// A route table, compiled, with its clusters resolved: `targets[host][rule]` in the order of the model.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    pub(crate) table: Arc<RouteTable>,
+    pub(crate) matcher: Matcher,
     pub(crate) targets: Vec<Vec<Vec<Arc<Upstream>>>>,
 }
 
@@ -133,6 +149,8 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct ClusterState {
     pub(crate) endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    /// Endpoints that were in the mesh and are now announced without an identity: never called.
+    withheld: ArcSwap<Vec<Endpoint>>,
     /// Set once an endpoint set arrived, and notified at each change.
     pub(crate) known: AtomicBool,
     pub(crate) changed: Notify,
@@ -175,6 +193,13 @@ pub struct State {
     live: ArcSwap<Live>,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
+    meshed: Mutex<Meshed>,
+    /// Deny rules that were warned of.
+    evadable: Mutex<BTreeSet<Arc<str>>>,
+    /// There is a discovery stream that answers.
+    discovered: AtomicBool,
+    /// Destinations that were asked for during this outage and not answered in time.
+    unanswered: Mutex<HashSet<SocketAddr>>,
     /// Destinations called since discovery looked last.
     touched: Mutex<HashSet<SocketAddr>>,
     /// Notified after each swap.
@@ -190,6 +215,10 @@ impl State {
             live: ArcSwap::default(),
             clusters: Mutex::default(),
             learned: Mutex::default(),
+            meshed: Mutex::default(),
+            evadable: Mutex::default(),
+            discovered: AtomicBool::new(false),
+            unanswered: Mutex::default(),
             touched: Mutex::default(),
             swapped: Notify::new(),
             start: Instant::now(),
@@ -259,12 +288,14 @@ impl State {
         for (name, listener) in &resources.listeners {
             match listener {
                 Listener::Inbound(inbound) => {
-                    let mut routes = HashMap::new();
+                    let mut requests = HashMap::new();
                     for port in inbound.ports.values().chain([&inbound.default]) {
-                        routes.insert(port.routes.clone(), routes_of(name, &port.routes)?.table.clone());
+                        let table = routes_of(name, &port.routes)?;
+                        let judge = || Judge::new(&table.matcher.table().authorization);
+                        requests.entry(port.routes.clone()).or_insert_with(judge);
                     }
                     live.access_log = inbound.access_log;
-                    live.inbound = Some(InboundLive { listener: inbound.clone(), routes });
+                    live.inbound = Some(InboundLive::new(inbound, requests));
                 }
                 Listener::OutboundDefault(default) => live.outbound_default = Some(default.policy),
                 Listener::Outbound(outbound) => {
@@ -285,22 +316,34 @@ impl State {
                 }
             }
         }
-        self.clusters.lock().retain(|name, _| resources.clusters.contains_key(name));
+        let gone: Vec<_> = {
+            let mut clusters = self.clusters.lock();
+            clusters.extract_if(|name, _| !resources.clusters.contains_key(name)).map(|(_, state)| state).collect()
+        };
+        for state in gone {
+            let endpoints = state.endpoints.load();
+            self.meshed.lock().still(endpoints.iter().map(|known| known.endpoint.address), self.now());
+            self.meshed.lock().still(state.withheld.load().iter().map(|endpoint| endpoint.address), self.now());
+        }
         self.learned.lock().retain(|address, _| live.outbound.contains_key(address));
         self.live.store(Arc::new(live));
         self.swapped.notify_waiters();
+        self.warn_of_evadable(&resources);
         Ok(())
     }
 
-    /// Takes an endpoint set; what is known of endpoints that stay is kept.
+    /// Takes an endpoint set; what is known of endpoints that stay is kept. An endpoint without an identity at an address
+    /// that had one is withheld.
     pub fn endpoints(&self, set: &EndpointSet) {
         let Some(state) = self.clusters.lock().get(&set.cluster).cloned() else { return };
         let old = state.endpoints.load_full();
+        let withheld = self.withheld(set, &state);
         let kept: HashMap<_, &Arc<EndpointState>> =
             old.iter().map(|known| ((known.endpoint.address, &known.endpoint.identity), known)).collect();
-        let new = set
+        let new: Vec<Arc<EndpointState>> = set
             .endpoints
             .iter()
+            .filter(|endpoint| !withheld.contains(endpoint))
             .map(|endpoint| match kept.get(&(endpoint.address, &endpoint.identity)) {
                 Some(known) if known.endpoint == *endpoint => (*known).clone(),
                 Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
@@ -310,11 +353,116 @@ impl State {
                 }),
             })
             .collect();
+        let meshed = new.iter().all(|known| known.endpoint.identity.is_some());
+        state.meshed.store(meshed && !new.is_empty(), Relaxed);
         state.endpoints.store(Arc::new(new));
-        let meshed = set.endpoints.iter().all(|endpoint| endpoint.identity.is_some());
-        state.meshed.store(meshed && !set.endpoints.is_empty(), Relaxed);
+        state.withheld.store(Arc::new(withheld));
         state.known.store(true, Relaxed);
         state.changed.notify_waiters();
+    }
+
+    /// Says, once for each set of them, which deny rules can be stepped around by calling in plaintext.
+    fn warn_of_evadable(&self, resources: &Resources) {
+        let found = match resources.listeners.get(&ListenerName::Inbound) {
+            Some(Listener::Inbound(inbound)) => evadable::evadable(inbound, |name| resources.routes.get(name)),
+            Some(Listener::OutboundDefault(_) | Listener::Outbound(_) | Listener::Gateway(_)) | None => BTreeSet::new(),
+        };
+        let mut known = self.evadable.lock();
+        if *known == found {
+            return;
+        }
+        if !found.is_empty() {
+            let rules = found.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+            tracing::warn!(
+                rules,
+                "deny rules by identity can be stepped around: this workload takes plaintext, whose callers have no \
+                 identity; make inbound strict, or allow by identity"
+            );
+        }
+        *known = found;
+    }
+
+    /// The endpoints of a set that are not to be called, because they were in the mesh and come without an identity now.
+    /// Learns from the set what is in the mesh.
+    fn withheld(&self, set: &EndpointSet, state: &ClusterState) -> Vec<Endpoint> {
+        let now = self.now();
+        self.sweep_meshed(now);
+        let before = state.withheld.load();
+        let mut meshed = self.meshed.lock();
+        meshed.still(state.endpoints.load().iter().map(|known| known.endpoint.address), now);
+        meshed.still(before.iter().map(|endpoint| endpoint.address), now);
+        for endpoint in set.endpoints.iter().filter(|endpoint| endpoint.identity.is_some()) {
+            meshed.learn(endpoint.address, now);
+        }
+        let fell = |endpoint: &&Endpoint| endpoint.identity.is_none() && meshed.contains(endpoint.address);
+        let withheld: Vec<Endpoint> = set.endpoints.iter().filter(fell).cloned().collect();
+        for endpoint in &withheld {
+            if !before.iter().any(|known| known.address == endpoint.address) {
+                tracing::warn!(
+                    cluster = %set.cluster, endpoint = %endpoint.address, workload = endpoint.workload,
+                    "an endpoint that was in the mesh is announced without an identity; it is not called, as that would \
+                     be in plaintext"
+                );
+            }
+        }
+        withheld
+    }
+
+    /// Whether an address was announced with an identity and has not been gone for long since.
+    pub(crate) fn was_meshed(&self, address: SocketAddr) -> bool {
+        self.sweep_meshed(self.now());
+        self.meshed.lock().contains(address)
+    }
+
+    fn sweep_meshed(&self, now: Duration) {
+        if !self.meshed.lock().is_due(now) {
+            return;
+        }
+        let clusters: Vec<_> = self.clusters.lock().values().cloned().collect();
+        let mut current = HashSet::new();
+        for state in clusters {
+            current.extend(state.endpoints.load().iter().map(|known| known.endpoint.address));
+            current.extend(state.withheld.load().iter().map(|endpoint| endpoint.address));
+        }
+        self.meshed.lock().sweep(&current, now);
+    }
+
+    /// The discovery stream answers, or is gone. What was not answered during an outage is asked for again after it.
+    pub(crate) fn set_discovered(&self, is_up: bool) {
+        if self.discovered.swap(is_up, Relaxed) != is_up && is_up {
+            self.unanswered.lock().clear();
+        }
+    }
+
+    /// Notes that a destination was asked for and not answered in time. Bounded: beyond [`MAX_UNANSWERED`] a destination
+    /// is waited for again.
+    pub(crate) fn not_answered(&self, destination: SocketAddr) {
+        if self.discovered.load(Relaxed) {
+            return;
+        }
+        let mut unanswered = self.unanswered.lock();
+        if unanswered.len() < MAX_UNANSWERED {
+            unanswered.insert(destination);
+        }
+    }
+
+    /// Whether to wait for an answer about a destination is in vain: there is no discovery stream, and it was waited for
+    /// since there was one.
+    pub(crate) fn waits_in_vain(&self, destination: SocketAddr) -> bool {
+        !self.discovered.load(Relaxed) && self.unanswered.lock().contains(&destination)
+    }
+
+    /// Endpoints that are not called because they were in the mesh and have no identity now, by cluster.
+    pub fn withheld_sets(&self) -> Vec<EndpointSet> {
+        let mut sets: Vec<EndpointSet> = self
+            .clusters
+            .lock()
+            .iter()
+            .map(|(name, state)| EndpointSet { cluster: name.clone(), endpoints: state.withheld.load().to_vec() })
+            .filter(|set| !set.endpoints.is_empty())
+            .collect();
+        sets.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+        sets
     }
 
     /// The endpoint sets as they are, for the config dump.
@@ -381,7 +529,20 @@ impl Routes {
             }
             targets.push(rules);
         }
-        Ok(Self { table: Arc::new(table.clone()), targets })
+        Ok(Self { matcher: Matcher::new(Arc::new(table.clone())), targets })
+    }
+}
+
+impl InboundLive {
+    fn new(listener: &Inbound, requests: HashMap<RouteName, Judge>) -> Self {
+        let connections = listener.ports.iter().map(|(port, of)| (*port, Judge::new(&of.authorization))).collect();
+        let other_connections = Judge::new(&listener.default.authorization);
+        Self { listener: listener.clone(), requests, connections, other_connections }
+    }
+
+    /// Who may open a connection that is not HTTP to a port.
+    pub(crate) fn connections(&self, port: u16) -> &Judge {
+        NonZeroU16::new(port).and_then(|port| self.connections.get(&port)).unwrap_or(&self.other_connections)
     }
 }
 
@@ -404,6 +565,7 @@ impl ClusterState {
     fn new(settings: &Cluster, now: Duration) -> Self {
         Self {
             endpoints: ArcSwap::default(),
+            withheld: ArcSwap::default(),
             known: AtomicBool::new(false),
             changed: Notify::new(),
             meshed: AtomicBool::new(false),
@@ -438,6 +600,11 @@ impl ClusterState {
             }
         }
         None
+    }
+
+    /// Why there is no endpoint to pick.
+    pub(crate) fn none(&self) -> Failure {
+        if self.withheld.load().is_empty() { Failure::NoEndpoint } else { Failure::LostIdentity }
     }
 
     /// Closes the idle connections of one worker, so that the limit leaves room for a new one. Returns whether any was.

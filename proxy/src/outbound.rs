@@ -4,7 +4,8 @@
 //! request: route -> tries -> answer
 //!
 //! Invariant: what is in the mesh never leaves in plaintext because the control plane is away, and an address in the mesh's
-//! ranges never leaves at all unless it is known.
+//! ranges never leaves at all unless it is known. Before the first configuration nothing leaves that a control plane might
+//! know, as the outbound policy is not known either.
 
 use std::{
     io,
@@ -100,6 +101,10 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
     let Some(interest) = &shared.interest else {
         return unknown(worker, &shared.state.live(), destination, Failure::UnknownService);
     };
+    let event = |result| worker.metrics.event("weft_discovery_waits_total", &[("result", result)]);
+    if shared.state.waits_in_vain(destination) {
+        return unknown(worker, &shared.state.live(), destination, Failure::NoDiscovery);
+    }
     let answer = timeout(shared.discovery_wait, async {
         loop {
             let swapped = shared.state.swapped.notified();
@@ -114,7 +119,6 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
         }
     })
     .await;
-    let event = |result| worker.metrics.event("weft_discovery_waits_total", &[("result", result)]);
     match answer {
         Ok(Some(target)) => {
             event("mesh");
@@ -126,12 +130,14 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
         }
         Err(_elapsed) => {
             event("timeout");
+            shared.state.not_answered(destination);
             unknown(worker, &shared.state.live(), destination, Failure::NoDiscovery)
         }
     }
 }
 
-/// What is not known: refused inside the mesh's ranges, else the outbound policy.
+/// What is not known: refused inside the mesh's ranges, where it was in the mesh, and before there is a configuration, which
+/// is what says the outbound policy; else that.
 fn unknown(
     worker: &Worker,
     live: &Live,
@@ -140,6 +146,14 @@ fn unknown(
 ) -> Result<Option<Arc<OutboundLive>>, Failure> {
     if worker.in_mesh_ranges(destination.ip()) {
         return Err(inside);
+    }
+    if worker.shared.state.was_meshed(destination) {
+        return Err(Failure::LostIdentity);
+    }
+    // A control plane that is not ours may have no `outbound`: then the default is in force with its `inbound`.
+    let configured = live.outbound_default.is_some() || live.inbound.is_some() || worker.shared.interest.is_none();
+    if !configured {
+        return Err(Failure::NotConfigured);
     }
     match live.outbound_default.unwrap_or_default() {
         OutboundPolicy::AllowAny => Ok(None),
@@ -403,8 +417,9 @@ impl Outbound {
         exchange: &mut Exchange,
     ) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
         let routes = self.routes(live)?;
-        let (host, rule) = routes.table.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
-        let found = routes.table.hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
+        let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
+        let found =
+            routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
         exchange.route = Some(found.name.clone());
         let forward = match &found.action {
             Action::Forward(forward) => forward,

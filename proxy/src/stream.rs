@@ -65,6 +65,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
             buf.put_slice(part);
         }
         self.first.advance(count);
+        if self.first.is_empty() {
+            // Gives the memory back, which the connection would hold to its end.
+            self.first = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

@@ -4,19 +4,21 @@
 //!
 //! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
 //! - [`verify`]: who the peer is.
+//! - [`resumption`]: what makes a later handshake with the same peer cheap.
 //! - `plane`: TLS to the control plane.
 //! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
 //!
 //! # Defaults
-//! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; no resumption,
-//! no tickets, no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
+//! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; resumption
+//! within one [`MeshTls`], no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
 
 pub mod hello;
 pub(crate) mod plane;
+pub(crate) mod resumption;
 pub mod svid;
 pub mod verify;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 use rustls::{
@@ -28,7 +30,10 @@ use rustls::{
 use weft_core::identity::Identity;
 
 pub use self::svid::{Svid, SvidError};
-use self::verify::ChainVerifier;
+use self::{
+    resumption::{Offer, Sessions, TICKETS, Tickets},
+    verify::{Chain, Verifier},
+};
 
 /// ALPN of the hop for HTTP of every version.
 pub const ALPN_HTTP: &[u8] = b"weft-h2";
@@ -45,8 +50,9 @@ pub struct MeshTls {
     /// What it was built from, for the control plane's client.
     pub svid: Arc<Svid>,
     pub(crate) server: Arc<ServerConfig>,
-    pub(crate) client_http: Arc<ClientConfig>,
-    pub(crate) client_tcp: Arc<ClientConfig>,
+    /// Without ALPN and sessions: see [`Self::client`].
+    client: ClientConfig,
+    sessions: Arc<Sessions>,
 }
 
 /// The current [`MeshTls`], or none before the first certificate. One atomic pointer.
@@ -56,34 +62,58 @@ impl MeshTls {
     /// Builds both directions from one certificate.
     /// Errors: a key that does not fit the certificate, an empty bundle.
     pub fn new(svid: Svid) -> Result<Self, SvidError> {
-        let provider = provider();
+        Self::with_provider(svid, provider())
+    }
+
+    fn with_provider(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
         let roots = Arc::new(svid.roots()?);
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
+        let mut ends = svid.not_after;
+        for certificate in &svid.chain {
+            ends = ends.min(*svid::validity(certificate)?.end());
+        }
+        // A proxy has one certificate, so it needs no hint which roots we know.
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let clients = clients.clear_root_hint_subjects().build()?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
             .with_single_cert(svid.chain.clone(), svid.key.clone_key())?;
         server.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_TCP.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
+        server.ticketer = Arc::new(Tickets::new(ends)?);
+        server.send_tls13_tickets = TICKETS;
+        server.max_early_data_size = 0;
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ChainVerifier::new(roots, &provider)))
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(Chain::new(roots, &provider), &provider)))
             .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?;
         client.resumption = Resumption::disabled();
+        client.enable_early_data = false;
         client.enable_sni = false;
-        let mut client_tcp = client.clone();
-        client.alpn_protocols = vec![ALPN_HTTP.to_vec()];
-        client_tcp.alpn_protocols = vec![ALPN_TCP.to_vec()];
         Ok(Self {
             identity: svid.identity.clone(),
             not_after: svid.not_after,
             svid: Arc::new(svid),
             server: Arc::new(server),
-            client_http: Arc::new(client),
-            client_tcp: Arc::new(client_tcp),
+            client,
+            sessions: Sessions::new(ends),
         })
+    }
+
+    /// The client's side of one handshake with `expected` at `address`. What it offers to resume was made with the same;
+    /// what it brings is kept once the peer was found to be the expected one: [`Offer::keep_until`].
+    pub(crate) fn client(
+        &self,
+        alpn: &[u8],
+        address: SocketAddr,
+        expected: &Identity,
+    ) -> (Arc<ClientConfig>, Arc<Offer>) {
+        let offer = self.sessions.with(address, expected);
+        let mut config = self.client.clone();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.resumption = Resumption::store(offer.clone());
+        (Arc::new(config), offer)
     }
 }
 
@@ -94,3 +124,8 @@ pub fn provider() -> Arc<CryptoProvider> {
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
     Arc::new(provider)
 }
+
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod tests;

@@ -108,11 +108,12 @@ const POOL_SWEEP: u32 = 20;
 impl Worker {
     /// A worker; [`Worker::start`] makes it run.
     pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
-        let dialer = Dialer { mark: shared.mark, tls: shared.tls.clone() };
+        let metrics: Arc<Metrics> = Arc::default();
+        let dialer = Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone() };
         Arc::new(Self {
             index,
             shared,
-            metrics: Arc::default(),
+            metrics,
             connections: Arc::default(),
             log,
             drain,

@@ -202,10 +202,14 @@ fn table_needs(table: &RouteTable) -> Vec<(Kind, Arc<str>)> {
 }
 
 impl Absence {
-    /// A gateway of another namespace.
-    pub(super) fn denied(namespace: &str, who: &Who) -> Self {
-        let message = format!("only proxies of namespace {namespace} get this, and this one is of {}", who.namespace);
-        Self { code: PERMISSION_DENIED, message }
+    /// Something of a gateway that is for `whom`, and not for a proxy that `is` this.
+    pub(super) fn denied(whom: &str, is: &str) -> Self {
+        Self { code: PERMISSION_DENIED, message: format!("only {whom} get this, and this is {is}") }
+    }
+
+    /// Whether it is there, or may be, and is not for who asks.
+    pub(super) fn is_denied(&self) -> bool {
+        self.code == PERMISSION_DENIED
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 };
 
 use weft_core::{
+    api::{Kind as ObjectKind, ObjectKey, gateway::GATEWAY_ACCOUNT, proxy_config::ProxyMode},
+    compile::World,
     identity::Identity,
     names::{ListenerName, RouteName},
     wire::{REVISION_NAME, revision_hash},
@@ -391,6 +393,10 @@ impl Session {
                 Answer::Absent(absence) => {
                     if owed || entry.sent != Sent::Absent {
                         entry.sent = Sent::Absent;
+                        if absence.is_denied() {
+                            let reason = &absence.message;
+                            tracing::warn!(peer = %self.peer, %name, reason, "a proxy asks for what it may not have");
+                        }
                         // A name that only `*` asks for has simply gone, which is no error.
                         let reason = (entry.explicit || entry.implied).then(|| absence.clone());
                         messages.remove(kind, Arc::clone(name), reason);
@@ -420,7 +426,7 @@ impl Session {
 
     /// What is not shared: resources rendered for who asks, and refusals.
     fn own_answer(&mut self, kind: Kind, name: &Arc<str>, client: &Client, store: &Store) -> Option<Arc<Answer>> {
-        if let Some(absence) = forbidden(kind, name, client) {
+        if let Some(absence) = forbidden(kind, name, client, store.world()) {
             return Some(Arc::new(Answer::Absent(absence)));
         }
         if !is_own(kind, name) {
@@ -501,20 +507,36 @@ fn is_own(kind: Kind, name: &str) -> bool {
     }
 }
 
-/// Why this client may not have this resource: a gateway's belong to proxies of the gateway's namespace.
-fn forbidden(kind: Kind, name: &str, client: &Client) -> Option<Absence> {
-    let namespace = match kind {
+/// Why this client may not have this resource: a gateway's belong to proxies at the edge, of the gateway's namespace, and of
+/// its service account where the Gateway names one.
+fn forbidden(kind: Kind, name: &str, client: &Client, world: &World) -> Option<Absence> {
+    let (namespace, gateway) = match kind {
         Kind::Listener => match ListenerName::parse(name) {
-            Ok(ListenerName::Gateway { namespace, .. }) => namespace,
+            Ok(ListenerName::Gateway { namespace, name }) => (namespace, name),
             Ok(ListenerName::Inbound | ListenerName::OutboundDefault | ListenerName::Outbound(_)) | Err(_) => {
                 return None;
             }
         },
         Kind::Routes => match RouteName::parse(name) {
-            Ok(RouteName::Gateway { namespace, .. }) => namespace,
+            Ok(RouteName::Gateway { namespace, name, .. }) => (namespace, name),
             Ok(RouteName::Service(_) | RouteName::Direct(_) | RouteName::Inbound(_)) | Err(_) => return None,
         },
         Kind::Cluster | Kind::Endpoints => return None,
     };
-    (namespace != client.who.namespace).then(|| Absence::denied(&namespace, &client.who))
+    if namespace != client.who.namespace {
+        return Some(Absence::denied(
+            &format!("proxies of namespace {namespace}"),
+            &format!("one of {}", client.who.namespace),
+        ));
+    }
+    if client.who.mode != ProxyMode::Gateway {
+        return Some(Absence::denied("proxies with `mode: gateway`", "a sidecar"));
+    }
+    let object = world.objects().find(&ObjectKey::new(ObjectKind::Gateway, &namespace, &gateway))?;
+    let account = object.metadata().annotations.get(GATEWAY_ACCOUNT)?;
+    let denied = || {
+        let who = format!("one of {}", client.who.service_account);
+        Absence::denied(&format!("proxies of service account {account}"), &who)
+    };
+    (*account != client.who.service_account).then(denied)
 }

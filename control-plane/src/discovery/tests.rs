@@ -120,6 +120,17 @@ impl Plane {
         self.client(&format!("spiffe://weft.local/ns/shop/sa/{account}"), account, WEFT_USER_AGENT).await
     }
 
+    /// A proxy at the edge.
+    async fn gateway(&self, caller: &str, id: &str) -> Client {
+        let mut client = self.client(caller, id, WEFT_USER_AGENT).await;
+        let text = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
+        let mode = prost_types::Struct { fields: [("mode".to_owned(), text("gateway"))].into() };
+        let ours = prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(mode)) };
+        let metadata = prost_types::Struct { fields: [("weft.dev".to_owned(), ours)].into() };
+        client.node = client.node.map(|node| Node { metadata: Some(metadata), ..node });
+        client
+    }
+
     async fn client(&self, caller: &str, id: &str, agent: &str) -> Client {
         let (requests, receiver) = mpsc::channel(64);
         let node =

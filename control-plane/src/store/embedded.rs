@@ -177,10 +177,12 @@ impl Store for Embedded {
         id: &str,
         decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>,
     ) -> Result<(), StoreError> {
-        // Looked at first without writing, so that a wrong token costs no flush of the disk.
-        let read = self.read(|tx| tx.open_table(TOKENS)?.get(id)?.map(|value| parse(value.value())).transpose())?;
-        if decide(read).is_none() {
-            return Ok(());
+        // Looked at first without writing, so that a wrong token, and one that is reusable, cost no flush of the disk.
+        let read: Option<TokenRecord> =
+            self.read(|tx| tx.open_table(TOKENS)?.get(id)?.map(|value| parse(value.value())).transpose())?;
+        match decide(read.clone()) {
+            Some(kept) if Some(&kept) != read.as_ref() => {}
+            Some(_) | None => return Ok(()),
         }
         self.write(|tx| {
             let mut table = tx.open_table(TOKENS)?;

@@ -10,6 +10,9 @@ use super::meta::{Address, RouteKind};
 /// The class of the Gateways that Weft serves.
 pub const GATEWAY_CLASS: &str = "weft";
 
+/// The annotation of a Gateway with the service account whose proxies alone may serve it.
+pub const GATEWAY_ACCOUNT: &str = "weft.dev/service-account";
+
 /// What a Gateway is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -57,7 +57,7 @@ pub struct Timeouts {
     /// Each try, until the head of the answer. Default none; `0s` is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_try: Option<Duration>,
-    /// An HTTP connection that carries nothing is closed after this. Default 5 min.
+    /// A pooled HTTP connection to an endpoint that carries no request is closed after this. Default 5 min.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Duration>,
     /// A TCP connection without a byte either way is closed after this. Default 1 h.

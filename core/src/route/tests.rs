@@ -184,3 +184,137 @@ proptest! {
         prop_assert_eq!(table.find(&head), naive(&table, &head));
     }
 }
+
+/// Paths with empty segments, trailing slashes, and some that no request for a resource has.
+fn odd_path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", ""]), 0..4)
+            .prop_map(|segments| format!("/{}", segments.join("/"))),
+        1 => prop::sample::select(vec!["", "*", "a", "a/b", "/é"]).prop_map(str::to_owned),
+    ]
+}
+
+fn odd_host() -> impl Strategy<Value = String> {
+    "[xyX]{1,2}(\\.[xyY]{1,2}){0,2}\\.?"
+}
+
+fn odd_domain() -> impl Strategy<Value = String> {
+    prop_oneof![odd_host(), odd_host().prop_map(|host| format!("*.{host}")), "\\*[xy.]{0,3}"]
+}
+
+fn pattern() -> impl Strategy<Value = Pattern> {
+    let sources =
+        vec!["/a(/.*)?", "/.*", "/[ab]+", "/a|/a/b", ".*b", "/a/?b?", "(?i)/AB", "", "/(a|ab)(/b)?", "/\\w+/\\w", "/a"];
+    prop::sample::select(sources).prop_map(|source| Pattern::new(source).unwrap())
+}
+
+fn any_header_match() -> impl Strategy<Value = HeaderMatch> {
+    let value = prop_oneof![
+        4 => prop::sample::select(vec!["1", "2", "3", "4"]).prop_map(|value| ValueMatch::Exact(value.into())),
+        1 => prop::sample::select(vec!["[12]", "3|4", ".*"]).prop_map(|source| ValueMatch::Regex(Pattern::new(source).unwrap())),
+    ];
+    (prop::sample::select(vec!["h", "k"]), value).prop_map(|(name, value)| HeaderMatch { name: name.into(), value })
+}
+
+fn any_match() -> impl Strategy<Value = Match> {
+    let path = prop_oneof![
+        3 => odd_path().prop_map(|path| PathMatch::Exact(path.into())),
+        3 => odd_path().prop_map(|path| PathMatch::Prefix(path.into())),
+        1 => pattern().prop_map(PathMatch::Regex),
+    ];
+    let method = prop::option::weighted(0.3, prop::sample::select(vec!["GET", "POST"]));
+    (path, method, prop::collection::vec(any_header_match(), 0..3)).prop_map(|(path, method, headers)| Match {
+        path,
+        method: method.map(Into::into),
+        headers,
+    })
+}
+
+/// A table of many rules that are all about the same few hosts, paths and headers.
+fn crowded_table() -> impl Strategy<Value = RouteTable> {
+    let host = (prop::collection::vec(odd_domain(), 1..3), prop::collection::vec(any_match(), 0..24));
+    prop::collection::vec(host, 0..4).prop_map(|hosts| {
+        let mut table = table(vec![]);
+        for (domains, matches) in hosts {
+            let rules = matches.into_iter().enumerate().map(|(index, found)| rule(&index.to_string(), found)).collect();
+            let domains = domains.into_iter().map(Into::into).collect();
+            table.hosts.push(VirtualHost { name: "h".into(), domains, rules });
+        }
+        table
+    })
+}
+
+fn any_head() -> impl Strategy<Value = Head> {
+    let header = (prop::sample::select(vec!["h", "k", "other"]), prop::sample::select(vec!["1", "2", "3", "4", ""]));
+    let headers = prop::collection::vec(header.prop_map(|(name, value)| (name.to_owned(), value.to_owned())), 0..4);
+    (odd_host(), prop::sample::select(vec!["GET", "POST", "get"]), odd_path(), headers)
+        .prop_map(|(host, method, path, headers)| Head { host, method: method.into(), path, headers })
+}
+
+proptest! {
+    #[test]
+    fn the_compiled_matcher_agrees_with_the_scan(
+        table in crowded_table(),
+        heads in prop::collection::vec(any_head(), 20),
+    ) {
+        let matcher = Matcher::new(Arc::new(table.clone()));
+        for head in heads {
+            prop_assert_eq!(matcher.find_index(&head), table.find_index(&head), "{:?}", head);
+        }
+    }
+
+    #[test]
+    fn rules_that_differ_by_a_header_are_found_by_its_value(
+        values in prop::collection::vec((0..40_u32, 0..3_u32, any::<bool>()), 0..60),
+        sent in prop::collection::vec(0..45_u32, 0..3),
+        env in 0..4_u32,
+    ) {
+        let exact = |name: &str, value: u32| HeaderMatch { name: name.into(), value: ValueMatch::Exact(value.to_string().into()) };
+        let rules = values.iter().enumerate().map(|(index, (tenant, env, both))| {
+            let headers = [exact("env", *env), exact("tenant", *tenant)].into_iter().take(1 + usize::from(*both)).collect();
+            rule(&index.to_string(), Match { headers, ..Match::any() })
+        });
+        let table = table(vec![("*", rules.collect())]);
+        let mut head = get("a", "/");
+        head.headers = sent.iter().map(|value| ("tenant".to_owned(), value.to_string())).collect();
+        head.headers.push(("env".to_owned(), env.to_string()));
+        prop_assert_eq!(Matcher::new(Arc::new(table.clone())).find_index(&head), table.find_index(&head));
+    }
+}
+
+#[test]
+fn more_expressions_than_one_automaton_takes_are_told_apart() {
+    let rules = (0..2_000).map(|n| {
+        let path = PathMatch::Regex(Pattern::new(&format!("/v[0-9]+/s{n}(/.*)?")).unwrap());
+        // Every other rule has a condition that does not hold, and is followed by one for the same expression.
+        let method = (n % 2 == 0).then(|| "POST".into());
+        rule(&n.to_string(), Match { path, method, headers: vec![] })
+    });
+    let mut rules: Vec<Rule> = rules.collect();
+    let late = Match { path: PathMatch::Regex(Pattern::new("/v[0-9]+/s(4|5)00").unwrap()), ..Match::any() };
+    rules.push(rule("late", late));
+    let table = table(vec![("*", rules)]);
+    let matcher = Matcher::new(Arc::new(table.clone()));
+    for path in
+        ["/v1/s0", "/v1/s1", "/v22/s1999/x", "/v1/s2000", "/v1/s500", "/v1/s400", "/v/s1", "/v3/s513", "/v3/s511/"]
+    {
+        let head = get("a", path);
+        assert_eq!(matcher.find_index(&head), table.find_index(&head), "{path}");
+    }
+}
+
+/// What a caller sends never makes a look-up slow: its cost is bounded by what is configured.
+#[test]
+fn hosts_and_paths_made_of_separators_are_answered_at_once() {
+    let prefix = Match { path: PathMatch::Prefix("/a/b".into()), ..Match::any() };
+    let matcher = Matcher::new(Arc::new(table(vec![("*.x", vec![rule("p", prefix)])])));
+    let slashes = get(&".".repeat(60_000), &"/".repeat(60_000));
+    let deep = get("y.x", &format!("/a/b{}", "/".repeat(60_000)));
+    #[expect(clippy::disallowed_methods, reason = "a test of real time, without tokio")]
+    let start = std::time::Instant::now();
+    for _ in 0..100 {
+        assert!(matcher.find(&slashes).is_none());
+        assert!(matcher.find(&deep).is_some());
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}

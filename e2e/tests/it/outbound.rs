@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use weft_e2e::mesh::{Mesh, Workload, both_ways};
 use weft_e2e::wire::Capture;
-use weft_e2e::{DEADLINE, Host, app, until};
+use weft_e2e::{DEADLINE, Host, app, test, until};
 
 use crate::traffic;
 
@@ -94,5 +94,53 @@ fn the_outside_is_allowed_until_only_registered_ones_are() {
         ensure_counted(mesh, "REG")?;
         assert_eq!(app::status(&client, "http://server/seen")?, "200");
         Ok(())
+    });
+}
+
+/// A workload whose proxy is taken away, and which is then written down as one without: its callers do not follow it into
+/// plaintext.
+#[test]
+fn a_workload_that_was_in_the_mesh_is_not_called_in_plaintext() {
+    test("outbound-left-the-mesh", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        let server = mesh.workload(app::workload("server-1").account("server"))?;
+        let client = mesh.workload(Workload::of("client"))?;
+        mesh.service("server", &[(80, app::HTTP)])?;
+        mesh.up()?;
+        let _app = app::start(&server)?;
+        assert_eq!(app::status(&client, "http://server/seen")?, "200");
+
+        mesh.proxy("server-1")?.terminate(DEADLINE)?;
+        server.exec_ok("weft-proxy", &["redirect", "--undo"])?;
+        let capture = Capture::start(&client, &format!("tcp port {}", app::HTTP))?;
+        mesh.apply(json!({
+            "apiVersion": "weft.dev/v1alpha1",
+            "kind": "Workload",
+            "metadata": {"name": "plain", "namespace": "shop", "labels": {"app": "server"}},
+            "spec": {
+                "mesh": false,
+                "addresses": server.addresses(),
+                "ports": [{"name": "http", "port": app::HTTP, "protocol": "http"}],
+            },
+        }))?;
+        until("the refusal", DEADLINE, || {
+            app::status(&client, "http://server/seen")?;
+            ensure_counted(&mesh, "NOID")
+        })?;
+        assert_eq!(app::status(&client, "http://server/seen")?, "503");
+        assert_eq!(status(&client, server.addresses()[0], app::HTTP)?, "503", "nor by its own address");
+        let packets = capture.stop()?;
+        assert!(!packets.contain(b"/seen"), "nothing of a request was on the wire");
+        let dump = mesh.admin("client", "/config_dump")?;
+        ensure!(dump.contains("endpoints_withheld") && dump.contains("shop/plain"), "{dump}");
+
+        // Whoever restarts has not known it in the mesh.
+        mesh.proxy("client")?.terminate(DEADLINE)?;
+        mesh.start_proxy("client")?;
+        until("the caller to call it", DEADLINE, || {
+            let status = app::status(&client, "http://server/seen")?;
+            ensure!(status == "200", "{status}");
+            Ok(())
+        })
     });
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Display};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::{Value, json};
+use weft_core::endpoint::EndpointSet;
 
 use super::View;
 
@@ -17,12 +18,6 @@ pub(super) fn dump(view: &View) -> Value {
     let certificate = tls
         .as_ref()
         .map(|tls| json!({"identity": tls.identity, "not_before": tls.svid.not_before, "not_after": tls.not_after}));
-    let endpoints: serde_json::Map<String, Value> = view
-        .state
-        .endpoint_sets()
-        .into_iter()
-        .map(|set| (set.cluster.to_string(), serde_json::to_value(set.endpoints).unwrap_or_default()))
-        .collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "settings": view.settings.effective,
@@ -35,8 +30,16 @@ pub(super) fn dump(view: &View) -> Value {
         "absent": resources.absent.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "routes": named(&resources.routes),
         "clusters": named(&resources.clusters),
-        "endpoints": endpoints,
+        "endpoints": by_cluster(view.state.endpoint_sets()),
+        "endpoints_withheld": by_cluster(view.state.withheld_sets()),
     })
+}
+
+/// Endpoints under the names of their clusters.
+fn by_cluster(sets: Vec<EndpointSet>) -> Value {
+    sets.into_iter()
+        .map(|set| (set.cluster.to_string(), serde_json::to_value(set.endpoints).unwrap_or_default()))
+        .collect()
 }
 
 /// A map with the names as they are on the wire.

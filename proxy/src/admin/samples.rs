@@ -41,6 +41,12 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
             value: count as f64,
         });
     }
+    out.push(Sample {
+        name: "weft_endpoints_withheld",
+        help: "Endpoints that were in the mesh, have no identity now, and are not called.",
+        labels: Vec::new(),
+        value: view.state.withheld_sets().iter().map(|set| set.endpoints.len() as f64).sum(),
+    });
     if matches!(view.settings.source, Source::ControlPlane(_)) {
         out.extend(streams(status));
     }

@@ -8,7 +8,7 @@ use std::{
 use tokio::net::TcpListener;
 
 use crate::{
-    config::{Mode, Settings},
+    config::{LoopError, Mode, Settings, loops},
     listener::accept::{Role, bind},
 };
 
@@ -97,6 +97,20 @@ impl Ports {
 }
 
 impl Addresses {
+    /// Forward listeners that lead to one of these, which is known only now that the free ports are picked.
+    pub(super) fn loops(&self, settings: &Settings) -> Result<(), LoopError> {
+        let mut listening: Vec<(String, SocketAddr)> =
+            vec![("spec.ports.admin".to_owned(), self.admin), ("spec.ports.metrics".to_owned(), self.metrics)];
+        listening.extend(self.outbound.map(|at| ("spec.ports.outbound".to_owned(), at)));
+        listening.extend(self.inbound.map(|at| ("spec.ports.inbound".to_owned(), at)));
+        for (direction, forwards) in [("outbound", &self.forward_outbound), ("inbound", &self.forward_inbound)] {
+            let of = |(index, at): (usize, &SocketAddr)| (format!("spec.forward.{direction}[{index}].listen"), *at);
+            listening.extend(forwards.iter().enumerate().map(of));
+        }
+        let found = loops(&settings.forward, &listening, &settings.workload.addresses);
+        found.into_iter().next().map_or(Ok(()), Err)
+    }
+
     /// The numbers of all ports.
     pub(super) fn own_ports(&self) -> Vec<u16> {
         let captures = self.outbound.iter().chain(&self.inbound);

@@ -84,6 +84,7 @@ impl Discovery {
                         tracing::info!(control_plane = self.plane.address, "discovery connected");
                     }
                     self.status.discovery.up();
+                    self.state.set_discovered(true);
                     if let Err(error) = self.take(answer, &mut wire) {
                         sleep(LAST_WORDS).await;
                         return Err(error);

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -98,7 +98,7 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
     }
     let captured = |fixed: Option<SocketAddr>| match fixed {
         Some(destination) => Some(destination),
-        None => captured_destination(&worker, &stream, peer),
+        None => captured_destination(&worker, &stream, peer, role),
     };
     match role {
         Role::Outbound(fixed) => {
@@ -117,16 +117,14 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
 }
 
 /// Where a captured connection was going; `None` when it was not captured or goes to ourselves.
-fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr, role: Role) -> Option<SocketAddr> {
     let refused = |why: &'static str| {
         worker.metrics.event("weft_loops_refused_total", &[("why", why)]);
         tracing::debug!(%peer, why, "connection closed");
     };
     match original_dst(stream) {
         Ok(Destination::Captured(destination)) => {
-            let own = worker.shared.own_ports.contains(&destination.port())
-                && (destination.ip().is_loopback() || worker.shared.own_addresses.contains(&destination.ip()));
-            if own {
+            if is_own(&worker.shared.own_ports, &worker.shared.own_addresses, destination, role) {
                 refused("own port");
                 return None;
             }
@@ -144,6 +142,16 @@ fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr) -
     }
 }
 
+/// Whether a captured connection was going to one of the proxy's own ports. What arrives was going to this host, whatever
+/// addresses the file says it has.
+fn is_own(ports: &[u16], addresses: &[IpAddr], destination: SocketAddr, role: Role) -> bool {
+    let here = match role {
+        Role::Inbound(_) | Role::Gateway(_) => true,
+        Role::Outbound(_) => destination.ip().is_loopback() || addresses.contains(&destination.ip()),
+    };
+    here && ports.contains(&destination.port())
+}
+
 fn direction(role: Role) -> Direction {
     match role {
         Role::Outbound(_) => Direction::Outbound,
@@ -155,4 +163,25 @@ fn direction(role: Role) -> Direction {
 /// `::ffff:10.0.0.1` becomes `10.0.0.1`.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_captured_connection_to_a_port_of_the_proxy_itself_is_a_loop() {
+        let (ports, addresses) = ([15001, 15006], ["10.0.0.1".parse().unwrap()]);
+        let own = |destination: &str, role| is_own(&ports, &addresses, destination.parse().unwrap(), role);
+        let (outbound, inbound) = (Role::Outbound(None), Role::Inbound(None));
+        for destination in ["127.0.0.1:15001", "[::1]:15006", "10.0.0.1:15006"] {
+            assert!(own(destination, outbound) && own(destination, inbound), "{destination}");
+        }
+        assert!(!own("10.0.0.2:15006", outbound), "that is another proxy's");
+        assert!(
+            own("10.0.0.2:15006", inbound),
+            "what arrives was going to this host, also at an address not written down"
+        );
+        assert!(!own("10.0.0.1:8080", inbound) && !own("10.0.0.1:8080", outbound));
+    }
 }

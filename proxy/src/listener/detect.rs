@@ -93,6 +93,7 @@ pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence
             return Ok(verdict);
         }
         let silent = bytes.is_empty();
+        bytes.reserve(hello::missing(bytes));
         match timeout_at(until, stream.read_buf(bytes)).await {
             Ok(Ok(0)) if silent && silence == SILENCE => return Ok(Speaks::Silent),
             Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),

@@ -1,9 +1,16 @@
 //! The access log: one JSON line for each request or connection that the policy asks for, written by one task, never
 //! waiting: when the reader of our output is slow, lines are dropped and counted.
+//! Invariant: a line is JSON, and text from a peer in it can neither end it nor steer a terminal: what serde_json leaves
+//! as it is (DEL, C1, U+2028, U+2029) is escaped too. Queries and user information are left out: secrets travel in them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::ser::{CompactFormatter, Formatter};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt, stdout},
     sync::mpsc,
@@ -30,9 +37,11 @@ pub struct Entry<'a> {
     pub protocol: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub method: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    /// Written without user information.
+    #[serde(skip_serializing_if = "str::is_empty", serialize_with = "without_user")]
     pub authority: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
+    /// Written without its query.
+    #[serde(skip_serializing_if = "str::is_empty", serialize_with = "without_query")]
     pub path: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
     pub status: u16,
@@ -60,6 +69,46 @@ pub struct Entry<'a> {
 
 fn is_zero(number: &u16) -> bool {
     *number == 0
+}
+
+fn without_user<S: Serializer>(authority: &&str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(authority.rsplit_once('@').map_or(*authority, |(_, host)| host))
+}
+
+fn without_query<S: Serializer>(path: &&str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(path.split_once('?').map_or(*path, |(path, _)| path))
+}
+
+/// JSON in which no text has a character that ends a line or steers a terminal.
+struct Escaping;
+
+impl Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, found)) = rest.char_indices().find(|(_, found)| is_steering(*found)) {
+            let (before, after) = rest.split_at(at);
+            CompactFormatter.write_string_fragment(writer, before)?;
+            // All of them are in the first plane: one escape each.
+            write!(writer, "\\u{:04x}", u32::from(found))?;
+            rest = after.get(found.len_utf8()..).unwrap_or_default();
+        }
+        CompactFormatter.write_string_fragment(writer, rest)
+    }
+}
+
+/// Control characters, line and paragraph separators, and what turns the direction of writing.
+fn is_steering(found: char) -> bool {
+    found.is_control() || matches!(found, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+impl Entry<'_> {
+    /// The line, with its end.
+    fn line(&self) -> Option<Vec<u8>> {
+        let mut line = Vec::with_capacity(512);
+        self.serialize(&mut serde_json::Serializer::with_formatter(&mut line, Escaping)).ok()?;
+        line.push(b'\n');
+        Some(line)
+    }
 }
 
 /// Whether the policy asks for a line about something that ended so.
@@ -92,8 +141,7 @@ impl AccessLog {
 
     /// Hands a line to the writer.
     pub(crate) fn write(&self, entry: &Entry<'_>, metrics: &Arc<Metrics>) {
-        let Ok(mut line) = serde_json::to_vec(entry) else { return };
-        line.push(b'\n');
+        let Some(line) = entry.line() else { return };
         if self.lines.try_send(line).is_err() {
             metrics.event("weft_access_log_dropped_total", &[]);
         }
@@ -108,4 +156,65 @@ pub(crate) fn timestamp() -> String {
 /// A duration in the log's unit.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn parsed(entry: &Entry<'_>) -> Value {
+        let line = entry.line().unwrap();
+        let text = String::from_utf8(line).unwrap();
+        let body = text.strip_suffix('\n').unwrap();
+        assert!(!body.chars().any(is_steering), "{body:?}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    #[test]
+    fn what_steers_terminals_and_readers_of_lines_is_escaped() {
+        for steering in
+            ["\0", "\n", "\x1b[2J", "\x7f", "\u{85}", "\u{9b}2J", "\u{2028}", "\u{2029}", "\u{202e}", "\u{2066}"]
+        {
+            let value = parsed(&Entry { reason: &format!("a{steering}\"b"), ..Entry::default() });
+            assert_eq!(value["reason"], format!("a{steering}\"b"));
+        }
+    }
+
+    #[test]
+    fn queries_and_user_information_are_not_written() {
+        let entry = Entry { path: "/a/b?token=secret?x", authority: "me:secret@shop:80", ..Entry::default() };
+        let value = parsed(&entry);
+        assert_eq!((&value["path"], &value["authority"]), (&"/a/b".into(), &"shop:80".into()));
+        let plain = parsed(&Entry { path: "*", authority: "[::1]:80", ..Entry::default() });
+        assert_eq!((&plain["path"], &plain["authority"]), (&"*".into(), &"[::1]:80".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_make_one_line_of_json_that_reads_back(
+            texts in proptest::array::uniform8(prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..64).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+                ".{0,32}",
+                "[\\x00-\u{a0}\u{2020}-\u{2070}\"\\\\]{0,32}",
+            ]),
+        ) {
+            let [method, flag, reason, source, cluster, route, traceparent, destination] = &texts;
+            let entry = Entry {
+                method, flag, reason, source, cluster, route, traceparent,
+                destination: destination.clone(),
+                endpoint: Some(destination.clone()),
+                source_identity: Some(source),
+                ..Entry::default()
+            };
+            let value = parsed(&entry);
+            for (field, text) in [("method", method), ("flag", flag), ("reason", reason), ("source", source),
+                ("cluster", cluster), ("route", route), ("traceparent", traceparent)] {
+                prop_assert_eq!(value.get(field).and_then(Value::as_str).unwrap_or_default(), text);
+            }
+            prop_assert_eq!(value["destination"].as_str(), Some(destination.as_str()));
+        }
+    }
 }

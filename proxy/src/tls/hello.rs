@@ -23,8 +23,24 @@ pub(crate) enum Hello {
     Malformed,
 }
 
+/// How many bytes of the first record have not come yet; 0 where it is whole or no record with a ClientHello.
+pub(crate) fn missing(bytes: &[u8]) -> usize {
+    match bytes {
+        // Type, legacy version, length; then the type of the message (RFC 8446 §5.1, §4).
+        [HANDSHAKE, 3, _, high, low, rest @ ..] if matches!(rest.first(), None | Some(1)) => {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if length > MAX_HELLO { 0 } else { length.saturating_sub(rest.len()) }
+        }
+        _ => 0,
+    }
+}
+
 /// Looks at the first bytes of a connection.
 pub(crate) fn sniff(bytes: &[u8]) -> Hello {
+    // Not parsed anew with every part that comes.
+    if missing(bytes) > 0 && bytes.len() < MAX_HELLO {
+        return Hello::Partial;
+    }
     let mut acceptor = Acceptor::default();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -86,8 +102,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_of_a_hello_is_known_from_its_head_on() {
+        let bytes = hello(&[b"weft-h2"]);
+        for end in 0..=bytes.len() {
+            assert_eq!(missing(&bytes[..end]), if end < 5 { 0 } else { bytes.len() - end }, "{end}");
+        }
+    }
+
+    #[test]
     fn other_bytes_are_malformed() {
-        assert_eq!(sniff(b"\x16\x03\x01\x00\x05hello and more"), Hello::Malformed);
+        for bytes in [&b"\x16\x03\x01\x00\x05hello and more"[..], b"\x16\x03\x01\xff\xff\x01"] {
+            assert_eq!((missing(bytes), sniff(bytes)), (0, Hello::Malformed), "{bytes:?}");
+        }
     }
 
     proptest! {

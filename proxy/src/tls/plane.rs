@@ -5,19 +5,16 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ClientConfig, Error, RootCertStore,
+    client::Resumption,
+    pki_types::{CertificateDer, UnixTime},
 };
 use sha2::{Digest, Sha256};
 
 use super::{
     MeshTls, provider,
-    svid::{SvidError, identity_of},
-    verify::ChainVerifier,
+    svid::{SvidError, leaf},
+    verify::{Chain, Judge, Verifier},
 };
 
 /// ALPN of gRPC.
@@ -29,9 +26,9 @@ const ACCOUNT: &str = "control-plane";
 
 /// TLS for the first contact: no certificate of our own, a root that is known by its hash.
 pub(crate) fn joining(root: [u8; 32]) -> Result<Arc<ClientConfig>, SvidError> {
-    let algorithms = provider().signature_verification_algorithms.supported_schemes();
-    let verifier = Plane { trust: Trust::Pinned(root), domain: None, schemes: algorithms };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let provider = provider();
+    let verifier = Verifier::new(Plane { trust: Trust::Pinned(root), domain: None }, &provider);
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
@@ -40,10 +37,11 @@ pub(crate) fn joining(root: [u8; 32]) -> Result<Arc<ClientConfig>, SvidError> {
 
 /// TLS with our current certificate.
 pub(crate) fn joined(tls: &MeshTls) -> Result<Arc<ClientConfig>, SvidError> {
-    let chain = ChainVerifier::new(Arc::new(tls.svid.roots()?), &provider());
-    let schemes = chain.supported_verify_schemes();
-    let verifier = Plane { trust: Trust::Bundle(chain), domain: Some(tls.identity.trust_domain().to_owned()), schemes };
-    let builder = ClientConfig::builder_with_provider(provider())
+    let provider = provider();
+    let trust = Trust::Bundle(Chain::new(Arc::new(tls.svid.roots()?), &provider));
+    let plane = Plane { trust, domain: Some(tls.identity.trust_domain().to_owned()) };
+    let verifier = Verifier::new(plane, &provider);
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
@@ -67,72 +65,34 @@ pub(crate) fn is_root(certificate: &[u8], hash: &[u8; 32]) -> bool {
 struct Plane {
     trust: Trust,
     domain: Option<String>,
-    schemes: Vec<SignatureScheme>,
 }
 
 #[derive(Debug)]
 enum Trust {
     Pinned([u8; 32]),
-    Bundle(ChainVerifier),
+    Bundle(Chain),
 }
 
-impl ServerCertVerifier for Plane {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verify = |chain: &ChainVerifier| {
-            chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-        };
+impl Judge for Plane {
+    fn judge(&self, first: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         match &self.trust {
-            Trust::Bundle(chain) => verify(chain)?,
+            Trust::Bundle(chain) => chain.judge(first, rest, now)?,
             Trust::Pinned(hash) => {
-                let root = intermediates.iter().find(|certificate| is_root(certificate, hash));
+                let root = rest.iter().find(|certificate| is_root(certificate, hash));
                 let root = root.ok_or_else(|| {
                     Error::General("the root that the join token names is not in the control plane's chain".to_owned())
                 })?;
                 let mut roots = RootCertStore::empty();
                 roots.add(root.clone().into_owned())?;
-                verify(&ChainVerifier::new(Arc::new(roots), &provider()))?
+                Chain::new(Arc::new(roots), &provider()).judge(first, rest, now)?;
             }
-        };
-        let identity = identity_of(end_entity).map_err(|error| Error::General(error.to_string()))?;
+        }
+        let identity = leaf(first).map_err(|error| Error::General(error.to_string()))?.identity;
         let is_plane = identity.namespace() == Some(NAMESPACE) && identity.service_account() == Some(ACCOUNT);
         let ours = self.domain.as_ref().is_none_or(|domain| identity.trust_domain() == domain);
         if is_plane && ours {
-            return Ok(ServerCertVerified::assertion());
+            return Ok(());
         }
         Err(Error::General(format!("{identity} answers where the control plane should")))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::BadSignature))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
     }
 }

@@ -1,11 +1,11 @@
 //! SVIDs: the certificate, key and roots of one identity.
 //! Spec: X.509-SVID §4 (leaf: not a CA, no keyCertSign) and §2 (exactly one URI SAN, a SPIFFE ID).
 
-use std::{fs, io, path::Path};
+use std::{fs, io, ops::RangeInclusive, path::Path};
 
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
 };
 use weft_core::identity::{Identity, IdentityError};
 use x509_parser::{extensions::GeneralName, prelude::*};
@@ -68,6 +68,9 @@ pub enum SvidError {
     /// A CA certificate cannot be a workload's.
     #[error("the certificate is a CA's")]
     Authority,
+    /// Not valid yet, or not any more.
+    #[error("a certificate of the chain is outside its dates")]
+    NotCurrent,
     /// rustls refuses it.
     #[error("refused by TLS")]
     Tls(#[from] rustls::Error),
@@ -84,11 +87,8 @@ impl Svid {
         key: PrivateKeyDer<'static>,
         bundle: Vec<CertificateDer<'static>>,
     ) -> Result<Self, SvidError> {
-        let leaf = chain.first().ok_or(SvidError::NoCertificate)?;
-        let identity = identity_of(leaf)?;
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_malformed| SvidError::Malformed)?;
-        let (not_before, not_after) =
-            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let Leaf { identity, validity } = leaf(chain.first().ok_or(SvidError::NoCertificate)?)?;
+        let (not_before, not_after) = validity.into_inner();
         Ok(Self { identity, chain, key, bundle, not_before, not_after })
     }
 
@@ -111,23 +111,45 @@ impl Svid {
     }
 }
 
-/// The SPIFFE ID of a workload's certificate.
+/// What a workload's certificate says.
+#[derive(Clone, Debug)]
+pub(crate) struct Leaf {
+    pub(crate) identity: Identity,
+    /// Unix seconds.
+    pub(crate) validity: RangeInclusive<i64>,
+}
+
+/// Reads a workload's certificate; the dates are not judged.
 /// Errors: malformed, a CA's, or not exactly one URI name that is a SPIFFE ID.
-pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<Identity, SvidError> {
+pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_malformed| SvidError::Malformed)?;
     if parsed.is_ca() || parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()) {
         return Err(SvidError::Authority);
     }
     let names = parsed.subject_alternative_name().map_err(|_malformed| SvidError::Malformed)?;
-    let uris: Vec<&str> = names
+    let mut uris = names
         .iter()
         .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
-        .collect();
-    match uris.as_slice() {
-        [uri] => Ok(Identity::parse(uri)?),
-        _ => Err(SvidError::UriNames { found: uris.len() }),
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    match (uris.next(), uris.count()) {
+        (Some(uri), 0) => Ok(Leaf { identity: Identity::parse(uri)?, validity: dates(&parsed) }),
+        (first, more) => Err(SvidError::UriNames { found: usize::from(first.is_some()) + more }),
     }
+}
+
+/// The first and the last second of a certificate.
+pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Result<RangeInclusive<i64>, SvidError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_malformed| SvidError::Malformed)?;
+    Ok(dates(&parsed))
+}
+
+fn dates(certificate: &X509Certificate<'_>) -> RangeInclusive<i64> {
+    certificate.validity().not_before.timestamp()..=certificate.validity().not_after.timestamp()
+}
+
+/// Unix seconds now.
+pub(super) fn unix_now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SvidError> {

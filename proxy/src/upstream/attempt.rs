@@ -196,7 +196,7 @@ pub(crate) async fn pick(
             return Err(Failure::NoEndpoint);
         }
     }
-    state.pick(tried, worker.shared.state.now()).ok_or(Failure::NoEndpoint)
+    state.pick(tried, worker.shared.state.now()).ok_or_else(|| state.none())
 }
 
 /// Whether the budget has a retry left; counts it either way.

@@ -23,7 +23,8 @@ use weft_core::{failure::Failure, identity::Identity};
 use crate::{
     listener::original_dst::set_mark,
     stream::{Stream, tls_error},
-    tls::{CurrentTls, verify},
+    telemetry::Metrics,
+    tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, verify},
 };
 
 /// How to open connections.
@@ -32,6 +33,8 @@ pub(crate) struct Dialer {
     /// SO_MARK of our own connections; `None` where the kernel does not let us, or nothing is captured.
     pub(crate) mark: Option<u32>,
     pub(crate) tls: Arc<CurrentTls>,
+    /// Counts handshakes.
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What is spoken on the hop.
@@ -98,21 +101,21 @@ impl Dialer {
     async fn handshake(&self, address: SocketAddr, expected: &Identity, alpn: Alpn) -> Result<Stream, Failure> {
         let tls = self.tls.load_full().ok_or(Failure::NotConfigured)?;
         let tcp = self.connect(address).await.map_err(|error| Failure::Connect(error.to_string().into()))?;
-        let config = match alpn {
-            Alpn::Http => &tls.client_http,
-            Alpn::Tcp => &tls.client_tcp,
+        let alpn = match alpn {
+            Alpn::Http => ALPN_HTTP,
+            Alpn::Tcp => ALPN_TCP,
         };
+        let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let stream = TlsConnector::from(config.clone()).connect(name, tcp).await.map_err(|error| refused(&error))?;
+        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| refused(&error))?;
         let connection = stream.get_ref().1;
-        verify::expect(connection, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
-        let wanted = match alpn {
-            Alpn::Http => crate::tls::ALPN_HTTP,
-            Alpn::Tcp => crate::tls::ALPN_TCP,
-        };
-        if connection.alpn_protocol() != Some(wanted) {
+        let peer = verify::expect(connection, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
+        if connection.alpn_protocol() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
         }
+        offer.keep_until(peer.not_after);
+        let labels = [("direction", "outbound"), ("kind", verify::kind(connection))];
+        self.metrics.event("weft_tls_handshakes_total", &labels);
         Ok(Stream::Dialled(Box::new(stream), Arc::new(AtomicBool::new(false))))
     }
 }

@@ -321,6 +321,54 @@ async fn an_answer_that_does_not_come_refuses_mesh_addresses_and_lets_others_pas
 }
 
 #[tokio::test]
+async fn during_an_outage_only_the_first_connection_to_an_unknown_destination_waits() {
+    let outside = application("outside").await;
+    let mut plane = Plane::start().await;
+    let destinations = ["240.0.0.9:80", &outside.to_string()];
+    let mut settings = settings(&plane, &plane.ca.token("client"), &destinations, "");
+    settings.discovery_wait = Duration::from_millis(500);
+    let app = App::start(settings).await.unwrap();
+    let stream = begin(&mut plane, &app, &world(&[])).await;
+    let (ca, port) = (plane.ca.clone(), plane.address.port());
+    drop((plane, stream));
+    sleep(Duration::from_millis(100)).await;
+    let [mesh, other] = app.addresses.forward_outbound[..] else { panic!("two listeners") };
+    for (address, answer) in [(mesh, ""), (other, "outside")] {
+        let started = Instant::now();
+        assert_eq!(call(address).await, answer);
+        assert!(started.elapsed() >= Duration::from_millis(500), "the first one waits: {:?}", started.elapsed());
+        for _ in 0..5 {
+            let started = Instant::now();
+            assert_eq!(call(address).await, answer);
+            assert!(started.elapsed() < Duration::from_millis(400), "the others do not: {:?}", started.elapsed());
+        }
+    }
+    // Once there is a control plane again it is asked, and its answer is waited for.
+    let mut plane = Plane::start_as(ca, port, PLANE).await;
+    let mut stream = plane.stream().await;
+    stream.subscribed(ResourceType::Listener, "outbound/240.0.0.9:80").await;
+    stream.subscribed(ResourceType::Listener, &format!("outbound/{outside}")).await;
+    let barrier = stream.barrier(1).await;
+    assert_eq!(stream.answer(&barrier).await, None);
+    let started = Instant::now();
+    assert_eq!(call(mesh).await, "");
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn before_the_first_configuration_nothing_leaves() {
+    let outside = application("outside").await;
+    let mut plane = Plane::start().await;
+    let mut settings = settings(&plane, &plane.ca.token("client"), &[&outside.to_string()], "");
+    settings.discovery_wait = Duration::from_millis(300);
+    let app = App::start(settings).await.unwrap();
+    let other = app.addresses.forward_outbound[0];
+    assert_eq!(call(other).await, "", "the outbound policy is not known yet");
+    begin(&mut plane, &app, &world(&[])).await;
+    assert_eq!(call(other).await, "outside");
+}
+
+#[tokio::test]
 async fn another_hash_is_refused_and_everything_is_asked_for_again() {
     let (mut plane, app, mut stream, address) = known(&[application("one").await]).await;
     let barrier = stream.barrier_with(2, [7; 32]).await;

@@ -239,6 +239,21 @@ async fn the_page_of_metrics_names_every_metric_and_no_other() {
     assert!(unknown.is_empty(), "on the page only: {unknown:?}");
 }
 
+#[tokio::test]
+async fn a_forward_listener_to_a_port_that_was_picked_for_the_proxy_itself_is_refused_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    // A port that is free now, and taken for `inbound` by the proxy: 0 would be another one each time.
+    let picked = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let spec = format!(
+        "  mode: sidecar\n  workload: {{serviceAccount: a, addresses: [127.0.0.1]}}\n  \
+         forward: {{inbound: [{{listen: \"127.0.0.1:0\", destination: \"{picked}\"}}]}}\n"
+    );
+    let mut settings = write(directory.path(), &spec, "").read().unwrap();
+    settings.ports.metrics = picked.port();
+    let error = App::start(settings).await.err().expect("a refusal").to_string();
+    assert!(error.contains("spec.forward.inbound[0].destination") && error.contains("spec.ports.metrics"), "{error}");
+}
+
 fn weft_proxy(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_weft-proxy")).args(args).output().unwrap()
 }

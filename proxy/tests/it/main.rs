@@ -10,6 +10,7 @@
 mod apps;
 mod balance;
 mod control;
+mod fallback;
 mod files;
 mod gateway;
 mod grpc;
@@ -19,6 +20,7 @@ mod limits;
 mod pair;
 mod path;
 mod plane;
+mod resumption;
 mod retry;
 mod revoke;
 mod stall;

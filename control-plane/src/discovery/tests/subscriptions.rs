@@ -172,20 +172,49 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
 }
 
 #[tokio::test]
-async fn a_gateways_resources_are_for_its_namespace_only() {
+async fn a_gateways_resources_are_for_its_own_proxies_only() {
     let plane = Plane::start(SHOP).await;
-    let mut own = plane.proxy("edge").await;
+    let mut own = plane.gateway("spiffe://weft.local/ns/shop/sa/edge", "edge").await;
     own.ask(LISTENER, &["gateway/shop/edge"], &[]).await;
     assert_eq!(own.next().await, sent(LISTENER, &["gateway/shop/edge"]));
     own.ask(ROUTE, &["gateway/shop/edge:80"], &[]).await;
     assert_eq!(own.next().await, sent(ROUTE, &["gateway/shop/edge:80"]));
-    // The id and the metadata claim another namespace; the certificate decides.
-    let mut other = plane.client("spiffe://weft.local/ns/bank/sa/edge", "shop/edge", WEFT_USER_AGENT).await;
-    other.ask(LISTENER, &["gateway/shop/edge", "inbound"], &[]).await;
-    assert_eq!(other.next().await, sent(LISTENER, &["inbound"]));
-    assert_eq!(other.next().await, gone(LISTENER, &["gateway/shop/edge"], &[7]));
-    other.ask(ROUTE, &["gateway/shop/edge:80"], &[]).await;
-    assert_eq!(other.next().await, gone(ROUTE, &["gateway/shop/edge:80"], &[7]));
+    // The id and the metadata claim another namespace; the certificate decides. A sidecar has no use for it.
+    let stranger = plane.gateway("spiffe://weft.local/ns/bank/sa/edge", "shop/edge").await;
+    for mut other in [stranger, plane.proxy("product").await] {
+        other.ask(LISTENER, &["gateway/shop/edge", "outbound"], &[]).await;
+        assert_eq!(other.next().await, sent(LISTENER, &["outbound"]));
+        assert_eq!(other.next().await, gone(LISTENER, &["gateway/shop/edge"], &[7]));
+        other.ask(ROUTE, &["gateway/shop/edge:80"], &[]).await;
+        assert_eq!(other.next().await, gone(ROUTE, &["gateway/shop/edge:80"], &[7]));
+    }
+    plane.end().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_names_its_service_account_is_for_that_one_only() {
+    let named = SHOP.replace("{name: edge,", "{name: edge, annotations: {weft.dev/service-account: edge},");
+    assert_ne!(named, SHOP);
+    let plane = Plane::start(SHOP).await;
+    let mut edge = plane.gateway("spiffe://weft.local/ns/shop/sa/edge", "edge").await;
+    let mut product = plane.gateway("spiffe://weft.local/ns/shop/sa/product", "product").await;
+    for proxy in [&mut edge, &mut product] {
+        proxy.ask(LISTENER, &["gateway/shop/edge"], &[]).await;
+        assert_eq!(proxy.next().await, sent(LISTENER, &["gateway/shop/edge"]));
+        proxy.ask(ResourceType::Revision, &["revision"], &[]).await;
+        while proxy.next().await.kind != ResourceType::Revision {}
+    }
+    plane.apply(&named, 2);
+    assert_eq!(product.next().await, gone(LISTENER, &["gateway/shop/edge"], &[7]));
+    assert_eq!(product.next().await, gone(ROUTE, &["gateway/shop/edge:80"], &[]));
+    edge.ask(LISTENER, &["gateway/shop/edge"], &[]).await;
+    loop {
+        let answer = edge.next().await;
+        assert!(answer.removed.is_empty(), "{answer:?}");
+        if answer.names == ["gateway/shop/edge"] {
+            break;
+        }
+    }
     plane.end().await;
 }
 
