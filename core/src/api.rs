@@ -34,6 +34,6 @@ pub use object::{
     AuthorizationPolicy, Gateway, HttpRoute, Kind, MeshConfig, Object, ObjectKey, Resource, Service, TrafficPolicy,
     Workload,
 };
-pub use parse::{MAX_ERRORS, MAX_TEXT, parse_documents, parse_proxy_file};
+pub use parse::{MAX_DIRECTIVES, MAX_DOCUMENTS, MAX_ERRORS, MAX_PIECES, MAX_TEXT, parse_documents, parse_proxy_file};
 pub use proxy_config::ProxyConfig;
 pub use validate::validate;

@@ -3,7 +3,12 @@
 //! Invariant: at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] levels and [`MAX_CHARACTERS`] bytes of text, however small the
 //! source (YAML aliases).
 
-use std::{cell::Cell, fmt};
+use std::{
+    cell::Cell,
+    collections::HashSet,
+    fmt,
+    hash::{BuildHasher, RandomState},
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -162,11 +167,11 @@ struct NodeSeed<'a> {
 }
 
 impl NodeSeed<'_> {
-    /// Copies a text, if there is room for it.
-    fn keep<E: de::Error>(self, text: &str) -> Result<String, E> {
-        let left = self.text.get().checked_sub(text.len());
+    /// Takes a text, if there is room for it.
+    fn keep<E: de::Error>(self, text: impl Into<String> + AsRef<str>) -> Result<String, E> {
+        let left = self.text.get().checked_sub(text.as_ref().len());
         self.text.set(left.ok_or_else(|| E::custom(format_args!("more than {MAX_CHARACTERS} bytes of text")))?);
-        Ok(text.to_owned())
+        Ok(text.into())
     }
 }
 
@@ -232,14 +237,16 @@ impl<'de> de::Visitor<'de> for NodeSeed<'_> {
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut fields: A) -> Result<Node, A::Error> {
         let mut map: Vec<(String, Node)> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
+        // Hashes, not the keys: a map may hold 200,000 of them.
+        let (hashes, mut seen) = (RandomState::new(), HashSet::new());
         while let Some(key) = fields.next_key::<String>()? {
-            let key = self.keep(&key)?;
-            if !seen.insert(key.clone()) {
+            let key = self.keep(key)?;
+            if !seen.insert(hashes.hash_one(&key)) && map.iter().any(|(known, _)| *known == key) {
                 return Err(de::Error::custom(format_args!("the field {key:?} is there twice")));
             }
             map.push((key, fields.next_value_seed(Self { depth: self.depth + 1, ..self })?));
         }
+        map.shrink_to_fit(); // most maps are small, and room for four fields is a lot of memory for one
         Ok(Node::Map(map))
     }
 }

@@ -4,6 +4,7 @@
 //! field gets a stand-in.
 //! Invariant: the time is linear in the text for at most [`MAX_ERRORS`] mistakes, whatever the text.
 
+mod budget;
 mod text;
 mod words;
 
@@ -20,10 +21,14 @@ use super::{
     shape::{Problem, ShapeError},
 };
 
+pub use self::budget::{MAX_DIRECTIVES, MAX_DOCUMENTS, MAX_PIECES};
+
 /// Largest text that is read, in bytes.
 pub const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// Most mistakes that are named; with more, the last one says so.
 pub const MAX_ERRORS: usize = 100;
+/// Longest path or reason of one mistake, in characters; the rest is cut off.
+const MAX_MESSAGE: usize = 2000;
 
 const PROXY_CONFIG: (&str, &str) = ("weft.dev/v1alpha1", "ProxyConfig");
 
@@ -160,6 +165,7 @@ impl Documents {
             if self.is_full() {
                 return;
             }
+            let error = FieldError { path: shortened(error.path), reason: shortened(error.reason), ..error };
             self.errors.push(ApiError { document, object: object.clone(), error });
             if self.is_full() {
                 let error = FieldError::invalid("", "too many mistakes; the rest is not shown");
@@ -175,6 +181,15 @@ impl Documents {
     fn finish(self) -> Result<Vec<Object>, Vec<ApiError>> {
         if self.errors.is_empty() { Ok(self.objects) } else { Err(self.errors) }
     }
+}
+
+/// A message that repeats a text of megabytes helps nobody.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Reads one document part by part and collects what is wrong.
@@ -200,7 +215,10 @@ impl<'a> Reader<'a> {
 
     fn object(&mut self) -> Option<Object> {
         let (version, kind) = self.type_meta();
-        let (version, kind) = (version?, kind?);
+        let (version, mut kind) = (version?, kind?);
+        if let Some((end, _)) = kind.char_indices().nth(80) {
+            kind.truncate(end); // no kind is that long, and the message repeats it
+        }
         let kind = match kind.parse::<Kind>() {
             Ok(kind) => kind,
             Err(_) if kind == PROXY_CONFIG.1 => {

@@ -2,17 +2,21 @@
 //! YAML is cut at its `---` lines first, so that a syntax error in one document hides no mistake in another (YAML 1.2
 //! §9.1: a line that starts with `---` is a document's start even inside a scalar).
 
-use crate::api::node::{MAX_DEPTH, Node};
+use serde_json::error::Category;
 
-use super::MAX_TEXT;
+use super::{
+    MAX_TEXT,
+    budget::{self, MAX_DOCUMENTS},
+};
+use crate::api::node::Node;
 
 /// The documents of a text, empty ones left out; each a tree or why it is none.
 pub(super) fn documents(text: &str) -> impl Iterator<Item = Result<Node, String>> {
     let too_large = (text.len() > MAX_TEXT).then(|| Err(format!("larger than {} MiB", MAX_TEXT / 1024 / 1024)));
     let text = if too_large.is_some() { "" } else { text };
-    too_large
-        .into_iter()
-        .chain(chunks(text).filter(|(_, chunk)| !is_empty(chunk)).map(|(line, chunk)| read(line, chunk)))
+    let documents = chunks(text).take(MAX_DOCUMENTS).filter(|(_, chunk)| !is_empty(chunk));
+    let too_many = chunks(text).nth(MAX_DOCUMENTS).map(|_| Err(format!("more than {MAX_DOCUMENTS} documents")));
+    too_large.into_iter().chain(too_many).chain(documents.map(|(line, chunk)| read(line, chunk)))
 }
 
 /// Cuts a text at its document markers. With each piece the number of lines before it.
@@ -47,30 +51,18 @@ fn is_empty(chunk: &str) -> bool {
 }
 
 fn read(line: usize, chunk: &str) -> Result<Node, String> {
-    if nested_too_deep(chunk) {
-        return Err(format!("deeper than {MAX_DEPTH} levels"));
+    budget::check_depth(chunk).map_err(|error| error.to_string())?;
+    if chunk.trim_start().starts_with('{') {
+        match serde_json::from_str(chunk) {
+            Ok(node) => return Ok(node),
+            // Well-formed, and too large for us: YAML would say the same at a higher price.
+            Err(error) if error.classify() == Category::Data => return Err(shift_lines(&error.to_string(), line)),
+            Err(_) => {}
+        }
     }
-    if chunk.trim_start().starts_with('{')
-        && let Ok(node) = serde_json::from_str(chunk)
-    {
-        return Ok(node);
-    }
+    budget::check_yaml(chunk).map_err(|error| error.to_string())?;
     let chunk = chunk.strip_prefix("...").unwrap_or(chunk);
     serde_norway::from_str(chunk).map_err(|error| shift_lines(&error.to_string(), line))
-}
-
-/// Whether brackets nest so deep that the YAML scanner, which looks at every open one for each token, would be slow.
-/// Brackets in quoted texts count too: they would have to be unbalanced by more than twice the levels allowed.
-fn nested_too_deep(chunk: &str) -> bool {
-    let mut open = 0usize;
-    chunk.bytes().any(|byte| {
-        match byte {
-            b'[' | b'{' => open += 1,
-            b']' | b'}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        open > 2 * MAX_DEPTH
-    })
 }
 
 /// Makes the `line N` of a message count from the start of the whole text.
