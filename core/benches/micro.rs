@@ -37,6 +37,7 @@ const CASES: &[Case] = &[
     Case { name: "policy/none", make: || callers(0) },
     Case { name: "balancer/pick-10", make: || pick(10) },
     Case { name: "balancer/pick-10000", make: || pick(10_000) },
+    Case { name: "balancer/pick-10000-half", make: || pick_half(10_000) },
     Case { name: "retry/budget", make: budget },
 ];
 
@@ -201,15 +202,30 @@ fn pick(size: usize) -> Box<dyn FnMut(usize)> {
     for (load, n) in loads.iter().zip(1..) {
         load.observe(Duration::from_micros(100 + n % 50), now);
     }
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(seed >> 33).unwrap_or_default() % below
-    };
+    let mut random = dice();
     Box::new(move |_| {
         let cost = |index: usize| loads.get(index).map_or(f64::INFINITY, |load| load.cost(1, now));
         black_box(balancer::pick(loads.len(), &mut random, cost));
     })
+}
+
+/// Every other endpoint is out of use.
+fn pick_half(size: usize) -> Box<dyn FnMut(usize)> {
+    let loads: Vec<Load> = std::iter::repeat_with(Load::default).take(size).collect();
+    let mut random = dice();
+    Box::new(move |_| {
+        let cost = |index: usize| loads.get(index).map_or(f64::INFINITY, |load| load.cost(1, Duration::ZERO));
+        black_box(balancer::pick_usable(loads.len(), &mut random, |index| index.is_multiple_of(2), cost));
+    })
+}
+
+/// Numbers below its argument, the same in every run.
+fn dice() -> impl FnMut(usize) -> usize {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap_or_default() % below
+    }
 }
 
 /// A request and a retry.

@@ -1,5 +1,6 @@
 //! Balancing: which endpoint takes the next request.
-//! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random.
+//! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random, [`pick_usable`]
+//! two of those that may be used.
 //! Spec: power of two choices on peak EWMA, as in Linkerd: the value jumps to a new peak at once and decays over 10 s, also
 //! without new samples, so that nobody is forgotten; load = latency x (in flight + 1), divided by the endpoint's weight.
 //! Differs: an endpoint that never answered is tried first, with one request until its first answer.
@@ -13,6 +14,8 @@ use std::{
 pub const DEFAULT_LATENCY: Duration = Duration::from_millis(30);
 /// The time in which an old value loses 63 % of its weight.
 pub const DECAY: Duration = Duration::from_secs(10);
+/// Pairs that [`pick_usable`] looks at: with half of the endpoints out of use, all of them are looked at for 1 request of 256.
+const PAIRS: usize = 4;
 
 /// The load of one endpoint: what is in flight, and a peak-sensitive moving average of its latency.
 #[derive(Debug)]
@@ -92,6 +95,18 @@ pub fn pick(len: usize, mut random: impl FnMut(usize) -> usize, cost: impl Fn(us
     }
 }
 
+/// Picks like [`pick`] among the endpoints that are `usable`, without looking at all of them: of a few pairs chosen at random
+/// the first that has a usable endpoint. `None`: none of them had, so that the caller has to look at all.
+pub fn pick_usable(
+    len: usize,
+    mut random: impl FnMut(usize) -> usize,
+    usable: impl Fn(usize) -> bool,
+    cost: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    let cost = |index| if usable(index) { cost(index) } else { f64::INFINITY };
+    (0..PAIRS).find_map(|_| pick(len, &mut random, cost).filter(|index| usable(*index)))
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -155,5 +170,24 @@ mod tests {
                 assert_eq!(costs[picked], costs[first].min(costs[second]));
             }
         }
+    }
+
+    #[test]
+    fn an_endpoint_out_of_use_is_never_picked_and_hardly_ever_are_all_looked_at() {
+        let mut seed = 1_u64;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(seed >> 33).unwrap() % below
+        };
+        let picks: Vec<Option<usize>> = (0..10_000)
+            // What is out of use costs nothing, as an ejected endpoint after a while.
+            .map(|_| pick_usable(1_000, &mut random, |i| i % 2 == 0, |i| if i % 2 == 0 { 1.0 } else { 0.0 }))
+            .collect();
+        assert!(picks.iter().flatten().all(|index| index % 2 == 0));
+        let missed = picks.iter().filter(|picked| picked.is_none()).count();
+        assert!((1..100).contains(&missed), "{missed}");
+        assert_eq!(pick_usable(0, &mut random, |_| true, |_| 0.0), None);
+        assert_eq!(pick_usable(1, &mut random, |_| true, |_| 0.0), Some(0));
+        assert_eq!(pick_usable(5, &mut random, |_| false, |_| 0.0), None);
     }
 }

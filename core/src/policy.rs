@@ -58,7 +58,10 @@ pub struct Operation {
     pub ports: Vec<u16>,
 }
 
-/// A path of an operation.
+/// A path of an operation, compared octet by octet with the path as it is sent and with each other way in which an
+/// application may read it (the proxy's `http::path`: escapes decoded, slashes merged, `;parameters` left out).
+/// A deny rule denies when one of them matches; an allow rule has to match all. So an exact path with an escaped printable
+/// character or with `;` allows nothing by itself: its other reading has to be allowed too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum PathPattern {
     /// The whole path.

@@ -583,10 +583,12 @@ impl ClusterState {
         let fresh = |known: &EndpointState| !tried.contains(&known.endpoint.address);
         let usable =
             |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
-        // The common case looks at two endpoints; only when one of them is no good are all of them looked at.
+        // The common case looks at two endpoints, or some more; only when none of them is any good are all looked at.
         if endpoints.len() > 2 {
-            let picked = choose(&endpoints, now)?;
-            if usable(picked) && fresh(picked) {
+            let good = |index: usize| endpoints.get(index).is_some_and(|known| usable(known) && fresh(known));
+            let cost = |index: usize| cost(endpoints.get(index), now);
+            let picked = balancer::pick_usable(endpoints.len(), |below| fastrand::usize(..below), good, cost);
+            if let Some(picked) = picked.and_then(|index| endpoints.get(index)) {
                 return Some(picked.clone());
             }
         }
@@ -633,11 +635,6 @@ impl ClusterState {
         endpoint.memory.record.eject(detection, now);
         true
     }
-}
-
-fn choose(endpoints: &[Arc<EndpointState>], now: Duration) -> Option<&Arc<EndpointState>> {
-    let index = balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i), now))?;
-    endpoints.get(index)
 }
 
 fn choose_ref<'a>(endpoints: &[&'a Arc<EndpointState>], now: Duration) -> Option<&'a Arc<EndpointState>> {
