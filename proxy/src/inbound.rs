@@ -5,7 +5,11 @@
 //!
 //! Invariant: before the first configuration everything is refused; a denial names its rule in log and metric.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use tokio::{
@@ -40,7 +44,7 @@ use crate::{
     tls::{ALPN_HTTP, SvidError, verify},
     upstream::{
         dial::{Slot, plain},
-        pool::{Bounds, SendError, Version},
+        pool::{Bounds, Pool, SendError, Version},
     },
     worker::{APPLICATION, Worker},
 };
@@ -187,7 +191,8 @@ async fn http(
     let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, protocol);
     let _open = worker.metrics.connection(Direction::Inbound);
     let connection = entry.connection.clone();
-    let handler = Arc::new(Inbound { worker: worker.clone(), connection: connection.clone(), security, series });
+    let pools = Default::default();
+    let handler = Arc::new(Inbound { worker: worker.clone(), connection: connection.clone(), security, series, pools });
     match version {
         Version::Http1 => serve::http1(stream, connection, handler, worker).await,
         Version::Http2 => serve::http2(stream, connection, handler, worker).await,
@@ -208,7 +213,11 @@ struct Inbound {
     connection: Arc<Connection>,
     security: Security,
     series: Arc<RequestSeries>,
+    pools: Pools,
 }
+
+/// The pools to the application that a connection uses, by version.
+type Pools = [OnceLock<Arc<Pool>>; 2];
 
 impl Handler for Inbound {
     async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
@@ -230,16 +239,14 @@ impl Handler for Inbound {
             Ok(()) => {
                 let mut flight = Flight::default();
                 let head = &mut exchange.head;
-                let result = deliver(&self.worker, destination, identity, head, body, &mut flight).await;
+                let result = deliver(&self.worker, &self.pools, destination, identity, head, body, &mut flight).await;
                 exchange.flight = Some(flight);
                 result
             }
             Err(failure) => Err(failure),
         };
         match result {
-            Ok(answer) if answer.head.status == 101 => {
-                Ok(exchange.switch(answer, self.connection.protocol == "http2"))
-            }
+            Ok(answer) if answer.head.status == 101 => Ok(exchange.switch(answer, self.connection.protocol == "http2")),
             Ok(mut answer) => {
                 if mesh && exchange.head.upgrade.is_some() {
                     hop::hide_success(&mut answer.head);
@@ -308,6 +315,7 @@ fn verdict(verdict: Verdict<'_>) -> Result<(), Failure> {
 /// Hands a request to the application, in the version that its caller spoke.
 async fn deliver(
     worker: &Arc<Worker>,
+    [http1, http2]: &Pools,
     application: SocketAddr,
     client: Option<&Identity>,
     head: &mut Head,
@@ -332,7 +340,8 @@ async fn deliver(
     };
     let (request, upgrade) = (&head.request, head.upgrade.as_deref());
     let repeatable = upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(request.method());
-    let pool = worker.application(application, version);
+    let pool = if version == Version::Http1 { http1 } else { http2 };
+    let pool = pool.get_or_init(|| worker.application(application, version));
     let mut sent = pool.send(worker.opener(), APPLICATION, request, upgrade, body, &mut flight.far).await;
     // The connection was idle, and the application closed it while the request was on its way (RFC 9112 §9.3.1). The caller
     // knows nothing of our pool, so this is ours to mend, on a connection that is not out of it.
@@ -362,7 +371,7 @@ pub(crate) async fn from_self(
     let live = worker.shared.state.live_full();
     let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
     decide(&live, destination.port(), identity.as_ref(), head)?;
-    deliver(worker, destination, identity.as_ref(), head, body, flight).await
+    deliver(worker, &Pools::default(), destination, identity.as_ref(), head, body, flight).await
 }
 
 /// Copies opaque bytes to the application, which may be connected already.

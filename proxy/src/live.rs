@@ -241,6 +241,11 @@ impl State {
         self.start.elapsed()
     }
 
+    /// The same for a moment that is known already.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment - self.start
+    }
+
     /// Notes that the workload calls a destination, so that its subscription is kept. Bounded: beyond
     /// [`MAX_TOUCHED`] a destination is noted at its next call.
     pub(crate) fn touch(&self, destination: SocketAddr) {

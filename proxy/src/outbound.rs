@@ -260,7 +260,7 @@ async fn dial(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, Fai
     let settings = &upstream.settings;
     let mut tried = Vec::new();
     loop {
-        let endpoint = attempt::pick(worker, upstream, &tried).await?;
+        let endpoint = attempt::pick(worker, upstream, &tried, Instant::now()).await?;
         let slot = Slot::take(&upstream.state.counts.connections, settings.limits.connections, "connections")?;
         let address = endpoint.endpoint.address;
         let dialled = match &endpoint.endpoint.identity {

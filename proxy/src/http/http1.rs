@@ -3,6 +3,7 @@
 //! writer at once; they share the [`Io`] under a lock that nobody holds while waiting.
 
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     sync::Arc,
@@ -29,7 +30,8 @@ use crate::{
 };
 
 /// Limits of heads.
-pub(crate) const LIMITS: Limits = Limits { head: super::serve::MAX_HEAD, fields: super::head::MAX_FIELDS, target: super::head::MAX_URI };
+pub(crate) const LIMITS: Limits =
+    Limits { head: super::serve::MAX_HEAD, fields: super::head::MAX_FIELDS, target: super::head::MAX_URI };
 /// Least and most that is read at once.
 const READ: usize = 8 * 1024;
 const MOST_READ: usize = 64 * 1024;
@@ -38,6 +40,16 @@ const MAX_AHEAD: usize = 16 * 1024;
 /// What waits to be written before more is taken of a body.
 const MAX_UNSENT: usize = 128 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Bodies up to this are copied out of what was read, so that its buffer is free again.
+const SMALL: usize = 1024;
+/// Buffers that a worker keeps for connections that wake up.
+const MAX_SPARE: usize = 32;
+
+thread_local! {
+    /// Buffers of this worker's that no connection needs at the moment.
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A connection.
 #[derive(Debug)]
@@ -108,10 +120,13 @@ impl Io {
         if self.input.is_empty() {
             // An idle connection holds no buffer.
             if !stream.poll_readable(cx) {
-                self.input = BytesMut::new();
+                spare(std::mem::take(&mut self.input));
                 self.size = READ;
                 remember(&mut self.reader, cx);
                 return Poll::Pending;
+            }
+            if self.input.capacity() == 0 {
+                self.input = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
             }
         }
         self.input.reserve(self.size);
@@ -187,7 +202,11 @@ impl Io {
     }
 
     /// The head of an answer (client), interim ones too.
-    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>, method: &str) -> Poll<Result<ParsedResponse, Failure>> {
+    pub(crate) fn poll_response(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &str,
+    ) -> Poll<Result<ParsedResponse, Failure>> {
         loop {
             match http1::parse_response(&mut self.input, &LIMITS, method) {
                 Ok(Some(parsed)) => {
@@ -254,6 +273,9 @@ impl Io {
             return self.body.is_done().then_some(Body::Empty);
         }
         match self.body.decode(&mut self.input, &LIMITS) {
+            Ok(Some(http1::Piece::Data(data))) if data.len() <= SMALL => {
+                Some(Body::Full(Bytes::copy_from_slice(&data)))
+            }
             Ok(Some(http1::Piece::Data(data))) => Some(Body::Full(data)),
             _ => None,
         }
@@ -342,6 +364,18 @@ impl Io {
             http1::write_last_chunk(trailers, &mut self.scratch);
             self.out.put(&self.scratch);
         }
+    }
+}
+
+/// Keeps a buffer for another connection.
+fn spare(mut buffer: BytesMut) {
+    buffer.clear();
+    if buffer.try_reclaim(READ) && buffer.capacity() < 2 * READ {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(buffer);
+            }
+        });
     }
 }
 

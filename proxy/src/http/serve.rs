@@ -69,7 +69,12 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) struct Refused;
 
 /// Serves HTTP/1 until the connection ends.
-pub(crate) async fn http1(stream: Stream, connection: Arc<Connection>, handler: Arc<impl Handler>, worker: Arc<Worker>) {
+pub(crate) async fn http1(
+    stream: Stream,
+    connection: Arc<Connection>,
+    handler: Arc<impl Handler>,
+    worker: Arc<Worker>,
+) {
     connection.http_begins();
     let io = Arc::new(Mutex::new(Io::new(stream, None)));
     let drain = worker.drain.clone();
@@ -168,7 +173,7 @@ async fn exchange(
         if switched(io, &answer.head, &switch.protocol).await {
             let caller = io.lock().into_tunnel();
             if let Some(caller) = caller {
-                upgrade::join(switch, caller).await;
+                Box::pin(upgrade::join(switch, caller)).await;
             }
         }
         return false;
@@ -185,10 +190,16 @@ async fn exchange(
 }
 
 /// Runs one request; a panic in it becomes a 500 and hurts nothing else.
-async fn caught(call: impl Future<Output = Result<Answer, Refused>>, worker: &Worker) -> Result<Answer, Refused> {
-    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_panic| {
-        worker.metrics.event("weft_panics_total", &[("where", "request")]);
-        Ok(respond::to(&Failure::Panic, false))
+fn caught(
+    call: impl Future<Output = Result<Answer, Refused>>,
+    worker: &Worker,
+) -> impl Future<Output = Result<Answer, Refused>> {
+    // No async block: it would hold the call twice.
+    AssertUnwindSafe(call).catch_unwind().map(|result| {
+        result.unwrap_or_else(|_panic| {
+            worker.metrics.event("weft_panics_total", &[("where", "request")]);
+            Ok(respond::to(&Failure::Panic, false))
+        })
     })
 }
 
@@ -253,7 +264,12 @@ async fn linger(io: &Shared) {
 }
 
 /// Serves HTTP/2 until the connection ends.
-pub(crate) async fn http2(stream: Stream, connection: Arc<Connection>, handler: Arc<impl Handler>, worker: Arc<Worker>) {
+pub(crate) async fn http2(
+    stream: Stream,
+    connection: Arc<Connection>,
+    handler: Arc<impl Handler>,
+    worker: Arc<Worker>,
+) {
     connection.http_begins();
     let mesh = connection.identity.is_some();
     let config = Config {
@@ -336,7 +352,7 @@ async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
     let Answer { head, mut body, switch } = answer;
     if let Some(switch) = switch {
         if stream.send_answer(&head, false).is_ok() {
-            upgrade::join(switch, Tunnel::new(stream)).await;
+            Box::pin(upgrade::join(switch, Tunnel::new(stream))).await;
         }
         return;
     }

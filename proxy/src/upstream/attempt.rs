@@ -40,9 +40,10 @@ pub(crate) async fn run(
     let mut body = if rule.retry.attempts > 1 { body.replayable() } else { body };
     let mut tried: Vec<SocketAddr> = Vec::new();
     exchange.head.version = version(&exchange.head, settings.http, exchange.direction());
+    let mut started = exchange.started;
     loop {
         exchange.attempts += 1;
-        let endpoint = pick(worker, upstream, &tried).await?;
+        let endpoint = pick(worker, upstream, &tried, started).await?;
         let last = exchange.attempts >= rule.retry.attempts;
         let (now, again) = match (last, body.again()) {
             (false, Some(again)) => (again, body),
@@ -51,7 +52,7 @@ pub(crate) async fn run(
         body = again;
         exchange.endpoint = Some(endpoint.endpoint.address);
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
-        let result = once(worker, upstream, &endpoint, now, exchange, limit).await;
+        let result = once(worker, upstream, &endpoint, now, exchange, started, limit).await;
         let failure = match result {
             Ok(response) => {
                 let status = response.head.status;
@@ -68,7 +69,8 @@ pub(crate) async fn run(
                 if timed_out {
                     return Err(Failure::RequestTimeout);
                 }
-                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, exchange.head.request.method()));
+                let retry =
+                    failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, exchange.head.request.method()));
                 if last || !retry || body.again().is_none() || !may_retry(worker, upstream, failure.reply().flag) {
                     return Err(failure);
                 }
@@ -82,6 +84,7 @@ pub(crate) async fn run(
             Some(deadline) if Instant::now() + wait >= deadline => return Err(Failure::RequestTimeout),
             _ => sleep(wait).await,
         }
+        started = Instant::now();
     }
 }
 
@@ -104,6 +107,7 @@ async fn once(
     endpoint: &Arc<EndpointState>,
     body: Body,
     exchange: &mut Exchange,
+    started: Instant,
     limit: Option<Instant>,
 ) -> Result<Answer, Failure> {
     let (settings, state) = (&upstream.settings, &upstream.state);
@@ -113,26 +117,26 @@ async fn once(
     }
     endpoint.memory.load.start();
     let mut flight = Flight { lease: None, far: None, upstream: Some((upstream.clone(), endpoint.clone())) };
-    let started = Instant::now();
     let send = send(worker, upstream, endpoint, &mut exchange.head, body, &mut flight);
     let result = match limit {
         None => send.await,
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
     };
-    let now = worker.shared.state.now();
+    let ended = Instant::now();
+    let now = worker.shared.state.at(ended);
     let failed = match &result {
         Ok(response) => matches!(response.head.status, 502..=504),
         Err(failure) => failure.retry().is_some(),
     };
     if failed {
-        endpoint.memory.load.observe(started.elapsed(), now);
+        endpoint.memory.load.observe(ended - started, now);
         if state.failed(endpoint, settings, now) {
             let address = endpoint.endpoint.address.to_string();
             worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
             tracing::info!(cluster = %upstream.name, endpoint = address, "endpoint ejected");
         }
     } else if result.is_ok() {
-        endpoint.memory.load.observe(started.elapsed(), now);
+        endpoint.memory.load.observe(ended - started, now);
         endpoint.memory.record.succeeded();
     }
     let response = result?;
@@ -188,6 +192,7 @@ pub(crate) async fn pick(
     worker: &Worker,
     upstream: &Upstream,
     tried: &[SocketAddr],
+    now: Instant,
 ) -> Result<Arc<EndpointState>, Failure> {
     let state = &upstream.state;
     if !state.known.load(Relaxed) {
@@ -196,7 +201,7 @@ pub(crate) async fn pick(
             return Err(Failure::NoEndpoint);
         }
     }
-    state.pick(tried, worker.shared.state.now()).ok_or_else(|| state.none())
+    state.pick(tried, worker.shared.state.at(now)).ok_or_else(|| state.none())
 }
 
 /// Whether the budget has a retry left; counts it either way.

@@ -343,9 +343,9 @@ impl Pool {
             }
             kept
         });
-        let connection = shared.iter().find(|connection| {
-            connection.use_.streams.load(Relaxed) < MAX_STREAMS && connection.mux.has_room()
-        })?;
+        let connection = shared
+            .iter()
+            .find(|connection| connection.use_.streams.load(Relaxed) < MAX_STREAMS && connection.mux.has_room())?;
         connection.use_.streams.fetch_add(1, Relaxed);
         Some(connection.clone())
     }

@@ -97,8 +97,8 @@ async fn an_endpoint_that_fails_five_times_is_ejected_and_returns() {
         forward.retry.attempts = 1;
     });
     all[0].failing.store(true, Relaxed);
-    // However rarely it is picked: the fifth failure is the last.
-    let (mut failed, end) = (0, Instant::now() + Duration::from_secs(20));
+    // However rarely it is picked (one slow answer on a busy machine takes a while to be forgotten): the fifth failure is the last.
+    let (mut failed, end) = (0, Instant::now() + Duration::from_secs(90));
     while failed < 5 {
         assert!(Instant::now() < end, "{failed} failures, not five");
         failed += ask(address, 10).await;
@@ -108,7 +108,7 @@ async fn an_endpoint_that_fails_five_times_is_ejected_and_returns() {
     assert_eq!(all[0].seen.load(Relaxed), 5);
     assert_eq!(proxy.metric("weft_ejections_total", &["cluster=\"svc/shop/product:80\""]), 1.0);
     all[0].failing.store(false, Relaxed);
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(90);
     while all[0].seen.load(Relaxed) == 5 {
         assert!(Instant::now() < end, "it is used again");
         assert_eq!(ask(address, 20).await, 0);
