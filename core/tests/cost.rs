@@ -1,6 +1,6 @@
 //! What texts cost that are made to hurt: time and memory, each at the largest size that is read.
 //! How: the program runs itself once for each text (`--text NAME`), because it looks at the memory of the whole process; so it
-//! has a `main` of its own (`harness = false`). What it prints is a table; other arguments of `cargo test` mean nothing to it.
+//! has a `main` of its own (`harness = false`). What it prints is a table; arguments are parts of names, as `cargo test` gives them.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
@@ -277,8 +277,10 @@ fn main() -> ExitCode {
         println!("{} {used} {} {}", took.as_micros(), says.len(), shown.escape_debug());
         return ExitCode::SUCCESS;
     }
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let mut is_good = true;
-    for (name, _) in &texts {
+    for (name, _) in texts.iter().filter(|(name, _)| is_wanted(name)) {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--text", name])
             .stdin(Stdio::null())
