@@ -65,6 +65,18 @@ fn service(number: usize) -> String {
     text
 }
 
+/// Those of each kind that cost most; the others run in `make test-full`, like tests that are marked as slow.
+const QUICK: [&str; 8] = [
+    LEGITIMATE,
+    "flow set",
+    "tag directives",
+    "alias bomb",
+    "documents of small objects",
+    "allowed: block map of texts",
+    "allowed: flow pairs with texts",
+    "json, one long key",
+];
+
 type Text = (&'static str, fn() -> String);
 
 /// The same as a member of a `v1 List`.
@@ -278,7 +290,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let is_full = arguments.iter().any(|argument| argument == "--include-ignored" || argument == "--ignored");
+    let is_wanted = |name: &str| match wanted.as_slice() {
+        [] => is_full || QUICK.contains(&name),
+        some => some.iter().any(|part| name.contains(part.as_str())),
+    };
     let mut is_good = true;
     for (name, _) in texts.iter().filter(|(name, _)| is_wanted(name)) {
         let output = Command::new(std::env::current_exe().unwrap())
