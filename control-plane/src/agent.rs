@@ -3,7 +3,7 @@
 //! certificate's own service account. The stream ends with the certificate, when another process takes the workload's
 //! place, and when the control plane stops.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -53,7 +53,9 @@ impl agent_server::Agent for Service {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let svid = request.extensions().get::<Peer>().and_then(|peer| peer.svid.clone());
+        let peer = request.extensions().get::<Peer>();
+        let source = peer.and_then(|peer| peer.address).map(|address| address.ip().to_canonical());
+        let svid = peer.and_then(|peer| peer.svid.clone());
         let Some(svid) = svid else {
             return Err(Status::unauthenticated("the agent stream needs a client certificate of this mesh"));
         };
@@ -67,6 +69,7 @@ impl agent_server::Agent for Service {
         let stream = Stream {
             service: self.clone(),
             identity: svid.identity.clone(),
+            source,
             answers: sender,
             registration: None,
             _place: place,
@@ -80,6 +83,8 @@ impl agent_server::Agent for Service {
 struct Stream {
     service: Service,
     identity: Identity,
+    /// Where it connects from: proof of the claim of that address.
+    source: Option<IpAddr>,
     answers: mpsc::Sender<Result<ControlMessage, Status>>,
     registration: Option<Registration>,
     _place: OwnedSemaphorePermit,
@@ -143,16 +148,24 @@ impl Stream {
     async fn register(&mut self, register: Register) -> Result<(), Status> {
         let health = self.registration.as_ref().map_or(Health::Healthy, |registration| registration.health);
         let (mode, version) = (register.mode.clone(), cut(&register.version, 64));
-        let refused = match register::workload(register, &self.identity, health) {
+        let refused = match register::workload(register, &self.identity, self.source, health) {
             Err(reason) => reason,
             Ok(workload) => {
                 let key = workload.key.clone();
                 if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
                     self.service.registry.deregister(&old.key, old.session);
                 }
-                match self.service.registry.register(workload) {
+                let unproven: Vec<_> =
+                    workload.addresses.iter().filter(|address| Some(**address) != self.source).copied().collect();
+                match self.service.registry.register(workload, self.source) {
                     Err(error) => error.to_string(),
-                    Ok(session) => {
+                    Ok((session, claims)) => {
+                        if !unproven.is_empty() {
+                            tracing::info!(workload = %key, source = ?self.source, ?unproven, "addresses without proof: the session comes from another one");
+                        }
+                        for claim in claims {
+                            tracing::warn!(workload = %key, identity = %self.identity, %claim, "an address was refused, the rest is registered");
+                        }
                         let row = match self.registration.take() {
                             Some(old) => old.row,
                             None => {

@@ -20,6 +20,7 @@ mod admission;
 mod history;
 
 pub use addresses::AddressBook;
+pub(crate) use addresses::in_mesh_range;
 use admission::{Plan, plan_apply, plan_delete, plan_restore};
 
 /// Most objects there may be.

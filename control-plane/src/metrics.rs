@@ -37,6 +37,8 @@ pub struct Metrics {
     pub api_answers: [Counter; 4],
     /// Workloads that expired.
     pub workloads_expired: Counter,
+    /// Claims of addresses that were refused.
+    pub claims_refused: Counter,
     /// Listeners are open and state is loaded.
     pub ready: AtomicBool,
 }
@@ -127,6 +129,12 @@ fn render(metrics: &Metrics, now: &Readings) -> String {
         "counter",
         "Workloads that expired without heartbeats.",
         &one(metrics.workloads_expired.value().to_string()),
+    );
+    add(
+        "weft_registry_claims_refused_total",
+        "counter",
+        "Addresses that a workload claimed and did not get.",
+        &one(metrics.claims_refused.value().to_string()),
     );
     add("weft_discovery_proxies", "gauge", "Proxies with a configuration stream.", &one(now.proxies.to_string()));
     add("weft_discovery_nacks_total", "counter", "Refusals of configuration by proxies.", &one(now.nacks.to_string()));

@@ -6,11 +6,13 @@
 //! Rules of expiry (DESIGN.md "Desired state is not the registry"):
 //! 1. A workload expires after three heartbeats were missed.
 //! 2. Nothing expires until one full heartbeat window has passed since [`Registry::opened`].
-//! 3. Of one service at most 30 % expires in one window, unless connections to the workload are refused.
+//! 3. Of one service at most 30 % expires in one window, but one always may when another is left, unless connections to
+//!    the workload are refused. The last one of a service never expires on silence alone.
 //! 4. One whose connections are refused after its session broke expires at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -27,10 +29,12 @@ use crate::{
     state::{Desired, Registered, RegisteredWorkload, WorkloadKey},
 };
 
+mod claims;
 mod expiry;
 mod file;
 mod probe;
 
+pub use claims::RefusedClaim;
 pub use file::{RegistryFile, RegistryFileError};
 pub use probe::{Probe, TcpProbe};
 
@@ -69,6 +73,9 @@ pub enum RegisterError {
         /// Who has it.
         identity: String,
     },
+    /// No address that it claims can be its own.
+    #[error("addresses: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Claimed(Vec<RefusedClaim>),
     /// There are too many.
     #[error("there are {MAX_WORKLOADS} workloads already")]
     TooMany,
@@ -90,6 +97,8 @@ struct State {
 struct Entry {
     workload: Arc<RegisteredWorkload>,
     session: Option<Session>,
+    /// Where its session came from; the claim of this address is proven.
+    source: Option<IpAddr>,
     last_seen: Instant,
     /// The session broke, and nobody has tried to connect since.
     suspect: bool,
@@ -106,7 +115,8 @@ impl Registry {
         let now = Instant::now();
         let mut state = State::default();
         for workload in loaded {
-            let entry = Entry { workload: Arc::new(workload), session: None, last_seen: now, suspect: false };
+            let entry =
+                Entry { workload: Arc::new(workload), session: None, source: None, last_seen: now, suspect: false };
             state.entries.insert(entry.workload.key.clone(), entry);
         }
         let shown = watch::Sender::new(Arc::new(state.snapshot()));
@@ -139,31 +149,37 @@ impl Registry {
         }
     }
 
-    /// Registers a workload, or changes its registration. Another incarnation of the same name is replaced; a workload
-    /// that is not connected gives way to a newcomer at its address and port.
-    /// Errors: the name is that of a connected workload of another identity; too many workloads.
-    pub fn register(&self, workload: RegisteredWorkload) -> Result<Session, RegisterError> {
+    /// Registers a workload, or changes its registration. `source`: where its session came from, which proves the claim
+    /// of that address. Another incarnation of the same name is replaced. Addresses that are another's (see `claims`) are
+    /// left out of the registration, and returned; the rest is registered.
+    /// Errors: the name belongs to another identity; every address is another's; too many workloads.
+    pub fn register(
+        &self,
+        mut workload: RegisteredWorkload,
+        source: Option<IpAddr>,
+    ) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
+        let desired = self.desired.borrow().clone();
+        let source = source.map(|address| address.to_canonical());
         let mut state = self.state.lock();
         let state = &mut *state;
         let key = workload.key.clone();
         match state.entries.get(&key) {
-            Some(entry) if entry.session.is_some() && entry.workload.identity != workload.identity => {
+            Some(entry) if entry.keeps_name(&workload, source) => {
                 let identity = entry.workload.identity.to_string();
                 return Err(RegisterError::Taken { key, identity });
             }
             None if state.entries.len() >= MAX_WORKLOADS => return Err(RegisterError::TooMany),
             Some(_) | None => {}
         }
-        let displaced: Vec<_> = state
-            .entries
-            .values()
-            .filter(|entry| entry.session.is_none() && entry.workload.key != key && overlap(&entry.workload, &workload))
-            .map(|entry| entry.workload.key.clone())
-            .collect();
-        for other in displaced {
-            tracing::info!(workload = %other, by = %key, "a workload that is not connected gave way to one at its address");
-            state.entries.remove(&other);
-            state.unwritten.insert(other);
+        let verdict = state.judge(&workload, source, &desired, self.window());
+        self.metrics.claims_refused.add(verdict.refused.len() as u64);
+        workload.addresses.retain(|address| !verdict.refused.iter().any(|refused| refused.address == *address));
+        if workload.addresses.is_empty() && !verdict.refused.is_empty() {
+            return Err(RegisterError::Claimed(verdict.refused));
+        }
+        for (other, address) in verdict.taken {
+            // Taken only from here on: a claim that is refused as a whole takes nothing.
+            state.take(&other, address, &key);
         }
         state.next_session += 1;
         let session = Session(state.next_session);
@@ -171,11 +187,11 @@ impl Registry {
             Some(entry) if *entry.workload == workload => Arc::clone(&entry.workload),
             _ => Arc::new(workload),
         };
-        let entry = Entry { workload, session: Some(session), last_seen: Instant::now(), suspect: false };
+        let entry = Entry { workload, session: Some(session), source, last_seen: Instant::now(), suspect: false };
         state.entries.insert(key.clone(), entry);
         state.unwritten.insert(key);
         self.changed.notify_one();
-        Ok(session)
+        Ok((session, verdict.refused))
     }
 
     /// A sign of life, with what the workload says of itself.

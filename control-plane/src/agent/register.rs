@@ -8,6 +8,7 @@ use std::{
 use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 use weft_proto::weft::v1::{Port, Register};
 
+use crate::desired::in_mesh_range;
 use crate::state::{RegisteredPort, RegisteredWorkload, WorkloadKey};
 
 const MAX_LABELS: usize = 64;
@@ -18,7 +19,13 @@ const MAX_WEIGHT: u32 = 1_000_000;
 
 /// The workload that a proxy registers.
 /// Errors: the first wrong field and the reason, for the proxy's log.
-pub(super) fn workload(register: Register, identity: &Identity, health: Health) -> Result<RegisteredWorkload, String> {
+/// `source`: where its session comes from.
+pub(super) fn workload(
+    register: Register,
+    identity: &Identity,
+    source: Option<IpAddr>,
+    health: Health,
+) -> Result<RegisteredWorkload, String> {
     let own = identity.namespace().unwrap_or_default();
     if register.namespace != own {
         return Err(format!("namespace: must be {own:?}, as in the certificate"));
@@ -54,6 +61,13 @@ pub(super) fn workload(register: Register, identity: &Identity, health: Health) 
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() {
             return Err(reason("cannot be a workload's"));
+        }
+        if in_mesh_range(address) {
+            return Err(reason("is of the mesh's own range for services"));
+        }
+        // Loopback means another place on each machine: only where everything runs on this one.
+        if address.is_loopback() && !source.is_some_and(|source| source.is_loopback()) {
+            return Err(reason("is loopback, and this session comes from another machine"));
         }
         Ok(address)
     });
@@ -132,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_workload_is_who_its_certificate_says() {
-        let workload = workload(good(), &identity(), Health::Healthy).unwrap();
+        let workload = workload(good(), &identity(), None, Health::Healthy).unwrap();
         assert_eq!((workload.service_account.as_str(), workload.weight.get()), ("order", 1));
         assert_eq!(workload.addresses[1].to_string(), "10.0.0.2");
         assert_eq!(workload.ports[0].proxy_port, None);
@@ -141,7 +155,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         type Change = fn(&mut Register);
-        let cases: [(&str, Change); 13] = [
+        let cases: [(&str, Change); 15] = [
             ("namespace", |r| r.namespace = "bank".into()),
             ("name", |r| r.name = "Order_1".into()),
             ("name", |r| r.name = "a/b".into()),
@@ -150,6 +164,8 @@ mod tests {
             ("addresses", |r| r.addresses.clear()),
             ("addresses[0]", |r| r.addresses = vec!["host".into()]),
             ("addresses[1]", |r| r.addresses[1] = "0.0.0.0".into()),
+            ("addresses[1]", |r| r.addresses[1] = "240.0.0.7".into()),
+            ("addresses[1]", |r| r.addresses[1] = "127.0.0.1".into()),
             ("ports[0].port", |r| r.ports[0].port = 0),
             ("ports[0].port", |r| r.ports[0].port = 65_536),
             ("ports[0].proxy_port", |r| r.ports[0].proxy_port = 65_536),
@@ -159,7 +175,7 @@ mod tests {
         for (field, change) in cases {
             let mut register = good();
             change(&mut register);
-            let reason = workload(register, &identity(), Health::Healthy).unwrap_err();
+            let reason = workload(register, &identity(), None, Health::Healthy).unwrap_err();
             assert!(reason.starts_with(&format!("{field}:")), "{field}: {reason}");
         }
     }
@@ -168,6 +184,6 @@ mod tests {
     fn a_gateway_needs_no_address() {
         let mut register = good();
         (register.mode, register.addresses) = ("gateway".into(), Vec::new());
-        assert!(workload(register, &identity(), Health::Healthy).unwrap().gateway);
+        assert!(workload(register, &identity(), None, Health::Healthy).unwrap().gateway);
     }
 }

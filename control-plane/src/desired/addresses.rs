@@ -68,7 +68,7 @@ impl AddressBook {
 }
 
 /// Whether an address is of the mesh's own ranges.
-pub(super) fn in_mesh_range(address: IpAddr) -> bool {
+pub(crate) fn in_mesh_range(address: IpAddr) -> bool {
     [MESH_RANGE_V4, MESH_RANGE_V6]
         .iter()
         .any(|range| range.parse::<IpNet>().is_ok_and(|range| range.contains(&address)))

@@ -116,7 +116,8 @@ impl State {
             let there = self.entries.values().filter(|entry| of(&entry.workload)).count();
             #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
             let (next, all) = ((expired + 1) as f64, (expired + there) as f64);
-            next <= all * MAX_EXPIRED
+            // One may always go when another is left; the last one never goes on silence alone.
+            there >= 2 && (expired == 0 || next <= all * MAX_EXPIRED)
         })
     }
 }

@@ -46,6 +46,14 @@ fn workload(name: &str) -> RegisteredWorkload {
     }
 }
 
+/// Registers from the workload's own address.
+fn join(registry: &Registry, workload: RegisteredWorkload) -> Session {
+    let source = workload.addresses.first().copied();
+    let (session, refused) = registry.register(workload, source).unwrap();
+    assert_eq!(refused, []);
+    session
+}
+
 fn desired() -> watch::Receiver<Arc<Desired>> {
     let text = "{apiVersion: v1, kind: Service, metadata: {name: order, namespace: shop}, spec: {selector: {app: order}, ports: [{port: 80}]}}";
     let objects = parse_documents(text).unwrap().into_iter().map(|o: Object| (o.key(), Arc::new(o))).collect();
@@ -111,7 +119,7 @@ async fn of_one_service_at_most_three_of_ten_expire_in_one_window() {
     let running = start(Vec::new());
     running.registry.opened();
     for n in 0..10 {
-        let session = running.registry.register(workload(&format!("w{n}"))).unwrap();
+        let session = join(&running.registry, workload(&format!("w{n}")));
         running.registry.disconnected(&WorkloadKey::new("shop", format!("w{n}")), session);
     }
     tokio::time::sleep(running.registry.window() + INTERVAL).await;
@@ -123,12 +131,31 @@ async fn of_one_service_at_most_three_of_ten_expire_in_one_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_silent_workload_goes_in_each_window_and_the_last_one_stays() {
+    for (count, after) in [(1, [1, 1, 1]), (2, [1, 1, 1]), (3, [2, 1, 1]), (10, [7, 5, 4])] {
+        let running = start(Vec::new());
+        running.registry.opened();
+        for n in 0..count {
+            let session = join(&running.registry, workload(&format!("w{n}")));
+            running.registry.disconnected(&WorkloadKey::new("shop", format!("w{n}")), session);
+        }
+        let mut left = Vec::new();
+        tokio::time::sleep(INTERVAL).await;
+        for _ in 0..after.len() {
+            tokio::time::sleep(running.registry.window()).await;
+            left.push(running.names().len());
+        }
+        assert_eq!(left, after, "of {count}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_workload_that_nothing_selects_expires_after_three_missed_heartbeats() {
     let running = start(Vec::new());
     running.registry.opened();
     let mut other = workload("other");
     other.labels.clear();
-    let session = running.registry.register(other).unwrap();
+    let session = join(&running.registry, other);
     running.live(running.registry.window() * 3, &[("other", session)]).await;
     assert_eq!(running.names(), ["other"]);
     tokio::time::sleep(INTERVAL * 2).await;
@@ -144,7 +171,7 @@ async fn one_whose_session_broke_goes_at_once_when_its_address_refuses() {
     running.registry.opened();
     tokio::time::sleep(running.registry.window() * 2).await;
     let (dead, alive) = (workload("dead"), workload("alive"));
-    let (a, b) = (running.registry.register(dead.clone()).unwrap(), running.registry.register(alive.clone()).unwrap());
+    let (a, b) = (join(&running.registry, dead.clone()), join(&running.registry, alive.clone()));
     running.dead.0.lock().insert("dead".into());
     running.registry.disconnected(&dead.key, a);
     running.registry.disconnected(&alive.key, b);
@@ -160,7 +187,7 @@ async fn one_that_reconnects_while_it_is_probed_stays() {
             Box::pin(async move {
                 let mut new = it.clone();
                 new.incarnation = "two".into();
-                self.0.register(new).unwrap();
+                join(&self.0, new);
                 true
             })
         }
@@ -180,10 +207,10 @@ async fn one_that_reconnects_while_it_is_probed_stays() {
 async fn another_incarnation_replaces_and_the_old_session_is_without_effect() {
     let running = start(Vec::new());
     let key = WorkloadKey::new("shop", "w");
-    let old = running.registry.register(workload("w")).unwrap();
+    let old = join(&running.registry, workload("w"));
     let mut second = workload("w");
     (second.incarnation, second.zone) = ("two".into(), "b".into());
-    let new = running.registry.register(second).unwrap();
+    let new = join(&running.registry, second);
     assert!(!running.registry.heartbeat(&key, old, Health::Unhealthy));
     running.registry.deregister(&key, old);
     running.registry.disconnected(&key, old);
@@ -199,25 +226,30 @@ async fn another_incarnation_replaces_and_the_old_session_is_without_effect() {
 #[tokio::test(start_paused = true)]
 async fn a_name_of_a_connected_workload_is_not_given_to_another_identity() {
     let running = start(Vec::new());
-    let session = running.registry.register(workload("w")).unwrap();
+    let session = join(&running.registry, workload("w"));
     let mut thief = workload("w");
     thief.identity = Identity::parse("spiffe://weft.local/ns/shop/sa/other").unwrap();
-    assert!(matches!(running.registry.register(thief.clone()), Err(RegisterError::Taken { .. })));
+    assert!(matches!(running.registry.register(thief.clone(), None), Err(RegisterError::Taken { .. })));
     running.registry.disconnected(&thief.key, session);
-    running.registry.register(thief).unwrap();
+    let other = Some([10, 9, 9, 9].into());
+    assert!(
+        matches!(running.registry.register(thief.clone(), other), Err(RegisterError::Taken { .. })),
+        "not from there"
+    );
+    join(&running.registry, thief);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_address_that_is_used_again_leaves_the_workload_that_is_gone() {
     let running = start(Vec::new());
-    let old = running.registry.register(workload("old")).unwrap();
+    let old = join(&running.registry, workload("old"));
     let mut new = workload("new");
     new.addresses = workload("old").addresses;
-    running.registry.register(new.clone()).unwrap();
+    join(&running.registry, new.clone());
     tokio::time::sleep(DEBOUNCE * 2).await;
     assert_eq!(running.names(), ["new", "old"], "both are connected");
     running.registry.disconnected(&WorkloadKey::new("shop", "old"), old);
-    running.registry.register(new).unwrap();
+    join(&running.registry, new);
     tokio::time::sleep(DEBOUNCE * 2).await;
     assert_eq!(running.names(), ["new"]);
 }
@@ -227,10 +259,10 @@ async fn an_answer_at_the_address_of_another_workload_is_no_sign_of_life() {
     let running = start(Vec::new());
     running.registry.opened();
     tokio::time::sleep(running.registry.window() * 2).await;
-    let old = running.registry.register(workload("old")).unwrap();
+    let old = join(&running.registry, workload("old"));
     let mut new = workload("new");
     new.addresses = workload("old").addresses;
-    running.registry.register(new).unwrap();
+    join(&running.registry, new);
     running.registry.disconnected(&WorkloadKey::new("shop", "old"), old);
     tokio::time::sleep(DEBOUNCE * 4).await;
     assert_eq!(running.names(), ["new"]);
@@ -240,13 +272,13 @@ async fn an_answer_at_the_address_of_another_workload_is_no_sign_of_life() {
 async fn a_hundred_changes_are_shown_together_and_unchanged_ones_keep_their_place() {
     let running = start(Vec::new());
     let mut watch = running.registry.watch();
-    running.registry.register(workload("first")).unwrap();
+    join(&running.registry, workload("first"));
     watch.changed().await.unwrap();
     let first = watch.borrow_and_update().workloads[&WorkloadKey::new("shop", "first")].clone();
     for n in 0..100 {
-        running.registry.register(workload(&format!("w{n}"))).unwrap();
+        join(&running.registry, workload(&format!("w{n}")));
     }
-    running.registry.register(workload("first")).unwrap();
+    join(&running.registry, workload("first"));
     watch.changed().await.unwrap();
     let snapshot = watch.borrow_and_update().clone();
     assert_eq!((snapshot.workloads.len(), snapshot.version), (101, 2));
@@ -269,8 +301,8 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
         proxy_port: Some(9.try_into().unwrap()),
     });
     full.health = Health::Draining;
-    registry.register(full.clone()).unwrap();
-    let gone = registry.register(workload("w2")).unwrap();
+    join(&registry, full.clone());
+    let gone = join(&registry, workload("w2"));
     registry.flush(&file).await.unwrap();
     registry.deregister(&WorkloadKey::new("shop", "w2"), gone);
     registry.flush(&file).await.unwrap();
@@ -293,3 +325,5 @@ async fn a_closed_port_refuses_and_an_open_one_does_not() {
     it.ports.clear();
     assert!(!TcpProbe.refused(&it).await, "no port, no proof");
 }
+
+mod claims;
