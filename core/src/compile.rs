@@ -9,11 +9,7 @@
 //!
 //! Spec: Gateway API v1 (HTTPRoute, Gateway), GAMMA (GEP-1226, GEP-1294: HTTPRoutes attached to a Service).
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    num::NonZeroU16,
-    sync::Arc,
-};
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc};
 
 use crate::{
     api::{
@@ -177,17 +173,27 @@ impl World {
         if let Some(service) = self.objects.service_at(address.ip()) {
             return service.spec.port(port).map(|port| Destination::Service(service, port.port));
         }
-        self.instance_at(address.ip()).map(Destination::Workload)
+        self.instance_at(address).map(Destination::Workload)
     }
 
-    /// The instance at an address: a registered one goes before one that a person wrote down.
-    fn instance_at(&self, address: IpAddr) -> Option<&Arc<Instance>> {
-        let written = || self.objects.workloads().at(address).filter(|instance| !self.is_registered(instance));
-        self.registered.at(address).or_else(written)
+    /// The instance at an address. A registered one goes before one that a person wrote down, unless that port was written
+    /// down for another identity: nobody takes a written address by registering it before or after.
+    fn instance_at(&self, address: SocketAddr) -> Option<&Arc<Instance>> {
+        let registered = self.registered.at(address.ip());
+        let written = self.objects.workloads().at(address.ip()).filter(|instance| !self.is_registered(instance));
+        match (registered, written) {
+            (Some(registered), Some(written)) => {
+                let port = NonZeroU16::new(address.port()).is_some_and(|port| written.port(port).is_some());
+                Some(if port && written.identity != registered.identity { written } else { registered })
+            }
+            (one, other) => one.or(other),
+        }
     }
 
-    fn is_registered(&self, instance: &Instance) -> bool {
-        self.registered.find(&instance.namespace, &instance.name).is_some()
+    /// Whether a written instance registered itself. One of its name with another identity is not it.
+    fn is_registered(&self, written: &Instance) -> bool {
+        let registered = self.registered.find(&written.namespace, &written.name);
+        registered.is_some_and(|instance| written.identity.is_none() || written.identity == instance.identity)
     }
 
     fn service(&self, at: &ServicePort) -> Option<&Service> {

@@ -5,6 +5,10 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, num::NonZeroU16};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+/// The annotation of a Service with the service accounts, separated by commas, whose workloads alone are its endpoints.
+/// Without it every workload with its labels is.
+pub const SERVICE_ACCOUNTS: &str = "weft.dev/service-accounts";
+
 /// What a Service is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -16,6 +16,7 @@ use super::{
     meta::{DEFAULT_NAMESPACE, ObjectMeta},
     object::Object,
     proxy_config::ProxyConfig,
+    service::SERVICE_ACCOUNTS,
 };
 
 /// Largest weight of a backend or workload (Gateway API).
@@ -30,6 +31,13 @@ pub fn validate(object: &Object) -> Vec<FieldError> {
     match object {
         Object::Service(service) => {
             check.at("metadata.name", |check| check.form(&service.metadata.name, names::label));
+            if let Some(accounts) = service.metadata.annotations.get(SERVICE_ACCOUNTS) {
+                check.at(&format!("metadata.{}", entry("annotations", SERVICE_ACCOUNTS)), |check| {
+                    for account in accounts.split(',') {
+                        check.form(account.trim(), names::subdomain);
+                    }
+                });
+            }
             check.at("spec", |check| service::service(check, &service.spec));
         }
         Object::Workload(workload) => check.at("spec", |check| service::workload(check, &workload.spec)),
@@ -170,5 +178,24 @@ impl Check {
     fn finish(self) -> Vec<FieldError> {
         let mut seen = HashSet::new();
         self.errors.into_iter().filter(|error| seen.insert((error.path.clone(), error.reason.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::api::parse_documents;
+
+    #[test]
+    fn the_accounts_of_a_service_are_names() {
+        let parse = |accounts: &str| {
+            parse_documents(&format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: a, namespace: shop, annotations: {{weft.dev/service-accounts: {accounts:?}}}}}, spec: {{ports: [{{port: 80}}]}}}}"
+            ))
+        };
+        assert!(parse("product, product-canary").is_ok());
+        for wrong in ["", "product,", "Product", "a b"] {
+            let error = format!("{:?}", parse(wrong).unwrap_err());
+            assert!(error.contains("metadata.annotations") && error.contains("service-accounts"), "{wrong:?}: {error}");
+        }
     }
 }

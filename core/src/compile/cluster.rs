@@ -10,7 +10,7 @@ use super::{Instance, World};
 use crate::{
     api::{
         Service, TrafficPolicy,
-        service::TargetPort,
+        service::{SERVICE_ACCOUNTS, TargetPort},
         traffic_policy::{OutlierDetection as OutlierSetting, RetryCondition, TrafficPolicySpec},
     },
     cluster::{Cluster, HttpVersion, OutlierDetection},
@@ -74,12 +74,18 @@ impl World {
         Some(endpoints.collect())
     }
 
-    /// The workloads of a service. One that registered itself stands for one of the same name that a person wrote down.
+    /// The workloads of a service; only those of its service accounts, when it names any ([`SERVICE_ACCOUNTS`]). One that registered itself stands for one of the same name that a person wrote down.
     pub(super) fn instances_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Instance>> {
         let (namespace, selector) = (&service.metadata.namespace, &service.spec.selector);
         let written = self.objects.workloads().select(namespace, selector);
         let written = written.filter(|instance| !self.is_registered(instance));
-        self.registered.select(namespace, selector).chain(written)
+        let accounts = service.metadata.annotations.get(SERVICE_ACCOUNTS);
+        self.registered.select(namespace, selector).chain(written).filter(move |instance| {
+            let Some(accounts) = accounts else { return true };
+            // One without an identity (a written one outside the mesh) has no account that could be on the list.
+            let own = instance.identity.as_ref().and_then(|identity| identity.service_account());
+            own.is_some_and(|own| accounts.split(',').any(|account| account.trim() == own))
+        })
     }
 
     /// The workload at an address that is no service's.
@@ -87,7 +93,7 @@ impl World {
         if self.objects.service_at(address.ip()).is_some() {
             return None;
         }
-        self.instance_at(address.ip())
+        self.instance_at(address)
     }
 
     /// The policy of a service's port: the oldest that names the port, else the oldest for the whole service.

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     cluster::{Cluster, HttpVersion},
     endpoint::Health,
+    identity::Identity,
     route::Action,
 };
 
@@ -112,6 +113,39 @@ fn what_is_registered_stands_for_what_was_written_down() {
     let names: Vec<String> = world.clusters_of(changed).iter().map(ToString::to_string).collect();
     let wanted = ["svc/shop/product:80", "svc/shop/product:90", "svc/shop/product:5432", "svc/shop/product:7000"];
     assert_eq!(names, wanted);
+}
+
+#[test]
+fn a_written_address_is_not_taken_by_a_registration_of_another_identity() {
+    let written = shop("");
+    let owner = written.objects().workloads().find("shop", "product-1").unwrap();
+    let mut registered = Workloads::default();
+    registered.insert(Arc::new(Instance {
+        name: "thief".into(),
+        labels: [].into(),
+        identity: Some(Identity::parse("spiffe://weft.local/ns/shop/sa/thief").unwrap()),
+        ..(**owner).clone()
+    }));
+    let world = World::new(Arc::clone(written.objects()), Arc::new(registered));
+    let at = |name: &str| world.endpoints(&ClusterName::parse(name).unwrap()).unwrap().endpoints[0].identity.clone();
+    assert_eq!(at("direct/10.77.0.12:8080"), owner.identity);
+}
+
+#[test]
+fn a_service_that_names_accounts_has_only_their_workloads() {
+    let of = |accounts: &str| {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: closed, namespace: shop, annotations: {{weft.dev/service-accounts: {accounts:?}}}}}, spec: {{selector: {{app: product}}, ports: [{{port: 80, targetPort: 8080}}]}}}}"
+        );
+        let world = shop(&text);
+        let set = world.endpoints(&ClusterName::parse("svc/shop/closed:80").unwrap()).unwrap();
+        let accounts =
+            set.endpoints.iter().map(|it| it.identity.as_ref().and_then(|it| it.service_account().map(str::to_owned)));
+        accounts.collect::<Vec<_>>()
+    };
+    assert!(of("nobody").is_empty());
+    let found = of("nobody, product");
+    assert!(!found.is_empty() && found.iter().all(|account| account.as_deref() == Some("product")), "{found:?}");
 }
 
 #[test]
