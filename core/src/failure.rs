@@ -15,6 +15,9 @@ pub enum Failure {
     /// The head is too large or has too many fields.
     #[error("request head above the limit")]
     HeadTooLarge,
+    /// A method that no proxy passes on (TRACE: the application would answer with the fields that identify its caller).
+    #[error("the method TRACE is not passed on")]
+    MethodRefused,
     /// The URI is too long.
     #[error("URI above the limit")]
     UriTooLong,
@@ -70,7 +73,7 @@ pub enum Failure {
     #[error("the peer refused our identity")]
     IdentityRefused,
     /// The peer did not process the request.
-    #[error("refused by the peer before it was processed")]
+    #[error("the peer's proxy refused it before the application saw it: not reachable, or at a limit")]
     RefusedStream,
     /// The connection or stream broke.
     #[error("upstream reset: {0}")]
@@ -124,7 +127,9 @@ impl Failure {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_) | Self::HeadTooLarge | Self::UriTooLong | Self::CallerGone => Fault::Downstream,
+            Self::BadRequest(_) | Self::HeadTooLarge | Self::MethodRefused | Self::UriTooLong | Self::CallerGone => {
+                Fault::Downstream
+            }
             Self::PlaintextRefused
             | Self::ProtocolRefused
             | Self::Denied(_)
@@ -163,6 +168,7 @@ impl Failure {
             Self::TryTimeout => Some(Outcome::TryTimeout),
             Self::BadRequest(_)
             | Self::HeadTooLarge
+            | Self::MethodRefused
             | Self::UriTooLong
             | Self::PlaintextRefused
             | Self::ProtocolRefused
@@ -191,6 +197,7 @@ impl Failure {
         let (status, flag) = match self {
             Self::BadRequest(_) => (400, "DPE"),
             Self::HeadTooLarge => (431, "DPE"),
+            Self::MethodRefused => (405, "DPE"),
             Self::UriTooLong => (414, "DPE"),
             Self::PlaintextRefused => (403, "PLAINTEXT"),
             Self::ProtocolRefused => (400, "PROTOCOL"),

@@ -400,6 +400,11 @@ impl<T> Connection<T> {
         self.peer.gone || self.going != Going::No || self.next_id > frame::MAX_STREAM_ID
     }
 
+    /// Whether the peer has heard our goodbye, or is told at once: nothing new comes from it.
+    pub fn is_gone(&self) -> bool {
+        self.going == Going::Gone
+    }
+
     /// Whether the peer takes extended CONNECT; known once its settings have arrived.
     pub fn takes_connect_protocol(&self) -> bool {
         self.peer.connect_protocol

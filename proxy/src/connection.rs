@@ -3,24 +3,24 @@
 //! [`Table::sweep`], called twice a second, closes what is over a limit. No timer per request.
 //!
 //! # Defaults
-//! Head 10 s from its first byte to its last; first request of an HTTP connection 10 s; idle HTTP 5 min.
+//! Head 10 s from its first byte to its last; first request of an HTTP connection 10 s from its being accepted, what it speaks
+//! found out included; idle HTTP 5 min; a body of an HTTP/1 request that does not come, 5 min (streams of HTTP/2 have no such
+//! limit: gRPC calls may be silent for long). A peer whose certificate has expired is told to go, and cut off 30 s later.
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Waker},
     time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use weft_core::identity::Identity;
 
 use crate::telemetry::Direction;
@@ -29,6 +29,19 @@ use crate::telemetry::Direction;
 pub(crate) const HEAD: Duration = Duration::from_secs(10);
 /// Longest time between two requests.
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
+/// Longest wait for more of an HTTP/1 request's body.
+pub(crate) const BODY: Duration = Duration::from_secs(300);
+/// What is left to a peer whose certificate has expired.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// As soon as no request runs or has begun to arrive: the proxy drains, it was idle, or the peer's certificate has expired.
+    Soon,
+    /// Now.
+    Now,
+}
 
 /// A connection from a caller.
 #[derive(Debug)]
@@ -48,8 +61,14 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     running: AtomicU32,
     requests: AtomicU64,
+    /// On the table's coarse clock: since when more of a request's body is awaited; 0 while none is.
+    body_since: AtomicU64,
+    /// On the table's coarse clock: when the peer's certificate expires; 0 if it has none.
+    expires: AtomicU64,
     clock: Arc<AtomicU64>,
-    close: Notify,
+    end: AtomicU8,
+    /// The task that has to hear of the end.
+    task: Mutex<Option<Waker>>,
 }
 
 /// A connection as the admin port shows it.
@@ -75,6 +94,7 @@ pub struct Table {
     start: Instant,
     /// Milliseconds since `start`, plus one; moved by `sweep`.
     clock: Arc<AtomicU64>,
+    draining: AtomicBool,
 }
 
 /// A request that runs; it has ended when this is dropped.
@@ -95,6 +115,7 @@ impl Default for Table {
             next: AtomicU64::new(1),
             start: Instant::now(),
             clock: Arc::new(AtomicU64::new(1)),
+            draining: AtomicBool::new(false),
         }
     }
 }
@@ -122,10 +143,16 @@ impl Table {
             idle_since: AtomicU64::new(0),
             running: AtomicU32::new(0),
             requests: AtomicU64::new(0),
+            body_since: AtomicU64::new(0),
+            expires: AtomicU64::new(0),
             clock: self.clock.clone(),
-            close: Notify::new(),
+            end: AtomicU8::new(0),
+            task: Mutex::default(),
         });
         self.rows.lock().insert(id, connection.clone());
+        if self.draining.load(Relaxed) {
+            connection.end(End::Soon);
+        }
         Entry { table: self.clone(), connection }
     }
 
@@ -161,18 +188,43 @@ impl Table {
             |since: u64, limit: Duration| since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis();
         for connection in self.rows.lock().values() {
             let head = over(connection.head_since.load(Relaxed), HEAD);
+            let body = over(connection.body_since.load(Relaxed), BODY);
             let idle = over(connection.idle_since.load(Relaxed), IDLE);
-            if head || idle {
-                connection.close.notify_one();
+            let expires = connection.expires.load(Relaxed);
+            if head || body || over(expires, GRACE) {
+                connection.end(End::Now);
+            } else if idle || over(expires, Duration::ZERO) {
+                connection.end(End::Soon);
             }
         }
+    }
+
+    /// Tells all connections, and those that come, that they are to end soon.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+        self.rows.lock().values().for_each(|connection| connection.end(End::Soon));
     }
 }
 
 impl Connection {
-    /// An HTTP server begins: its first request is awaited.
-    pub(crate) fn http_begins(&self) {
-        self.head_since.store(self.clock.load(Relaxed), Relaxed);
+    /// An HTTP server begins on a connection that was accepted then: its first request is awaited.
+    pub(crate) fn http_begins(&self, accepted: Instant) {
+        let spent = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.head_since.store(self.clock.load(Relaxed).saturating_sub(spent).max(1), Relaxed);
+    }
+
+    /// The peer's certificate is valid for so long.
+    pub(crate) fn valid_for(&self, rest: Duration) {
+        let rest = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        self.expires.store(self.clock.load(Relaxed).saturating_add(rest), Relaxed);
+    }
+
+    /// More of a request's body is awaited, or has come.
+    pub(crate) fn body_awaited(&self, awaited: bool) {
+        let since = if awaited { self.clock.load(Relaxed) } else { 0 };
+        if awaited != (self.body_since.load(Relaxed) != 0) {
+            self.body_since.store(since, Relaxed);
+        }
     }
 
     /// A byte arrived. Between two requests it is the first of a head.
@@ -192,9 +244,53 @@ impl Connection {
         Running(self.clone())
     }
 
-    /// Ends when the connection is to be closed.
-    pub(crate) async fn closing(&self) {
-        self.close.notified().await;
+    /// How the connection is to end, if it is. The task hears of a change; `listens` says whether it is known already.
+    pub(crate) fn poll_end(&self, cx: &Context<'_>, listens: &mut bool) -> Option<End> {
+        if !std::mem::replace(listens, true) {
+            *self.task.lock() = Some(cx.waker().clone());
+        }
+        match self.end.load(Relaxed) {
+            0 => None,
+            1 => Some(End::Soon),
+            _ => Some(End::Now),
+        }
+    }
+
+    /// Whether the connection is to end with the request that runs.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.end.load(Relaxed) != 0
+    }
+
+    /// Whether it is to end now.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.end.load(Relaxed) > 1
+    }
+
+    /// Whether any request has come yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.requests.load(Relaxed) != 0
+    }
+
+    /// Ends when the connection is to be cut.
+    pub(crate) async fn cut(&self) {
+        let mut listens = false;
+        std::future::poll_fn(|cx| match self.poll_end(cx, &mut listens) {
+            Some(End::Now) => std::task::Poll::Ready(()),
+            Some(End::Soon) | None => std::task::Poll::Pending,
+        })
+        .await;
+    }
+
+    fn end(&self, end: End) {
+        let level = match end {
+            End::Soon => 1,
+            End::Now => 2,
+        };
+        if self.end.fetch_max(level, Relaxed) < level
+            && let Some(task) = &*self.task.lock()
+        {
+            task.wake_by_ref();
+        }
     }
 
     /// Ends when no request runs, at most a second later. A tunnel is a request that runs.
@@ -242,10 +338,10 @@ mod tests {
         table.open(Direction::Inbound, address, address, None, "http1")
     }
 
-    async fn closes(table: &Arc<Table>, entry: &Entry, after: Duration) -> bool {
-        tokio::time::advance(after).await;
+    fn end_after(table: &Table, entry: &Entry, time: Duration) -> Option<End> {
+        futures_util::FutureExt::now_or_never(tokio::time::advance(time));
         table.sweep();
-        tokio::time::timeout(Duration::ZERO, entry.connection.closing()).await.is_ok()
+        entry.connection.poll_end(&Context::from_waker(Waker::noop()), &mut false)
     }
 
     #[tokio::test(start_paused = true)]
@@ -253,19 +349,43 @@ mod tests {
         let table = Arc::new(Table::default());
         let entry = entry(&table);
         let connection = &entry.connection;
-        connection.http_begins();
-        assert!(!closes(&table, &entry, HEAD - Duration::from_secs(1)).await);
+        connection.http_begins(Instant::now());
+        assert_eq!(end_after(&table, &entry, HEAD - Duration::from_secs(1)), None);
         let running = connection.request_starts();
-        assert!(!closes(&table, &entry, IDLE * 2).await, "a running request is never cut");
+        assert_eq!(end_after(&table, &entry, IDLE * 2), None, "a running request is never cut");
         drop(running);
-        assert!(!closes(&table, &entry, IDLE - Duration::from_secs(1)).await);
+        assert_eq!(end_after(&table, &entry, IDLE - Duration::from_secs(1)), None);
         connection.received();
         for _ in 0..9 {
             connection.received();
-            assert!(!closes(&table, &entry, Duration::from_secs(1)).await);
+            assert_eq!(end_after(&table, &entry, Duration::from_secs(1)), None);
         }
-        assert!(closes(&table, &entry, Duration::from_secs(2)).await, "ten seconds in all, not since the last byte");
+        let end = end_after(&table, &entry, Duration::from_secs(2));
+        assert_eq!(end, Some(End::Now), "ten seconds in all, not since the last byte");
         drop(entry);
         assert!(table.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_idle_or_expired_ends_soon_and_what_was_told_to_is_cut() {
+        let table = Arc::new(Table::default());
+        let idle = entry(&table);
+        drop(idle.connection.request_starts());
+        assert_eq!(end_after(&table, &idle, IDLE + Duration::from_secs(1)), Some(End::Soon));
+        let expiring = entry(&table);
+        expiring.connection.valid_for(Duration::from_secs(60));
+        assert_eq!(end_after(&table, &expiring, Duration::from_secs(59)), None);
+        assert_eq!(end_after(&table, &expiring, Duration::from_secs(2)), Some(End::Soon));
+        assert_eq!(end_after(&table, &expiring, GRACE), Some(End::Now));
+        let stalled = entry(&table);
+        stalled.connection.body_awaited(true);
+        stalled.connection.body_awaited(true);
+        assert_eq!(end_after(&table, &stalled, BODY - Duration::from_secs(1)), None);
+        stalled.connection.body_awaited(false);
+        stalled.connection.body_awaited(true);
+        assert_eq!(end_after(&table, &stalled, BODY - Duration::from_secs(1)), None);
+        assert_eq!(end_after(&table, &stalled, Duration::from_secs(2)), Some(End::Now));
+        table.drain();
+        assert_eq!(end_after(&table, &entry(&table), Duration::ZERO), Some(End::Soon), "who comes while draining");
     }
 }

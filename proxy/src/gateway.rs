@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use weft_core::failure::Failure;
 
 use crate::{
@@ -25,6 +25,7 @@ pub(crate) async fn connection(
     local: SocketAddr,
     port: u16,
 ) {
+    let accepted = Instant::now();
     let mut bytes = BytesMut::new();
     let version = match detect(&mut stream, &mut bytes, PATIENCE).await {
         Ok(Speaks::Http1) => Version::Http1,
@@ -35,5 +36,5 @@ pub(crate) async fn connection(
         }
         Err(error) => return tracing::debug!(%error, %peer, "connection broke"),
     };
-    http(worker, Stream::tcp(stream, bytes.freeze()), peer, local, Serves::Gateway(port), version).await;
+    http(&worker, Stream::tcp(stream, bytes.freeze()), [peer, local], Serves::Gateway(port), version, accepted);
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -41,7 +42,7 @@ use crate::{
     stream::{Rewind, Stream, tls_error},
     tcp,
     telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
-    tls::{ALPN_HTTP, SvidError, verify},
+    tls::{ALPN_HTTP, SvidError, verify, verify::Peer},
     upstream::{
         dial::{Slot, plain},
         pool::{Bounds, Pool, SendError, Version},
@@ -59,6 +60,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
     let Some((mode, protocol)) = settings(&worker, destination.port()) else {
         return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
     };
+    let accepted = Instant::now();
     let mut bytes = BytesMut::new();
     // An opaque connection may have to be dialled before anybody speaks; where that is not allowed, bytes must come first.
     let silence = match (mode, protocol) {
@@ -88,7 +90,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
     };
     if speaks == Speaks::MeshTls {
         drop(application);
-        return mesh(worker, Rewind::new(stream, bytes.freeze()), peer, destination).await;
+        return mesh(worker, Rewind::new(stream, bytes.freeze()), peer, destination, accepted).await;
     }
     if mode == InboundMode::Strict {
         return refuse_connection(&worker, peer, destination, None, &Failure::PlaintextRefused);
@@ -97,7 +99,8 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
         (Protocol::Detect | Protocol::Http | Protocol::Http2, Speaks::Http1 | Speaks::Http2) => {
             drop(application);
             let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
-            http(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, None, version).await;
+            let stream = Stream::tcp(stream, bytes.freeze());
+            http(&worker, stream, [peer, destination], None, version, accepted);
         }
         (Protocol::Detect | Protocol::Tcp, _) | (_, Speaks::ApplicationTls) => {
             if stream.write_all(&greeting).await.is_ok() {
@@ -124,12 +127,12 @@ fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, Protocol)> {
 }
 
 /// A connection from another proxy.
-async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination: SocketAddr) {
+async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination: SocketAddr, accepted: Instant) {
     let Some(tls) = worker.shared.tls.load_full() else {
         return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
     };
-    let accepted = timeout(HANDSHAKE, TlsAcceptor::from(tls.server.clone()).accept(stream)).await;
-    let stream = match accepted {
+    let shaken = timeout(HANDSHAKE, TlsAcceptor::from(tls.server.clone()).accept(stream)).await;
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tls_failed(&worker, peer, &error),
         Err(_elapsed) => {
@@ -137,8 +140,8 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
         }
     };
     let session = stream.get_ref().1;
-    let identity = match verify::peer(session) {
-        Ok(peer) => peer.identity,
+    let verified = match verify::peer(session) {
+        Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, %peer, "peer certificate is not fit for the mesh");
             let reason = if matches!(error, SvidError::NotCurrent) { "Expired" } else { "not an SVID" };
@@ -151,9 +154,9 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
     let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
     let stream = Stream::Accepted(Box::new(stream));
     if is_http {
-        http(worker, stream, peer, destination, Some(identity), Version::Http2).await;
+        http(&worker, stream, [peer, destination], Some(verified), Version::Http2, accepted);
     } else {
-        opaque(worker, stream, peer, destination, Some(identity), None).await;
+        opaque(worker, stream, peer, destination, Some(verified), None).await;
     }
 }
 
@@ -171,17 +174,19 @@ fn tls_failed(worker: &Worker, peer: SocketAddr, error: &std::io::Error) {
     worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", reason)]);
 }
 
-/// Serves the requests of a connection.
-async fn http(
-    worker: Arc<Worker>,
+/// Serves the requests of a connection, in a task of its own: what it took to find out what it speaks is not kept.
+fn http(
+    worker: &Arc<Worker>,
     stream: Stream,
-    peer: SocketAddr,
-    destination: SocketAddr,
-    identity: Option<Identity>,
+    [peer, destination]: [SocketAddr; 2],
+    verified: Option<Peer>,
     version: Version,
+    accepted: Instant,
 ) {
     let protocol = if version == Version::Http1 { "http1" } else { "http2" };
-    let security = if identity.is_some() { Security::Mtls } else { Security::Plain };
+    let security = if verified.is_some() { Security::Mtls } else { Security::Plain };
+    let valid_for = verified.as_ref().map(Peer::valid_for);
+    let identity = verified.map(|verified| verified.identity);
     let series = worker.metrics.series(&RequestLabels {
         direction: Direction::Inbound,
         destination: destination.port().to_string().into(),
@@ -189,13 +194,21 @@ async fn http(
         security,
     });
     let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, protocol);
-    let _open = worker.metrics.connection(Direction::Inbound);
     let connection = entry.connection.clone();
+    let guards = (worker.metrics.connection(Direction::Inbound), entry);
+    connection.http_begins(accepted);
+    if let Some(valid_for) = valid_for {
+        connection.valid_for(valid_for);
+    }
     let pools = Default::default();
     let handler = Arc::new(Inbound { worker: worker.clone(), connection: connection.clone(), security, series, pools });
     match version {
-        Version::Http1 => serve::http1(stream, connection, handler, worker).await,
-        Version::Http2 => serve::http2(stream, connection, handler, worker).await,
+        Version::Http1 => {
+            worker.spawn(serve::http1(stream, connection, handler, worker.clone()).map(|()| drop(guards)))
+        }
+        Version::Http2 => {
+            worker.spawn(serve::http2(stream, connection, handler, worker.clone()).map(|()| drop(guards)))
+        }
     }
 }
 
@@ -380,10 +393,12 @@ pub(crate) async fn opaque(
     stream: Stream,
     peer: SocketAddr,
     destination: SocketAddr,
-    identity: Option<Identity>,
+    verified: Option<Peer>,
     application: Option<(Stream, Slot)>,
 ) {
     let started = Instant::now();
+    let valid_for = verified.as_ref().map(Peer::valid_for);
+    let identity = verified.map(|verified| verified.identity);
     let live = worker.shared.state.live_full();
     let decision = match &live.inbound {
         Some(inbound) => decide_opaque(inbound, destination.port(), identity.as_ref()),
@@ -402,9 +417,12 @@ pub(crate) async fn opaque(
     };
     let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, "tcp");
     let _open = worker.metrics.connection(Direction::Inbound);
+    if let Some(valid_for) = valid_for {
+        entry.connection.valid_for(valid_for);
+    }
     let relayed = tokio::select! {
         relayed = tcp::relay(stream, application, TCP_IDLE) => relayed,
-        () = entry.connection.closing() => return,
+        () = entry.connection.cut() => return,
         failure = revoked(&worker, &entry.connection) => {
             let identity = entry.connection.identity.as_ref();
             return refuse_connection(&worker, peer, destination, identity, &failure);
@@ -427,6 +445,21 @@ async fn revoked(worker: &Worker, connection: &Connection) -> Failure {
             if let Err(failure) = decide_opaque(inbound, port, identity) {
                 return failure;
             }
+        }
+        swapped.await;
+    }
+}
+
+/// Ends when a new configuration no longer allows a request that has become a tunnel.
+pub(crate) async fn revoked_request(worker: &Worker, connection: &Connection, head: &Head) -> Failure {
+    if connection.direction != Direction::Inbound {
+        return std::future::pending().await;
+    }
+    let state = &worker.shared.state;
+    loop {
+        let swapped = state.swapped.notified();
+        if let Err(failure) = decide(&state.live(), connection.destination.port(), connection.identity.as_ref(), head) {
+            return failure;
         }
         swapped.await;
     }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -74,6 +75,7 @@ async fn refused(
     destination: SocketAddr,
     failure: &Failure,
 ) {
+    let accepted = Instant::now();
     let mut bytes = BytesMut::new();
     let speaks = timeout(REFUSAL, detect(&mut stream, &mut bytes, SILENCE)).await;
     let version = match speaks.unwrap_or(Ok(Speaks::Unknown)) {
@@ -83,7 +85,8 @@ async fn refused(
             return refuse(&worker, Direction::Outbound, peer, destination, None, "", failure);
         }
     };
-    http(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, Serves::Service, version).await;
+    let stream = Stream::tcp(stream, bytes.freeze());
+    http(&worker, stream, [peer, destination], Serves::Service, version, accepted);
 }
 
 /// The listener of a destination; `None` when it is outside the mesh and may be called.
@@ -174,7 +177,7 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, desti
     let _open = worker.metrics.connection(Direction::Outbound);
     let relayed = tokio::select! {
         relayed = tcp::relay(stream, callee, TCP_IDLE) => relayed,
-        () = entry.connection.closing() => return,
+        () = entry.connection.cut() => return,
     };
     let policy = worker.log_policy(worker.shared.state.live().access_log);
     tcp_ended(&worker, &entry.connection, &relayed, policy, "outside", Some(destination), started);
@@ -188,6 +191,7 @@ async fn in_mesh(
     destination: SocketAddr,
     target: Arc<OutboundLive>,
 ) {
+    let accepted = Instant::now();
     let mut bytes = BytesMut::new();
     let mut dialled = None;
     let mut greeting = BytesMut::new();
@@ -221,7 +225,7 @@ async fn in_mesh(
         drop(dialled);
         let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
         let stream = Stream::tcp(stream, bytes.freeze());
-        http(worker, stream, peer, destination, Serves::Service, version).await;
+        http(&worker, stream, [peer, destination], Serves::Service, version, accepted);
     } else if target.tcp.is_empty() {
         refuse(&worker, Direction::Outbound, peer, destination, None, "", &Failure::ProtocolRefused);
     } else if stream.write_all(&greeting).await.is_ok() {
@@ -318,7 +322,7 @@ async fn opaque(
     let idle = callee.upstream.settings.tcp_idle;
     let relayed = tokio::select! {
         relayed = tcp::relay(stream, &mut callee.stream, idle) => relayed,
-        () = entry.connection.closing() => return,
+        () = entry.connection.cut() => return,
     };
     let policy = worker.log_policy(worker.shared.state.live().access_log);
     tcp_ended(&worker, &entry.connection, &relayed, policy, &name, Some(address), started);
@@ -334,13 +338,13 @@ pub(crate) enum Serves {
 }
 
 /// Serves the requests of a connection.
-pub(crate) async fn http(
-    worker: Arc<Worker>,
+pub(crate) fn http(
+    worker: &Arc<Worker>,
     stream: Stream,
-    peer: SocketAddr,
-    destination: SocketAddr,
+    [peer, destination]: [SocketAddr; 2],
     serves: Serves,
     version: Version,
+    accepted: Instant,
 ) {
     let direction = match serves {
         Serves::Service => Direction::Outbound,
@@ -348,12 +352,17 @@ pub(crate) async fn http(
     };
     let protocol = if version == Version::Http1 { "http1" } else { "http2" };
     let entry = worker.connections.open(direction, peer, destination, None, protocol);
-    let _open = worker.metrics.connection(direction);
     let connection = entry.connection.clone();
+    let guards = (worker.metrics.connection(direction), entry);
+    connection.http_begins(accepted);
     let handler = Arc::new(Outbound { worker: worker.clone(), connection: connection.clone(), serves });
     match version {
-        Version::Http1 => serve::http1(stream, connection, handler, worker).await,
-        Version::Http2 => serve::http2(stream, connection, handler, worker).await,
+        Version::Http1 => {
+            worker.spawn(serve::http1(stream, connection, handler, worker.clone()).map(|()| drop(guards)))
+        }
+        Version::Http2 => {
+            worker.spawn(serve::http2(stream, connection, handler, worker.clone()).map(|()| drop(guards)))
+        }
     }
 }
 
@@ -411,11 +420,7 @@ fn forwarded(fields: &mut Fields, client: IpAddr) {
 
 impl Outbound {
     /// Finds the rule and the cluster of a request: pure but for the dice.
-    fn decide<'a>(
-        &self,
-        live: &'a Live,
-        exchange: &mut Exchange,
-    ) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
+    fn decide<'a>(&self, live: &'a Live, exchange: &mut Exchange) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
         let routes = self.routes(live)?;
         let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
         let found =

@@ -127,6 +127,11 @@ impl Worker {
 
     /// Starts the worker's clock on the current runtime. Listeners are started by `listener::accept`.
     pub fn start(self: &Arc<Self>) {
+        let (drain, connections) = (self.drain.clone(), self.connections.clone());
+        tokio::spawn(async move {
+            drain.begun().await;
+            connections.drain();
+        });
         let worker = Arc::downgrade(self);
         tokio::spawn(async move {
             let mut tick = tokio::time::interval(SWEEP);
@@ -135,15 +140,15 @@ impl Worker {
                 tick.tick().await;
                 let Some(worker) = worker.upgrade() else { return };
                 worker.connections.sweep();
+                worker.application.lock().retain(|_, pool| {
+                    pool.sweep();
+                    Arc::strong_count(pool) > 1 || !pool.is_empty()
+                });
                 count = count.wrapping_add(1);
                 if count.is_multiple_of(2) {
                     worker.muxes.tick();
                 }
                 if count.is_multiple_of(POOL_SWEEP) {
-                    worker.application.lock().retain(|_, pool| {
-                        pool.sweep();
-                        Arc::strong_count(pool) > 1 || !pool.is_empty()
-                    });
                     worker.shared.state.each_pool(worker.index, Pool::sweep);
                 }
             }
@@ -153,12 +158,13 @@ impl Worker {
     /// Runs a connection's task; a panic in it is counted and hurts nothing else.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let (metrics, accepted) = (self.metrics.clone(), self.accepted.clone());
-        tokio::spawn(async move {
-            let _accepted = accepted;
-            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        // No async block: it would hold the task twice.
+        tokio::spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| {
+            drop(accepted);
+            if result.is_err() {
                 metrics.event("weft_panics_total", &[("where", "connection")]);
             }
-        });
+        }));
     }
 
     /// Connections whose tasks run, whatever they have said so far.

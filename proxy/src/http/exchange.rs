@@ -31,8 +31,8 @@ use crate::{
 
 /// A request on its way.
 pub(crate) struct Exchange {
-    worker: Arc<Worker>,
-    connection: Arc<Connection>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) connection: Arc<Connection>,
     _running: Running,
     policy: LogPolicy,
     pub(crate) security: Security,
@@ -142,7 +142,9 @@ impl Exchange {
     /// Ends with a switch to another protocol, in which the caller is joined with the other side.
     pub(crate) fn switch(mut self: Box<Self>, mut answer: Answer, http2: bool) -> Answer {
         let far = self.flight.as_mut().and_then(|flight| flight.far.take());
-        let Some(far) = far else { return self.fail(Failure::BadAnswer("a switch of protocols that was not asked for")) };
+        let Some(far) = far else {
+            return self.fail(Failure::BadAnswer("a switch of protocols that was not asked for"));
+        };
         let protocol = super::upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), http2);
         answer.switch = Some(Box::new(Switch { exchange: self, far, protocol }));
         answer

@@ -31,8 +31,10 @@ impl Head {
     /// Takes a head that came by HTTP/1.
     pub(crate) fn http1(mut request: Request, framing: Framing) -> Result<Self, Failure> {
         let upgrade = http1::upgrade(&request.fields, request.version, framing);
-        if request.method() == "CONNECT" {
-            return Err(Failure::BadRequest("CONNECT is not allowed here"));
+        match request.method() {
+            "CONNECT" => return Err(Failure::BadRequest("CONNECT is not allowed here")),
+            "TRACE" => return Err(Failure::MethodRefused),
+            _ => {}
         }
         http1::strip_hop_by_hop(&mut request.fields);
         Ok(Self { version: request.version, request, upgrade, on_hop: false })
@@ -44,8 +46,10 @@ impl Head {
             return Err(Failure::UriTooLong);
         }
         let upgrade = request.protocol().map(<[u8]>::to_vec);
-        if request.method() == "CONNECT" && upgrade.is_none() {
-            return Err(Failure::BadRequest("CONNECT is not allowed here"));
+        match request.method() {
+            "CONNECT" if upgrade.is_none() => return Err(Failure::BadRequest("CONNECT is not allowed here")),
+            "TRACE" => return Err(Failure::MethodRefused),
+            _ => {}
         }
         Ok(Self { version: Version::Http2, request, upgrade, on_hop: false })
     }

@@ -25,6 +25,7 @@ use super::{
     http2::remember,
 };
 use crate::{
+    connection::Connection,
     stream::{Rewind, Stream},
     upstream::dial::Slot,
 };
@@ -75,6 +76,8 @@ pub(crate) struct Io {
     pub(crate) heard: bool,
     /// Who waits for bytes.
     reader: Option<Waker>,
+    /// The connection from a caller, which is told when it lets us wait for a body.
+    caller: Option<Arc<Connection>>,
     /// Its place among the connections that are allowed.
     _slot: Option<Slot>,
 }
@@ -91,7 +94,7 @@ pub(crate) struct Incoming {
 }
 
 impl Io {
-    pub(crate) fn new(stream: Stream, slot: Option<Slot>) -> Self {
+    pub(crate) fn new(stream: Stream, slot: Option<Slot>, caller: Option<Arc<Connection>>) -> Self {
         Self {
             stream: Some(stream),
             input: BytesMut::new(),
@@ -107,6 +110,7 @@ impl Io {
             malformed: None,
             heard: false,
             reader: None,
+            caller,
             _slot: slot,
         }
     }
@@ -241,6 +245,11 @@ impl Io {
         failure
     }
 
+    /// Whether nothing of another message has come.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.input.is_empty()
+    }
+
     /// Whether the peer may still be sending what nobody will read.
     pub(crate) fn is_owed(&self) -> bool {
         !self.body.is_done() || !self.input.is_empty() || self.malformed.is_some()
@@ -303,7 +312,11 @@ impl Io {
                     return Poll::Ready(Some(Err(failure)));
                 }
             }
-            match ready!(self.poll_fill(cx)) {
+            let filled = self.poll_fill(cx);
+            if let Some(caller) = &self.caller {
+                caller.body_awaited(filled.is_pending());
+            }
+            match ready!(filled) {
                 Ok(0) => {
                     return Poll::Ready(match self.body.end_of_stream() {
                         Ok(()) => None,

@@ -275,7 +275,8 @@ impl<F: FnMut(Arrival)> Driver<F> {
             state.end(Failure::Reset(error.to_string().into()));
             return Poll::Ready(Err(error));
         }
-        if result.is_pending() && state.retired && state.connection.is_idle() && state.connection.unsent().is_empty() {
+        let over = state.retired && state.connection.is_gone() && state.connection.is_idle();
+        if result.is_pending() && over && state.connection.unsent().is_empty() {
             state.end(Failure::Reset("connection closed".into()));
             return Poll::Ready(Ok(()));
         }

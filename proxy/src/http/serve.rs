@@ -33,7 +33,7 @@ use super::{
     respond, upgrade,
 };
 use crate::{
-    connection::{Connection, Running},
+    connection::{Connection, End, Running},
     stream::Stream,
     worker::Worker,
 };
@@ -75,11 +75,8 @@ pub(crate) async fn http1(
     handler: Arc<impl Handler>,
     worker: Arc<Worker>,
 ) {
-    connection.http_begins();
-    let io = Arc::new(Mutex::new(Io::new(stream, None)));
-    let drain = worker.drain.clone();
-    let mut closing = pin!(connection.closing());
-    let mut draining = pin!(drain.begun());
+    let io = Arc::new(Mutex::new(Io::new(stream, None, Some(connection.clone()))));
+    let mut listens = false;
     loop {
         let next = poll_fn(|cx| {
             let mut io = io.lock();
@@ -87,15 +84,14 @@ pub(crate) async fn http1(
             if std::mem::take(&mut io.heard) {
                 connection.received();
             }
-            polled
+            match (&polled, connection.poll_end(cx, &mut listens)) {
+                (Poll::Pending, Some(End::Now)) => Poll::Ready(Ok(None)),
+                // Who has begun a request may finish it, within the time for a head.
+                (Poll::Pending, Some(End::Soon)) if io.is_silent() => Poll::Ready(Ok(None)),
+                _ => polled,
+            }
         });
-        let next = tokio::select! {
-            biased;
-            next = next => next,
-            () = &mut closing => return,
-            () = &mut draining => return,
-        };
-        match next {
+        match next.await {
             Ok(Some(parsed)) => {
                 // Boxed: an idle connection holds nothing of a request.
                 let kept = Box::pin(exchange(&io, parsed, &connection, &handler, &worker)).await;
@@ -162,6 +158,7 @@ async fn exchange(
         let mut call = pin!(caught(handler.handle(head, body, running), worker));
         poll_fn(|cx| match call.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if connection.is_cut() => Poll::Ready(Some(Ok(respond::to(&Failure::IdleTimeout, false)))),
             Poll::Pending => io.lock().poll_gone(cx).map(|()| None),
         })
         .await
@@ -178,7 +175,7 @@ async fn exchange(
         }
         return false;
     }
-    let last = worker.drain.has_begun();
+    let last = connection.is_ending();
     if !write(io, answer, &asked, last).await {
         return false;
     }
@@ -270,7 +267,6 @@ pub(crate) async fn http2(
     handler: Arc<impl Handler>,
     worker: Arc<Worker>,
 ) {
-    connection.http_begins();
     let mesh = connection.identity.is_some();
     let config = Config {
         max_streams: MAX_STREAMS,
@@ -282,9 +278,6 @@ pub(crate) async fn http2(
     };
     let mux = Mux::new(Role::Server, config);
     worker.muxes.watch(&mux, true);
-    let drain = worker.drain.clone();
-    let mut closing = pin!(connection.closing());
-    let mut draining = pin!(drain.begun());
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
         let running = connection.request_starts();
         let (handler, worker) = (handler.clone(), worker.clone());
@@ -319,27 +312,28 @@ pub(crate) async fn http2(
             }
         }
     });
-    let mut told = false;
-    loop {
-        tokio::select! {
-            biased;
-            result = poll_fn(|cx| driver.poll(cx)) => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, peer = %connection.peer, "HTTP/2 connection ended");
-                }
-                break;
-            }
-            () = &mut closing, if !told => {
-                mux.retire();
-                told = true;
-            }
-            () = &mut draining, if !told => {
-                mux.retire();
-                told = true;
-            }
-            // A caller that does not answer to GOAWAY has no request running, or is given the time to end it.
-            () = async { sleep(FAREWELL).await; connection.unused().await }, if told => break,
+    let mut listens = false;
+    let mut farewell = pin!(async {
+        sleep(FAREWELL).await;
+        // A caller that does not answer to GOAWAY has no request running, or is given the time to end it.
+        connection.unused().await;
+    });
+    let result = poll_fn(|cx| {
+        let driven = driver.poll(cx);
+        if driven.is_ready() {
+            return driven;
         }
+        match connection.poll_end(cx, &mut listens) {
+            None => Poll::Pending,
+            Some(End::Now) if connection.has_begun() => Poll::Ready(Ok(())),
+            Some(_) => {
+                mux.retire();
+                farewell.as_mut().poll(cx).map(Ok)
+            }
+        }
+    });
+    if let Err(error) = result.await {
+        tracing::debug!(%error, peer = %connection.peer, "HTTP/2 connection ended");
     }
     let goodbye = timeout(FAREWELL, poll_fn(|cx| driver.poll_goodbye(cx))).await;
     if let Ok(Err(error)) = goodbye {

@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::failure::Failure;
 use weft_http::{fields::Name, head::Response};
 
 use super::{
     exchange::Exchange,
-    hop,
-    http1,
+    hop, http1,
     http2::{StreamRef, Tunnel},
 };
-use crate::tcp;
+use crate::{inbound, tcp};
 
 /// A tunnel with no byte either way is closed after this.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -60,16 +60,27 @@ pub(crate) fn head(answer: &mut Response, asked: Option<&[u8]>, http2: bool) -> 
     chosen
 }
 
-/// Joins the caller with the other side, until both are done.
+/// Joins the caller with the other side, until both are done, or the request would no longer be allowed.
 pub(crate) async fn join(switch: Box<Switch>, caller: impl AsyncRead + AsyncWrite + Unpin) {
     let Switch { exchange, far, .. } = *switch;
-    let relayed = match far {
-        Far::Http1(io) => {
-            let stream = io.lock().into_tunnel();
-            let Some(stream) = stream else { return };
-            tcp::relay(caller, stream, IDLE).await.0
+    let relay = async {
+        match far {
+            Far::Http1(io) => {
+                let stream = io.lock().into_tunnel();
+                let stream = stream?;
+                Some(tcp::relay(caller, stream, IDLE).await.0)
+            }
+            Far::Http2(stream) => Some(tcp::relay(caller, Tunnel::new(stream), IDLE).await.0),
         }
-        Far::Http2(stream) => tcp::relay(caller, Tunnel::new(stream), IDLE).await.0,
     };
-    exchange.tunnelled(relayed.sent, relayed.received);
+    let relayed = tokio::select! {
+        relayed = relay => Ok(relayed),
+        () = exchange.connection.cut() => Err(Failure::IdleTimeout),
+        failure = inbound::revoked_request(&exchange.worker, &exchange.connection, &exchange.head) => Err(failure),
+    };
+    match relayed {
+        Ok(Some(relayed)) => exchange.tunnelled(relayed.sent, relayed.received),
+        Ok(None) => {}
+        Err(failure) => exchange.refuse(failure),
+    }
 }

@@ -103,6 +103,13 @@ pub(crate) struct Peer {
     pub(crate) not_after: i64,
 }
 
+impl Peer {
+    /// How long its certificates are still valid.
+    pub(crate) fn valid_for(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(u64::try_from(self.not_after - unix_now()).unwrap_or(0))
+    }
+}
+
 /// The verified peer of a finished handshake, full or resumed.
 /// Errors: no certificate, one that is not fit for the mesh, or one that is outside its dates by now.
 pub(crate) fn peer(connection: &CommonState) -> Result<Peer, SvidError> {

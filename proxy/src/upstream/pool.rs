@@ -47,6 +47,8 @@ pub(crate) const MAX_STREAMS: usize = 100;
 const MAX_IDLE: usize = 256;
 /// Interim answers (1xx) that an application may give before its answer.
 const MAX_INTERIM: u32 = 16;
+/// The least time that an idle connection is kept, however soon its peer closes others.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that is done may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -110,6 +112,8 @@ pub(crate) struct Pool {
     opening: tokio::sync::Mutex<()>,
     /// How long a connection may be idle, as the last request said.
     idle_limit_ms: AtomicU64,
+    /// The shortest time after which the peer was seen to close an idle connection; forgotten slowly.
+    closes_after_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -169,6 +173,7 @@ impl Pool {
             shared: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             idle_limit_ms: AtomicU64::new(u64::MAX),
+            closes_after_ms: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -225,18 +230,35 @@ impl Pool {
     fn pop_idle(&self, limit: Duration) -> Option<Shared> {
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if candidate.io.lock().is_alive() && candidate.since.elapsed() < limit {
+            if self.is_fit(&candidate, limit.min(self.patience())) {
                 return Some(candidate.io);
             }
         }
         None
     }
 
+    /// Whether an idle connection may be used; learns from one that the peer has closed.
+    fn is_fit(&self, candidate: &Idle, limit: Duration) -> bool {
+        let age = candidate.since.elapsed();
+        if !candidate.io.lock().is_alive() {
+            self.closes_after_ms.fetch_min(u64::try_from(age.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            return false;
+        }
+        age < limit
+    }
+
+    /// How long connections are kept idle so that the peer does not close them just when a request is on its way: four fifths
+    /// of the shortest time that it was seen to keep one, at least a second.
+    fn patience(&self) -> Duration {
+        let closes = self.closes_after_ms.load(Relaxed);
+        Duration::from_millis((closes / 5).saturating_mul(4)).max(LEAST_PATIENCE)
+    }
+
     async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
         let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
         let (stream, _alerted) = self.open(dialer, bounds.connect).await?;
-        Ok(Arc::new(Mutex::new(Io::new(stream, Some(slot)))))
+        Ok(Arc::new(Mutex::new(Io::new(stream, Some(slot), None))))
     }
 
     async fn send_http2(
@@ -369,7 +391,11 @@ impl Pool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         let limit = Duration::from_millis(self.idle_limit_ms.load(Relaxed));
-        self.idle.lock().retain(|idle| idle.io.lock().is_alive() && idle.since.elapsed() < limit);
+        // What was learned is forgotten by a half in about ten minutes, in case the peer now keeps them for longer.
+        let closes = self.closes_after_ms.load(Relaxed);
+        self.closes_after_ms.store(closes.saturating_add(closes / 1024), Relaxed);
+        let short = limit.min(self.patience());
+        self.idle.lock().retain(|idle| self.is_fit(idle, short));
         self.shared.lock().retain(|connection| {
             let used = connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit;
             if !used {

@@ -134,6 +134,13 @@ pub(crate) async fn http2_client(address: SocketAddr) -> client::conn::http2::Se
     sender
 }
 
+/// A request without a body.
+pub(crate) fn request(method: &str, path: &str) -> Request<TestBody> {
+    let mut request = get(path);
+    *request.method_mut() = method.parse().unwrap();
+    request
+}
+
 /// A GET for HTTP/2.
 pub(crate) fn get(path: &str) -> Request<TestBody> {
     Request::get(format!("http://product{path}")).body(empty()).unwrap()

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    apps::{Mesh, fixed_app, mesh, once, raw, raw_app, read_head},
+    apps::{Mesh, fixed_app, http2_client, mesh, once, raw, raw_app, read_head, until},
     traffic::{application, exchange, mirror},
 };
 
@@ -322,8 +322,7 @@ async fn a_server_that_gives_up_on_a_silent_connection_still_speaks_http() {
 }
 
 #[tokio::test]
-#[ignore = "open: an end of input is taken for a half-close, so an HTTP/1 caller that goes away is not noticed"]
-async fn an_http1_caller_that_goes_away_is_noticed_at_the_application() {
+async fn an_http1_caller_that_breaks_off_is_noticed_at_the_application() {
     let (told, mut ended) = tokio::sync::mpsc::channel(1);
     let application = raw_app(move |mut stream| {
         let told = told.clone();
@@ -339,6 +338,53 @@ async fn an_http1_caller_that_goes_away_is_noticed_at_the_application() {
     let mut client = TcpStream::connect(mesh.address).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     timeout(SECOND, ended.recv()).await.expect("it arrives");
+    client.set_zero_linger().unwrap();
     drop(client);
     timeout(SECOND * 2, ended.recv()).await.expect("its end arrives too");
+    assert!(until(SECOND, || mesh.outbound.metric("weft_failures_total", &["flag=\"DC\""]) == 1.0).await.is_some());
+}
+
+#[tokio::test]
+async fn a_caller_that_has_sent_all_still_gets_its_answer() {
+    let application = raw_app(|mut stream| async move {
+        read_head(&mut stream).await;
+        sleep(SECOND / 5).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await.unwrap();
+    })
+    .await;
+    let mesh = through(application).await;
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut answer = String::new();
+    timeout(SECOND * 2, client.read_to_string(&mut answer)).await.expect("closed").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"), "{answer}");
+}
+
+#[tokio::test]
+async fn trace_is_not_passed_on() {
+    let mesh = through(fixed_app(200, "ok").await).await;
+    for (method, status) in [("TRACE", "405"), ("GET", "200")] {
+        let answer = once(mesh.address, method, "/").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    let answer = http2_client(mesh.address).await.send_request(crate::apps::request("TRACE", "/")).await.unwrap();
+    assert_eq!(answer.status(), 405);
+}
+
+#[tokio::test]
+async fn an_application_that_closes_idle_connections_soon_costs_no_post() {
+    let application = raw_app(|mut stream| async move {
+        while timeout(SECOND * 3 / 2, stream.readable()).await.is_ok() && read_head(&mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    let mesh = through(application).await;
+    // The first wait teaches; later ones end about when the application closes.
+    for wait in [1700, 1450, 1490, 1500, 1510, 1550] {
+        assert!(once(mesh.address, "POST", "/").await.starts_with("HTTP/1.1 200"));
+        sleep(Duration::from_millis(wait)).await;
+    }
+    assert!(once(mesh.address, "POST", "/").await.starts_with("HTTP/1.1 200"));
 }

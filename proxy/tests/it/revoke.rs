@@ -9,7 +9,7 @@ use tokio::{
 };
 use weft_core::{
     listener::InboundMode,
-    policy::{Authorization, Operation, Principal, Rule},
+    policy::{Authorization, Operation, PathPattern, Principal, Rule},
 };
 
 use crate::{
@@ -41,6 +41,39 @@ async fn after(mode: InboundMode, authorization: Authorization, flag: &str) -> (
         timeout(SECOND * 5, client.read_exact(&mut back)).await.expect("an echo").unwrap();
     }
     (ended, proxy.metric("weft_failures_total", &[&format!("flag=\"{flag}\"")]))
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_its_request_would_no_longer_be_allowed() {
+    let application = raw_app(|mut stream| async move {
+        crate::apps::read_head(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+            .await
+            .unwrap();
+        let (mut read, mut write) = stream.into_split();
+        tokio::io::copy(&mut read, &mut write).await.ok();
+    })
+    .await;
+    let product = Authority::new().svid("product", true);
+    let (proxy, address) = inbound(product, application, InboundMode::Permissive, Authorization::default());
+    let deny = |path: &str| {
+        let operation = Operation { paths: vec![PathPattern::Exact(path.into())], ..Operation::default() };
+        let rule = Rule { name: "shop/no#0".into(), from: vec![Principal::Any], to: vec![operation] };
+        Authorization { deny: vec![rule], allow: None }
+    };
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let ask = "GET /live HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: x\r\n\r\n";
+    let answer = crate::traffic::exchange(&mut client, ask, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    let mut back = [0; 4];
+    for (path, lives) in [("/other", true), ("/live", false)] {
+        proxy.shared.state.replace(inbound_model(InboundMode::Permissive, deny(path))).unwrap();
+        client.write_all(b"ping").await.ok();
+        let read = timeout(SECOND, client.read_exact(&mut back)).await.expect("an echo or the end");
+        assert_eq!(read.is_ok(), lives, "{path}");
+    }
+    assert_eq!(proxy.metric("weft_failures_total", &["flag=\"RBAC\""]), 1.0);
 }
 
 #[tokio::test]

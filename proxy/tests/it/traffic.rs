@@ -264,6 +264,19 @@ async fn a_post_goes_to_another_instance_when_the_first_application_is_gone() {
 }
 
 #[tokio::test]
+async fn draining_ends_what_is_idle_at_once() {
+    let mesh = plain_mesh(mirror().await).await;
+    let mut http1 = TcpStream::connect(mesh.address).await.unwrap();
+    exchange(&mut http1, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "\r\n\r\n").await;
+    let mut http2 = crate::apps::http2_client(mesh.address).await;
+    http2.send_request(crate::apps::get("/")).await.unwrap();
+    assert_eq!(mesh.outbound.worker.connections.len(), 2);
+    mesh.outbound.drainer.begin();
+    let ended = crate::apps::until(SECOND, || mesh.outbound.worker.connections.is_empty()).await;
+    assert!(ended.is_some_and(|took| took < SECOND / 2), "{ended:?}");
+}
+
+#[tokio::test]
 async fn draining_finishes_what_runs_and_ends_idle_connections() {
     let slow = application(|_| {
         std::thread::sleep(Duration::from_millis(300));
