@@ -255,13 +255,18 @@ impl Counted {
                     }
                 };
                 if last {
+                    // The watcher may give the connection to the next request, whose body this must not read.
+                    self.body = Body::Empty;
                     watcher.end();
                 } else {
                     self.watcher = Some(watcher);
                 }
             }
             (Some(Err(error)), Some(watcher)) => watcher.error(error),
-            (None, Some(watcher)) => watcher.end(),
+            (None, Some(watcher)) => {
+                self.body = Body::Empty;
+                watcher.end();
+            }
             (_, None) => {}
         }
         Poll::Ready(polled)

@@ -91,6 +91,8 @@ pub(crate) struct Incoming {
     io: Shared,
     /// Of a request: what breaks it is the caller's doing.
     request: bool,
+    /// All of it was read. What the connection carries from then on is another message's.
+    ended: bool,
 }
 
 impl Io {
@@ -394,18 +396,27 @@ fn spare(mut buffer: BytesMut) {
 
 impl Incoming {
     pub(crate) fn new(io: Shared, request: bool) -> Self {
-        Self { io, request }
+        Self { io, request, ended: false }
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        self.io.lock().poll_piece(cx, self.request)
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut io = self.io.lock();
+        let piece = ready!(io.poll_piece(cx, self.request));
+        self.ended = !matches!(piece, Some(Err(_))) && io.body.is_done();
+        Poll::Ready(piece)
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.io.lock().body.is_done()
+        self.ended || self.io.lock().body.is_done()
     }
 
     pub(crate) fn exact(&self) -> Option<u64> {
+        if self.ended {
+            return Some(0);
+        }
         let io = self.io.lock();
         if io.body.is_done() { Some(0) } else { io.body.remaining() }
     }
@@ -441,7 +452,11 @@ pub(crate) fn poll_body(
                 io.lock().put_end(chunked, Some(&fields).filter(|_| trailers));
                 *body = None;
             }
-            Poll::Ready(Some(Err(failure))) => return Poll::Ready(Err(Some(failure))),
+            Poll::Ready(Some(Err(failure))) => {
+                // What came before is the peer's all the same, so that it sees a message that was cut and not none.
+                let _flushed = io.lock().poll_flush(cx).is_ready();
+                return Poll::Ready(Err(Some(failure)));
+            }
             Poll::Ready(None) => {
                 io.lock().put_end(chunked, None);
                 *body = None;
