@@ -14,12 +14,14 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::{Resumption, WantsClientCert, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error as TlsError, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 /// The trust domain of a run.
 pub const TRUST_DOMAIN: &str = "weft.local";
@@ -125,18 +127,44 @@ impl Certs {
     /// # Errors
     /// A file is missing or does not parse.
     pub fn client_config(&self, identity: Identity, alpn: &[&str]) -> Result<ClientConfig> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = ChainVerifier { roots: self.roots()?, algorithms: provider.signature_verification_algorithms };
         let (chain, key) = self.load(identity)?;
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(chain, key)?;
+        let mut config =
+            self.client(rustls::crypto::aws_lc_rs::default_provider())?.with_client_auth_cert(chain, key)?;
         config.resumption = Resumption::disabled();
         config.enable_sni = false;
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(config)
+    }
+
+    /// The same with X25519 as the only key exchange.
+    ///
+    /// # Errors
+    /// A file is missing or does not parse.
+    pub fn x25519_client_config(&self, identity: Identity, alpn: &[&str]) -> Result<ClientConfig> {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+        let (chain, key) = self.load(identity)?;
+        let mut config = self.client(provider)?.with_client_auth_cert(chain, key)?;
+        config.resumption = Resumption::disabled();
+        config.enable_sni = false;
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Ok(config)
+    }
+
+    /// A TLS 1.3 client without a certificate.
+    ///
+    /// # Errors
+    /// The trust bundle is missing or does not parse.
+    pub fn nameless_client_config(&self) -> Result<ClientConfig> {
+        Ok(self.client(rustls::crypto::aws_lc_rs::default_provider())?.with_no_client_auth())
+    }
+
+    fn client(&self, provider: CryptoProvider) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+        let verifier = ChainVerifier { roots: self.roots()?, algorithms: provider.signature_verification_algorithms };
+        Ok(ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier)))
     }
 
     /// A TLS 1.3 server that presents `identity`, demands a client certificate of the run's CA, and does not resume.

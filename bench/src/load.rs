@@ -11,10 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::app::MESSAGE;
 use crate::measure::percentile;
 use crate::process::{Child, Launcher};
 use crate::programs::Tools;
-use crate::scenario::{Scenario, Version};
+use crate::scenario::{Protocol, Scenario};
+
+/// Requests under way at a time on an HTTP/2 connection.
+const STREAMS: u32 = 32;
 
 /// A load generator at work.
 #[derive(Debug)]
@@ -51,17 +55,22 @@ impl Load {
         seconds: u64,
         cpu: usize,
     ) -> Result<Self> {
-        let url = format!("http://{target}/");
+        let url = match scenario {
+            Scenario::GrpcMany => format!("http://{target}/bench.Echo/Unary"),
+            _ => format!("http://{target}/"),
+        };
         let (connections, duration) = (scenario.connections().to_string(), seconds.to_string());
-        match scenario.version() {
-            Version::Http1 => {
+        match scenario.protocol() {
+            Protocol::Http1 => {
                 let args = ["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5", "--latency", &url];
                 Ok(Self { child: launcher.start("wrk", cpu, &tools.wrk, args)?, kind: Kind::Wrk })
             }
-            Version::Http2 => {
+            Protocol::Tcp => bail!("neither wrk nor h2load sends opaque bytes"),
+            Protocol::Http2 => {
                 let log = tempfile::NamedTempFile::new_in(launcher.logs()).context("a file for h2load's log")?;
-                let (path, streams) = (log.path().display().to_string(), scenario.concurrency().to_string());
-                let args = [
+                let (path, streams) = (log.path().display().to_string(), STREAMS.to_string());
+                let message = launcher.logs().join("message.grpc").display().to_string();
+                let mut args = vec![
                     "-c",
                     &connections,
                     "-m",
@@ -72,8 +81,12 @@ impl Load {
                     "0",
                     "--log-file",
                     &path,
-                    &url,
                 ];
+                if scenario == Scenario::GrpcMany {
+                    std::fs::write(&message, MESSAGE).context("write the gRPC message")?;
+                    args.extend(["-d", &message, "-H", "content-type: application/grpc", "-H", "te: trailers"]);
+                }
+                args.push(&url);
                 Ok(Self { child: launcher.start("h2load", cpu, &tools.h2load, args)?, kind: Kind::H2load { log } })
             }
         }

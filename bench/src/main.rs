@@ -12,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use weft_bench::certs::Certs;
 use weft_bench::floor::{Relay, Side};
 use weft_bench::pairs::Proxy;
+use weft_bench::pairs::other::Other;
 use weft_bench::run::{Settings, run};
-use weft_bench::scenario::Scenario;
+use weft_bench::scenario::{Chosen, Scenario};
 use weft_bench::{process, programs, report};
 
 /// Measures Weft beside Envoy and beside a byte relay, in one run on this machine.
@@ -43,15 +44,29 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// At most 3 minutes: 3 rounds of 2 s instead of 5 rounds of 6 s.
+    /// At most 3 minutes: 2 rounds of 1 s instead of 5 of 4 s, 1,000 peers instead of 10,000, one buffer size of the floor.
     #[arg(long)]
     quick: bool,
     /// Measure only these proxies, separated by commas.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["weft", "envoy-h1", "envoy-h2", "floor"], hide_default_value = true)]
+    #[arg(long, value_delimiter = ',', default_values = ["weft", "envoy-h1", "envoy-h2", "floor"], hide_default_value = true)]
     only: Vec<Proxy>,
-    /// Measure only these scenarios, separated by commas.
-    #[arg(long = "scenario", value_enum, value_delimiter = ',', default_values = ["http1-1", "http1-32", "http2-32"], hide_default_value = true)]
-    scenarios: Vec<Scenario>,
+    /// Measure only these scenarios, separated by commas; the beginning of names will do: `growth`, `memory`, `http1`.
+    ///
+    /// http1-1, http1-32, http2-32, grpc-32, grpc-stream, bodies-1m, tcp-bulk, handshakes, open-loop, open-loop-h2,
+    /// memory-idle, memory-clients, memory-peers, services, start, growth-routes, growth-endpoints, growth-policies, churn,
+    /// workers-2
+    #[arg(long = "scenario", value_delimiter = ',', value_name = "SCENARIO")]
+    scenarios: Vec<Chosen>,
+    /// Measure another pair too; may be given several times.
+    ///
+    /// NAME=OUTBOUND COMMAND -- INBOUND COMMAND, words parted by blanks. {entry}, {middle}, {server} (address:port),
+    /// {entry-port}, {middle-port}, {server-port}, {certs} and {dir} are replaced, also in files named as {file:PATH}.
+    /// docs/performance.md has an example.
+    #[arg(long = "pair", value_name = "PAIR")]
+    pairs: Vec<Other>,
+    /// Requests per second of the open loops [default: 70 % of the better Envoy's peak; 8,000 without Envoy].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// Measurements of each pair in each scenario; the median counts.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
@@ -61,7 +76,7 @@ struct RunArgs {
     /// Where to write the results as JSON [default: bench/out/latest.json of the repository].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The directory with weft-proxy [default: target/release of the repository].
+    /// The directory with weft-proxy and weft-control-plane [default: target/release of the repository].
     #[arg(long, env = "WEFT_BIN", value_name = "DIR")]
     weft_bin: Option<PathBuf>,
     /// An Envoy program to use instead of the one from PyPI.
@@ -128,11 +143,19 @@ fn measure(args: RunArgs) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("weft-bench: built without optimisation, so the floor is far too slow; use cargo run --release");
     }
-    let (rounds, seconds) = if args.quick { (3, 2) } else { (5, 6) };
+    let (rounds, seconds) = if args.quick { (2, 1) } else { (5, 4) };
+    let chosen: Vec<Scenario> = args.scenarios.into_iter().flat_map(|Chosen(scenarios)| scenarios).collect();
+    // A few, for the life of the program.
+    let others = args.pairs.into_iter().map(|other| Proxy::Other(Box::leak(Box::new(other))));
     let settings = Settings {
         // In the order of the report and each once, however they were named.
-        proxies: Proxy::ALL.into_iter().filter(|proxy| args.only.contains(proxy)).collect(),
-        scenarios: Scenario::ALL.into_iter().filter(|scenario| args.scenarios.contains(scenario)).collect(),
+        proxies: Proxy::ALL.into_iter().filter(|proxy| args.only.contains(proxy)).chain(others).collect(),
+        scenarios: Scenario::ALL
+            .into_iter()
+            .filter(|scenario| chosen.is_empty() || chosen.contains(scenario))
+            .collect(),
+        quick: args.quick,
+        rate: args.rate,
         rounds: args.rounds.map_or(rounds, usize::from),
         seconds: args.seconds.unwrap_or(seconds),
         weft: args.weft_bin,

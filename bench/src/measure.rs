@@ -4,6 +4,7 @@
 //! ticks of 10 ms. Memory is RssAnon + RssFile: what the process keeps in memory, without shared memory segments.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
 
@@ -48,6 +49,39 @@ impl CpuTime {
         let spent = |(thread, now): (&i32, &u64)| now.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0));
         Duration::from_nanos(self.threads.iter().map(spent).sum())
     }
+}
+
+/// How the CPU time since `earlier` is shared between the threads of process `pid` whose names begin with `prefix`: the largest
+/// share, 0..=1; `None` when there is no such thread or none ran.
+#[must_use]
+pub fn largest_share(pid: i32, prefix: &str, earlier: &CpuTime, later: &CpuTime) -> Option<f64> {
+    let of_thread = |thread: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/comm")).ok()?;
+        let now = later.threads.get(thread)?;
+        name.starts_with(prefix).then(|| now.saturating_sub(*earlier.threads.get(thread).unwrap_or(&0)))
+    };
+    let times: Vec<u64> = later.threads.keys().filter_map(of_thread).collect();
+    let (largest, all) = (*times.iter().max()?, times.iter().sum::<u64>());
+    (all > 0).then(|| largest as f64 / all as f64)
+}
+
+/// Open TCP connections of this machine whose far end is `address`.
+///
+/// # Errors
+/// There is no /proc.
+pub fn connections_to(address: SocketAddrV4) -> Result<u32> {
+    let text = std::fs::read_to_string("/proc/net/tcp").context("read /proc/net/tcp")?;
+    Ok(count_established(&text, address))
+}
+
+/// Columns: number, own address, far address, state (01: established).
+fn count_established(text: &str, address: SocketAddrV4) -> u32 {
+    let far = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let is_ours = |line: &&str| {
+        let mut columns = line.split_whitespace().skip(2);
+        columns.next() == Some(far.as_str()) && columns.next() == Some("01")
+    };
+    u32::try_from(text.lines().filter(is_ours).count()).unwrap_or(u32::MAX)
 }
 
 fn parse_schedstat(text: &str) -> Option<u64> {
@@ -219,6 +253,31 @@ mod tests {
         let (with, without) =
             (ForeignTime::read(&[]).unwrap().since(with), ForeignTime::read(&[own]).unwrap().since(without));
         assert!(with > without + Duration::from_millis(30), "{with:?} {without:?}");
+    }
+
+    #[test]
+    fn connections_are_told_by_their_far_end() {
+        let text = "  sl  local_address rem_address   st\n\
+                    0: 0100007F:1F90 00000000:0000 0A\n\
+                    1: 0100007F:C001 0100007F:1F90 01\n\
+                    2: 0100007F:1F90 0100007F:C001 01\n\
+                    3: 0100007F:C002 0100007F:1F90 06\n";
+        assert_eq!(count_established(text, "127.0.0.1:8080".parse().unwrap()), 1);
+        assert_eq!(count_established(text, "127.0.0.1:1".parse().unwrap()), 0);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!() };
+        let _connections = [(); 3].map(|()| std::net::TcpStream::connect(address).unwrap());
+        assert_eq!(connections_to(address).unwrap(), 3);
+    }
+
+    #[test]
+    fn the_largest_share_is_of_threads_with_the_name() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let threads = |time| CpuTime { threads: BTreeMap::from([(pid, time)]) };
+        let name = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/comm")).unwrap();
+        assert_eq!(largest_share(pid, name.trim(), &threads(5), &threads(25)), Some(1.0));
+        assert_eq!(largest_share(pid, name.trim(), &threads(25), &threads(25)), None);
+        assert_eq!(largest_share(pid, "no such name", &threads(5), &threads(25)), None);
     }
 
     #[test]

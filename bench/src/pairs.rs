@@ -1,42 +1,42 @@
 //! The pairs: outbound and inbound proxy of each contestant, started, proven to work, and stopped when dropped.
 
 mod envoy;
-mod weft;
+pub mod other;
+pub(crate) mod weft;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
-use clap::ValueEnum;
 use tokio::time::{Instant, sleep};
+
+use self::other::Other;
 
 use crate::certs::Certs;
 use crate::floor::Side;
 use crate::process::{Child, Launcher};
-use crate::scenario::Version;
+use crate::scenario::Protocol;
 use crate::server::free_address;
 use crate::verify::{self, Hop};
 
 /// Whose proxies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proxy {
     /// Weft.
-    #[value(name = "weft")]
     Weft,
     /// Envoy with HTTP/1.1 between its proxies.
-    #[value(name = "envoy-h1")]
     EnvoyH1,
     /// Envoy with HTTP/2 between its proxies.
-    #[value(name = "envoy-h2")]
     EnvoyH2,
     /// The relay of the bench.
-    #[value(name = "floor")]
     Floor,
+    /// A pair that the command line describes.
+    Other(&'static Other),
 }
 
 impl Proxy {
-    /// Every proxy, in the order of the report.
+    /// Every proxy that the bench knows by itself, in the order of the report.
     pub const ALL: [Self; 4] = [Self::Weft, Self::EnvoyH1, Self::EnvoyH2, Self::Floor];
 
     /// The name in the report, in `latest.json` and on the command line.
@@ -47,6 +47,7 @@ impl Proxy {
             Self::EnvoyH1 => "envoy-h1",
             Self::EnvoyH2 => "envoy-h2",
             Self::Floor => "floor",
+            Self::Other(other) => &other.name,
         }
     }
 
@@ -57,35 +58,71 @@ impl Proxy {
     }
 }
 
-/// One line-up of programs and settings; the floor runs with several buffer sizes, of which the best counts.
+impl std::str::FromStr for Proxy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|proxy| proxy.name() == word)
+            .ok_or_else(|| format!("there is no {word:?}; there are {}", names()))
+    }
+}
+
+/// One line-up of programs and settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Contestant {
     /// Whose proxies.
     pub proxy: Proxy,
-    /// The floor's copy buffer in KiB; 0 for the others.
-    pub buffer_kib: usize,
+    /// In which setting.
+    pub variant: Variant,
 }
 
-/// The buffer sizes of the floor.
-const FLOOR_BUFFERS_KIB: [usize; 3] = [16, 64, 256];
+/// A setting in which the proxies of one kind differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Variant {
+    /// As always.
+    Default,
+    /// The floor's copy buffer; of several the best counts.
+    BufferKib(u32),
+    /// Workers of each proxy.
+    Workers(u32),
+    /// Rules of the service's route.
+    Routes(u32),
+    /// Endpoints of the service, of which ten are healthy.
+    Endpoints(u32),
+    /// Authorization policies at the server.
+    Policies(u32),
+    /// Services in the mesh.
+    Services(u32),
+    /// Endpoints that come or go in a second.
+    ChangesPerSecond(u32),
+}
 
 impl Contestant {
-    /// All contestants of the chosen proxies.
-    #[must_use]
-    pub fn of(proxies: &[Proxy]) -> Vec<Self> {
-        let one = |&proxy: &Proxy| match proxy {
-            Proxy::Floor => FLOOR_BUFFERS_KIB.map(|buffer_kib| Self { proxy, buffer_kib }).to_vec(),
-            Proxy::Weft | Proxy::EnvoyH1 | Proxy::EnvoyH2 => vec![Self { proxy, buffer_kib: 0 }],
-        };
-        proxies.iter().flat_map(one).collect()
-    }
-
-    /// The proxy's name, for the floor with its buffer.
+    /// The proxy's name, with its setting.
     #[must_use]
     pub fn label(&self) -> String {
-        match self.buffer_kib {
-            0 => self.proxy.name().to_owned(),
-            kib => format!("{} {kib}k", self.proxy.name()),
+        let name = self.proxy.name();
+        match self.variant {
+            Variant::Default => name.to_owned(),
+            Variant::BufferKib(kib) => format!("{name} {kib}k"),
+            _ => format!("{name} {}", self.setting().unwrap_or_default()),
+        }
+    }
+
+    /// The setting, when there are rows for several.
+    #[must_use]
+    pub fn setting(&self) -> Option<String> {
+        match self.variant {
+            Variant::Default | Variant::BufferKib(_) => None,
+            Variant::Workers(n) => Some(format!("workers={n}")),
+            Variant::Routes(n) => Some(format!("routes={n}")),
+            Variant::Endpoints(n) => Some(format!("endpoints={n}")),
+            Variant::Policies(n) => Some(format!("policies={n}")),
+            Variant::Services(n) => Some(format!("services={n}")),
+            Variant::ChangesPerSecond(n) => Some(format!("changes={n}/s")),
         }
     }
 }
@@ -113,11 +150,13 @@ pub struct Pair {
     outbound: Child,
     inbound: Child,
     entry: SocketAddr,
+    middle: SocketAddr,
+    hop: Option<Hop>,
 }
 
 impl Pair {
-    /// Starts a pair in front of `server`, which speaks `version`, and returns when it was proven to work.
-    /// `name` is unique in the run.
+    /// Starts a pair in front of `server`, which speaks `protocol`, and returns when it was proven to work.
+    /// `name` is unique in the run. `resumption`: Envoy may resume TLS sessions too.
     ///
     /// # Errors
     /// A proxy does not start, the pair does not answer, or it serves a wrong identity.
@@ -126,22 +165,27 @@ impl Pair {
         contestant: Contestant,
         name: &str,
         server: SocketAddr,
-        version: Version,
+        protocol: Protocol,
+        resumption: bool,
     ) -> Result<Self> {
         let (entry, middle) = (free_address()?, free_address()?);
         let dir = place.dir.join(name);
         std::fs::create_dir_all(&dir)?;
-        let plan = Plan { place, dir: &dir, name, entry, middle, server, version };
+        let plan =
+            Plan { place, dir: &dir, name, entry, middle, server, protocol, variant: contestant.variant, resumption };
         let (outbound, inbound, hop) = match contestant.proxy {
             Proxy::Weft => weft::start(&plan)?,
-            Proxy::EnvoyH1 => envoy::start(&plan, Version::Http1)?,
-            Proxy::EnvoyH2 => envoy::start(&plan, Version::Http2)?,
-            Proxy::Floor => floor(&plan, contestant.buffer_kib)?,
+            Proxy::EnvoyH1 => envoy::start(&plan, Protocol::Http1)?,
+            Proxy::EnvoyH2 => envoy::start(&plan, Protocol::Http2)?,
+            Proxy::Floor => floor(&plan)?,
+            Proxy::Other(other) => other.start(&plan)?,
         };
-        let mut pair = Self { outbound, inbound, entry };
-        pair.ready(version).await?;
-        if let Some(hop) = hop {
-            verify::refuses_strangers(middle, hop, &place.certs).await?;
+        let mut pair = Self { outbound, inbound, entry, middle, hop };
+        pair.ready(protocol).await?;
+        match (contestant.proxy, hop) {
+            (Proxy::Other(_), _) => verify::refuses_the_nameless(middle, &place.certs).await?,
+            (_, Some(hop)) => verify::refuses_strangers(middle, hop, &place.certs).await?,
+            (_, None) => {}
         }
         Ok(pair)
     }
@@ -150,6 +194,18 @@ impl Pair {
     #[must_use]
     pub fn entry(&self) -> SocketAddr {
         self.entry
+    }
+
+    /// Where the inbound proxy takes connections from its peers.
+    #[must_use]
+    pub fn middle(&self) -> SocketAddr {
+        self.middle
+    }
+
+    /// How the inbound proxy wants to be spoken to; the floor does not care.
+    #[must_use]
+    pub fn hop(&self) -> Option<Hop> {
+        self.hop
     }
 
     /// The process ids, outbound and inbound.
@@ -178,11 +234,11 @@ impl Pair {
     }
 
     /// Waits until a request passes.
-    async fn ready(&mut self, version: Version) -> Result<()> {
+    async fn ready(&mut self, protocol: Protocol) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.check()?;
-            match verify::answers(self.entry, version).await {
+            match verify::answers(self.entry, protocol).await {
                 Ok(()) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {
                     return Err(self.explain(&error.context("the pair does not answer")));
@@ -203,7 +259,10 @@ struct Plan<'a> {
     /// Where the inbound proxy listens.
     middle: SocketAddr,
     server: SocketAddr,
-    version: Version,
+    protocol: Protocol,
+    variant: Variant,
+    /// Whether Envoy's inbound half resumes TLS sessions, as Weft's does.
+    resumption: bool,
 }
 
 /// How long a new pair may take to answer.
@@ -225,9 +284,12 @@ impl Plan<'_> {
     }
 }
 
-fn floor(plan: &Plan<'_>, buffer_kib: usize) -> Result<Started> {
+fn floor(plan: &Plan<'_>) -> Result<Started> {
     let certs = plan.place.certs.dir().display().to_string();
-    let buffer = buffer_kib.to_string();
+    let buffer = match plan.variant {
+        Variant::BufferKib(kib) => kib.to_string(),
+        _ => "64".to_owned(),
+    };
     let relay = |side: Side, listen: SocketAddr, connect: SocketAddr| {
         let (listen, connect) = (listen.to_string(), connect.to_string());
         let args = [

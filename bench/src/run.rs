@@ -1,24 +1,32 @@
-//! The rounds: every contestant in every scenario, one at a time, in an order that turns from round to round, so that what
-//! changes on the machine over minutes hits all alike. Each figure is the median over the rounds.
+//! The rounds: every contestant in a scenario, one at a time, in an order that turns from round to round, so that what changes
+//! on the machine over minutes hits all alike. Each figure is the median over the rounds.
+//!
+//! The scenarios run one after the other; within one the contestants take turns.
+//!
+//! - `traffic`: a load through a pair inside a window.
+//! - `still`: handshakes, memory, and what needs a control plane.
 //!
 //! One measurement: the load starts; after the lead the clock starts; before the load ends the clock stops. Requests come
 //! from the server's own count, so connection set-up and TLS handshakes stay outside.
-//! Every contestant has one pair for each scenario; the pairs live through all rounds and are idle while others are measured.
+//! Every contestant has one pair for each scenario; the pairs live through its rounds and are idle while others are measured.
+
+mod still;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::time::{Instant, sleep};
 
+use crate::app::App;
 use crate::certs::Certs;
-use crate::load::Load;
-use crate::measure::{CpuTime, ForeignTime, check_kernel, resident_bytes};
-use crate::pairs::{Contestant, Pair, Place, Proxy};
+use crate::measure::check_kernel;
+use crate::mesh::Mesh;
+use crate::pairs::{Contestant, Pair, Place, Proxy, Variant};
 use crate::process::{Launcher, pin};
 use crate::programs::{self, Tools};
-use crate::scenario::Scenario;
+use crate::scenario::{Family, Scenario};
 use crate::server::Server;
 
 /// What to run.
@@ -30,6 +38,10 @@ pub struct Settings {
     pub scenarios: Vec<Scenario>,
     /// Measurements of each contestant in each scenario.
     pub rounds: usize,
+    /// Whether time is short: fewer peers, one buffer size of the floor.
+    pub quick: bool,
+    /// Requests per second of the open loops; without one 70 % of the better Envoy's peak.
+    pub rate: Option<u32>,
     /// Length of one load, of which [`LEAD`] and [`TAIL`] are not measured.
     pub seconds: u64,
     /// The directory with `weft-proxy`, if not this repository's release build.
@@ -42,6 +54,24 @@ pub struct Settings {
     pub load_cpu: usize,
 }
 
+impl Settings {
+    /// The floor's buffer sizes.
+    fn floor_buffers(&self) -> &'static [u32] {
+        if self.quick { &[64] } else { &[16, 64, 256] }
+    }
+
+    /// Memory repeats well, and filling it takes long.
+    fn rounds_of(&self, scenario: Scenario) -> usize {
+        match scenario {
+            Scenario::MemoryPeers | Scenario::Services => 1,
+            Scenario::MemoryIdle | Scenario::MemoryClients | Scenario::Start => {
+                self.rounds.min(if self.quick { 1 } else { 3 })
+            }
+            _ => self.rounds,
+        }
+    }
+}
+
 /// From the load's start to the clock's start: connections, handshakes, warm caches.
 pub const LEAD: Duration = Duration::from_millis(400);
 /// From the clock's end to the load's end.
@@ -50,21 +80,55 @@ pub const TAIL: Duration = Duration::from_millis(150);
 /// How often one measurement is begun anew.
 const TRIES: u32 = 3;
 
-/// One measurement.
-#[derive(Clone, Copy, Debug)]
+/// One measurement. What a scenario does not measure is absent.
+#[derive(Clone, Debug, Default)]
 pub struct Round {
-    /// Requests answered per second.
-    pub rps: f64,
+    /// Requests (or messages) answered per second.
+    pub rps: Option<f64>,
     /// Median latency, microseconds.
-    pub p50_us: f64,
+    pub p50_us: Option<f64>,
     /// 99th percentile latency, microseconds.
-    pub p99_us: f64,
+    pub p99_us: Option<f64>,
     /// CPU microseconds per request, outbound and inbound.
-    pub cpu_us: [f64; 2],
+    pub cpu_us: Option<[f64; 2]>,
     /// RssAnon + RssFile in MiB, outbound and inbound.
-    pub rss_mib: [f64; 2],
+    pub rss_mib: Option<[f64; 2]>,
+    /// Figures of single scenarios by their names in `latest.json`.
+    pub extra: BTreeMap<&'static str, f64>,
     /// The CPU time of others during the window, as a share of two CPUs; 0..=1 on a machine with two.
     pub foreign: f64,
+}
+
+impl Round {
+    /// What less of is better: CPU per byte, else CPU per request, else memory.
+    #[must_use]
+    pub fn cost(&self) -> f64 {
+        let sum = |pair: [f64; 2]| pair.iter().sum();
+        let rate = self.extra.get("bytes_per_cpu_second").or(self.extra.get("handshakes_per_cpu_second"));
+        let rate = rate.map(|rate| 1.0 / rate);
+        rate.or(self.cpu_us.map(sum)).or(self.rss_mib.map(sum)).unwrap_or(f64::INFINITY)
+    }
+
+    /// One line of progress.
+    fn summary(&self) -> String {
+        let mut text = String::new();
+        if let Some(rps) = self.rps {
+            text.push_str(&format!(" {rps:7.0} req/s"));
+        }
+        if let Some([outbound, inbound]) = self.cpu_us {
+            text.push_str(&format!("  CPU {outbound:5.1} + {inbound:5.1} µs/req"));
+        }
+        if let ([], Some([outbound, inbound])) = (text.as_bytes(), self.rss_mib) {
+            text.push_str(&format!(" {outbound:5.1} + {inbound:5.1} MiB"));
+        }
+        for (name, value) in &self.extra {
+            text.push_str(&format!("  {name} {value:.1}"));
+        }
+        if self.foreign > NOISY {
+            text.push_str(&format!("  (others: {:.0} % CPU)", self.foreign * 100.0));
+        }
+        text
+    }
 }
 
 /// All measurements by scenario and contestant.
@@ -96,145 +160,148 @@ pub async fn run(settings: &Settings) -> Result<Rounds> {
     let server = Server::start(&launcher, &tools.nginx, dir.path(), settings.load_cpu).await?;
     let certs = Certs::create(&dir.path().join("certs"))?;
     let place = Place { launcher, certs, dir: dir.path().to_owned(), cpu: settings.proxy_cpu, weft, envoy };
-    Bench { settings, tools, server, place, pairs: BTreeMap::new(), rounds: Rounds::new() }.run().await
+    let app = App::start().await?;
+    let bench = Bench { settings, tools, server, app, place, rounds: Rounds::new(), rates: BTreeMap::new() };
+    Box::pin(bench.run()).await
 }
 
 struct Bench<'a> {
     settings: &'a Settings,
     tools: Tools,
     server: Server,
+    app: App,
     place: Place,
-    pairs: BTreeMap<(Scenario, Contestant), Pair>,
     rounds: Rounds,
+    /// The fixed rate of each open loop, requests per second.
+    rates: BTreeMap<Scenario, u32>,
+}
+
+/// What runs for one contestant in one scenario, through all its rounds.
+enum Subject {
+    Pair(Pair),
+    Mesh(Mesh),
 }
 
 impl Bench<'_> {
     async fn run(mut self) -> Result<Rounds> {
-        let mut contestants = Contestant::of(&self.settings.proxies);
-        let total = self.settings.rounds * self.settings.scenarios.len() * contestants.len();
-        eprintln!(
-            "{total} measurements of {} s: {} rounds, {} scenarios, {} pairs",
-            self.settings.seconds,
-            self.settings.rounds,
-            self.settings.scenarios.len(),
-            contestants.len()
-        );
-        let mut done = 0;
-        for number in 1..=self.settings.rounds {
-            for &scenario in &self.settings.scenarios {
-                for &contestant in &contestants {
-                    let label = contestant.label();
-                    let round = self
-                        .measure(scenario, contestant)
-                        .await
-                        .with_context(|| format!("round {number}, {scenario}, {label}"))?;
-                    done += 1;
-                    let [outbound, inbound] = round.cpu_us;
-                    eprintln!(
-                        "[{done:3}/{total}] round {number}  {scenario:<8}  {label:<10}  {:7.0} req/s  CPU {outbound:5.1} + {inbound:5.1} µs/req{}",
-                        round.rps,
-                        if round.foreign > NOISY {
-                            format!("  (others: {:.0} % CPU)", round.foreign * 100.0)
-                        } else {
-                            String::new()
-                        },
-                    );
-                    self.rounds.entry((scenario, contestant)).or_default().push(round);
-                }
-            }
-            contestants.rotate_left(1);
+        for &scenario in &self.settings.scenarios {
+            self.scenario(scenario).await?;
         }
         Ok(self.rounds)
     }
 
-    async fn measure(&mut self, scenario: Scenario, contestant: Contestant) -> Result<Round> {
-        let mut pair = match self.pairs.remove(&(scenario, contestant)) {
-            Some(pair) => pair,
-            None => self.start(scenario, contestant).await?,
+    async fn scenario(&mut self, scenario: Scenario) -> Result<()> {
+        let mut contestants = scenario.contestants(&self.settings.proxies, self.settings.floor_buffers());
+        if contestants.is_empty() {
+            return Ok(());
+        }
+        if matches!(scenario, Scenario::OpenLoop | Scenario::OpenLoopHttp2 | Scenario::Churn) {
+            let rate = Box::pin(self.rate(scenario)).await?;
+            eprintln!("{scenario}: {rate} requests per second");
+            self.rates.insert(scenario, rate);
+        }
+        let mut subjects = BTreeMap::new();
+        for number in 1..=self.settings.rounds_of(scenario) {
+            let direct = Box::pin(self.direct(scenario)).await?;
+            for &contestant in &contestants {
+                let label = contestant.label();
+                let what = || format!("round {number}, {scenario}, {label}");
+                let subject = match subjects.remove(&contestant) {
+                    Some(subject) => subject,
+                    None => Box::pin(self.start(scenario, contestant)).await.with_context(what)?,
+                };
+                let (round, subject) =
+                    Box::pin(self.measure(scenario, contestant, subject, direct)).await.with_context(what)?;
+                eprintln!("round {number}  {scenario:<16}  {label:<18} {}", round.summary());
+                self.rounds.entry((scenario, contestant)).or_default().push(round);
+                // Connections that were held leave their mark in a proxy's memory.
+                if scenario.family() != Family::Memory {
+                    subjects.insert(contestant, subject);
+                }
+            }
+            if number == 1 {
+                self.keep_the_best_floor(scenario, &mut contestants, &mut subjects);
+            }
+            contestants.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    /// After the first round only the floor's best buffer size goes on.
+    fn keep_the_best_floor(
+        &mut self,
+        scenario: Scenario,
+        contestants: &mut Vec<Contestant>,
+        subjects: &mut BTreeMap<Contestant, Subject>,
+    ) {
+        let cost = |contestant: &Contestant| {
+            let round = self.rounds.get(&(scenario, *contestant)).and_then(|rounds| rounds.first());
+            round.map_or(f64::INFINITY, Round::cost)
         };
+        let floors = contestants.iter().copied().filter(|contestant| contestant.proxy == Proxy::Floor);
+        let Some(best) = floors.min_by(|a, b| cost(a).total_cmp(&cost(b))) else { return };
+        let goes_on = |contestant: &Contestant| contestant.proxy != Proxy::Floor || *contestant == best;
+        contestants.retain(goes_on);
+        subjects.retain(|contestant, _| goes_on(contestant));
+        self.rounds.retain(|(of, contestant), _| *of != scenario || goes_on(contestant));
+    }
+
+    async fn start(&self, scenario: Scenario, contestant: Contestant) -> Result<Subject> {
+        let name = format!("{scenario}-{}", contestant.label()).replace([' ', '/', '='], "-");
+        let protocol = scenario.protocol();
+        let server = if App::serves(scenario) { self.app.address(protocol) } else { self.server.address(protocol) };
+        if scenario.family() == Family::Mesh {
+            let services = match contestant.variant {
+                Variant::Services(services) => services,
+                _ => 10,
+            };
+            let mut mesh = Mesh::start(&self.place, &name, self.settings.load_cpu, server, services).await?;
+            mesh.start_proxy(&self.place).await?;
+            mesh.use_services().await?;
+            return Ok(Subject::Mesh(mesh));
+        }
+        let resumption = scenario == Scenario::Handshakes;
+        let pair = Pair::start(&self.place, contestant, &name, server, protocol, resumption).await?;
+        if scenario.family() == Family::Traffic {
+            // The first load of a pair is not measured: pools fill, allocators grow.
+            let warm = Duration::from_millis(if self.settings.quick { 300 } else { 1000 });
+            self.warm_up(scenario, &pair, warm).await.map_err(|error| pair.explain(&error))?;
+        }
+        Ok(Subject::Pair(pair))
+    }
+
+    async fn measure(
+        &self,
+        scenario: Scenario,
+        contestant: Contestant,
+        mut subject: Subject,
+        direct: Option<f64>,
+    ) -> Result<(Round, Subject)> {
         for _ in 0..TRIES {
-            let round = self.round(scenario, &pair).await.map_err(|error| pair.explain(&error))?;
-            pair.check()?;
+            let round = match &mut subject {
+                Subject::Pair(pair) => {
+                    let round = match scenario.family() {
+                        Family::Handshakes => self.handshakes(pair).await.map(Some),
+                        Family::Memory => self.memory(scenario, pair).await.map(Some),
+                        Family::Traffic | Family::Mesh => self.traffic(scenario, contestant, pair, direct).await,
+                    };
+                    let round = round.map_err(|error| pair.explain(&error))?;
+                    pair.check()?;
+                    round
+                }
+                Subject::Mesh(mesh) => {
+                    let round = self.mesh(scenario, contestant, mesh).await?;
+                    mesh.check()?;
+                    Some(round)
+                }
+            };
             if let Some(round) = round {
-                self.pairs.insert((scenario, contestant), pair);
-                return Ok(round);
+                return Ok((round, subject));
             }
         }
         bail!("the load ended before the clock stopped, {TRIES} times: this machine is too busy to measure on")
     }
-
-    async fn start(&self, scenario: Scenario, contestant: Contestant) -> Result<Pair> {
-        let name = format!("{scenario}-{}", contestant.label().replace(' ', "-"));
-        let (server, version) = (self.server.address(scenario.version()), scenario.version());
-        let pair = Pair::start(&self.place, contestant, &name, server, version).await?;
-        // The first load of a pair is not measured: pools fill, allocators grow.
-        let load = self.load(scenario, &pair, 1)?;
-        let nothing = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH;
-        load.finish(nothing).await.map_err(|error| pair.explain(&error))?;
-        Ok(pair)
-    }
-
-    /// One measurement; `None` when the load ended too early, because this program was kept waiting for a CPU.
-    async fn round(&self, scenario: Scenario, pair: &Pair) -> Result<Option<Round>> {
-        let pids = pair.pids();
-        let mut load = self.load(scenario, pair, self.settings.seconds)?;
-        sleep(LEAD).await;
-        let from = SystemTime::now();
-        let before = self.sample(pids, load.pid()).await?;
-        sleep(Duration::from_secs(self.settings.seconds).saturating_sub(LEAD + TAIL)).await;
-        let after = self.sample(pids, load.pid()).await?;
-        let (in_time, to) = (load.is_running()?, SystemTime::now());
-        let latency = load.finish(from..to).await?;
-        if !in_time {
-            return Ok(None);
-        }
-
-        let elapsed = after.at.duration_since(before.at).as_secs_f64();
-        // The second sample's own request is part of the count.
-        let requests = after.requests.saturating_sub(before.requests).saturating_sub(1);
-        ensure!(requests > 0, "no request was answered inside the window");
-        let requests = requests as f64;
-        let [outbound, inbound] = pids;
-        let cpu = |index: fn(&Sample) -> &CpuTime| index(&after).since(index(&before)).as_secs_f64() * 1e6 / requests;
-        let others = after.foreign.since(before.foreign);
-        Ok(Some(Round {
-            rps: requests / elapsed,
-            p50_us: latency.p50.as_secs_f64() * 1e6,
-            p99_us: latency.p99.as_secs_f64() * 1e6,
-            cpu_us: [cpu(|sample| &sample.outbound), cpu(|sample| &sample.inbound)],
-            rss_mib: [mib(resident_bytes(outbound)?), mib(resident_bytes(inbound)?)],
-            foreign: others.as_secs_f64() / (2.0 * elapsed),
-        }))
-    }
-
-    fn load(&self, scenario: Scenario, pair: &Pair, seconds: u64) -> Result<Load> {
-        Load::start(&self.place.launcher, &self.tools, scenario, pair.entry(), seconds, self.settings.load_cpu)
-    }
-
-    async fn sample(&self, [outbound, inbound]: [i32; 2], load: i32) -> Result<Sample> {
-        let own = i32::try_from(std::process::id())?;
-        let foreign = ForeignTime::read(&[own, outbound, inbound, load, self.server.pid()])?;
-        Ok(Sample {
-            requests: self.server.requests().await?,
-            outbound: CpuTime::read(outbound)?,
-            inbound: CpuTime::read(inbound)?,
-            at: Instant::now(),
-            foreign,
-        })
-    }
 }
 
-/// Above this share of foreign CPU time a figure is marked.
+/// Above this share of foreign CPU time a figure is marked and not compared.
 pub const NOISY: f64 = 0.05;
-
-struct Sample {
-    at: Instant,
-    requests: u64,
-    outbound: CpuTime,
-    inbound: CpuTime,
-    foreign: ForeignTime,
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / (1024.0 * 1024.0)
-}

@@ -12,11 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::process::{Child, Launcher};
-use crate::scenario::Version;
+use crate::scenario::Protocol;
 
 /// The body of every answer, 128 bytes.
 pub const BODY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\
                         0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Where HTTP/1.1 is served too, on the same port: a second endpoint that comes and goes.
+pub const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A running server.
 #[derive(Debug)]
@@ -50,12 +53,12 @@ impl Server {
         bail!("nginx does not answer on {http1}; the end of its log:\n{}", server.child.log_tail())
     }
 
-    /// Where it speaks `version`.
+    /// Where it speaks `protocol`.
     #[must_use]
-    pub fn address(&self, version: Version) -> SocketAddr {
-        match version {
-            Version::Http1 => self.http1,
-            Version::Http2 => self.http2,
+    pub fn address(&self, protocol: Protocol) -> SocketAddr {
+        match protocol {
+            Protocol::Http1 | Protocol::Tcp => self.http1,
+            Protocol::Http2 => self.http2,
         }
     }
 
@@ -89,7 +92,7 @@ pub fn free_address() -> Result<SocketAddr> {
 
 /// One process without a master, so that one process id holds everything.
 fn configuration(dir: &Path, http1: SocketAddr, http2: SocketAddr) -> String {
-    let dir = dir.display();
+    let (dir, port) = (dir.display(), http1.port());
     format!(
         r#"daemon off; master_process off; pid {dir}/pid; error_log stderr error;
 events {{ worker_connections 4096; }}
@@ -98,7 +101,7 @@ http {{
   client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
   uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
   default_type text/plain;
-  server {{ listen {http1}; location / {{ return 200 "{BODY}"; }} location = /requests {{ stub_status; }} }}
+  server {{ listen {http1}; listen {SECOND}:{port}; location / {{ return 200 "{BODY}"; }} location = /requests {{ stub_status; }} }}
   server {{ listen {http2} http2; location / {{ return 200 "{BODY}"; }} }}
 }}
 "#

@@ -11,13 +11,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::certs::{Certs, Identity};
-use crate::scenario::Version;
+use crate::scenario::Protocol;
 use crate::server::BODY;
 
 /// How an inbound proxy wants to be spoken to.
@@ -26,9 +26,9 @@ pub struct Hop {
     /// The ALPN name of the hop.
     pub alpn: &'static str,
     /// The HTTP version of the hop.
-    pub version: Version,
+    pub protocol: Protocol,
     /// The HTTP version of the caller, which Weft's hop carries in a field of its own.
-    pub caller: Version,
+    pub caller: Protocol,
 }
 
 /// Longest wait for one probe.
@@ -38,10 +38,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Anything else.
-pub async fn answers(address: SocketAddr, version: Version) -> Result<()> {
+pub async fn answers(address: SocketAddr, protocol: Protocol) -> Result<()> {
+    if protocol == Protocol::Tcp {
+        return timeout(PATIENCE, async { echo(TcpStream::connect(address).await?).await })
+            .await
+            .context("no echo within 5 s")?;
+    }
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        request(stream, version, version, address).await
+        request(stream, protocol, protocol, address).await
     };
     let (status, body) = timeout(PATIENCE, exchange).await.context("no answer within 5 s")??;
     check_answer(status, &body)
@@ -73,25 +78,67 @@ pub async fn refuses_strangers(address: SocketAddr, hop: Hop, certs: &Certs) -> 
     }
 }
 
+/// The inbound proxy at `address` must refuse who shows no certificate: for pairs whose way between them is not known.
+///
+/// # Errors
+/// Such a client is sent something.
+pub async fn refuses_the_nameless(address: SocketAddr, certs: &Certs) -> Result<()> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let config = Arc::new(certs.nameless_client_config()?);
+        let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    match timeout(PATIENCE, exchange).await {
+        // nginx answers 400 to a client without a certificate, others close the connection.
+        Ok(Ok(answer)) => {
+            ensure!(!answer.starts_with(b"HTTP/1.1 200"), "the inbound proxy serves a client without a certificate");
+            Ok(())
+        }
+        Ok(Err(_)) => Ok(()),
+        Err(_) => bail!("a client without a certificate is left waiting"),
+    }
+}
+
+/// What is sent to the server of opaque bytes comes back.
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<()> {
+    // No protocol begins like this, so whoever looks at the bytes takes them as opaque.
+    let sent = [0; 64];
+    stream.write_all(&sent).await?;
+    stream.flush().await?;
+    let mut received = [1; 64];
+    stream.read_exact(&mut received).await?;
+    ensure!(received == sent, "other bytes came back than were sent");
+    Ok(())
+}
+
 async fn over_tls(address: SocketAddr, hop: Hop, certs: &Certs, identity: Identity) -> Result<(StatusCode, Bytes)> {
     let config = Arc::new(certs.client_config(identity, &[hop.alpn])?);
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         let stream = TlsConnector::from(config).connect(name, stream).await.context("TLS handshake")?;
-        request(stream, hop.version, hop.caller, address).await
+        if hop.protocol == Protocol::Tcp {
+            echo(stream).await?;
+            return Ok((StatusCode::OK, Bytes::from_static(BODY.as_bytes())));
+        }
+        request(stream, hop.protocol, hop.caller, address).await
     };
     timeout(PATIENCE, exchange).await?
 }
 
-async fn request<S>(stream: S, version: Version, caller: Version, address: SocketAddr) -> Result<(StatusCode, Bytes)>
+async fn request<S>(stream: S, protocol: Protocol, caller: Protocol, address: SocketAddr) -> Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(stream);
     // The connections run until the sender is dropped; their errors reach the sender too.
-    let (status, body) = match version {
-        Version::Http1 => {
+    let (status, body) = match protocol {
+        Protocol::Http1 => {
             let (mut sender, connection) = http1::handshake(io).await?;
             let connection = tokio::spawn(connection);
             let request =
@@ -101,11 +148,11 @@ where
             connection.abort();
             parts
         }
-        Version::Http2 => {
+        Protocol::Http2 => {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             let connection = tokio::spawn(connection);
             let mut request = Request::get(format!("http://{address}/"));
-            if caller == Version::Http2 {
+            if caller == Protocol::Http2 {
                 request = request.header("weft-version", "2");
             }
             let request = request.body(Empty::<Bytes>::new())?;
@@ -114,6 +161,7 @@ where
             connection.abort();
             parts
         }
+        Protocol::Tcp => bail!("opaque bytes are no request"),
     };
     Ok((status, body))
 }
@@ -126,7 +174,6 @@ fn check_answer(status: StatusCode, body: &Bytes) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -151,10 +198,10 @@ mod tests {
 
     #[tokio::test]
     async fn only_200_with_the_right_body_is_an_answer() {
-        answers(server("200 OK", BODY).await, Version::Http1).await.unwrap();
-        let error = answers(server("503 Service Unavailable", BODY).await, Version::Http1).await.unwrap_err();
+        answers(server("200 OK", BODY).await, Protocol::Http1).await.unwrap();
+        let error = answers(server("503 Service Unavailable", BODY).await, Protocol::Http1).await.unwrap_err();
         assert!(error.to_string().contains("503"), "{error}");
-        let error = answers(server("200 OK", "something else").await, Version::Http1).await.unwrap_err();
+        let error = answers(server("200 OK", "something else").await, Protocol::Http1).await.unwrap_err();
         assert!(error.to_string().contains("something else"), "{error}");
     }
 
@@ -167,7 +214,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let app = server("200 OK", BODY).await;
         tokio::spawn(Relay::new(Side::Inbound, app, &certs, 16 * 1024).unwrap().serve(listener));
-        let hop = Hop { alpn: "http/1.1", version: Version::Http1, caller: Version::Http1 };
+        let hop = Hop { alpn: "http/1.1", protocol: Protocol::Http1, caller: Protocol::Http1 };
         let error = refuses_strangers(address, hop, &certs).await.unwrap_err();
         assert!(error.to_string().contains("sa/stranger, which no policy allows"), "{error:#}");
     }
@@ -178,7 +225,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let certs = Certs::create(dir.path()).unwrap();
         let closed = crate::server::free_address().unwrap();
-        let hop = Hop { alpn: "http/1.1", version: Version::Http1, caller: Version::Http1 };
+        let hop = Hop { alpn: "http/1.1", protocol: Protocol::Http1, caller: Protocol::Http1 };
         let error = refuses_strangers(closed, hop, &certs).await.unwrap_err();
         assert!(error.to_string().contains("does not serve"), "{error:#}");
     }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::{Plan, Started};
 use crate::certs::{Certs, Identity};
 use crate::floor::Side;
-use crate::scenario::Version;
+use crate::scenario::Protocol;
 use crate::verify::Hop;
 
-pub(super) fn start(plan: &Plan<'_>, between: Version) -> Result<Started> {
+pub(super) fn start(plan: &Plan<'_>, between: Protocol) -> Result<Started> {
     let certs = &plan.place.certs;
     let run = |side: Side, config: &Value| {
         let path = plan.write(&format!("{}.json", side.name()), &serde_json::to_string_pretty(config)?)?;
@@ -23,19 +23,29 @@ pub(super) fn start(plan: &Plan<'_>, between: Version) -> Result<Started> {
         let args = ["--config-path", &path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"];
         plan.launch(side, &plan.place.envoy, &args)
     };
-    let inbound = run(Side::Inbound, &inbound(plan.middle, plan.server, plan.version, alpn(between), certs))?;
+    if plan.protocol == Protocol::Tcp {
+        let inbound = run(Side::Inbound, &inbound_tcp(plan.middle, plan.server, certs))?;
+        let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, Protocol::Tcp, certs))?;
+        return Ok((
+            outbound,
+            inbound,
+            Some(Hop { alpn: alpn(Protocol::Tcp), protocol: Protocol::Tcp, caller: Protocol::Tcp }),
+        ));
+    }
+    let inbound = run(Side::Inbound, &inbound(plan, alpn(between)))?;
     let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, between, certs))?;
-    Ok((outbound, inbound, Some(Hop { alpn: alpn(between), version: between, caller: plan.version })))
+    Ok((outbound, inbound, Some(Hop { alpn: alpn(between), protocol: between, caller: plan.protocol })))
 }
 
-fn alpn(version: Version) -> &'static str {
-    match version {
-        Version::Http1 => "http/1.1",
-        Version::Http2 => "h2",
+fn alpn(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http/1.1",
+        Protocol::Http2 => "h2",
+        Protocol::Tcp => "tcp",
     }
 }
 
-fn outbound(listen: SocketAddr, peer: SocketAddr, between: Version, certs: &Certs) -> Value {
+fn outbound(listen: SocketAddr, peer: SocketAddr, between: Protocol, certs: &Certs) -> Value {
     // Weft's defaults: connect failure and REFUSED_STREAM; for idempotent methods also reset and 502, 503, 504;
     // two tries, 25 ms, budget 20 %. Envoy restricts all reasons to the methods named.
     let methods = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
@@ -71,30 +81,66 @@ fn outbound(listen: SocketAddr, peer: SocketAddr, between: Version, certs: &Cert
             }),
         );
     }
+    if between == Protocol::Tcp {
+        return listen_with("outbound", listen, None, &json!([tcp_proxy("peer")]), &cluster);
+    }
     let route = json!({"cluster": "peer", "timeout": "0s", "retry_policy": retry});
     bootstrap("outbound", listen, None, &route, &[], &cluster)
 }
 
-fn inbound(listen: SocketAddr, server: SocketAddr, version: Version, alpn: &str, certs: &Certs) -> Value {
-    let tls = json!({
-        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        "require_client_certificate": true,
-        "disable_stateless_session_resumption": true,
-        "common_tls_context": tls_context(certs, Identity::Server, alpn, json!([])),
-    });
-    let socket = json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
+fn inbound(plan: &Plan<'_>, alpn: &str) -> Value {
+    let socket = downstream_tls(&plan.place.certs, alpn, plan.resumption);
     let rbac = json!({
         "name": "envoy.filters.http.rbac",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": {"action": "ALLOW", "policies": {"client": {
-                "permissions": [{"any": true}],
-                "principals": [{"authenticated": {"principal_name": {"exact": Identity::Client.spiffe_id()}}}],
-            }}},
+            "rules": rules(),
         },
     });
     let route = json!({"cluster": "server", "timeout": "0s"});
-    bootstrap("inbound", listen, Some(socket), &route, &[rbac], &cluster("server", server, version))
+    bootstrap("inbound", plan.middle, Some(socket), &route, &[rbac], &cluster("server", plan.server, plan.protocol))
+}
+
+fn inbound_tcp(listen: SocketAddr, server: SocketAddr, certs: &Certs) -> Value {
+    let rbac = json!({
+        "name": "envoy.filters.network.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": "inbound",
+            "rules": rules(),
+        },
+    });
+    let filters = json!([rbac, tcp_proxy("server")]);
+    let socket = downstream_tls(certs, alpn(Protocol::Tcp), false);
+    listen_with("inbound", listen, Some(socket), &filters, &cluster("server", server, Protocol::Tcp))
+}
+
+/// Who may call.
+fn rules() -> Value {
+    json!({"action": "ALLOW", "policies": {"client": {
+        "permissions": [{"any": true}],
+        "principals": [{"authenticated": {"principal_name": {"exact": Identity::Client.spiffe_id()}}}],
+    }}})
+}
+
+fn tcp_proxy(cluster: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": cluster, "cluster": cluster,
+        },
+    })
+}
+
+fn downstream_tls(certs: &Certs, alpn: &str, resumption: bool) -> Value {
+    let tls = json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": true,
+        "disable_stateless_session_resumption": !resumption,
+        "common_tls_context": tls_context(certs, Identity::Server, alpn, json!([])),
+    });
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": tls})
 }
 
 /// One listener with one route to one cluster.
@@ -119,8 +165,13 @@ fn bootstrap(
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]},
         "http_filters": filters,
     });
-    let mut chain =
-        json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]});
+    let filters = json!([{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]);
+    listen_with(name, listen, socket, &filters, cluster)
+}
+
+/// One listener with these network filters.
+fn listen_with(name: &str, listen: SocketAddr, socket: Option<Value>, filters: &Value, cluster: &Value) -> Value {
+    let mut chain = json!({"filters": filters});
     if let (Some(chain), Some(socket)) = (chain.as_object_mut(), socket) {
         chain.insert("transport_socket".to_owned(), socket);
     }
@@ -133,10 +184,10 @@ fn bootstrap(
     })
 }
 
-fn cluster(name: &str, endpoint: SocketAddr, version: Version) -> Value {
-    let options = match version {
-        Version::Http1 => json!({"http_protocol_options": {}}),
-        Version::Http2 => json!({"http2_protocol_options": {}}),
+fn cluster(name: &str, endpoint: SocketAddr, protocol: Protocol) -> Value {
+    let options = match protocol {
+        Protocol::Http1 | Protocol::Tcp => json!({"http_protocol_options": {}}),
+        Protocol::Http2 => json!({"http2_protocol_options": {}}),
     };
     json!({
         "name": name,

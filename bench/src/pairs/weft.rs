@@ -4,10 +4,10 @@
 
 use anyhow::Result;
 
-use super::{Plan, Started};
-use crate::certs::{Certs, Identity, NAMESPACE};
+use super::{Plan, Started, Variant};
+use crate::certs::{Certs, Identity, NAMESPACE, TRUST_DOMAIN};
 use crate::floor::Side;
-use crate::scenario::Version;
+use crate::scenario::Protocol;
 use crate::verify::Hop;
 
 /// The service's address in the mesh; the outbound proxy takes each connection as on its way there.
@@ -21,7 +21,11 @@ pub(super) fn start(plan: &Plan<'_>) -> Result<Started> {
     };
     let inbound = run(Side::Inbound)?;
     let outbound = run(Side::Outbound)?;
-    Ok((outbound, inbound, Some(Hop { alpn: "weft-h2", version: Version::Http2, caller: plan.version })))
+    let hop = match plan.protocol {
+        Protocol::Tcp => Hop { alpn: "weft-tcp", protocol: Protocol::Tcp, caller: Protocol::Tcp },
+        Protocol::Http1 | Protocol::Http2 => Hop { alpn: "weft-h2", protocol: Protocol::Http2, caller: plan.protocol },
+    };
+    Ok((outbound, inbound, Some(hop)))
 }
 
 /// The whole file of one proxy: its own settings, then the mesh.
@@ -34,14 +38,18 @@ fn proxy_file(plan: &Plan<'_>, side: Side) -> String {
         ),
         Side::Inbound => (
             Identity::Server,
-            format!("inbound: [{{listen: \"{}\", destination: \"{}\"}}]", plan.middle, plan.server),
+            format!("inbound: [{{listen: \"0.0.0.0:{}\", destination: \"{}\"}}]", plan.middle.port(), plan.server),
             format!("\n    ports: [{}]", server_port(plan)),
         ),
     };
-    format!("{}---\n{}", settings(identity, &ports, &forward, &plan.place.certs), mesh(plan))
+    let workers = match plan.variant {
+        Variant::Workers(workers) => workers,
+        _ => 1,
+    };
+    format!("{}---\n{}", settings(identity, &ports, &forward, workers, &plan.place.certs), mesh(plan, side))
 }
 
-fn settings(identity: Identity, ports: &str, forward: &str, certs: &Certs) -> String {
+fn settings(identity: Identity, ports: &str, forward: &str, workers: u32, certs: &Certs) -> String {
     let account = identity.service_account();
     format!(
         "apiVersion: weft.dev/v1alpha1
@@ -58,7 +66,8 @@ spec:
     privateKeyFile: {key}
     trustBundleFile: {ca}
   mark: 0
-  workers: 1
+  workers: {workers}
+  limits: {{connections: 20000}}
   ports: {{outbound: 0, inbound: 0, admin: 0, metrics: 0}}
   forward:
     {forward}
@@ -69,7 +78,92 @@ spec:
     )
 }
 
-fn mesh(plan: &Plan<'_>) -> String {
+/// The objects of the mesh, the many ones of the growth rows included, each only where it is obeyed.
+fn mesh(plan: &Plan<'_>, side: Side) -> String {
+    let mut text = base(plan);
+    match plan.variant {
+        Variant::Routes(count) if side == Side::Outbound => text.push_str(&routes(count)),
+        Variant::Endpoints(count) if side == Side::Outbound => {
+            for number in 1..count {
+                text.push_str(&endpoint(plan, number));
+            }
+        }
+        Variant::Policies(count) if side == Side::Inbound => {
+            for number in 1..count {
+                text.push_str(&policy(number));
+            }
+        }
+        _ => {}
+    }
+    text
+}
+
+/// `count` rules in routes of 100; the request is for none of them but the last, which takes every path.
+fn routes(count: u32) -> String {
+    let server = Identity::Server.service_account();
+    let backend = format!("backendRefs: [{{name: {server}, port: 80}}]");
+    let mut text = String::new();
+    for (number, rules) in (1..count).collect::<Vec<_>>().chunks(100).enumerate() {
+        let rules: String = rules
+            .iter()
+            .map(|n| format!("  - {{matches: [{{path: {{type: Exact, value: /path/{n}}}}}], {backend}}}\n"))
+            .collect();
+        text.push_str(&route(&format!("routes-{number}"), &rules));
+    }
+    text.push_str(&route("any", &format!("  - {{{backend}}}\n")));
+    text
+}
+
+fn route(name: &str, rules: &str) -> String {
+    let server = Identity::Server.service_account();
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: {NAMESPACE}}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: {server}}}]
+  rules:
+{rules}"
+    )
+}
+
+/// One more workload of the service. Ten in all are healthy: with ten thousand in use the row would measure ten thousand
+/// connections.
+fn endpoint(plan: &Plan<'_>, number: u32) -> String {
+    let server = Identity::Server.service_account();
+    let health = if number < 10 { "healthy" } else { "unhealthy" };
+    // Every address of 127/8 is this machine's.
+    let (high, low) = (1 + number / 250, 1 + number % 250);
+    format!(
+        "---
+apiVersion: weft.dev/v1alpha1
+kind: Workload
+metadata: {{name: {server}-more-{number}, namespace: {NAMESPACE}, labels: {{app: {server}}}}}
+spec: {{serviceAccount: {server}, addresses: [127.1.{high}.{low}], ports: [{port}], health: {health}}}
+",
+        port = server_port(plan),
+    )
+}
+
+/// One more policy, which allows somebody else.
+fn policy(number: u32) -> String {
+    let server = Identity::Server.service_account();
+    format!(
+        "---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: policy-{number}, namespace: {NAMESPACE}}}
+spec:
+  selector: {{matchLabels: {{app: {server}}}}}
+  action: Allow
+  rules: [{{from: [{{identities: [\"spiffe://{TRUST_DOMAIN}/ns/{NAMESPACE}/sa/caller-{number}\"]}}]}}]
+"
+    )
+}
+
+/// One service, its workload, who may call it, and strict mode.
+fn base(plan: &Plan<'_>) -> String {
     let (client, server) = (Identity::Client.service_account(), Identity::Server.service_account());
     format!(
         "apiVersion: v1
@@ -102,7 +196,7 @@ metadata: {{name: default}}
 spec: {{inbound: strict}}
 ",
         port = plan.server.port(),
-        protocol = protocol(plan.version),
+        protocol = protocol(plan.protocol),
         address = plan.middle.ip(),
         listed = server_port(plan),
         allowed = Identity::Client.spiffe_id(),
@@ -111,14 +205,15 @@ spec: {{inbound: strict}}
 
 /// The application's port, and where its proxy takes what is for it.
 fn server_port(plan: &Plan<'_>) -> String {
-    let (port, protocol, proxy_port) = (plan.server.port(), protocol(plan.version), plan.middle.port());
+    let (port, protocol, proxy_port) = (plan.server.port(), protocol(plan.protocol), plan.middle.port());
     format!("{{name: app, port: {port}, protocol: {protocol}, proxyPort: {proxy_port}}}")
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::Http1 => "http",
-        Version::Http2 => "http2",
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http",
+        Protocol::Http2 => "http2",
+        Protocol::Tcp => "tcp",
     }
 }
 
@@ -144,7 +239,16 @@ mod tests {
             weft: PathBuf::new(),
             envoy: PathBuf::new(),
         };
-        for version in [Version::Http1, Version::Http2] {
+        let variants = [
+            (Variant::Default, [4, 4]),
+            (Variant::Workers(2), [4, 4]),
+            (Variant::Routes(250), [4 + 4, 4]),
+            (Variant::Endpoints(300), [4 + 299, 4]),
+            (Variant::Policies(20), [4, 4 + 19]),
+        ];
+        for (protocol, (variant, counts)) in
+            [Protocol::Http1, Protocol::Http2, Protocol::Tcp].into_iter().flat_map(|p| variants.map(|v| (p, v)))
+        {
             let plan = Plan {
                 place: &place,
                 dir: dir.path(),
@@ -152,7 +256,9 @@ mod tests {
                 entry: "127.0.0.1:9001".parse().unwrap(),
                 middle: "127.0.0.1:9002".parse().unwrap(),
                 server: "127.0.0.1:9003".parse().unwrap(),
-                version,
+                protocol,
+                variant,
+                resumption: false,
             };
             for side in [Side::Outbound, Side::Inbound] {
                 let text = proxy_file(&plan, side);
@@ -160,7 +266,7 @@ mod tests {
                 let forward = config.spec.forward;
                 let listeners = (forward.outbound.len(), forward.inbound.len());
                 assert_eq!(listeners, if side == Side::Outbound { (1, 0) } else { (0, 1) });
-                assert_eq!(objects.len(), 4);
+                assert_eq!(objects.len(), counts[usize::from(side == Side::Inbound)], "{variant:?}");
             }
         }
     }

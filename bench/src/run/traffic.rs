@@ -1,0 +1,288 @@
+//! A load through a pair, inside a window: requests, bytes, latency, CPU time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::{Bench, LEAD, Round, TAIL};
+use crate::app::App;
+use crate::bulk;
+use crate::load::Load;
+use crate::measure::{CpuTime, ForeignTime, connections_to, largest_share, median, resident_bytes};
+use crate::mesh::Mesh;
+use crate::open_loop::{OpenLoop, Seen};
+use crate::pairs::{Contestant, Pair, Variant};
+use crate::scenario::Scenario;
+
+/// The rate of an open loop when there is no Envoy to take it from, requests per second.
+const DEFAULT_RATE: u32 = 8000;
+/// The share of the better Envoy's peak that an open loop sends.
+const SHARE_OF_PEAK: f64 = 0.7;
+
+/// A load of any kind at work.
+enum Work {
+    Tool(Box<Load>),
+    Bulk(JoinSet<Result<()>>),
+    Open(OpenLoop),
+}
+
+struct Sample {
+    at: Instant,
+    requests: u64,
+    bytes: u64,
+    cpu: Vec<CpuTime>,
+    foreign: ForeignTime,
+}
+
+/// A load and what was read at the edges of its window.
+struct Window {
+    before: Sample,
+    after: Sample,
+    /// p50 and p99, where the load tells.
+    latency: Option<[f64; 2]>,
+    in_time: bool,
+}
+
+impl Window {
+    fn seconds(&self) -> f64 {
+        (self.after.at - self.before.at).as_secs_f64()
+    }
+
+    fn requests(&self) -> f64 {
+        self.after.requests.saturating_sub(self.before.requests) as f64
+    }
+
+    fn cpu_seconds(&self, index: usize) -> f64 {
+        let (before, after) = (self.before.cpu.get(index), self.after.cpu.get(index));
+        before.zip(after).map_or(0.0, |(before, after)| after.since(before).as_secs_f64())
+    }
+
+    fn foreign(&self) -> f64 {
+        self.after.foreign.since(self.before.foreign).as_secs_f64() / (2.0 * self.seconds())
+    }
+}
+
+impl Bench<'_> {
+    /// One measurement; `None` when the load ended too early, because this program was kept waiting for a CPU.
+    pub(super) async fn traffic(
+        &self,
+        scenario: Scenario,
+        contestant: Contestant,
+        pair: &Pair,
+        direct: Option<f64>,
+    ) -> Result<Option<Round>> {
+        let pids = pair.pids();
+        let window = self.window(scenario, pair.entry(), &pids).await?;
+        if !window.in_time {
+            return Ok(None);
+        }
+        let mut round = self.round(&window, 2)?;
+        let [outbound, inbound] = pids;
+        round.rss_mib = Some([mib(resident_bytes(outbound)?), mib(resident_bytes(inbound)?)]);
+        match scenario {
+            Scenario::Http1One => {
+                let added = round.p50_us.zip(direct).map(|(through, direct)| through - direct);
+                round.extra.extend(added.map(|added| ("added_p50_us", added)));
+            }
+            Scenario::OpenLoop | Scenario::OpenLoopHttp2 => {
+                let added = round.p99_us.zip(direct).map(|(through, direct)| through - direct);
+                round.extra.extend(added.map(|added| ("added_p99_us", added)));
+                round.extra.insert("rate", f64::from(self.rates.get(&scenario).copied().unwrap_or_default()));
+            }
+            Scenario::GrpcStream | Scenario::Bodies | Scenario::TcpBulk => {
+                let bytes = window.after.bytes.saturating_sub(window.before.bytes) as f64;
+                let cpu = window.cpu_seconds(0) + window.cpu_seconds(1);
+                ensure!(bytes > 0.0 && cpu > 0.0, "no byte arrived inside the window");
+                round.extra.insert("bytes_per_cpu_second", bytes / cpu);
+            }
+            Scenario::WorkersTwo => {
+                if let ([before, _], [after, _]) = (window.before.cpu.as_slice(), window.after.cpu.as_slice()) {
+                    let share = largest_share(outbound, "weft-worker", before, after);
+                    round.extra.extend(share.map(|share| ("largest_worker_share", share)));
+                }
+                if let SocketAddr::V4(middle) = pair.middle() {
+                    round.extra.insert("mesh_connections", f64::from(connections_to(middle)?));
+                }
+            }
+            _ => {}
+        }
+        if let Variant::Workers(workers) = contestant.variant {
+            round.extra.insert("workers", f64::from(workers));
+        }
+        Ok(Some(round))
+    }
+
+    /// A load on a proxy that has a control plane, while endpoints come and go. The inbound figure is 0: there is no such
+    /// proxy.
+    pub(super) async fn churn(&self, rate: u32, mesh: &Mesh) -> Result<Round> {
+        let made = Arc::new(AtomicU64::new(0));
+        let mut changes = mesh.churn(rate, Arc::clone(&made));
+        let start = Instant::now();
+        let window = self.window(Scenario::Churn, mesh.entry()?, &mesh.pids()?).await?;
+        let per_second = made.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
+        if let Some(ended) = changes.try_join_next() {
+            ended??;
+        }
+        let mut round = self.round(&window, 1)?;
+        round.extra.insert("changes_per_second", per_second);
+        Ok(round)
+    }
+
+    /// What every window tells. `proxies`: how many of its processes are proxies, the first ones.
+    fn round(&self, window: &Window, proxies: usize) -> Result<Round> {
+        let requests = window.requests();
+        let mut round = Round { foreign: window.foreign(), ..Round::default() };
+        if let Some([p50, p99]) = window.latency {
+            (round.p50_us, round.p99_us) = (Some(p50), Some(p99));
+            ensure!(requests > 0.0, "no request was answered inside the window");
+        }
+        if requests > 0.0 {
+            let cpu = |index| if index < proxies { window.cpu_seconds(index) * 1e6 / requests } else { 0.0 };
+            round.rps = Some(requests / window.seconds());
+            round.cpu_us = Some([cpu(0), cpu(1)]);
+        }
+        Ok(round)
+    }
+
+    /// A load that is not measured.
+    pub(super) async fn warm_up(&self, scenario: Scenario, pair: &Pair, time: Duration) -> Result<()> {
+        match self.begin(scenario, pair.entry(), 1).await? {
+            Work::Tool(load) => {
+                let nothing = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH;
+                load.finish(nothing).await.map(drop)
+            }
+            Work::Bulk(mut clients) => {
+                sleep(time).await;
+                clients.try_join_next().map_or(Ok(()), |ended| ended?)
+            }
+            Work::Open(load) => {
+                let from = Instant::now();
+                sleep(time).await;
+                load.finish(from, Instant::now()).await.map(drop)
+            }
+        }
+    }
+
+    /// What the same load takes without proxies: p50 in `http1-1`, p99 in the open loops, microseconds.
+    pub(super) async fn direct(&self, scenario: Scenario) -> Result<Option<f64>> {
+        let wanted = match scenario {
+            Scenario::Http1One => 0,
+            Scenario::OpenLoop | Scenario::OpenLoopHttp2 => 1,
+            _ => return Ok(None),
+        };
+        let window =
+            self.window(scenario, self.server.address(scenario.protocol()), &[]).await.context("without proxies")?;
+        Ok(window.latency.and_then(|latency| latency.get(wanted).copied()))
+    }
+
+    /// The fixed rate: as asked for, else a share of the better Envoy's peak, measured now unless this run has done so.
+    pub(super) async fn rate(&mut self, scenario: Scenario) -> Result<u32> {
+        if let Some(rate) = self.settings.rate {
+            return Ok(rate);
+        }
+        let peak = match scenario {
+            Scenario::OpenLoop => Scenario::Http1Many,
+            Scenario::OpenLoopHttp2 => Scenario::Http2Many,
+            _ => return Ok(DEFAULT_RATE),
+        };
+        let mut best: f64 = 0.0;
+        for contestant in peak.contestants(&self.settings.proxies, &[]) {
+            if !contestant.proxy.is_envoy() {
+                continue;
+            }
+            let known = self
+                .rounds
+                .get(&(peak, contestant))
+                .map(|rounds| median(&rounds.iter().filter_map(|round| round.rps).collect::<Vec<_>>()));
+            let rps = match known {
+                Some(rps) => rps,
+                None => {
+                    let name = format!("{scenario}-peak-{}", contestant.label());
+                    let server = self.server.address(peak.protocol());
+                    let pair = Pair::start(&self.place, contestant, &name, server, peak.protocol(), false).await?;
+                    self.warm_up(peak, &pair, LEAD).await?;
+                    let window = self.window(peak, pair.entry(), &pair.pids()).await?;
+                    window.requests() / window.seconds()
+                }
+            };
+            best = best.max(rps);
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate, far below 2^32")]
+        Ok(if best > 0.0 { (best * SHARE_OF_PEAK) as u32 } else { DEFAULT_RATE })
+    }
+
+    async fn begin(&self, scenario: Scenario, entry: SocketAddr, seconds: u64) -> Result<Work> {
+        Ok(match scenario {
+            Scenario::GrpcStream | Scenario::Bodies | Scenario::TcpBulk => {
+                Work::Bulk(bulk::start(scenario, entry, self.app.tally())?)
+            }
+            Scenario::OpenLoop | Scenario::OpenLoopHttp2 | Scenario::Churn => {
+                let rate = self.rates.get(&scenario).copied().unwrap_or(DEFAULT_RATE);
+                Work::Open(OpenLoop::start(entry, scenario.protocol(), scenario.connections(), rate).await?)
+            }
+            _ => {
+                let (launcher, cpu) = (&self.place.launcher, self.settings.load_cpu);
+                Work::Tool(Box::new(Load::start(launcher, &self.tools, scenario, entry, seconds, cpu)?))
+            }
+        })
+    }
+
+    /// Runs the load of `scenario` on `entry` and reads everything when the clock starts and when it stops.
+    async fn window(&self, scenario: Scenario, entry: SocketAddr, pids: &[i32]) -> Result<Window> {
+        let work = self.begin(scenario, entry, self.settings.seconds).await?;
+        let load = match &work {
+            Work::Tool(load) => Some(load.pid()),
+            Work::Bulk(_) | Work::Open(_) => None,
+        };
+        sleep(LEAD).await;
+        let from = SystemTime::now();
+        let before = self.sample(scenario, pids, load).await?;
+        sleep(Duration::from_secs(self.settings.seconds).saturating_sub(LEAD + TAIL)).await;
+        let mut after = self.sample(scenario, pids, load).await?;
+        // The second sample's own request is part of nginx's count.
+        if !App::serves(scenario) {
+            after.requests = after.requests.saturating_sub(1);
+        }
+        let mut in_time = true;
+        let latency = match work {
+            Work::Tool(mut load) => {
+                in_time = load.is_running()?;
+                let to = SystemTime::now();
+                let latency = load.finish(from..to).await?;
+                Some([latency.p50, latency.p99])
+            }
+            Work::Bulk(mut clients) => {
+                if let Some(ended) = clients.try_join_next() {
+                    ended??;
+                }
+                None
+            }
+            Work::Open(load) => {
+                sleep(TAIL).await;
+                let Seen { p50, p99, .. } = load.finish(before.at, after.at).await?;
+                Some([p50, p99])
+            }
+        };
+        let latency = latency.map(|times| times.map(|time| time.as_secs_f64() * 1e6));
+        Ok(Window { before, after, latency, in_time })
+    }
+
+    async fn sample(&self, scenario: Scenario, pids: &[i32], load: Option<i32>) -> Result<Sample> {
+        let mut ours = vec![i32::try_from(std::process::id())?, self.server.pid()];
+        ours.extend(pids.iter().copied().chain(load));
+        let foreign = ForeignTime::read(&ours)?;
+        let (requests, bytes) =
+            if App::serves(scenario) { self.app.tally().read() } else { (self.server.requests().await?, 0) };
+        let cpu = pids.iter().map(|&pid| CpuTime::read(pid)).collect::<Result<_>>()?;
+        Ok(Sample { at: Instant::now(), requests, bytes, cpu, foreign })
+    }
+}
+
+pub(super) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
