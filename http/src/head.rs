@@ -184,8 +184,10 @@ fn is_method(method: &[u8]) -> bool {
 
 /// A character of a token (RFC 9110 §5.6.2).
 pub fn is_token(byte: u8) -> bool {
-    matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
-        || byte.is_ascii_alphanumeric()
+    matches!(
+        byte,
+        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+    ) || byte.is_ascii_alphanumeric()
 }
 
 /// A byte of a field value: visible, space, tab, or above ASCII (RFC 9110 §5.5).
@@ -227,7 +229,10 @@ fn is_authority(authority: &[u8]) -> bool {
     // Names as they are in use: letters, digits, `-`, `.`, `_`, and what RFC 3986 calls sub-delims and percent-encoded.
     let valid = |byte: &u8| {
         byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+            )
     };
     !host.is_empty() && host.len() <= 255 && host.iter().all(valid) && is_port(port)
 }

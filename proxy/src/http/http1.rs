@@ -352,7 +352,7 @@ impl Io {
     }
 
     /// Takes the stream and what was read of it, for a tunnel.
-    pub(crate) fn into_tunnel(&mut self) -> Option<Rewind<Stream>> {
+    pub(crate) fn take_stream(&mut self) -> Option<Rewind<Stream>> {
         self.keep_alive = false;
         let read = std::mem::take(&mut self.input).freeze();
         self.stream.take().map(|stream| Rewind::new(stream, read))

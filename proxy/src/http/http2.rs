@@ -64,6 +64,9 @@ struct Slot {
     failure: Option<Failure>,
     /// Reset, whatever had come before.
     gone: bool,
+    /// Reset with NO_ERROR: of an answer that means its end, where nothing that was promised is missing. Node ends answers so
+    /// when it is busy.
+    no_error: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
     holders: u32,
@@ -370,6 +373,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         (false, false) => Failure::BadAnswer("not HTTP"),
                     };
                     if let Some(slot) = state.slot(id) {
+                        slot.no_error = by_peer && code == Code::NoError;
                         slot.fail(&failure);
                     }
                 }
@@ -558,6 +562,7 @@ impl Incoming {
 
     pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
         let id = self.stream.id;
+        let whole = self.may_end_without_error();
         let mut state = self.stream.mux.state.lock();
         let Some(slot) = state.slot(id) else { return Poll::Ready(None) };
         if let Some(data) = slot.data.pop_front() {
@@ -571,7 +576,7 @@ impl Incoming {
         if let Some(trailers) = slot.trailers.take() {
             return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
         }
-        if slot.ended {
+        if slot.ended || (slot.no_error && whole) {
             return Poll::Ready(None);
         }
         if let Some(failure) = &slot.failure {
@@ -583,8 +588,14 @@ impl Incoming {
 
     pub(crate) fn is_end(&self) -> bool {
         let mut state = self.stream.mux.state.lock();
-        let slot = state.slot(self.stream.id);
-        slot.is_none_or(|slot| slot.ended && slot.data.is_empty() && slot.trailers.is_none())
+        let Some(slot) = state.slot(self.stream.id) else { return true };
+        let ended = slot.ended || (slot.no_error && self.may_end_without_error());
+        ended && slot.data.is_empty() && slot.trailers.is_none()
+    }
+
+    /// Whether a reset with NO_ERROR is taken for the end, once all that came was read.
+    fn may_end_without_error(&self) -> bool {
+        !self.request && self.left.is_none_or(|left| left == 0)
     }
 
     pub(crate) fn exact(&self) -> Option<u64> {

@@ -149,7 +149,7 @@ async fn exchange(
     };
     let body = match parsed.framing {
         Framing::None => Body::Empty,
-        _ => {
+        Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
             let small = io.lock().take_small_body();
             small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), true)))
         }
@@ -168,7 +168,7 @@ async fn exchange(
     let mut answer = answer.unwrap_or_else(|Refused| respond::to(&Failure::RefusedStream, false));
     if let Some(switch) = answer.switch.take() {
         if switched(io, &answer.head, &switch.protocol).await {
-            let caller = io.lock().into_tunnel();
+            let caller = io.lock().take_stream();
             if let Some(caller) = caller {
                 Box::pin(upgrade::join(switch, caller)).await;
             }

@@ -66,7 +66,7 @@ pub(crate) async fn join(switch: Box<Switch>, caller: impl AsyncRead + AsyncWrit
     let relay = async {
         match far {
             Far::Http1(io) => {
-                let stream = io.lock().into_tunnel();
+                let stream = io.lock().take_stream();
                 let stream = stream?;
                 Some(tcp::relay(caller, stream, IDLE).await.0)
             }

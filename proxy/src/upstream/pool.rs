@@ -219,7 +219,7 @@ impl Pool {
         }
         let body = match framing {
             Framing::None => Body::Empty,
-            _ => {
+            Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
                 let small = io.lock().take_small_body();
                 small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), false)))
             }
