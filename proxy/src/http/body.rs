@@ -112,9 +112,11 @@ impl Body {
     pub(crate) fn replayable(self) -> Self {
         match self {
             Self::Empty | Self::Full(_) | Self::Replay(_) => self,
-            body if body.is_end() => Self::Empty,
-            source @ (Self::Http1(_) | Self::Http2(_) | Self::Counted(_) | Self::Timed(_)) => {
-                let kept = Kept { source, pieces: Vec::new(), size: 0, overflowed: false, ended: false };
+            Self::Http1(_) | Self::Http2(_) | Self::Counted(_) | Self::Timed(_) => {
+                if self.is_end() {
+                    return Self::Empty;
+                }
+                let kept = Kept { source: self, pieces: Vec::new(), size: 0, overflowed: false, ended: false };
                 Self::Replay(Replay { kept: Arc::new(Mutex::new(kept)), next: 0 })
             }
         }
