@@ -514,7 +514,9 @@ impl StreamRef {
                     return Poll::Ready(self.send_trailers(&fields).map_err(|_over| None));
                 }
                 Some(Err(failure)) => {
-                    self.reset(Code::Cancel);
+                    // Callers take CANCEL for an end that they asked for (Node, hyper): a cut answer must not look like one.
+                    let gone = matches!(failure, Failure::CallerGone);
+                    self.reset(if gone { Code::Cancel } else { Code::InternalError });
                     return Poll::Ready(Err(Some(failure)));
                 }
                 None => return self.poll_send(cx, rest, true).map_err(|_over| None),
