@@ -1,4 +1,4 @@
-//! The server of what nginx cannot serve: gRPC with trailers, messages without end, bodies of 1 MiB, an echo of opaque bytes.
+//! The server of what nginx cannot serve: gRPC with trailers, streams of messages, bodies of 1 MiB, an echo of opaque bytes.
 //! It runs in the bench's own thread, on the load's CPU, and is the same for every pair.
 //! Shape: three listeners; a [`Tally`] that server and clients share, read at the window's edges.
 
@@ -148,22 +148,24 @@ async fn echo(mut stream: TcpStream) -> Result<()> {
 }
 
 async fn answer(request: Request<Incoming>, tally: Arc<Tally>) -> Result<Response<Answer>, hyper::Error> {
-    let (head, mut body) = request.into_parts();
-    let mut received = 0;
-    while let Some(frame) = body.frame().await {
-        received += frame?.data_ref().map_or(0, Bytes::len);
-    }
     let grpc = |answer| {
         let mut response = Response::new(answer);
         response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     };
+    let (head, mut body) = request.into_parts();
+    if head.uri.path() == "/bench.Echo/Stream" {
+        return Ok(grpc(Answer::Echo(body)));
+    }
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        received += frame?.data_ref().map_or(0, Bytes::len);
+    }
     Ok(match (head.method, head.uri.path()) {
         (Method::POST, "/bench.Echo/Unary") => {
             tally.add(1, received);
             grpc(Answer::Unary { sent: false })
         }
-        (Method::POST, "/bench.Echo/Stream") => grpc(Answer::Endless),
         (Method::POST, _) => {
             tally.add(1, received);
             Response::new(Answer::Whole(None))
@@ -180,15 +182,15 @@ enum Answer {
     Unary {
         sent: bool,
     },
-    /// Messages until the client goes.
-    Endless,
+    /// What the client sends, until it goes.
+    Echo(Incoming),
 }
 
 impl Body for Answer {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, poller: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let message = || Frame::data(Bytes::from_static(MESSAGE));
         let this = self.get_mut();
         Poll::Ready(match this {
@@ -203,7 +205,7 @@ impl Body for Answer {
                 trailers.insert("grpc-status", HeaderValue::from_static("0"));
                 Some(Ok(Frame::trailers(trailers)))
             }
-            Self::Endless => Some(Ok(message())),
+            Self::Echo(body) => return Pin::new(body).poll_frame(poller),
         })
     }
 
@@ -214,7 +216,7 @@ impl Body for Answer {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Unary { .. } | Self::Endless => SizeHint::default(),
+            Self::Unary { .. } | Self::Echo(_) => SizeHint::default(),
         }
     }
 }

@@ -1,17 +1,22 @@
 //! Clients of what is counted in bytes: streams of gRPC messages, bodies of 1 MiB, opaque bytes. They run in the bench's own
 //! thread, on the load's CPU, as fast as they are answered; what arrives is counted in the server's [`Tally`].
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as Poller, Poll};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Frame};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::app::{LARGE, MESSAGE, Tally};
@@ -19,6 +24,21 @@ use crate::scenario::Scenario;
 
 /// Streams of the one connection of `grpc-stream`.
 const STREAMS: usize = 8;
+/// Messages of one stream that are on their way at a time. So few that no receiver takes them for a flood of small frames:
+/// the h2 crate closes a connection on which many pile up.
+const IN_FLIGHT: usize = 32;
+
+/// Messages as they are handed over.
+struct Messages(mpsc::Receiver<Bytes>);
+
+impl Body for Messages {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, poller: &mut Poller<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(poller).map(|message| message.map(|message| Ok(Frame::data(message))))
+    }
+}
 
 /// Starts the clients of `scenario`. They run until dropped; one that ends before has failed.
 ///
@@ -49,10 +69,14 @@ async fn streams(entry: SocketAddr, tally: Arc<Tally>) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { connection.await.context("the connection") });
     for _ in 0..STREAMS {
+        let (send, messages) = mpsc::channel(IN_FLIGHT);
+        for _ in 0..IN_FLIGHT {
+            send.send(Bytes::from_static(MESSAGE)).await?;
+        }
         let call = Request::post(format!("http://{entry}/bench.Echo/Stream"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .body(Full::new(Bytes::from_static(MESSAGE)))?;
+            .body(Messages(messages))?;
         let answer = sender.send_request(call);
         let tally = Arc::clone(&tally);
         tasks.spawn(async move {
@@ -62,8 +86,13 @@ async fn streams(entry: SocketAddr, tally: Arc<Tally>) -> Result<()> {
             while let Some(frame) = body.frame().await {
                 let length = frame?.data_ref().map_or(0, Bytes::len);
                 pending += length;
-                tally.add((pending / MESSAGE.len()) as u64, length);
+                let whole = pending / MESSAGE.len();
                 pending %= MESSAGE.len();
+                // They went both ways.
+                tally.add(whole as u64, 2 * length);
+                for _ in 0..whole {
+                    send.send(Bytes::from_static(MESSAGE)).await?;
+                }
             }
             bail!("a stream without end has ended")
         });
@@ -117,4 +146,26 @@ async fn opaque(entry: SocketAddr, tally: Arc<Tally>) -> Result<()> {
         }
     };
     tokio::select! { end = write => end, end = read => end }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::app::App;
+
+    #[tokio::test]
+    async fn every_kind_of_bytes_arrives_and_nothing_ends() {
+        let app = App::start().await.unwrap();
+        for scenario in [Scenario::GrpcStream, Scenario::Bodies, Scenario::TcpBulk] {
+            let (_, before) = app.tally().read();
+            let mut clients = start(scenario, app.address(scenario.protocol()), app.tally()).unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let (_, after) = app.tally().read();
+            assert!(after - before > 1_000_000, "{scenario}: {} bytes", after - before);
+            assert!(clients.try_join_next().is_none(), "{scenario}");
+        }
+        start(Scenario::Start, app.address(Scenario::Start.protocol()), app.tally()).unwrap_err();
+    }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::traffic::Direct;
 use crate::app::App;
 use crate::certs::Certs;
 use crate::measure::check_kernel;
@@ -275,7 +276,7 @@ impl Bench<'_> {
         scenario: Scenario,
         contestant: Contestant,
         mut subject: Subject,
-        direct: Option<f64>,
+        direct: Option<Direct>,
     ) -> Result<(Round, Subject)> {
         for _ in 0..TRIES {
             let round = match &mut subject {

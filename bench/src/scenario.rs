@@ -16,7 +16,7 @@ pub enum Scenario {
     Http2Many,
     /// gRPC unary calls, one connection, 32 streams at a time.
     GrpcMany,
-    /// gRPC server streaming: small messages without end.
+    /// gRPC bidirectional streaming of small messages.
     GrpcStream,
     /// HTTP/1.1 bodies of 1 MiB, down and up in turn.
     Bodies,
@@ -106,7 +106,9 @@ impl Scenario {
             Self::Http1Many => ("http1-32", "HTTP/1.1 keep-alive, 32 connections"),
             Self::Http2Many => ("http2-32", "HTTP/2, 1 connection, 32 streams"),
             Self::GrpcMany => ("grpc-32", "gRPC unary, 1 connection, 32 streams"),
-            Self::GrpcStream => ("grpc-stream", "gRPC server streaming, 8 streams of messages of 128 bytes"),
+            Self::GrpcStream => {
+                ("grpc-stream", "gRPC bidirectional streaming, 8 streams, 32 messages of 128 bytes under way on each")
+            }
             Self::Bodies => ("bodies-1m", "HTTP/1.1, GET and POST of 1 MiB in turn, 4 connections"),
             Self::TcpBulk => ("tcp-bulk", "opaque TCP, both directions at once, 4 connections"),
             Self::Handshakes => ("handshakes", "new mTLS 1.3 connections to the inbound proxy, X25519 for all"),
@@ -239,6 +241,7 @@ impl Scenario {
                 variants.iter().map(|&variant| Contestant { proxy, variant }).collect()
             }
             _ if !variants.is_empty() => Vec::new(),
+            Proxy::Floor if self == Self::MemoryPeers => Vec::new(),
             Proxy::Floor => {
                 floor_buffers.iter().map(|&kib| Contestant { proxy, variant: Variant::BufferKib(kib) }).collect()
             }
@@ -320,6 +323,7 @@ mod tests {
         assert_eq!(of(Scenario::GrpcMany), 4);
         assert_eq!(of(Scenario::GrowthRoutes), 2);
         assert_eq!(of(Scenario::Start), 1);
+        assert!(Scenario::MemoryPeers.contestants(&[Proxy::Floor], &[16]).is_empty());
         assert!(Scenario::Churn.contestants(&[Proxy::Floor], &[16]).is_empty());
     }
 }

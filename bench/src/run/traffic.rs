@@ -31,6 +31,13 @@ enum Work {
     Open(OpenLoop),
 }
 
+/// The same load without proxies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Direct {
+    latency_us: f64,
+    foreign: f64,
+}
+
 struct Sample {
     at: Instant,
     requests: u64,
@@ -74,7 +81,7 @@ impl Bench<'_> {
         scenario: Scenario,
         contestant: Contestant,
         pair: &Pair,
-        direct: Option<f64>,
+        direct: Option<Direct>,
     ) -> Result<Option<Round>> {
         let pids = pair.pids();
         let window = self.window(scenario, pair.entry(), &pids).await?;
@@ -86,11 +93,11 @@ impl Bench<'_> {
         round.rss_mib = Some([mib(resident_bytes(outbound)?), mib(resident_bytes(inbound)?)]);
         match scenario {
             Scenario::Http1One => {
-                let added = round.p50_us.zip(direct).map(|(through, direct)| through - direct);
+                let added = round.p50_us.zip(direct).map(|(through, direct)| through - direct.latency_us);
                 round.extra.extend(added.map(|added| ("added_p50_us", added)));
             }
             Scenario::OpenLoop | Scenario::OpenLoopHttp2 => {
-                let added = round.p99_us.zip(direct).map(|(through, direct)| through - direct);
+                let added = round.p99_us.zip(direct).map(|(through, direct)| through - direct.latency_us);
                 round.extra.extend(added.map(|added| ("added_p99_us", added)));
                 round.extra.insert("rate", f64::from(self.rates.get(&scenario).copied().unwrap_or_default()));
             }
@@ -111,6 +118,8 @@ impl Bench<'_> {
             }
             _ => {}
         }
+        // What is taken off must be as undisturbed as the rest.
+        round.foreign = round.foreign.max(direct.map_or(0.0, |direct| direct.foreign));
         if let Variant::Workers(workers) = contestant.variant {
             round.extra.insert("workers", f64::from(workers));
         }
@@ -169,7 +178,7 @@ impl Bench<'_> {
     }
 
     /// What the same load takes without proxies: p50 in `http1-1`, p99 in the open loops, microseconds.
-    pub(super) async fn direct(&self, scenario: Scenario) -> Result<Option<f64>> {
+    pub(super) async fn direct(&self, scenario: Scenario) -> Result<Option<Direct>> {
         let wanted = match scenario {
             Scenario::Http1One => 0,
             Scenario::OpenLoop | Scenario::OpenLoopHttp2 => 1,
@@ -177,7 +186,8 @@ impl Bench<'_> {
         };
         let window =
             self.window(scenario, self.server.address(scenario.protocol()), &[]).await.context("without proxies")?;
-        Ok(window.latency.and_then(|latency| latency.get(wanted).copied()))
+        let latency = window.latency.and_then(|latency| latency.get(wanted).copied());
+        Ok(latency.map(|latency_us| Direct { latency_us, foreign: window.foreign() }))
     }
 
     /// The fixed rate: as asked for, else a share of the better Envoy's peak, measured now unless this run has done so.
