@@ -22,7 +22,6 @@ use std::{
 
 use bytes::Bytes;
 
-
 pub use stream::Stream;
 
 use crate::{
@@ -41,6 +40,8 @@ pub const MAX_UNSENT: usize = 256 * 1024;
 const MAX_ANSWERS: usize = 4 * MAX_UNSENT;
 /// How many frames that only make work (resets, pings, settings, empty data) a peer may send, halved with each tick.
 pub const PATIENCE: u32 = 1_000;
+/// Streams that an idle connection keeps room for.
+const FEW: usize = 4;
 /// What a client sends first (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -415,12 +416,24 @@ impl<T> Connection<T> {
         if self.streams.get(&id).is_some_and(|stream| !stream.is_over()) {
             self.reset(id, code);
         }
-        self.streams.remove(&id).map(Stream::into_value)
+        let stream = self.streams.remove(&id)?;
+        if stream.waits {
+            self.waiting.retain(|waiting| *waiting != id);
+        }
+        Some(stream.into_value())
     }
 
-    /// To be called about once a second: what a peer did long ago is forgiven.
+    /// To be called about once a second: what a peer did long ago is forgiven, and what nobody needs now is given back.
     pub fn tick(&mut self) {
         self.work /= 2;
+        if self.streams.is_empty() {
+            self.streams.shrink_to(FEW);
+            self.waiting.shrink_to(FEW);
+            self.writable.shrink_to(FEW);
+            self.lost.shrink_to(FEW);
+            self.block.shrink_to(MAX_UNSENT / 512);
+            self.out.shrink();
+        }
     }
 }
 

@@ -65,18 +65,17 @@ impl<'a> Taking<'a> {
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte) && !byte.is_ascii_uppercase()) {
             return Err(Malformed("a field name is not valid"));
         }
-        match known {
-            Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding | Name::Upgrade => {
-                return Err(Malformed("a field of HTTP/1 connections"));
+        if is_of_http1(known) {
+            return Err(Malformed("a field of HTTP/1 connections"));
+        }
+        if known == Name::Te && value != b"trailers" {
+            return Err(Malformed("TE other than trailers"));
+        }
+        if known == Name::ContentLength {
+            let length = digits(value).ok_or(Malformed("Content-Length is no number"))?;
+            if self.length.replace(length).is_some() {
+                return Err(Malformed("Content-Length twice"));
             }
-            Name::Te if value != b"trailers" => return Err(Malformed("TE other than trailers")),
-            Name::ContentLength => {
-                let length = digits(value).ok_or(Malformed("Content-Length is no number"))?;
-                if self.length.replace(length).is_some() {
-                    return Err(Malformed("Content-Length twice"));
-                }
-            }
-            _ => {}
         }
         // What proxies tell each other does not count against the caller's limit, which the other proxy has judged.
         if self.fields.len() >= self.config.max_fields && known != Name::Reserved {
@@ -167,11 +166,7 @@ pub(super) fn response(decoder: &mut Decoder, block: &[u8], config: &Config) -> 
 }
 
 /// Reads trailers. Errors: as for a head, and pseudo fields.
-pub(super) fn trailers(
-    decoder: &mut Decoder,
-    block: &[u8],
-    config: &Config,
-) -> Result<Result<Fields, Refusal>, Error> {
+pub(super) fn trailers(decoder: &mut Decoder, block: &[u8], config: &Config) -> Result<Result<Fields, Refusal>, Error> {
     let mut taking = Taking::new(config);
     let taken = decoder.decode(block, |known, name, value| taking.take(known, name, value))?;
     Ok(taken.and_then(|()| match taking.pseudo.iter().any(Option::is_some) {
@@ -214,16 +209,14 @@ pub(super) fn write_trailers(encoder: &mut Encoder, fields: &Fields, out: &mut V
 /// What belongs to HTTP/1 connections is left out: nobody may be given a head that it has to refuse.
 fn write_fields(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
     for field in fields.iter() {
-        match field.known {
-            Name::Connection
-            | Name::Host
-            | Name::Http2Settings
-            | Name::KeepAlive
-            | Name::ProxyConnection
-            | Name::TransferEncoding
-            | Name::Upgrade => {}
-            Name::Te if field.value != b"trailers" => {}
-            known => encoder.field(known, field.name, field.value, out),
+        let te = field.known == Name::Te && field.value != b"trailers";
+        if !te && !is_of_http1(field.known) && !matches!(field.known, Name::Host | Name::Http2Settings) {
+            encoder.field(field.known, field.name, field.value, out);
         }
     }
+}
+
+/// Whether a field belongs to one HTTP/1 connection (RFC 9113 §8.2.2).
+fn is_of_http1(name: Name) -> bool {
+    matches!(name, Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding | Name::Upgrade)
 }

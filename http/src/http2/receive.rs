@@ -17,6 +17,10 @@ use super::{
 
 /// CONTINUATION frames of one head.
 const MAX_CONTINUATIONS: u32 = 16;
+/// Settings of one frame: each may make work for every stream.
+const MAX_SETTINGS: usize = 64;
+/// Data up to this is copied out of what was read, so that its buffer is free again.
+const SMALL: usize = 1024;
 
 impl<T: Default> Connection<T> {
     /// Says what comes next in `input`, whose bytes are taken as they are understood. `None`: more bytes are needed.
@@ -62,7 +66,14 @@ impl<T: Default> Connection<T> {
             input.advance(HEAD);
             let event = match head.kind {
                 DATA => {
-                    let payload = input.split_to(head.len).freeze();
+                    let payload = match input.get(..head.len) {
+                        Some(small) if small.len() <= SMALL => {
+                            let copy = Bytes::copy_from_slice(small);
+                            input.advance(head.len);
+                            copy
+                        }
+                        _ => input.split_to(head.len).freeze(),
+                    };
                     self.data(head, payload)
                 }
                 _ => {
@@ -220,7 +231,7 @@ impl<T: Default> Connection<T> {
 
     fn request(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
         let taken = heads::request(&mut self.decoder, block, &self.config).map_err(|_bad| self.uncompressed())?;
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(self.fail(Code::ProtocolError, "a client opened a stream with an even number"));
         }
         self.last_peer_id = id;
@@ -317,6 +328,9 @@ impl<T: Default> Connection<T> {
         let (settings, rest) = payload.as_chunks::<6>();
         if !rest.is_empty() {
             return Err(self.fail(Code::FrameSizeError, "SETTINGS of a wrong size"));
+        }
+        if settings.len() > MAX_SETTINGS {
+            return Err(self.fail(Code::EnhanceYourCalm, "too many settings"));
         }
         for [a, b, value @ ..] in settings {
             self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
@@ -439,7 +453,8 @@ impl<T: Default> Connection<T> {
     }
 
     fn goaway(&mut self, head: FrameHead, payload: &[u8]) -> Result<Event, Error> {
-        let (Some(last), Some(code)) = (number(payload), payload.get(4..).and_then(|rest| rest.first_chunk::<4>())) else {
+        let (Some(last), Some(code)) = (number(payload), payload.get(4..).and_then(|rest| rest.first_chunk::<4>()))
+        else {
             return Err(self.fail(Code::FrameSizeError, "GOAWAY of a wrong size"));
         };
         if head.id != 0 {
