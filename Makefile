@@ -66,7 +66,7 @@ lint: ## Formatting, clippy with warnings as errors, licences and duplicate or f
 
 bench: ## Weft, Envoy and a bare relay side by side; writes bench/out/latest.json (ARGS=--quick: 3 minutes)
 	@$(SETUP) build bench
-	cargo build --release $(CARGO_FLAGS) -p weft-proxy -p weft-bench
+	cargo build --release $(CARGO_FLAGS) -p weft-proxy -p weft-control-plane -p weft-bench
 	@WEFT_BIN=$(TARGET)/release $(TARGET)/release/weft-bench $(ARGS)
 
 # The benches of all packages that have one named micro.

@@ -166,6 +166,6 @@ mod tests {
             assert!(after - before > 1_000_000, "{scenario}: {} bytes", after - before);
             assert!(clients.try_join_next().is_none(), "{scenario}");
         }
-        start(Scenario::Start, app.address(Scenario::Start.protocol()), app.tally()).unwrap_err();
+        start(Scenario::Http1One, app.address(Scenario::Http1One.protocol()), app.tally()).unwrap_err();
     }
 }
