@@ -12,6 +12,7 @@ mod balance;
 mod control;
 mod fallback;
 mod files;
+mod foreign;
 mod gateway;
 mod grpc;
 mod http1;
