@@ -20,7 +20,10 @@ use std::{
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use weft_core::identity::Identity;
 
 use crate::telemetry::Direction;
@@ -69,6 +72,8 @@ pub(crate) struct Connection {
     end: AtomicU8,
     /// The task that has to hear of the end.
     task: Mutex<Option<Waker>>,
+    /// Tunnels, which have to hear of the cut.
+    tunnels: Notify,
 }
 
 /// A connection as the admin port shows it.
@@ -148,6 +153,7 @@ impl Table {
             clock: self.clock.clone(),
             end: AtomicU8::new(0),
             task: Mutex::default(),
+            tunnels: Notify::new(),
         });
         self.rows.lock().insert(id, connection.clone());
         if self.draining.load(Relaxed) {
@@ -273,12 +279,13 @@ impl Connection {
 
     /// Ends when the connection is to be cut.
     pub(crate) async fn cut(&self) {
-        let mut listens = false;
-        std::future::poll_fn(|cx| match self.poll_end(cx, &mut listens) {
-            Some(End::Now) => std::task::Poll::Ready(()),
-            Some(End::Soon) | None => std::task::Poll::Pending,
-        })
-        .await;
+        loop {
+            let notified = self.tunnels.notified();
+            if self.is_cut() {
+                return;
+            }
+            notified.await;
+        }
     }
 
     fn end(&self, end: End) {
@@ -286,10 +293,11 @@ impl Connection {
             End::Soon => 1,
             End::Now => 2,
         };
-        if self.end.fetch_max(level, Relaxed) < level
-            && let Some(task) = &*self.task.lock()
-        {
-            task.wake_by_ref();
+        if self.end.fetch_max(level, Relaxed) < level {
+            if let Some(task) = &*self.task.lock() {
+                task.wake_by_ref();
+            }
+            self.tunnels.notify_waiters();
         }
     }
 
@@ -364,6 +372,28 @@ mod tests {
         assert_eq!(end, Some(End::Now), "ten seconds in all, not since the last byte");
         drop(entry);
         assert!(table.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_listens_for_the_cut_does_not_keep_its_connection_from_hearing_of_the_end() {
+        struct Woken(AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let table = Arc::new(Table::default());
+        let entry = entry(&table);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(woken.clone());
+        assert_eq!(entry.connection.poll_end(&Context::from_waker(&waker), &mut false), None);
+        let mut cut = std::pin::pin!(entry.connection.cut());
+        assert!(futures_util::poll!(cut.as_mut()).is_pending());
+        table.drain();
+        assert!(woken.0.load(Relaxed));
+        assert!(futures_util::poll!(cut.as_mut()).is_pending(), "draining cuts no tunnel");
+        entry.connection.end(End::Now);
+        cut.await;
     }
 
     #[tokio::test(start_paused = true)]

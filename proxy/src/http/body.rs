@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use weft_core::{failure::Failure, retry::MAX_REPLAY};
 use weft_http::fields::Fields;
 
-use super::{http1, http2};
+use super::{
+    http1,
+    http2::{self, remember},
+};
 
 /// A body on its way through the proxy.
 #[derive(Debug, Default)]
@@ -44,6 +47,8 @@ pub(crate) type Next = Option<Result<Piece, Failure>>;
 pub(crate) struct Replay {
     kept: Arc<Mutex<Kept>>,
     next: usize,
+    /// Which reader this is; 0 until it reads.
+    reader: u32,
 }
 
 #[derive(Debug)]
@@ -54,6 +59,9 @@ struct Kept {
     /// More passed than may be kept.
     overflowed: bool,
     ended: bool,
+    /// Who reads now; those before hear that they are cut.
+    reader: u32,
+    waker: Option<Waker>,
 }
 
 /// A body that counts its bytes and tells its watcher how it ended.
@@ -116,8 +124,16 @@ impl Body {
                 if self.is_end() {
                     return Self::Empty;
                 }
-                let kept = Kept { source: self, pieces: Vec::new(), size: 0, overflowed: false, ended: false };
-                Self::Replay(Replay { kept: Arc::new(Mutex::new(kept)), next: 0 })
+                let kept = Kept {
+                    source: self,
+                    pieces: Vec::new(),
+                    size: 0,
+                    overflowed: false,
+                    ended: false,
+                    reader: 0,
+                    waker: None,
+                };
+                Self::Replay(Replay { kept: Arc::new(Mutex::new(kept)), next: 0, reader: 0 })
             }
         }
     }
@@ -128,7 +144,7 @@ impl Body {
             Self::Empty => Some(Self::Empty),
             Self::Full(bytes) => Some(Self::Full(bytes.clone())),
             Self::Replay(replay) if !replay.kept.lock().overflowed => {
-                Some(Self::Replay(Replay { kept: replay.kept.clone(), next: 0 }))
+                Some(Self::Replay(Replay { kept: replay.kept.clone(), next: 0, reader: 0 }))
             }
             Self::Replay(_) | Self::Http1(_) | Self::Http2(_) | Self::Counted(_) | Self::Timed(_) => None,
         }
@@ -178,6 +194,16 @@ impl Body {
 impl Replay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let mut kept = self.kept.lock();
+        if self.reader == 0 {
+            kept.reader += 1;
+            self.reader = kept.reader;
+            if let Some(before) = kept.waker.take() {
+                before.wake();
+            }
+        } else if self.reader != kept.reader {
+            // A try that was given up may still be uploading: it must take nothing from the one that is under way.
+            return Poll::Ready(Some(Err(Failure::CallerGone)));
+        }
         if let Some(piece) = kept.pieces.get(self.next) {
             self.next += 1;
             return Poll::Ready(Some(Ok(piece.clone())));
@@ -185,6 +211,7 @@ impl Replay {
         if kept.ended {
             return Poll::Ready(None);
         }
+        remember(&mut kept.waker, cx);
         let polled = ready!(kept.source.poll_piece(cx));
         match &polled {
             Some(Ok(piece)) => {
@@ -314,6 +341,17 @@ mod tests {
         assert_eq!(drain(&mut second).len(), 1000);
         assert!(second.is_end());
         assert_eq!(drain(&mut first.again().unwrap()).len(), 1000);
+    }
+
+    #[test]
+    fn a_try_that_was_given_up_takes_nothing_from_the_next() {
+        let mut first = source(1000).replayable();
+        let mut second = first.again().unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(first.poll_piece(&mut cx).is_ready());
+        assert_eq!(drain(&mut second).len(), 1000);
+        assert!(matches!(first.poll_piece(&mut cx), Poll::Ready(Some(Err(Failure::CallerGone)))));
+        assert!(second.is_end());
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(crate) struct Io {
     /// The peer has sent all it will send.
     ended: bool,
     broken: bool,
+    /// Nobody is given more of the body that comes.
+    dismissed: bool,
     /// The peer's message is at fault, and this is what it did.
     pub(crate) malformed: Option<Error>,
     /// Bytes came since this was last asked.
@@ -109,6 +111,7 @@ impl Io {
             keep_alive: true,
             ended: false,
             broken: false,
+            dismissed: false,
             malformed: None,
             heard: false,
             reader: None,
@@ -157,6 +160,14 @@ impl Io {
     pub(crate) fn abort(&mut self) {
         self.stream = None;
         self.broken = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Ends the body that comes for whoever reads it: the rest is thrown away.
+    pub(crate) fn dismiss(&mut self) {
+        self.dismissed = true;
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -404,6 +415,9 @@ impl Incoming {
             return Poll::Ready(None);
         }
         let mut io = self.io.lock();
+        if io.dismissed {
+            return Poll::Ready(Some(Err(Failure::CallerGone)));
+        }
         let piece = ready!(io.poll_piece(cx, self.request));
         self.ended = !matches!(piece, Some(Err(_))) && io.body.is_done();
         Poll::Ready(piece)

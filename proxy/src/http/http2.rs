@@ -21,7 +21,7 @@ use weft_http::{
 };
 
 use super::body::{Body, Next, Piece};
-use crate::stream::Stream;
+use crate::{stream::Stream, upstream::pool::MAX_INTERIM};
 
 /// Seconds of silence before a peer is asked for a sign of life, and before it is taken for dead.
 const SILENCE: u32 = 30;
@@ -67,6 +67,8 @@ struct Slot {
     /// Reset with NO_ERROR: of an answer that means its end, where nothing that was promised is missing. Node ends answers so
     /// when it is busy.
     no_error: bool,
+    /// Interim answers so far.
+    interim: u32,
     reader: Option<Waker>,
     writer: Option<Waker>,
     holders: u32,
@@ -122,6 +124,12 @@ impl Mux {
     pub(crate) fn is_closed(&self) -> bool {
         let state = self.state.lock();
         state.over.is_some() || state.retired || state.connection.is_closing()
+    }
+
+    /// Whether no stream is left and all was written.
+    pub(crate) fn is_done(&self) -> bool {
+        let mut state = self.state.lock();
+        state.over.is_some() || (state.connection.is_idle() && state.connection.unsent().is_empty())
     }
 
     /// Closes the connection as soon as no stream is left; new ones are not taken.
@@ -382,10 +390,25 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         writer.wake();
                     }
                 }
-                Event::Interim { .. } | Event::GoAway { .. } | Event::Pong => {}
+                Event::Interim { id, .. } => {
+                    let Some(slot) = state.slot(id) else { continue };
+                    slot.interim += 1;
+                    if slot.interim > MAX_INTERIM {
+                        slot.fail(&Failure::BadAnswer("too many interim answers"));
+                        state.connection.reset(id, Code::EnhanceYourCalm);
+                    }
+                }
+                Event::GoAway { .. } | Event::Pong => {}
             }
         }
         Ok(())
+    }
+}
+
+/// However its task ends, by a panic too: whoever has a part in a stream hears of it.
+impl<F> Drop for Driver<F> {
+    fn drop(&mut self) {
+        self.mux.state.lock().end(Failure::Reset("connection closed".into()));
     }
 }
 
@@ -490,6 +513,10 @@ impl StreamRef {
     pub(crate) fn reset(&self, code: Code) {
         let mut state = self.mux.state.lock();
         state.connection.reset(self.id, code);
+        // Nothing more comes on it: whoever still reads or writes it would wait for ever.
+        if let Some(slot) = state.slot(self.id) {
+            slot.fail(&Failure::Reset("the other half of the exchange broke off".into()));
+        }
         state.kick();
     }
 

@@ -51,6 +51,8 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 pub(crate) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a caller that is told to go may take to say goodbye while it has no request running.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a caller that is told to go may take to read the end of its last answers.
+const TAIL: Duration = Duration::from_secs(10);
 /// What is read of a caller's request that was answered before it was done, so that the answer is not lost.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,7 @@ pub(crate) async fn http1(
     worker: Arc<Worker>,
 ) {
     let io = Arc::new(Mutex::new(Io::new(stream, None, Some(connection.clone()))));
+    let _hang_up = HangUp(io.clone());
     let mut listens = false;
     loop {
         let next = poll_fn(|cx| {
@@ -103,10 +106,19 @@ pub(crate) async fn http1(
             Err(failure) => {
                 let _running = connection.request_starts();
                 let answer = handler.refuse(&failure);
-                write(&io, answer, &Asked::default(), true).await;
+                write(&io, &connection, answer, &Asked::default(), true).await;
                 return linger(&io).await;
             }
         }
+    }
+}
+
+/// Closes the connection when its task ends, though a body that somebody still reads has a part in it.
+struct HangUp(Shared);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.lock().abort();
     }
 }
 
@@ -142,7 +154,7 @@ async fn exchange(
     let head = match Head::http1(request, parsed.framing) {
         Ok(head) => head,
         Err(failure) => {
-            write(io, handler.refuse(&failure), &asked, true).await;
+            write(io, connection, handler.refuse(&failure), &asked, true).await;
             linger(io).await;
             return false;
         }
@@ -176,7 +188,7 @@ async fn exchange(
         return false;
     }
     let last = connection.is_ending();
-    if !write(io, answer, &asked, last).await {
+    if !write(io, connection, answer, &asked, last).await {
         return false;
     }
     let reusable = io.lock().is_reusable() && !last;
@@ -201,7 +213,7 @@ fn caught(
 }
 
 /// Writes an answer. Returns whether it was written in whole.
-async fn write(io: &Shared, answer: Answer, asked: &Asked, last: bool) -> bool {
+async fn write(io: &Shared, connection: &Connection, answer: Answer, asked: &Asked, last: bool) -> bool {
     let Answer { mut head, body, .. } = answer;
     let bodiless = asked.head_only || matches!(head.status, 204 | 304);
     let framing = match body.exact() {
@@ -224,7 +236,7 @@ async fn write(io: &Shared, answer: Answer, asked: &Asked, last: bool) -> bool {
     let chunked = framing == Framing::Chunked;
     let written = poll_fn(|cx| {
         let written = http1::poll_body(io, cx, &mut body, chunked, asked.trailers);
-        if written.is_pending() && io.lock().poll_gone(cx).is_ready() {
+        if written.is_pending() && (connection.is_cut() || io.lock().poll_gone(cx).is_ready()) {
             return Poll::Ready(Err(None));
         }
         written
@@ -245,8 +257,12 @@ async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
 /// Closes a connection whose caller may still be sending: what it sends is read and thrown away for a moment, or the kernel would
 /// throw away our answer (RFC 9112 §9.6).
 async fn linger(io: &Shared) {
-    if !io.lock().is_owed() {
-        return;
+    {
+        let mut io = io.lock();
+        if !io.is_owed() {
+            return;
+        }
+        io.dismiss();
     }
     let discard = poll_fn(|cx| {
         let mut io = io.lock();
@@ -317,6 +333,13 @@ pub(crate) async fn http2(
         sleep(FAREWELL).await;
         // A caller that does not answer to GOAWAY has no request running, or is given the time to end it.
         connection.unused().await;
+        // A request has ended when its answer was read; a slow caller may still be taking the end of it.
+        let taken = async {
+            while !mux.is_done() {
+                sleep(LINGER / 10).await;
+            }
+        };
+        let _in_time = timeout(TAIL, taken).await;
     });
     let result = poll_fn(|cx| {
         let driven = driver.poll(cx);

@@ -46,7 +46,7 @@ pub(crate) const MAX_STREAMS: usize = 100;
 /// Idle HTTP/1 connections kept per pool.
 const MAX_IDLE: usize = 256;
 /// Interim answers (1xx) that an application may give before its answer.
-const MAX_INTERIM: u32 = 16;
+pub(crate) const MAX_INTERIM: u32 = 16;
 /// The least time that an idle connection is kept, however soon its peer closes others.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that is done may take to say goodbye.
@@ -214,6 +214,10 @@ impl Pool {
         let sent = exchange(&io, head, upgrade, body).await;
         let (response, framing) = sent.map_err(|failure| SendError { failure, unsent: None, reused })?;
         if response.status == 101 {
+            if upgrade.is_none() {
+                let failure = Failure::BadAnswer("a switch of protocols that was not asked for");
+                return Err(SendError { failure, unsent: None, reused: false });
+            }
             *switched = Some(Far::Http1(io));
             return Ok((response, Body::Empty, Lease(None)));
         }
@@ -398,10 +402,12 @@ impl Pool {
         self.idle.lock().retain(|idle| self.is_fit(idle, short));
         self.shared.lock().retain(|connection| {
             let used = connection.use_.streams.load(Relaxed) > 0 || connection.use_.last.lock().elapsed() < limit;
-            if !used {
+            let kept = used && !connection.mux.is_closed();
+            // One that the peer takes no more requests on ends with those that run; nobody else would close it.
+            if !kept {
                 connection.mux.retire();
             }
-            used && !connection.mux.is_closed()
+            kept
         });
     }
 
@@ -491,7 +497,9 @@ async fn exchange(
         tokio::spawn(async move {
             match poll_fn(|cx| http1::poll_body(&io, cx, &mut body, chunked, true)).await {
                 Ok(()) => io.lock().writing = false,
-                Err(_) => io.lock().abort(),
+                // The application takes no more; its answer may be there all the same.
+                Err(None) => {}
+                Err(Some(_)) => io.lock().abort(),
             }
         });
     }
@@ -521,7 +529,14 @@ async fn request_http2(stream: &StreamRef, mut body: Body, open: bool) -> Result
     if writing {
         let stream = stream.clone();
         tokio::spawn(async move {
-            if let Err(Some(failure)) = poll_fn(|cx| stream.poll_body(cx, &mut body, &mut rest)).await {
+            let sent = poll_fn(|cx| {
+                let sent = stream.poll_body(cx, &mut body, &mut rest);
+                if sent.is_pending() && stream.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(None));
+                }
+                sent
+            });
+            if let Err(Some(failure)) = sent.await {
                 tracing::debug!(%failure, "a request broke off after its answer had begun");
             }
         });

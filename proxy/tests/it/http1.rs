@@ -123,6 +123,34 @@ async fn expect_100_continue_is_answered_before_the_body_is_sent() {
 }
 
 #[tokio::test]
+async fn an_answer_before_the_end_of_its_request_leaves_no_connection_open() {
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let application = raw_app(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 413 No\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+            while stream.read(&mut [0; 100]).await.is_ok_and(|count| count > 0) {}
+            tell.send(()).await.ok();
+        }
+    })
+    .await;
+    let mesh = through(application).await;
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    let answer = exchange(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nx", "no").await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    // The caller stays and sends no more.
+    timeout(SECOND * 5, told.recv()).await.expect("the application is let go");
+    timeout(SECOND * 5, async {
+        while client.write_all(b"x").await.is_ok() {
+            sleep(SECOND / 10).await
+        }
+    })
+    .await
+    .expect("and so is the caller");
+}
+
+#[tokio::test]
 async fn an_absolute_target_becomes_its_path() {
     let mesh = through(mirror().await).await;
     let mut client = TcpStream::connect(mesh.address).await.unwrap();
