@@ -137,7 +137,7 @@ async fn an_answer_before_the_end_of_its_request_leaves_no_connection_open() {
     .await;
     let mesh = through(application).await;
     let mut client = TcpStream::connect(mesh.address).await.unwrap();
-    let answer = exchange(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n", "no").await;
+    let answer = exchange(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", "no").await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     // The caller stays and sends no more.
     timeout(SECOND * 5, told.recv()).await.expect("the application is let go");
