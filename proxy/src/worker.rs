@@ -125,7 +125,7 @@ impl Worker {
         })
     }
 
-    /// Starts the worker's clock on the current runtime. Listeners are started by `listener::accept`.
+    /// Starts the worker's clock on the current runtime, which need not be the worker's. Listeners are started by `listener::accept`.
     pub fn start(self: &Arc<Self>) {
         let (drain, connections) = (self.drain.clone(), self.connections.clone());
         tokio::spawn(async move {

@@ -38,10 +38,12 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts one thread for each worker.
+    /// Starts one thread for each worker. To be called on the control thread's runtime.
     pub(super) fn start(workers: &[Arc<Worker>]) -> io::Result<Self> {
         let mut threads = Self { commands: Vec::new(), stop: Vec::new(), ended: Vec::new() };
         for worker in workers {
+            // Its clock ticks on this thread: a worker without timers sleeps without one, and wakes up cheaper.
+            worker.start();
             let (commands, received) = mpsc::channel(COMMANDS);
             let (stop, stopped) = oneshot::channel();
             let (end, ended) = oneshot::channel();
@@ -90,7 +92,6 @@ pub(super) async fn tell(commands: &mpsc::Sender<Command>, command: Command) {
 }
 
 async fn work(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
-    worker.start();
     let mut ports: HashMap<u16, AbortHandle> = HashMap::new();
     loop {
         let command = tokio::select! {
