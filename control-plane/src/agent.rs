@@ -13,16 +13,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::{endpoint::Health, identity::Identity};
 use weft_proto::weft::v1::{
-    self, AgentMessage, ControlMessage, Heartbeat, Register, Registered, agent_message, agent_server, control_message,
+    self, AgentMessage, ControlMessage, Heartbeat, RefusedAddress, Register, Registered, agent_message, agent_server,
+    control_message,
 };
 
 use crate::{
-    registry::{Registry, Session},
+    registry::{Beat, RefusedClaim, Registry, Session},
     serve::{Peer, Svid},
     state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth, WorkloadKey},
 };
 
 mod register;
+
+pub use register::Own;
 
 /// Longest reason kept, in bytes.
 const MAX_REASON: usize = 256;
@@ -34,14 +37,15 @@ const MAX_STREAMS: usize = 20_000;
 pub struct Service {
     registry: Arc<Registry>,
     proxies: Arc<ProxyTable>,
+    own: Arc<Own>,
     stop: CancellationToken,
     places: Arc<Semaphore>,
 }
 
 impl Service {
-    /// The service of a registry; its streams end at `stop`.
-    pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, stop: CancellationToken) -> Self {
-        Self { registry, proxies, stop, places: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    /// The service of a registry; its streams end at `stop`. `own`: where the control plane is.
+    pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, own: Own, stop: CancellationToken) -> Self {
+        Self { registry, proxies, own: Arc::new(own), stop, places: Arc::new(Semaphore::new(MAX_STREAMS)) }
     }
 }
 
@@ -132,7 +136,7 @@ impl Stream {
     async fn take(&mut self, message: AgentMessage) -> Result<(), Status> {
         match message.message {
             Some(agent_message::Message::Register(register)) => self.register(register).await,
-            Some(agent_message::Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat),
+            Some(agent_message::Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat).await,
             Some(agent_message::Message::Deregister(_)) => {
                 if let Some(registration) = self.registration.take() {
                     tracing::info!(workload = %registration.key, "a workload left");
@@ -148,24 +152,23 @@ impl Stream {
     async fn register(&mut self, register: Register) -> Result<(), Status> {
         let health = self.registration.as_ref().map_or(Health::Healthy, |registration| registration.health);
         let (mode, version) = (register.mode.clone(), cut(&register.version, 64));
-        let refused = match register::workload(register, &self.identity, self.source, health) {
+        let mut missing = Vec::new();
+        let refused = match register::workload(register, &self.identity, self.source, health, &self.service.own) {
             Err(reason) => reason,
             Ok(workload) => {
                 let key = workload.key.clone();
                 if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
                     self.service.registry.deregister(&old.key, old.session);
                 }
-                let unproven: Vec<_> =
-                    workload.addresses.iter().filter(|address| Some(**address) != self.source).copied().collect();
-                match self.service.registry.register(workload, self.source) {
+                let unproven: Vec<_> = workload.unproven().copied().collect();
+                match self.service.registry.register(workload) {
                     Err(error) => error.to_string(),
                     Ok((session, claims)) => {
                         if !unproven.is_empty() {
                             tracing::info!(workload = %key, source = ?self.source, ?unproven, "addresses without proof: the session comes from another one");
                         }
-                        for claim in claims {
-                            tracing::warn!(workload = %key, identity = %self.identity, %claim, "an address was refused, the rest is registered");
-                        }
+                        self.warn(&key, &claims);
+                        missing = claims;
                         let row = match self.registration.take() {
                             Some(old) => old.row,
                             None => {
@@ -174,7 +177,10 @@ impl Stream {
                                 self.service.proxies.agent(proxy, mode.clone(), version.clone(), Timestamp::now())
                             }
                         };
-                        row.update(|status| (status.mode, status.version) = (mode, version));
+                        row.update(|status| {
+                            (status.mode, status.version) = (mode, version);
+                            status.refused_addresses.clone_from(&missing);
+                        });
                         self.registration = Some(Registration { key, session, health, row });
                         String::new()
                     }
@@ -184,13 +190,28 @@ impl Stream {
         if !refused.is_empty() {
             tracing::warn!(identity = %self.identity, reason = refused, "a registration was refused");
         }
+        self.tell(refused, missing).await
+    }
+
+    fn warn(&self, key: &WorkloadKey, claims: &[RefusedClaim]) {
+        for claim in claims {
+            tracing::warn!(workload = %key, identity = %self.identity, %claim, "an address was refused, the rest is registered");
+        }
+    }
+
+    /// Answers a registration.
+    async fn tell(&self, refused: String, missing: Vec<RefusedClaim>) -> Result<(), Status> {
         let interval = u32::try_from(self.service.registry.interval().as_millis()).unwrap_or(u32::MAX);
-        let answer = Registered { heartbeat_interval_ms: interval, refused };
+        let missing = missing
+            .into_iter()
+            .map(|claim| RefusedAddress { address: claim.address.to_string(), reason: claim.reason })
+            .collect();
+        let answer = Registered { heartbeat_interval_ms: interval, refused, refused_addresses: missing };
         let answer = ControlMessage { message: Some(control_message::Message::Registered(answer)) };
         self.answers.send(Ok(answer)).await.map_err(|_cause| Status::cancelled("the proxy went away"))
     }
 
-    fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Status> {
+    async fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Status> {
         let Some(registration) = &mut self.registration else {
             return Ok(()); // refused, or already gone
         };
@@ -212,11 +233,20 @@ impl Stream {
                 data_encoding::HEXLOWER.encode(heartbeat.revision_hash.get(..32).unwrap_or(&heartbeat.revision_hash));
             status.last_heartbeat = Timestamp::now();
         });
-        if self.service.registry.heartbeat(&registration.key, registration.session, health) {
-            return Ok(());
+        match self.service.registry.heartbeat(&registration.key, registration.session, health) {
+            Beat::Kept => Ok(()),
+            Beat::Lost => {
+                let key = &registration.key;
+                Err(Status::aborted(format!("{key} was registered by another process, or has expired; register again")))
+            }
+            Beat::Claims(missing) => {
+                registration.row.update(|status| status.refused_addresses.clone_from(&missing));
+                let key = registration.key.clone();
+                tracing::info!(workload = %key, "a workload has other addresses now");
+                self.warn(&key, &missing);
+                self.tell(String::new(), missing).await
+            }
         }
-        let key = &registration.key;
-        Err(Status::aborted(format!("{key} was registered by another process, or has expired; register again")))
     }
 }
 

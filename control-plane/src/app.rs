@@ -103,7 +103,19 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let feed = Feed::new(mesh.clone(), config.trust_domain.clone());
     let discovery = feed.discovery(Limits::default());
     let issue = identity::Service::new(Arc::clone(&authority), tokens.clone(), config.svid_ttl, Arc::clone(&metrics));
-    let agent = agent::Service::new(Arc::clone(&registry), Arc::clone(&proxies), stop.clone());
+    let bind = async |flag: &str, address| {
+        serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"))
+    };
+    let (grpc_listener, grpc_address) = bind("--grpc", config.grpc).await?;
+    let (api_listener, api_address) = bind("--api", config.api).await?;
+    let (metrics_listener, metrics_address) = bind("--metrics", config.metrics).await?;
+    let socket = serve::bind_unix(&config.api_socket)
+        .with_context(|| format!("--api-socket {}: cannot listen", config.api_socket.display()))?;
+    let own = agent::Own {
+        addresses: config.advertise.iter().filter_map(|name| name.parse().ok()).collect(),
+        ports: [grpc_address, api_address, metrics_address].iter().map(SocketAddr::port).collect(),
+    };
+    let agent = agent::Service::new(Arc::clone(&registry), Arc::clone(&proxies), own, stop.clone());
     let grpc = Routes::new(IdentityServer::new(issue).max_decoding_message_size(MAX_MESSAGE))
         .add_service(AgentServer::new(agent).max_decoding_message_size(MAX_MESSAGE))
         .add_service(discovery.service())
@@ -121,14 +133,6 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let gauges = Arc::new(Figures { mesh: mesh.clone(), authority, certificates: Arc::clone(&certificates) });
     let figures = metrics::router(Arc::clone(&metrics), gauges);
 
-    let bind = async |flag: &str, address| {
-        serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"))
-    };
-    let (grpc_listener, grpc_address) = bind("--grpc", config.grpc).await?;
-    let (api_listener, api_address) = bind("--api", config.api).await?;
-    let (metrics_listener, metrics_address) = bind("--metrics", config.metrics).await?;
-    let socket = serve::bind_unix(&config.api_socket)
-        .with_context(|| format!("--api-socket {}: cannot listen", config.api_socket.display()))?;
     let addresses = Addresses {
         grpc: grpc_address,
         api: api_address,
@@ -237,7 +241,7 @@ impl Gauges for Figures {
         Readings {
             revision,
             objects,
-            workloads: self.mesh.registered.borrow().workloads.len(),
+            workloads: self.mesh.registered.borrow().workloads.size(),
             proxies: self.mesh.proxies.connected(),
             nacks: self.mesh.proxies.nack_count(),
             standing_nacks: self.mesh.proxies.standing_nacks().len(),

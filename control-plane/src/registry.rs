@@ -11,8 +11,7 @@
 //! 4. One whose connections are refused after its session broke expires at once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -24,12 +23,17 @@ use tokio::{
 };
 use weft_core::endpoint::Health;
 
+use self::{
+    claims::Written,
+    entries::{Entries, Entry},
+};
 use crate::{
     metrics::Metrics,
     state::{Desired, Registered, RegisteredWorkload, WorkloadKey},
 };
 
 mod claims;
+mod entries;
 mod expiry;
 mod file;
 mod probe;
@@ -81,27 +85,26 @@ pub enum RegisterError {
     TooMany,
 }
 
+/// What a sign of life came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// Another has taken the workload's place, or it has expired.
+    Lost,
+    /// All is as it was.
+    Kept,
+    /// The workload has other addresses than before; these are refused now.
+    Claims(Vec<RefusedClaim>),
+}
+
 #[derive(Default)]
 struct State {
-    entries: BTreeMap<WorkloadKey, Entry>,
+    entries: Entries,
+    written: Written,
     next_session: u64,
-    version: u64,
     /// When the listeners were opened; nothing expires before.
     opened: Option<Instant>,
     /// What expired under rule 3, for one window.
     expired: VecDeque<(Instant, Arc<RegisteredWorkload>)>,
-    /// What the file does not have yet.
-    unwritten: BTreeSet<WorkloadKey>,
-}
-
-struct Entry {
-    workload: Arc<RegisteredWorkload>,
-    session: Option<Session>,
-    /// Where its session came from; the claim of this address is proven.
-    source: Option<IpAddr>,
-    last_seen: Instant,
-    /// The session broke, and nobody has tried to connect since.
-    suspect: bool,
 }
 
 impl Registry {
@@ -115,11 +118,13 @@ impl Registry {
         let now = Instant::now();
         let mut state = State::default();
         for workload in loaded {
-            let entry =
-                Entry { workload: Arc::new(workload), session: None, source: None, last_seen: now, suspect: false };
-            state.entries.insert(entry.workload.key.clone(), entry);
+            let wish = workload.addresses.clone();
+            let workload = Arc::new(workload);
+            state.entries.put(Entry { workload, session: None, last_seen: now, wish, refused: Vec::new() });
         }
-        let shown = watch::Sender::new(Arc::new(state.snapshot()));
+        let (workloads, changed) = state.entries.show();
+        state.entries.take_unwritten();
+        let shown = watch::Sender::new(Arc::new(Registered::default().next(workloads, changed)));
         let (changed, broken) = (Notify::new(), Notify::new());
         Arc::new(Self { interval, state: Mutex::new(state), shown, desired, changed, broken, metrics })
     }
@@ -144,94 +149,100 @@ impl Registry {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.opened = Some(now);
-        for entry in state.entries.values_mut() {
-            entry.last_seen = now;
-        }
+        state.entries.seen(now);
     }
 
-    /// Registers a workload, or changes its registration. `source`: where its session came from, which proves the claim
-    /// of that address. Another incarnation of the same name is replaced. Addresses that are another's (see `claims`) are
+    /// Registers a workload, or changes its registration. Where its session came from (`source`) proves the claim of that
+    /// address. Another incarnation of the same name is replaced. Addresses that are another's (see `claims`) are
     /// left out of the registration, and returned; the rest is registered.
     /// Errors: the name belongs to another identity; every address is another's; too many workloads.
-    pub fn register(
-        &self,
-        mut workload: RegisteredWorkload,
-        source: Option<IpAddr>,
-    ) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
+    pub fn register(&self, mut workload: RegisteredWorkload) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
         let desired = self.desired.borrow().clone();
-        let source = source.map(|address| address.to_canonical());
+        workload.source = workload.source.map(|address| address.to_canonical());
         let mut state = self.state.lock();
         let state = &mut *state;
         let key = workload.key.clone();
-        match state.entries.get(&key) {
-            Some(entry) if entry.keeps_name(&workload, source) => {
+        match state.entries.find(&key) {
+            Some(entry) if entry.keeps_name(&workload) => {
                 let identity = entry.workload.identity.to_string();
                 return Err(RegisterError::Taken { key, identity });
             }
             None if state.entries.len() >= MAX_WORKLOADS => return Err(RegisterError::TooMany),
             Some(_) | None => {}
         }
-        let verdict = state.judge(&workload, source, &desired, self.window());
+        let wish = workload.addresses.clone();
+        state.written.follow(&desired);
+        let verdict = state.judge(&workload, &wish, self.window());
         self.metrics.claims_refused.add(verdict.refused.len() as u64);
         workload.addresses.retain(|address| !verdict.refused.iter().any(|refused| refused.address == *address));
         if workload.addresses.is_empty() && !verdict.refused.is_empty() {
             return Err(RegisterError::Claimed(verdict.refused));
         }
-        for (other, address) in verdict.taken {
-            // Taken only from here on: a claim that is refused as a whole takes nothing.
-            state.take(&other, address, &key);
-        }
+        // Taken only from here on: a claim that is refused as a whole takes nothing.
+        state.take(verdict.taken, &key);
         state.next_session += 1;
         let session = Session(state.next_session);
-        let workload = match state.entries.get(&key) {
+        let workload = match state.entries.find(&key) {
             Some(entry) if *entry.workload == workload => Arc::clone(&entry.workload),
             _ => Arc::new(workload),
         };
-        let entry = Entry { workload, session: Some(session), source, last_seen: Instant::now(), suspect: false };
-        state.entries.insert(key.clone(), entry);
-        state.unwritten.insert(key);
+        let refused = verdict.refused.clone();
+        state.entries.put(Entry { workload, session: Some(session), last_seen: Instant::now(), wish, refused });
         self.changed.notify_one();
         Ok((session, verdict.refused))
     }
 
-    /// A sign of life, with what the workload says of itself.
-    /// Returns whether the session still is the workload's; `false` means that another has taken its place.
-    pub fn heartbeat(&self, key: &WorkloadKey, session: Session, health: Health) -> bool {
+    /// A sign of life, with what the workload says of itself. Addresses that were refused or lost are asked for again.
+    /// Cost: constant, and that of judging what is missing.
+    pub fn heartbeat(&self, key: &WorkloadKey, session: Session, health: Health) -> Beat {
         let mut state = self.state.lock();
-        let State { entries, unwritten, .. } = &mut *state;
-        let Some(entry) = entries.get_mut(key).filter(|entry| entry.session == Some(session)) else { return false };
-        entry.last_seen = Instant::now();
-        if entry.workload.health != health {
-            Arc::make_mut(&mut entry.workload).health = health;
-            unwritten.insert(key.clone());
+        let state = &mut *state;
+        let Some(entry) = state.entries.beat(key, session, Instant::now()) else { return Beat::Lost };
+        let (workload, missing) = (Arc::clone(&entry.workload), entry.missing());
+        if workload.health != health {
+            state.entries.change(key, |workload| workload.health = health);
             self.changed.notify_one();
         }
-        true
+        if missing.is_empty() {
+            return Beat::Kept;
+        }
+        let desired = self.desired.borrow().clone();
+        state.written.follow(&desired);
+        let verdict = state.judge(&workload, &missing, self.window());
+        let Some(entry) = state.entries.find(key) else { return Beat::Lost };
+        if entry.refused == verdict.refused {
+            return Beat::Kept;
+        }
+        let new = verdict.refused.iter().filter(|refused| !entry.refused.contains(refused)).count();
+        self.metrics.claims_refused.add(new as u64);
+        let mut addresses = entry.wish.clone();
+        addresses.retain(|address| !verdict.refused.iter().any(|refused| refused.address == *address));
+        state.take(verdict.taken, key);
+        state.entries.change(key, |workload| workload.addresses = addresses);
+        state.entries.refuse(key, verdict.refused.clone());
+        self.changed.notify_one();
+        Beat::Claims(verdict.refused)
     }
 
     /// The workload stops: it goes at once.
     pub fn deregister(&self, key: &WorkloadKey, session: Session) {
         let mut state = self.state.lock();
-        if state.entries.get(key).is_some_and(|entry| entry.session == Some(session)) {
+        if state.entries.find(key).is_some_and(|entry| entry.session == Some(session)) {
             state.entries.remove(key);
-            state.unwritten.insert(key.clone());
             self.changed.notify_one();
         }
     }
 
     /// The session ended without a word. The workload stays until it expires.
     pub fn disconnected(&self, key: &WorkloadKey, session: Session) {
-        let mut state = self.state.lock();
-        if let Some(entry) = state.entries.get_mut(key).filter(|entry| entry.session == Some(session)) {
-            entry.session = None;
-            entry.suspect = true;
+        if self.state.lock().entries.leave(key, session) {
             self.broken.notify_one();
         }
     }
 
     /// Whether a session still is its workload's.
     pub fn holds(&self, key: &WorkloadKey, session: Session) -> bool {
-        self.state.lock().entries.get(key).is_some_and(|entry| entry.session == Some(session))
+        self.state.lock().entries.find(key).is_some_and(|entry| entry.session == Some(session))
     }
 
     /// Shows changes, for ever.
@@ -239,12 +250,9 @@ impl Registry {
         loop {
             self.changed.notified().await;
             tokio::time::sleep(DEBOUNCE).await;
-            let snapshot = {
-                let mut state = self.state.lock();
-                state.version += 1;
-                state.snapshot()
-            };
-            self.shown.send_replace(Arc::new(snapshot));
+            let (workloads, changed) = self.state.lock().entries.show();
+            let next = self.shown.borrow().next(workloads, changed);
+            self.shown.send_replace(Arc::new(next));
         }
     }
 
@@ -263,8 +271,8 @@ impl Registry {
     pub async fn flush(&self, file: &Arc<RegistryFile>) -> Result<(), RegistryFileError> {
         let changes: BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>> = {
             let mut state = self.state.lock();
-            let keys = std::mem::take(&mut state.unwritten);
-            let now = |key: &WorkloadKey| state.entries.get(key).map(|entry| Arc::clone(&entry.workload));
+            let keys = state.entries.take_unwritten();
+            let now = |key: &WorkloadKey| state.entries.find(key).map(|entry| Arc::clone(&entry.workload));
             keys.into_iter().map(|key| (key.clone(), now(&key))).collect()
         };
         if changes.is_empty() {
@@ -278,23 +286,10 @@ impl Registry {
         .await
         .map_err(|_cause| RegistryFileError::Stopping)?;
         if result.is_err() {
-            self.state.lock().unwritten.extend(changes.into_keys());
+            self.state.lock().entries.write_again(changes.into_keys());
         }
         result
     }
-}
-
-impl State {
-    fn snapshot(&self) -> Registered {
-        let workloads = self.entries.iter().map(|(key, entry)| (key.clone(), Arc::clone(&entry.workload))).collect();
-        Registered { version: self.version, workloads }
-    }
-}
-
-/// Whether two workloads claim the same address and port.
-fn overlap(one: &RegisteredWorkload, two: &RegisteredWorkload) -> bool {
-    one.addresses.iter().any(|address| two.addresses.contains(address))
-        && one.ports.iter().any(|port| two.ports.iter().any(|other| other.port == port.port))
 }
 
 #[cfg(test)]

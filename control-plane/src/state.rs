@@ -14,7 +14,7 @@ pub use desired::Desired;
 pub use proxies::{
     AgentStatus, AgentStream, DiscoveryStatus, DiscoveryStream, Nack, ProxyKey, ProxyStatus, ProxyTable, WorkloadHealth,
 };
-pub use registered::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey};
+pub use registered::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap};
 
 /// Everything there is to see of the mesh. A clone sees the same.
 #[derive(Clone, Debug)]

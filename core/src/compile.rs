@@ -179,8 +179,8 @@ impl World {
     /// The instance at an address. A registered one goes before one that a person wrote down, unless that port was written
     /// down for another identity: nobody takes a written address by registering it before or after.
     fn instance_at(&self, address: SocketAddr) -> Option<&Arc<Instance>> {
-        let registered = self.registered.at(address.ip());
-        let written = self.objects.workloads().at(address.ip()).filter(|instance| !self.is_registered(instance));
+        let registered = self.registered.at(address);
+        let written = self.objects.workloads().at(address).filter(|instance| !self.is_registered(instance));
         match (registered, written) {
             (Some(registered), Some(written)) => {
                 let port = NonZeroU16::new(address.port()).is_some_and(|port| written.port(port).is_some());

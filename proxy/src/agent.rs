@@ -19,7 +19,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use weft_proto::weft::v1::{
-    AgentMessage, Deregister, Health, Heartbeat, Port, Register, Registered, agent_client::AgentClient,
+    AgentMessage, Deregister, Health, Heartbeat, Port, RefusedAddress, Register, Registered, agent_client::AgentClient,
     agent_message::Message, control_message,
 };
 
@@ -129,6 +129,7 @@ impl Agent {
                     Some(answer) => {
                         if let Some(control_message::Message::Registered(answer)) = answer.message {
                             interval = told(&answer)?;
+                            self.missing(&answer);
                             if !registered {
                                 tracing::info!(interval_ms = answer.heartbeat_interval_ms, "registered");
                             }
@@ -158,6 +159,21 @@ impl Agent {
                 Ok(()) = draining.changed(), if registered => due = Instant::now(),
                 Ok(()) = certificates.changed(), if registered => due = Instant::now(),
             }
+        }
+    }
+
+    /// Takes note of addresses of ours that the control plane does not give us.
+    fn missing(&self, answer: &Registered) {
+        let missing = answer.refused_addresses.iter().map(|it| (it.address.clone(), it.reason.clone())).collect();
+        let before = std::mem::replace(&mut *self.status.missing.lock(), missing);
+        for RefusedAddress { address, reason } in &answer.refused_addresses {
+            if before.get(address) != Some(reason) {
+                tracing::warn!(address, reason, "the control plane does not give us this address of our file");
+            }
+        }
+        for address in before.keys().filter(|address| answer.refused_addresses.iter().all(|it| it.address != **address))
+        {
+            tracing::info!(address, "the control plane gives us this address now");
         }
     }
 

@@ -1,7 +1,10 @@
 //! How the control side of the proxy does: written by discovery, identity and agent, read by readiness, metrics and the
 //! heartbeat.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -19,6 +22,8 @@ pub(crate) struct Status {
     pub(crate) discovery: Link,
     /// The agent stream.
     pub(crate) agent: Link,
+    /// Addresses of the proxy's file that the control plane does not give it, and why.
+    pub(crate) missing: Mutex<BTreeMap<String, String>>,
     /// Names subscribed to.
     pub(crate) subscriptions: AtomicUsize,
     /// Resources refused.
@@ -54,6 +59,7 @@ impl Default for Status {
             draining: watch::Sender::new(false),
             discovery: Link::default(),
             agent: Link::default(),
+            missing: Mutex::default(),
             subscriptions: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             swaps: AtomicU64::new(0),

@@ -70,6 +70,11 @@ fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
             let message = nack.get("message").map(plain).unwrap_or_default();
             refusals.push(format!("{} refuses {resource}: {message}", of("/key/name")));
         }
+        for claim in items(proxy, "/agent/refusedAddresses") {
+            let of_claim = |name: &str| claim.get(name).map(plain).unwrap_or_default();
+            let (address, reason) = (of_claim("address"), of_claim("reason"));
+            refusals.push(format!("{} does not get {address}, which {reason}", of("/key/name")));
+        }
     }
     let mut lines = output::table_or(&table, "no proxy is connected");
     lines.extend(refusals);

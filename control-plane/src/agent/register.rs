@@ -1,7 +1,7 @@
 //! Judging what a proxy registers: every field has a bound, and the namespace must be that of its certificate.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::{NonZeroU16, NonZeroU32},
 };
 
@@ -17,6 +17,44 @@ const MAX_ADDRESSES: usize = 16;
 const MAX_PORTS: usize = 64;
 const MAX_WEIGHT: u32 = 1_000_000;
 
+/// Where the control plane itself is: no workload may claim its addresses from elsewhere, nor its ports there.
+#[derive(Clone, Debug, Default)]
+pub struct Own {
+    /// Addresses by which others reach it, besides those of this machine.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<u16>,
+}
+
+impl Own {
+    /// Whether an address is the control plane's: a named one, or one of this machine.
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || is_local(address)
+    }
+}
+
+/// Whether an address is this machine's: the kernel would send from it to itself, or lets it be bound, where not every
+/// address can be (`ip_nonlocal_bind`). No packet is sent.
+fn is_local(address: IpAddr) -> bool {
+    let (any, foreign): (IpAddr, IpAddr) = match address {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(203, 0, 113, 254).into()),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfffe).into()),
+    };
+    let bind = |address| UdpSocket::bind(SocketAddr::new(address, 0));
+    let from = bind(any).and_then(|socket| {
+        socket.connect(SocketAddr::new(address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address) || (bind(address).is_ok() && bind(foreign).is_err())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
 /// The workload that a proxy registers.
 /// Errors: the first wrong field and the reason, for the proxy's log.
 /// `source`: where its session comes from.
@@ -25,6 +63,7 @@ pub(super) fn workload(
     identity: &Identity,
     source: Option<IpAddr>,
     health: Health,
+    control_plane: &Own,
 ) -> Result<RegisteredWorkload, String> {
     let own = identity.namespace().unwrap_or_default();
     if register.namespace != own {
@@ -69,6 +108,12 @@ pub(super) fn workload(
         if address.is_loopback() && !source.is_some_and(|source| source.is_loopback()) {
             return Err(reason("is loopback, and this session comes from another machine"));
         }
+        if is_link_local(address) {
+            return Err(reason("is link-local, which means another place on each network"));
+        }
+        if control_plane.has(address) && !source.is_some_and(|source| control_plane.has(source)) {
+            return Err(reason("is the control plane's, and this session comes from another machine"));
+        }
         Ok(address)
     });
     let addresses = addresses.collect::<Result<Vec<_>, String>>()?;
@@ -77,18 +122,26 @@ pub(super) fn workload(
     }
     let ports = register.ports.into_iter().enumerate();
     let ports = ports.map(|(index, it)| port(it).map_err(|reason| format!("ports[{index}].{reason}")));
+    let ports = ports.collect::<Result<Vec<_>, String>>()?;
+    let taken = ports.iter().position(|port| control_plane.ports.contains(&port.port.get()));
+    if let Some(index) = taken
+        && addresses.iter().any(|address| control_plane.has(*address))
+    {
+        return Err(format!("ports[{index}].port: is the control plane's own at this address"));
+    }
     Ok(RegisteredWorkload {
         key: WorkloadKey::new(register.namespace, register.name),
         identity: identity.clone(),
         service_account: account.to_owned(),
         labels: register.labels,
         addresses,
-        ports: ports.collect::<Result<_, _>>()?,
+        ports,
         weight: NonZeroU32::new(register.weight.min(MAX_WEIGHT)).unwrap_or(NonZeroU32::MIN),
         zone: register.zone,
         gateway,
         health,
         incarnation: register.incarnation,
+        source,
     })
 }
 
@@ -146,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_workload_is_who_its_certificate_says() {
-        let workload = workload(good(), &identity(), None, Health::Healthy).unwrap();
+        let workload = workload(good(), &identity(), None, Health::Healthy, &Own::default()).unwrap();
         assert_eq!((workload.service_account.as_str(), workload.weight.get()), ("order", 1));
         assert_eq!(workload.addresses[1].to_string(), "10.0.0.2");
         assert_eq!(workload.ports[0].proxy_port, None);
@@ -155,7 +208,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         type Change = fn(&mut Register);
-        let cases: [(&str, Change); 15] = [
+        let cases: [(&str, Change); 18] = [
             ("namespace", |r| r.namespace = "bank".into()),
             ("name", |r| r.name = "Order_1".into()),
             ("name", |r| r.name = "a/b".into()),
@@ -166,6 +219,9 @@ mod tests {
             ("addresses[1]", |r| r.addresses[1] = "0.0.0.0".into()),
             ("addresses[1]", |r| r.addresses[1] = "240.0.0.7".into()),
             ("addresses[1]", |r| r.addresses[1] = "127.0.0.1".into()),
+            ("addresses[1]", |r| r.addresses[1] = "169.254.169.254".into()),
+            ("addresses[1]", |r| r.addresses[1] = "fe80::1".into()),
+            ("addresses[1]", |r| r.addresses[1] = "198.51.100.1".into()),
             ("ports[0].port", |r| r.ports[0].port = 0),
             ("ports[0].port", |r| r.ports[0].port = 65_536),
             ("ports[0].proxy_port", |r| r.ports[0].proxy_port = 65_536),
@@ -175,8 +231,31 @@ mod tests {
         for (field, change) in cases {
             let mut register = good();
             change(&mut register);
-            let reason = workload(register, &identity(), None, Health::Healthy).unwrap_err();
+            let own = Own { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![8080] };
+            let reason = workload(register, &identity(), None, Health::Healthy, &own).unwrap_err();
             assert!(reason.starts_with(&format!("{field}:")), "{field}: {reason}");
+        }
+    }
+
+    #[test]
+    fn on_the_control_planes_machine_a_workload_has_its_address_but_not_its_ports() {
+        let own = Own { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![15012] };
+        let at = |port, source: &str| {
+            let mut register = good();
+            register.addresses = vec!["198.51.100.1".into()];
+            register.ports[0].port = port;
+            workload(register, &identity(), Some(source.parse().unwrap()), Health::Healthy, &own)
+        };
+        assert!(at(8080, "198.51.100.1").is_ok());
+        assert!(at(15012, "198.51.100.1").unwrap_err().starts_with("ports[0].port: is the control plane's own"));
+        assert!(at(8080, "198.51.100.2").unwrap_err().starts_with("addresses[0]: "));
+    }
+
+    #[test]
+    fn only_this_machines_addresses_are_local() {
+        assert!(is_local("127.0.0.1".parse().unwrap()) && is_local("127.3.2.1".parse().unwrap()));
+        for foreign in ["198.51.100.1", "2001:db8::1", "10.255.254.253"] {
+            assert!(!is_local(foreign.parse().unwrap()), "{foreign}");
         }
     }
 
@@ -184,6 +263,6 @@ mod tests {
     fn a_gateway_needs_no_address() {
         let mut register = good();
         (register.mode, register.addresses) = ("gateway".into(), Vec::new());
-        assert!(workload(register, &identity(), None, Health::Healthy).unwrap().gateway);
+        assert!(workload(register, &identity(), None, Health::Healthy, &Own::default()).unwrap().gateway);
     }
 }

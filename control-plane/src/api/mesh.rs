@@ -26,6 +26,9 @@ use crate::state::{ProxyStatus, RegisteredWorkload};
 /// Where a workload in a list comes from, as an annotation.
 pub(super) const SOURCE: &str = "weft.dev/source";
 
+/// The addresses of a registered workload that nothing proves to be its own, as an annotation.
+const UNPROVEN: &str = "weft.dev/unproven-addresses";
+
 /// A connected proxy.
 #[derive(Serialize)]
 pub(super) struct Proxy {
@@ -77,6 +80,10 @@ fn shape(workload: &RegisteredWorkload) -> Workload {
     metadata.labels.clone_from(&workload.labels);
     let source = if workload.gateway { "registered gateway" } else { "registered" };
     metadata.annotations.insert(SOURCE.to_owned(), source.to_owned());
+    let unproven: Vec<String> = workload.unproven().map(ToString::to_string).collect();
+    if !unproven.is_empty() {
+        metadata.annotations.insert(UNPROVEN.to_owned(), unproven.join(","));
+    }
     let ports = workload.ports.iter().map(|port| WorkloadPort {
         name: (!port.name.is_empty()).then(|| port.name.clone()),
         port: port.port,

@@ -87,13 +87,19 @@ impl Feed {
         Some(change)
     }
 
-    /// The index of what is registered now, and what is different from before.
+    /// The index of what is registered now, and what is different from before. Cost: what changed.
     fn take_workloads(&mut self, registered: Arc<Registered>) -> (Arc<Workloads>, Vec<WorkloadChange>) {
         let mut index = Workloads::clone(self.world.registered());
         let mut changed = Vec::new();
         let (old, new) = (&self.registered.workloads, &registered.workloads);
-        for (key, workload) in new {
-            if old.get(key).is_some_and(|before| Arc::ptr_eq(before, workload)) {
+        let names = registered.changed_since(self.registered.version);
+        for key in names.unwrap_or_else(|| old.keys().chain(new.keys()).collect()) {
+            let (before, after) = (old.get(key), new.get(key));
+            let Some(workload) = after else {
+                changed.extend(index.remove(&key.namespace, &key.name).map(|before| (Some(before), None)));
+                continue;
+            };
+            if before.is_some_and(|before| Arc::ptr_eq(before, workload)) {
                 continue;
             }
             let after = Arc::new(instance(workload));
@@ -101,9 +107,6 @@ impl Feed {
             if before.as_ref() != Some(&after) {
                 changed.push((before, Some(after)));
             }
-        }
-        for key in old.keys().filter(|key| !new.contains_key(*key)) {
-            changed.push((index.remove(&key.namespace, &key.name), None));
         }
         self.registered = registered;
         (Arc::new(index), changed)
@@ -130,3 +133,6 @@ fn instance(workload: &RegisteredWorkload) -> Instance {
         health: workload.health,
     }
 }
+
+#[cfg(test)]
+mod tests;

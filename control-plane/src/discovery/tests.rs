@@ -27,7 +27,7 @@ use weft_proto::{
 use super::*;
 use crate::{
     serve::Svid,
-    state::{Desired, Mesh, ProxyTable, Registered, RegisteredPort, RegisteredWorkload, WorkloadKey},
+    state::{Desired, Mesh, ProxyTable, Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap},
 };
 
 mod barrier;
@@ -94,7 +94,7 @@ impl Plane {
         self.desired.send_replace(Arc::new(objects(yaml, revision)));
     }
 
-    fn register(&self, change: impl FnOnce(&mut BTreeMap<WorkloadKey, Arc<RegisteredWorkload>>)) {
+    fn register(&self, change: impl FnOnce(&mut WorkloadMap)) {
         self.registered.send_modify(|registered| {
             let mut next = Registered::clone(registered);
             next.version += 1;
@@ -171,13 +171,14 @@ fn workload(name: &str, app: &str, address: &str) -> Arc<RegisteredWorkload> {
         gateway: false,
         health: Health::Healthy,
         incarnation: "1".into(),
+        source: None,
     })
 }
 
-fn add(name: &str, app: &str, address: &str) -> impl FnOnce(&mut BTreeMap<WorkloadKey, Arc<RegisteredWorkload>>) {
+fn add(name: &str, app: &str, address: &str) -> impl FnOnce(&mut WorkloadMap) {
     let workload = workload(name, app, address);
     move |all| {
-        all.insert(workload.key.clone(), workload);
+        all.insert_mut(workload.key.clone(), workload);
     }
 }
 

@@ -185,5 +185,6 @@ fn workload(key: &str, json: &[u8]) -> Option<RegisteredWorkload> {
         gateway: record.gateway,
         health: *HEALTH.get(usize::from(record.health))?,
         incarnation: record.incarnation,
+        source: None,
     })
 }

@@ -1,6 +1,6 @@
 //! The registry's rules, with paused time and a probe that answers as told.
 
-use std::{collections::BTreeSet, num::NonZeroU32};
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU32};
 
 use futures_util::future::BoxFuture;
 use weft_core::{
@@ -43,13 +43,23 @@ fn workload(name: &str) -> RegisteredWorkload {
         gateway: false,
         health: Health::Healthy,
         incarnation: "one".into(),
+        source: None,
     }
+}
+
+/// Registers from an address.
+fn register(
+    registry: &Registry,
+    workload: RegisteredWorkload,
+    source: Option<IpAddr>,
+) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
+    registry.register(RegisteredWorkload { source, ..workload })
 }
 
 /// Registers from the workload's own address.
 fn join(registry: &Registry, workload: RegisteredWorkload) -> Session {
     let source = workload.addresses.first().copied();
-    let (session, refused) = registry.register(workload, source).unwrap();
+    let (session, refused) = register(registry, workload, source).unwrap();
     assert_eq!(refused, []);
     session
 }
@@ -199,7 +209,7 @@ async fn one_that_reconnects_while_it_is_probed_stays() {
         async move { registry.maintain(&Slow(Arc::clone(&registry))).await }
     });
     tokio::time::sleep(registry.window() + INTERVAL).await;
-    assert_eq!(registry.state.lock().entries[&WorkloadKey::new("shop", "w")].workload.incarnation, "two");
+    assert_eq!(registry.state.lock().entries.find(&WorkloadKey::new("shop", "w")).unwrap().workload.incarnation, "two");
     task.abort();
 }
 
@@ -211,10 +221,10 @@ async fn another_incarnation_replaces_and_the_old_session_is_without_effect() {
     let mut second = workload("w");
     (second.incarnation, second.zone) = ("two".into(), "b".into());
     let new = join(&running.registry, second);
-    assert!(!running.registry.heartbeat(&key, old, Health::Unhealthy));
+    assert_eq!(running.registry.heartbeat(&key, old, Health::Unhealthy), Beat::Lost);
     running.registry.deregister(&key, old);
     running.registry.disconnected(&key, old);
-    assert!(running.registry.heartbeat(&key, new, Health::Draining));
+    assert_eq!(running.registry.heartbeat(&key, new, Health::Draining), Beat::Kept);
     tokio::time::sleep(DEBOUNCE * 2).await;
     let shown = running.registry.watch().borrow().workloads[&key].clone();
     assert_eq!((shown.zone.as_str(), shown.health), ("b", Health::Draining));
@@ -229,11 +239,11 @@ async fn a_name_of_a_connected_workload_is_not_given_to_another_identity() {
     let session = join(&running.registry, workload("w"));
     let mut thief = workload("w");
     thief.identity = Identity::parse("spiffe://weft.local/ns/shop/sa/other").unwrap();
-    assert!(matches!(running.registry.register(thief.clone(), None), Err(RegisterError::Taken { .. })));
+    assert!(matches!(register(&running.registry, thief.clone(), None), Err(RegisterError::Taken { .. })));
     running.registry.disconnected(&thief.key, session);
     let other = Some([10, 9, 9, 9].into());
     assert!(
-        matches!(running.registry.register(thief.clone(), other), Err(RegisterError::Taken { .. })),
+        matches!(register(&running.registry, thief.clone(), other), Err(RegisterError::Taken { .. })),
         "not from there"
     );
     join(&running.registry, thief);
@@ -281,7 +291,7 @@ async fn a_hundred_changes_are_shown_together_and_unchanged_ones_keep_their_plac
     join(&running.registry, workload("first"));
     watch.changed().await.unwrap();
     let snapshot = watch.borrow_and_update().clone();
-    assert_eq!((snapshot.workloads.len(), snapshot.version), (101, 2));
+    assert_eq!((snapshot.workloads.size(), snapshot.version), (101, 3));
     assert!(Arc::ptr_eq(&first, &snapshot.workloads[&first.key]));
 }
 
@@ -301,7 +311,7 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
         proxy_port: Some(9.try_into().unwrap()),
     });
     full.health = Health::Draining;
-    join(&registry, full.clone());
+    register(&registry, full.clone(), None).unwrap();
     let gone = join(&registry, workload("w2"));
     registry.flush(&file).await.unwrap();
     registry.deregister(&WorkloadKey::new("shop", "w2"), gone);

@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use weft_core::identity::Identity;
 
+use crate::registry::RefusedClaim;
+
 /// Which proxy: who it is by its certificate, and what it calls itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ProxyKey {
@@ -84,6 +86,8 @@ pub struct AgentStatus {
     pub health: WorkloadHealth,
     /// Why it is not healthy; empty when it is.
     pub reason: String,
+    /// Addresses that it asked for and does not have.
+    pub refused_addresses: Vec<RefusedClaim>,
     /// When its certificate ends.
     pub certificate_expiry: Option<Timestamp>,
     /// The revision it says is applied.
@@ -163,6 +167,7 @@ impl ProxyTable {
             version,
             health: WorkloadHealth::Unknown,
             reason: String::new(),
+            refused_addresses: Vec::new(),
             certificate_expiry: None,
             revision: 0,
             revision_hash: String::new(),

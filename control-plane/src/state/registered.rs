@@ -1,13 +1,16 @@
 //! Registered workloads as a snapshot. Static Workload objects are not in here: they are desired state.
+//! Shape: a persistent map, so that a snapshot shares all that did not change with the one before, and the names that
+//! changed in the last snapshots, so that nobody has to compare two of them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::IpAddr,
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
 };
 
+use rpds::RedBlackTreeMapSync;
 use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 
 /// Namespace and name of a workload.
@@ -19,13 +22,21 @@ pub struct WorkloadKey {
     pub name: String,
 }
 
+/// Workloads by name. A clone shares everything; a change copies what leads to it.
+pub type WorkloadMap = RedBlackTreeMapSync<WorkloadKey, Arc<RegisteredWorkload>>;
+
+/// How many snapshots are remembered by what changed in them.
+const REMEMBERED: usize = 64;
+
 /// Every registered workload at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Registered {
     /// Grows by one with each snapshot.
     pub version: u64,
     /// The workloads. One that did not change is the same `Arc` as in the snapshot before.
-    pub workloads: BTreeMap<WorkloadKey, Arc<RegisteredWorkload>>,
+    pub workloads: WorkloadMap,
+    /// What changed to become a version, oldest first and without a gap up to `version`.
+    recent: VecDeque<(u64, Arc<BTreeSet<WorkloadKey>>)>,
 }
 
 /// A workload that its proxy has registered.
@@ -53,6 +64,9 @@ pub struct RegisteredWorkload {
     pub health: Health,
     /// The process; another one of the same name replaces it.
     pub incarnation: String,
+    /// Where its last session came from: the claim of this address is proven. `None` after a restart of the control
+    /// plane, until it is back.
+    pub source: Option<IpAddr>,
 }
 
 /// A port of a registered workload.
@@ -66,6 +80,33 @@ pub struct RegisteredPort {
     pub protocol: Protocol,
     /// Where the proxy takes this port's traffic when there is no redirection.
     pub proxy_port: Option<NonZeroU16>,
+}
+
+impl Registered {
+    /// The next snapshot. `changed`: the names of what is different. Cost: constant.
+    pub fn next(&self, workloads: WorkloadMap, changed: BTreeSet<WorkloadKey>) -> Self {
+        let version = self.version + 1;
+        let mut recent = self.recent.clone();
+        recent.push_back((version, Arc::new(changed)));
+        if recent.len() > REMEMBERED {
+            recent.pop_front();
+        }
+        Self { version, workloads, recent }
+    }
+
+    /// The names of what may be different from an earlier version; `None` when that is too long ago to tell.
+    pub fn changed_since(&self, version: u64) -> Option<BTreeSet<&WorkloadKey>> {
+        let known = version == self.version || self.recent.front().is_some_and(|(first, _)| *first <= version + 1);
+        let newer = self.recent.iter().filter(|(at, _)| *at > version);
+        known.then(|| newer.flat_map(|(_, changed)| changed.iter()).collect())
+    }
+}
+
+impl RegisteredWorkload {
+    /// The addresses that nothing proves to be its own.
+    pub fn unproven(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.iter().filter(|address| self.source != Some(**address))
+    }
 }
 
 impl WorkloadKey {

@@ -18,7 +18,12 @@ struct Agent {
 
 impl Agent {
     async fn connect(mesh: &Mesh, svid: Option<&Svid>) -> Result<Self, tonic::Status> {
-        let channel = mesh.grpc(svid).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        Self::connect_from("127.0.0.1", mesh, svid).await
+    }
+
+    async fn connect_from(source: &str, mesh: &Mesh, svid: Option<&Svid>) -> Result<Self, tonic::Status> {
+        let channel = mesh.grpc_from(source, svid).await;
+        let channel = channel.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let (messages, receiver) = mpsc::channel(8);
         let answers = AgentClient::new(channel).session(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Self { messages, answers })
@@ -30,6 +35,10 @@ impl Agent {
 
     async fn register(&mut self, register: Register) -> Registered {
         self.say(Message::Register(register)).await;
+        self.registered().await
+    }
+
+    async fn registered(&mut self) -> Registered {
         let answer = self.answers.message().await.unwrap().unwrap();
         let Some(control_message::Message::Registered(registered)) = answer.message else { panic!("{answer:?}") };
         registered
@@ -106,6 +115,57 @@ async fn only_ones_own_namespace_and_only_with_a_certificate() {
     let other = mesh.svid("other").await;
     let mut thief = Agent::connect(&mesh, Some(&other)).await.unwrap();
     assert!(thief.register(register("order-1")).await.refused.starts_with("name: "));
+}
+
+#[tokio::test]
+async fn an_address_belongs_to_who_connects_from_it() {
+    let mesh = Mesh::start().await;
+    let (order, thief) = (mesh.svid("order").await, mesh.svid("thief").await);
+    let at = |name: &str, addresses: &[&str]| Register {
+        addresses: addresses.iter().map(|it| (*it).to_owned()).collect(),
+        ..register(name)
+    };
+    let holders = async || {
+        let all = workloads(&mesh).await.into_iter();
+        all.map(|it| (it["metadata"]["name"].clone(), it["spec"]["addresses"].clone())).collect::<Vec<_>>()
+    };
+
+    // Before the victim is there, its address is free, and the thief is believed but not proven.
+    let mut insider = Agent::connect_from("127.0.0.2", &mesh, Some(&thief)).await.unwrap();
+    let answer = insider.register(at("insider", &["127.0.0.2", "127.0.0.3"])).await;
+    assert_eq!((answer.refused.as_str(), answer.refused_addresses.len()), ("", 0));
+    let shown = soon("the claim", async || workloads(&mesh).await.into_iter().next()).await;
+    assert_eq!(shown["metadata"]["annotations"]["weft.dev/unproven-addresses"], "127.0.0.3");
+
+    // The victim comes from it and has it; the thief keeps its own, and is told with its next heartbeat.
+    let mut victim = Agent::connect_from("127.0.0.3", &mesh, Some(&order)).await.unwrap();
+    assert_eq!(victim.register(at("order-1", &["127.0.0.3"])).await.refused, "");
+    let wanted = vec![(json!("insider"), json!(["127.0.0.2"])), (json!("order-1"), json!(["127.0.0.3"]))];
+    soon("the victim's address", async || (holders().await == wanted).then_some(())).await;
+    insider.say(heartbeat(Health::Healthy)).await;
+    let told = insider.registered().await;
+    assert_eq!((told.refused.as_str(), told.refused_addresses[0].address.as_str()), ("", "127.0.0.3"));
+    assert!(told.refused_addresses[0].reason.contains("shop/order-1"), "{told:?}");
+    soon("the status", async || {
+        let proxies = mesh.get("/api/v1/proxies").await;
+        let mut all = proxies["items"].as_array().unwrap().iter();
+        all.any(|it| it["agent"]["refusedAddresses"][0]["address"] == "127.0.0.3").then_some(())
+    })
+    .await;
+
+    // While the victim lives, nobody else gets it.
+    let mut other = Agent::connect_from("127.0.0.4", &mesh, Some(&thief)).await.unwrap();
+    let refused = other.register(at("other", &["127.0.0.3"])).await.refused;
+    assert!(refused.starts_with("addresses: 127.0.0.3 ") && refused.contains("shop/order-1"), "{refused}");
+    assert_eq!(holders().await, wanted);
+
+    // It goes, and what was asked for is given.
+    victim.say(Message::Deregister(Deregister {})).await;
+    soon("the end", async || (holders().await.len() == 1).then_some(())).await;
+    insider.say(heartbeat(Health::Healthy)).await;
+    assert_eq!(insider.registered().await.refused_addresses, []);
+    let wanted = vec![(json!("insider"), json!(["127.0.0.2", "127.0.0.3"]))];
+    soon("the address", async || (holders().await == wanted).then_some(())).await;
 }
 
 #[tokio::test]

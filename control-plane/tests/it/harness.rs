@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_control_plane::{
@@ -106,6 +106,17 @@ impl Mesh {
         svid: Option<&Svid>,
         alpn: &[u8],
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.tls_from("127.0.0.1", address, svid, alpn).await
+    }
+
+    /// The same from an address of loopback.
+    async fn tls_from(
+        &self,
+        source: &str,
+        address: std::net::SocketAddr,
+        svid: Option<&Svid>,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -118,14 +129,25 @@ impl Mesh {
                 .unwrap(),
         };
         config.alpn_protocols = vec![alpn.to_vec()];
-        let stream = TcpStream::connect(address).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(std::net::SocketAddr::new(source.parse().unwrap(), 0))?;
+        let stream = socket.connect(address).await?;
         let name = ServerName::try_from(address.ip().to_string()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     /// A gRPC channel on one connection.
     pub(crate) async fn grpc(&self, svid: Option<&Svid>) -> Result<Channel, tonic::transport::Error> {
-        let stream = self.tls(self.running().addresses().grpc, svid, b"h2").await.unwrap();
+        self.grpc_from("127.0.0.1", svid).await
+    }
+
+    /// The same from an address of loopback.
+    pub(crate) async fn grpc_from(
+        &self,
+        source: &str,
+        svid: Option<&Svid>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let stream = self.tls_from(source, self.running().addresses().grpc, svid, b"h2").await.unwrap();
         let mut stream = Some(stream);
         let connector = tower::service_fn(move |_: Uri| {
             let stream = stream.take();

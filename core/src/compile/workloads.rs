@@ -1,13 +1,15 @@
 //! The workloads as compile sees them: what runs, where, as whom; found by label and by address.
-//! Shape: an index that is changed one workload at a time; a clone shares every namespace that did not change.
+//! Shape: an index of persistent maps that is changed one workload at a time; a clone shares all that did not change.
 //! Order: everything that comes out is sorted, so that the same workloads give the same bytes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
 };
+
+use rpds::{RedBlackTreeMapSync as Map, RedBlackTreeSetSync as Set};
 
 use crate::{endpoint::Health, identity::Identity, listener::Protocol};
 
@@ -50,20 +52,20 @@ pub struct InstancePort {
 /// Every instance, by namespace and name, label, and address.
 #[derive(Clone, Debug, Default)]
 pub struct Workloads {
-    namespaces: BTreeMap<Arc<str>, Arc<Namespace>>,
-    by_address: BTreeMap<IpAddr, BTreeMap<InstanceKey, Arc<Instance>>>,
+    namespaces: Map<Arc<str>, Namespace>,
+    by_address: Map<IpAddr, Map<InstanceKey, Arc<Instance>>>,
 }
 
 /// Namespace and name.
 type InstanceKey = (Arc<str>, Arc<str>);
 
 /// The names of the instances that have each value of one label.
-type Values = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+type Values = Map<Arc<str>, Set<Arc<str>>>;
 
 #[derive(Clone, Debug, Default)]
 struct Namespace {
-    instances: BTreeMap<Arc<str>, Arc<Instance>>,
-    by_label: BTreeMap<Arc<str>, Values>,
+    instances: Map<Arc<str>, Arc<Instance>>,
+    by_label: Map<Arc<str>, Values>,
 }
 
 impl Instance {
@@ -84,54 +86,52 @@ impl Instance {
 }
 
 impl Workloads {
-    /// Adds an instance, or replaces the one of the same namespace and name, which is returned.
-    /// Cost: logarithmic, and one copy of the namespace's index when a clone of this one still uses it.
+    /// Adds an instance, or replaces the one of the same namespace and name, which is returned. Cost: logarithmic.
     pub fn insert(&mut self, instance: Arc<Instance>) -> Option<Arc<Instance>> {
         let old = self.remove(&instance.namespace, &instance.name);
         let key: InstanceKey = (instance.namespace.as_str().into(), instance.name.as_str().into());
         for address in &instance.addresses {
-            self.by_address.entry(*address).or_default().insert(key.clone(), Arc::clone(&instance));
+            at(&mut self.by_address, *address, |there| there.insert_mut(key.clone(), Arc::clone(&instance)));
         }
         let (namespace, name) = key;
-        let namespace = Arc::make_mut(self.namespaces.entry(namespace).or_default());
-        for (label, value) in &instance.labels {
-            let values = namespace.by_label.entry(label.as_str().into()).or_default();
-            values.entry(value.as_str().into()).or_default().insert(Arc::clone(&name));
-        }
-        namespace.instances.insert(name, instance);
+        at(&mut self.namespaces, namespace, |index| {
+            for (label, value) in &instance.labels {
+                at(&mut index.by_label, label.as_str().into(), |values| {
+                    at(values, value.as_str().into(), |names| names.insert_mut(Arc::clone(&name)));
+                });
+            }
+            index.instances.insert_mut(name, Arc::clone(&instance));
+        });
         old
     }
 
-    /// Takes an instance out.
+    /// Takes an instance out. Cost: logarithmic.
     pub fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<Instance>> {
-        let entry = self.namespaces.get_mut(namespace)?;
-        if !entry.instances.contains_key(name) {
-            return None;
-        }
-        let index = Arc::make_mut(entry);
-        let old = index.instances.remove(name)?;
+        let index = self.namespaces.get_mut(namespace)?;
+        let old = Arc::clone(index.instances.get(name)?);
+        index.instances.remove_mut(name);
         for (label, value) in &old.labels {
             if let Some(values) = index.by_label.get_mut(label.as_str()) {
                 if let Some(names) = values.get_mut(value.as_str()) {
-                    names.remove(name);
+                    names.remove_mut(name);
                     if names.is_empty() {
-                        values.remove(value.as_str());
+                        values.remove_mut(value.as_str());
                     }
                 }
                 if values.is_empty() {
-                    index.by_label.remove(label.as_str());
+                    index.by_label.remove_mut(label.as_str());
                 }
             }
         }
         if index.instances.is_empty() {
-            self.namespaces.remove(namespace);
+            self.namespaces.remove_mut(namespace);
         }
         let key: InstanceKey = (namespace.into(), name.into());
         for address in &old.addresses {
             if let Some(there) = self.by_address.get_mut(address) {
-                there.remove(&key);
+                there.remove_mut(&key);
                 if there.is_empty() {
-                    self.by_address.remove(address);
+                    self.by_address.remove_mut(address);
                 }
             }
         }
@@ -143,9 +143,12 @@ impl Workloads {
         self.namespaces.get(namespace)?.instances.get(name)
     }
 
-    /// The instance at this address. Where several claim it, one that takes new work goes first, then the first by name.
-    pub fn at(&self, address: IpAddr) -> Option<&Arc<Instance>> {
-        self.by_address.get(&address)?.values().min_by_key(|instance| instance.health)
+    /// The instance at this address. Where several claim it, one that declares the port goes first, then one that takes
+    /// new work, then the first by name.
+    pub fn at(&self, address: SocketAddr) -> Option<&Arc<Instance>> {
+        let port = NonZeroU16::new(address.port());
+        let declares = |instance: &Instance| port.is_some_and(|port| instance.port(port).is_some());
+        self.by_address.get(&address.ip())?.values().min_by_key(|instance| (!declares(instance), instance.health))
     }
 
     /// The instances of a namespace whose labels have every pair of the selector, in the order of their names. An empty
@@ -170,12 +173,23 @@ impl Workloads {
     }
 }
 
+/// Changes what a map has at a key, the default where it has nothing.
+fn at<K: Ord + Clone, V: Clone + Default>(map: &mut Map<K, V>, key: K, change: impl FnOnce(&mut V)) {
+    if let Some(value) = map.get_mut(&key) {
+        change(value);
+        return;
+    }
+    let mut value = V::default();
+    change(&mut value);
+    map.insert_mut(key, value);
+}
+
 impl Namespace {
-    fn rarest(&self, selector: &BTreeMap<String, String>) -> Option<&BTreeSet<Arc<str>>> {
-        let mut best: Option<&BTreeSet<Arc<str>>> = None;
+    fn rarest(&self, selector: &BTreeMap<String, String>) -> Option<&Set<Arc<str>>> {
+        let mut best: Option<&Set<Arc<str>>> = None;
         for (label, value) in selector {
             let names = self.by_label.get(label.as_str())?.get(value.as_str())?;
-            if best.is_none_or(|other| names.len() < other.len()) {
+            if best.is_none_or(|other| names.size() < other.size()) {
                 best = Some(names);
             }
         }
@@ -214,8 +228,8 @@ mod tests {
         now.insert(Arc::new(instance("a", &[("app", "x")], "10.0.0.1")));
         let then = now.clone();
         now.remove("shop", "a");
-        assert!(now.at("10.0.0.1".parse().unwrap()).is_none() && now.iter().next().is_none());
-        assert_eq!(then.at("10.0.0.1".parse().unwrap()).unwrap().name, "a");
+        assert!(now.at("10.0.0.1:80".parse().unwrap()).is_none() && now.iter().next().is_none());
+        assert_eq!(then.at("10.0.0.1:80".parse().unwrap()).unwrap().name, "a");
     }
 
     #[test]
@@ -223,7 +237,23 @@ mod tests {
         let mut index = Workloads::default();
         index.insert(Arc::new(Instance { health: Health::Draining, ..instance("a", &[], "fd00::1") }));
         index.insert(Arc::new(instance("b", &[], "fd00::1")));
-        assert_eq!(index.at("fd00::1".parse().unwrap()).unwrap().name, "b");
+        assert_eq!(index.at("[fd00::1]:80".parse().unwrap()).unwrap().name, "b");
+    }
+
+    #[test]
+    fn of_two_at_one_address_the_one_that_declares_the_port_is_meant() {
+        let mut index = Workloads::default();
+        let port = |port: u16| InstancePort {
+            name: String::new(),
+            port: port.try_into().unwrap(),
+            protocol: Protocol::Detect,
+            proxy_port: None,
+        };
+        index.insert(Arc::new(Instance { ports: vec![port(9)], ..instance("a", &[], "10.0.0.1") }));
+        let draining = Health::Draining;
+        index.insert(Arc::new(Instance { ports: vec![port(80)], health: draining, ..instance("b", &[], "10.0.0.1") }));
+        let name = |address: &str| index.at(address.parse().unwrap()).unwrap().name.clone();
+        assert_eq!((name("10.0.0.1:80"), name("10.0.0.1:9"), name("10.0.0.1:7")), ("b".into(), "a".into(), "a".into()));
     }
 
     proptest! {
@@ -256,7 +286,7 @@ mod tests {
             for last in 0..4 {
                 let address: IpAddr = format!("10.0.0.{last}").parse().unwrap();
                 let scanned = plain.values().find(|i| i.addresses[0] == address).map(|i| i.name.as_str());
-                prop_assert_eq!(index.at(address).map(|i| i.name.as_str()), scanned);
+                prop_assert_eq!(index.at(SocketAddr::new(address, 80)).map(|i| i.name.as_str()), scanned);
             }
         }
     }

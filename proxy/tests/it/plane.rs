@@ -386,7 +386,7 @@ impl agent_server::Agent for Service {
         let mut messages = request.into_inner();
         let (answers, answered) = mpsc::channel(8);
         tokio::spawn(async move {
-            let registered = Registered { heartbeat_interval_ms: 100, refused: String::new() };
+            let registered = Registered { heartbeat_interval_ms: 100, ..Registered::default() };
             let registered = ControlMessage { message: Some(control_message::Message::Registered(registered)) };
             let _gone = answers.send(Ok(registered)).await;
             while let Ok(Some(message)) = messages.message().await {

@@ -102,7 +102,7 @@ async fn endpoints_come_at_once_without_a_barrier_and_a_workloads_own_address_wi
     assert_eq!(number, 1, "the registry is no revision");
     assert_ne!(hash, before);
     plane.register(|all| {
-        all.remove(&WorkloadKey::new("shop", "product-1"));
+        all.remove_mut(&WorkloadKey::new("shop", "product-1"));
     });
     let (_, _, hash) = client.until_barrier().await;
     assert_eq!(hash, before);

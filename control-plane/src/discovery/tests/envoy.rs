@@ -141,7 +141,7 @@ async fn an_envoy_routes_by_what_the_control_plane_says() {
     let (cart, cart_task) = backend("cart").await;
     plane.register(|all| {
         for workload in [at("product-1", "product", product), at("cart-1", "cart", cart)] {
-            all.insert(workload.key.clone(), workload);
+            all.insert_mut(workload.key.clone(), workload);
         }
     });
     let folder = tempfile::tempdir().unwrap();

@@ -132,6 +132,27 @@ fn a_written_address_is_not_taken_by_a_registration_of_another_identity() {
 }
 
 #[test]
+fn a_registration_of_the_same_name_but_another_account_does_not_replace_what_was_written() {
+    let written = shop("");
+    let owner = written.objects().workloads().find("shop", "product-1").unwrap();
+    let at = |account: &str| {
+        let mut registered = Workloads::default();
+        registered.insert(Arc::new(Instance {
+            labels: [].into(),
+            addresses: vec!["10.77.0.66".parse().unwrap()],
+            identity: Some(Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()),
+            ..(**owner).clone()
+        }));
+        let world = World::new(Arc::clone(written.objects()), Arc::new(registered));
+        (addresses(&world, "svc/shop/product:80"), outbound(&world, "outbound/10.77.0.12:8080").is_some())
+    };
+    let own = owner.identity.as_ref().unwrap().service_account().unwrap();
+    let both = vec!["10.77.0.12:8080".to_owned(), "[fd00:77::11]:8081".to_owned()];
+    assert_eq!(at("thief"), (both.clone(), true), "it stays, at its address");
+    assert_eq!(at(own), (vec![both[1].clone()], false), "its own account moves it away");
+}
+
+#[test]
 fn a_service_that_names_accounts_has_only_their_workloads() {
     let of = |accounts: &str| {
         let text = format!(
