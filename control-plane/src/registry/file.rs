@@ -61,6 +61,7 @@ struct Record {
     gateway: bool,
     health: u8,
     incarnation: String,
+    source: Option<IpAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,6 +164,7 @@ fn record(workload: &RegisteredWorkload) -> Record {
         gateway: workload.gateway,
         health: position(HEALTH.iter().position(|health| *health == workload.health)),
         incarnation: workload.incarnation.clone(),
+        source: workload.source,
     }
 }
 
@@ -185,6 +187,6 @@ fn workload(key: &str, json: &[u8]) -> Option<RegisteredWorkload> {
         gateway: record.gateway,
         health: *HEALTH.get(usize::from(record.health))?,
         incarnation: record.incarnation,
-        source: None,
+        source: record.source,
     })
 }

@@ -64,8 +64,8 @@ pub struct RegisteredWorkload {
     pub health: Health,
     /// The process; another one of the same name replaces it.
     pub incarnation: String,
-    /// Where its last session came from: the claim of this address is proven. `None` after a restart of the control
-    /// plane, until it is back.
+    /// Where its last session came from: the claim of this address is proven. Survives a restart of the control plane;
+    /// `None` only for what was written before sources were.
     pub source: Option<IpAddr>,
 }
 
