@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
@@ -280,12 +280,16 @@ impl Io {
             && self.out.is_empty()
     }
 
-    /// Whether an idle connection (client) is still open and silent. Costs no system call.
+    /// Whether an idle connection (client) is still open and silent. Costs a system call only where something may have come.
     pub(crate) fn is_alive(&mut self) -> bool {
+        if !self.is_reusable() || !self.input.is_empty() {
+            return false;
+        }
         let mut cx = Context::from_waker(Waker::noop());
-        self.is_reusable()
-            && self.input.is_empty()
-            && self.stream.as_mut().is_some_and(|stream| !stream.poll_readable(&mut cx))
+        let Some(stream) = &mut self.stream else { return false };
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        !stream.poll_readable(&mut cx) || Pin::new(stream).poll_read(&mut cx, &mut read).is_pending()
     }
 
     /// A body that is here already, in whole.
