@@ -64,7 +64,7 @@ pub enum Command {
     Rollback(Rollback),
     /// Print the proxies: identity, revision, certificate, health
     Status(Status),
-    /// Join tokens, with which a proxy enrols for the first time
+    /// Join tokens, with which a proxy enrols for the first time, and the admin token
     #[command(subcommand)]
     Token(Token),
     /// Bring up a shop in the mesh on this machine, and show what the mesh does (as root)
@@ -284,6 +284,13 @@ Examples:
         /// Its id, as `weft token list` prints it
         id: String,
     },
+    /// Make a new admin token and print it; the old one is unknown from then on. Only on the control plane's machine
+    #[command(after_help = "\
+Examples:
+  weft --server unix:/var/lib/weft/api.sock token admin > admin-token
+
+For a lost or stolen admin token. It needs the Unix socket, which the control plane's user and root can open.")]
+    Admin,
 }
 
 /// `weft demo`

@@ -70,6 +70,8 @@ type Shared = State<Arc<Api>>;
 struct Caller {
     /// The name of the credential.
     name: String,
+    /// It came over the Unix socket.
+    local: bool,
 }
 
 /// The API's routes.
@@ -90,6 +92,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/workloads", routing::get(mesh::workloads))
         .route("/api/v1/bundle", routing::get(mesh::bundle))
         .route("/api/v1/tokens", routing::get(tokens::list).post(tokens::create))
+        .route("/api/v1/admin-token", routing::post(tokens::replace_admin))
         .route("/api/v1/tokens/{id}", routing::delete(tokens::delete))
         .fallback(|| async { Failure::NoPath })
         .method_not_allowed_fallback(|| async { Failure::Method })
@@ -135,7 +138,7 @@ async fn authenticate(State(api): Shared, mut request: Request, next: Next) -> R
         Some(Ok(author)) if (1..=128).contains(&author.len()) => format!("{author} ({caller})"),
         Some(_) => return Err(Failure::field("x-weft-author", "must be 1 to 128 printable ASCII characters")),
     };
-    request.extensions_mut().insert(Caller { name });
+    request.extensions_mut().insert(Caller { name, local });
     Ok(next.run(request).await)
 }
 

@@ -176,7 +176,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     loops.spawn(certificates.keep_fresh(stop.clone()));
     let (one, two, three) = (Arc::clone(&registry), Arc::clone(&registry), Arc::clone(&registry));
     loops.spawn(async move { one.publish().await });
-    loops.spawn(async move { two.maintain(&TcpProbe).await });
+    let probe = TcpProbe { mark: config.probe_mark };
+    loops.spawn(async move { two.maintain(&probe).await });
     let target = Arc::clone(&file);
     loops.spawn(async move { three.persist(target).await });
     registry.opened();

@@ -4,6 +4,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -36,6 +37,8 @@ pub struct Config {
     /// How often a proxy's heartbeat is due.
     #[serde(serialize_with = "seconds")]
     pub heartbeat_interval: Duration,
+    /// `SO_MARK` of probes of silent workloads; `None` sets none.
+    pub probe_mark: Option<NonZeroU32>,
     /// Names and addresses in the control plane's own certificate, besides those of loopback.
     pub advertise: Vec<String>,
     /// What is logged: a `tracing` filter such as `info` or `weft_control_plane=debug`.
@@ -70,6 +73,9 @@ pub struct Flags {
     /// How often a proxy's heartbeat is due, 100ms to 60s; after three missed ones a workload expires
     #[arg(long, env = "WEFT_HEARTBEAT_INTERVAL", default_value = "2s", value_name = "TIME")]
     heartbeat_interval: String,
+    /// SO_MARK of probes of silent workloads, so that a redirect on this machine lets them pass; 0 sets none
+    #[arg(long, env = "WEFT_PROBE_MARK", default_value = "0x77656674", value_name = "MARK")]
+    probe_mark: String,
     /// Names and addresses under which others reach this program, for its own certificate (loopback is always in it)
     #[arg(long, env = "WEFT_ADVERTISE", value_delimiter = ',', value_name = "NAME|ADDR")]
     advertise: Vec<String>,
@@ -127,6 +133,7 @@ impl Flags {
             Duration::from_millis(100),
             Duration::from_secs(60),
         );
+        let probe_mark = keep(&mut mistakes, "--probe-mark", &self.probe_mark, parse_mark);
         for name in &self.advertise {
             keep(&mut mistakes, "--advertise", name, check_name);
         }
@@ -147,23 +154,28 @@ impl Flags {
                 reason: "longer than 100 bytes, which a Unix socket's path may not be".into(),
             });
         }
-        match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval) {
-            (Some(trust_domain), Some(grpc), Some(api), Some(metrics), Some(svid_ttl), Some(heartbeat_interval))
-                if mistakes.is_empty() =>
-            {
-                Ok(Config {
-                    data_dir: self.data_dir,
-                    trust_domain,
-                    grpc,
-                    api,
-                    api_socket,
-                    metrics,
-                    svid_ttl,
-                    heartbeat_interval,
-                    advertise: self.advertise,
-                    log: self.log,
-                })
-            }
+        match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval, probe_mark) {
+            (
+                Some(trust_domain),
+                Some(grpc),
+                Some(api),
+                Some(metrics),
+                Some(svid_ttl),
+                Some(heartbeat_interval),
+                Some(probe_mark),
+            ) if mistakes.is_empty() => Ok(Config {
+                data_dir: self.data_dir,
+                trust_domain,
+                grpc,
+                api,
+                api_socket,
+                metrics,
+                svid_ttl,
+                heartbeat_interval,
+                probe_mark: NonZeroU32::new(probe_mark),
+                advertise: self.advertise,
+                log: self.log,
+            }),
             _ => Err(mistakes),
         }
     }
@@ -185,6 +197,15 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => None,
     };
     milliseconds.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// Parses a mark, decimal or with `0x` hexadecimal.
+fn parse_mark(text: &str) -> Result<u32, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_cause| "needs a number of 32 bits, such as 0x77656674".into())
 }
 
 fn keep<T>(
@@ -223,6 +244,8 @@ mod tests {
         assert_eq!(config.grpc.to_string(), "0.0.0.0:15012");
         assert_eq!(config.api_socket.to_str(), Some("/var/lib/weft/api.sock"));
         assert_eq!((config.svid_ttl.as_secs(), config.heartbeat_interval.as_secs()), (86_400, 2));
+        assert_eq!(config.probe_mark.map(NonZeroU32::get), Some(0x7765_6674));
+        assert_eq!(check(&["--probe-mark", "0"]).unwrap().probe_mark, None);
     }
 
     #[test]
@@ -240,6 +263,8 @@ mod tests {
             "1s",
             "--heartbeat-interval",
             "2",
+            "--probe-mark",
+            "0xyz",
             "--advertise",
             "10.0.0.1,b@d",
             "--log",
@@ -247,7 +272,16 @@ mod tests {
         ])
         .unwrap_err();
         let flags: Vec<_> = mistakes.iter().map(|m| m.flag).collect();
-        let all = ["--trust-domain", "--grpc", "--api", "--svid-ttl", "--heartbeat-interval", "--advertise", "--log"];
+        let all = [
+            "--trust-domain",
+            "--grpc",
+            "--api",
+            "--svid-ttl",
+            "--heartbeat-interval",
+            "--probe-mark",
+            "--advertise",
+            "--log",
+        ];
         assert_eq!(flags, all);
     }
 

@@ -1,6 +1,7 @@
 //! The service `weft.v1.Identity`: certificates for who proves who it is.
 //! Shape: proof (join token, or the connection's SVID) -> identity -> key of the request -> certificate.
-//! A request is judged before its token is used, so that a bad request uses nothing up.
+//! A request is judged before its token is used, so that a bad request uses nothing up. Who has used a one-time token may
+//! come again for the same key within two minutes: the answer may have been lost.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rcgen::PublicKeyData;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use weft_core::identity::Identity;
@@ -47,7 +49,7 @@ impl Service {
         Self { authority, tokens, ttl, rates: Mutex::default(), metrics }
     }
 
-    async fn prove(&self, peer: Option<&Peer>, token: String) -> Result<Identity, Status> {
+    async fn prove(&self, peer: Option<&Peer>, token: String, key: &RequestedKey) -> Result<Identity, Status> {
         if token.is_empty() {
             let svid = peer.and_then(|peer| peer.svid.as_ref());
             let svid = svid
@@ -63,7 +65,8 @@ impl Service {
             return Err(Status::unauthenticated("join_token: too long"));
         }
         let tokens = self.tokens.clone();
-        let consumed = tokio::task::spawn_blocking(move || tokens.consume(&token, Timestamp::now()));
+        let key = key.der_bytes().to_vec();
+        let consumed = tokio::task::spawn_blocking(move || tokens.consume(&token, &key, Timestamp::now()));
         let consumed = consumed.await.map_err(|_cause| Status::internal("the token could not be checked"))?;
         let (namespace, account) = consumed.map_err(|error| match &error {
             TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
@@ -104,7 +107,7 @@ impl identity_server::Identity for Service {
         }
         let key = RequestedKey::from_csr(&csr).map_err(|error| Status::invalid_argument(format!("csr: {error}")))?;
         let by_token = !join_token.is_empty();
-        let identity = self.prove(peer.as_ref(), join_token).await?;
+        let identity = self.prove(peer.as_ref(), join_token, &key).await?;
         self.admit(&identity, Instant::now())?;
         let issued = self.authority.issue(&key, &identity, self.ttl, SystemTime::now()).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be signed");

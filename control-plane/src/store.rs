@@ -129,6 +129,19 @@ pub struct TokenRecord {
     pub uses_left: Option<u32>,
     /// Who made it.
     pub author: String,
+    /// When it was last used, if the number of its uses is bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_use: Option<LastUse>,
+}
+
+/// A use of a join token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastUse {
+    /// SHA-256 of the public key that was certified, lower-case hexadecimal.
+    pub key: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What a token is good for.

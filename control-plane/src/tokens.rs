@@ -11,13 +11,15 @@ use subtle::ConstantTimeEq;
 use crate::{
     random::{self, RandomError},
     sha256,
-    store::{Store, StoreError, TokenPurpose, TokenRecord},
+    store::{LastUse, Store, StoreError, TokenPurpose, TokenRecord},
 };
 
 /// How long a join token is good when nothing is said.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// Longest life time of a join token.
 pub const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
+/// How long who used a one-time token may use it again, for the same key: its answer may have been lost on the way.
+pub const RETRY: SignedDuration = SignedDuration::from_mins(2);
 /// Most tokens that are kept; expired ones make room.
 pub const MAX_TOKENS: usize = 10_000;
 
@@ -103,10 +105,25 @@ impl Tokens {
         if self.store.tokens()?.iter().any(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
             return Ok(None);
         }
+        self.new_admin("first start", now).map(Some)
+    }
+
+    /// Makes a new admin token; every other one is unknown from then on. Blocks on the store.
+    /// Errors: the store; there may be two tokens then, and the older one still is good.
+    pub fn replace_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
+        let old = self.store.tokens()?.into_iter().filter(|token| matches!(token.purpose, TokenPurpose::Admin { .. }));
+        let secret = self.new_admin(author, now)?;
+        for token in old {
+            self.store.delete_token(&token.id)?;
+        }
+        Ok(secret)
+    }
+
+    fn new_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
         let (id, secret) = (random::hex::<8>()?, BASE64URL_NOPAD.encode(&random::bytes::<32>()?));
         let purpose = TokenPurpose::Admin { name: "admin".into() };
-        self.store.put_token(&record(&id, &secret, purpose, now, None, None, "first start"))?;
-        Ok(Some(Secret(format!("{ADMIN}.{id}.{secret}"))))
+        self.store.put_token(&record(&id, &secret, purpose, now, None, None, author))?;
+        Ok(Secret(format!("{ADMIN}.{id}.{secret}")))
     }
 
     /// Makes a join token. Blocks on the store.
@@ -150,9 +167,10 @@ impl Tokens {
         Ok(self.store.delete_token(id)?)
     }
 
-    /// Uses a join token once: namespace and service account that it stands for. Blocks on the store.
+    /// Uses a join token once: namespace and service account that it stands for. Blocks on the store. `key`: the public
+    /// key that is to be certified, whose owner may come again within [`RETRY`] of the last use.
     /// Errors: any of [`TokenError`]; the token is then as it was.
-    pub fn consume(&self, text: &str, now: Timestamp) -> Result<(String, String), TokenError> {
+    pub fn consume(&self, text: &str, key: &[u8], now: Timestamp) -> Result<(String, String), TokenError> {
         const FORM: TokenError = TokenError::Form("weft1.<id>.<secret>.<root>");
         let mut parts = text.trim().split('.');
         let (Some(JOIN), Some(id), Some(secret), Some(root), None) =
@@ -161,10 +179,11 @@ impl Tokens {
             return Err(FORM);
         };
         let hash = sha256(secret.as_bytes());
+        let key = HEXLOWER.encode(&sha256(key));
         let pinned = HEXLOWER.decode(root.as_bytes()).map_err(|_cause| FORM)?;
         let mut outcome = Err(TokenError::Unknown);
         self.store.take_token(id, &mut |found| {
-            let (result, kept) = judge(found, &hash, now);
+            let (result, kept) = judge(found, &hash, &key, now);
             let result = if pinned == self.root_hash { result } else { result.and(Err(TokenError::OtherRoot)) };
             let kept = if result.is_ok() { kept } else { None };
             outcome = result;
@@ -208,6 +227,7 @@ type Account = (String, String);
 fn judge(
     found: Option<TokenRecord>,
     hash: &[u8; 32],
+    key: &str,
     now: Timestamp,
 ) -> (Result<Account, TokenError>, Option<TokenRecord>) {
     let Some(token) = found.filter(|token| matches(token, hash)) else { return (Err(TokenError::Unknown), None) };
@@ -218,11 +238,16 @@ fn judge(
         return (Err(TokenError::Expired(expires)), None);
     }
     let uses_left = match token.uses_left {
-        Some(0) => return (Err(TokenError::Used), None),
-        Some(left) => Some(left - 1),
-        None => None,
+        Some(0) => {
+            let again =
+                token.last_use.as_ref().is_some_and(|last| last.key == key && now.duration_since(last.at) < RETRY);
+            return (if again { Ok((namespace, service_account)) } else { Err(TokenError::Used) }, None);
+        }
+        Some(left) => left - 1,
+        None => return (Ok((namespace, service_account)), Some(token)),
     };
-    (Ok((namespace, service_account)), Some(TokenRecord { uses_left, ..token }))
+    let last_use = Some(LastUse { key: key.to_owned(), at: now });
+    (Ok((namespace, service_account)), Some(TokenRecord { uses_left: Some(uses_left), last_use, ..token }))
 }
 
 fn matches(token: &TokenRecord, hash: &[u8; 32]) -> bool {
@@ -239,7 +264,16 @@ fn record(
     author: &str,
 ) -> TokenRecord {
     let hash = HEXLOWER.encode(&sha256(secret.as_bytes()));
-    TokenRecord { id: id.to_owned(), hash, purpose, created, expires, uses_left, author: author.to_owned() }
+    TokenRecord {
+        id: id.to_owned(),
+        hash,
+        purpose,
+        created,
+        expires,
+        uses_left,
+        author: author.to_owned(),
+        last_use: None,
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +293,7 @@ mod tests {
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+    const KEY: &[u8] = b"key";
 
     #[test]
     fn a_token_is_good_once_and_pins_the_root() {
@@ -266,10 +301,32 @@ mod tests {
         let (record, secret) = tokens.create(&wish(false), NOW).unwrap();
         let text = secret.reveal().to_owned();
         assert!(text.starts_with(&format!("weft1.{}.", record.id)) && text.ends_with(&"07".repeat(32)));
-        assert_eq!(tokens.consume(&text, NOW).unwrap(), ("shop".to_owned(), "order".to_owned()));
-        assert!(matches!(tokens.consume(&text, NOW), Err(TokenError::Used)));
+        assert_eq!(tokens.consume(&text, KEY, NOW).unwrap(), ("shop".to_owned(), "order".to_owned()));
+        assert!(matches!(tokens.consume(&text, b"other", NOW), Err(TokenError::Used)));
         assert!(!format!("{secret:?}").contains(text.split('.').nth(2).unwrap()));
         assert!(!record.hash.contains(text.split('.').nth(2).unwrap()));
+    }
+
+    #[test]
+    fn who_used_a_token_may_come_again_soon_with_the_same_key() {
+        let (_dir, tokens) = tokens();
+        let (_, secret) = tokens.create(&wish(false), NOW).unwrap();
+        let at = |key: &[u8], seconds| tokens.consume(secret.reveal(), key, NOW + SignedDuration::from_secs(seconds));
+        assert!(at(KEY, 0).is_ok() && at(KEY, 60).is_ok() && at(KEY, 119).is_ok());
+        assert!(matches!(at(b"other", 60), Err(TokenError::Used)));
+        assert!(matches!(at(KEY, 120), Err(TokenError::Used)), "counted from the first use");
+    }
+
+    #[test]
+    fn a_new_admin_token_ends_the_old_one_and_no_join_token() {
+        let (_dir, tokens) = tokens();
+        let old = tokens.first_admin(NOW).unwrap().unwrap();
+        let (_, join) = tokens.create(&wish(false), NOW).unwrap();
+        let new = tokens.replace_admin("local", NOW).unwrap();
+        assert_eq!(tokens.admin(new.reveal(), NOW).unwrap(), "admin");
+        assert!(matches!(tokens.admin(old.reveal(), NOW), Err(TokenError::Unknown)));
+        assert!(tokens.consume(join.reveal(), KEY, NOW).is_ok());
+        assert!(tokens.first_admin(NOW).unwrap().is_none());
     }
 
     #[test]
@@ -277,12 +334,12 @@ mod tests {
         let (_dir, tokens) = tokens();
         let (record, secret) = tokens.create(&wish(true), NOW).unwrap();
         for _ in 0..3 {
-            tokens.consume(secret.reveal(), NOW).unwrap();
+            tokens.consume(secret.reveal(), KEY, NOW).unwrap();
         }
         let later = NOW + SignedDuration::from_hours(1);
-        assert!(matches!(tokens.consume(secret.reveal(), later), Err(TokenError::Expired(_))));
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, later), Err(TokenError::Expired(_))));
         assert!(tokens.delete(&record.id).unwrap() && !tokens.delete(&record.id).unwrap());
-        assert!(matches!(tokens.consume(secret.reveal(), NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, NOW), Err(TokenError::Unknown)));
     }
 
     #[test]
@@ -293,18 +350,18 @@ mod tests {
         let text = secret.reveal();
         let part = |n: usize| text.split('.').nth(n).unwrap();
         let other_root = format!("weft1.{}.{}.{}", part(1), part(2), "08".repeat(32));
-        assert!(matches!(tokens.consume(&other_root, NOW), Err(TokenError::OtherRoot)));
+        assert!(matches!(tokens.consume(&other_root, KEY, NOW), Err(TokenError::OtherRoot)));
         let other_secret = format!("weft1.{}.{}A.{}", part(1), part(2), part(3));
-        assert!(matches!(tokens.consume(&other_secret, NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&other_secret, KEY, NOW), Err(TokenError::Unknown)));
         let admin_parts: Vec<_> = admin.reveal().split('.').collect();
         let as_join = format!("weft1.{}.{}.{}", admin_parts[1], admin_parts[2], part(3));
-        assert!(matches!(tokens.consume(&as_join, NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&as_join, KEY, NOW), Err(TokenError::Unknown)));
         for bad in
             ["", "weft1", "weft1.a.b", "weft1.a.b.zz", "weft2.a.b.00", &format!("{text}.x"), &"x".repeat(100_000)]
         {
-            assert!(matches!(tokens.consume(bad, NOW), Err(TokenError::Form(_))), "{bad:.20}");
+            assert!(matches!(tokens.consume(bad, KEY, NOW), Err(TokenError::Form(_))), "{bad:.20}");
         }
-        tokens.consume(text, NOW).unwrap();
+        tokens.consume(text, KEY, NOW).unwrap();
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::{sleep, timeout};
@@ -44,6 +45,9 @@ pub struct Issuer {
     tls: Arc<CurrentTls>,
     /// Namespace and service account that the proxy's file names.
     expected: (String, String),
+    /// The key of a try with a join token that has not ended well: its answer may have been lost, and then the token is
+    /// good again only for this key.
+    tried: Arc<Mutex<Option<Arc<KeyPair>>>>,
 }
 
 /// Why there is no certificate.
@@ -98,20 +102,23 @@ impl Issuer {
     /// For a proxy whose file says so; certificates go to `tls`.
     pub fn new(join: Join, mark: Option<u32>, tls: Arc<CurrentTls>, namespace: &str, account: &str) -> Self {
         let plane = ControlPlane { address: join.address.clone(), mark };
-        Self { join, plane, tls, expected: (namespace.to_owned(), account.to_owned()) }
+        Self { join, plane, tls, expected: (namespace.to_owned(), account.to_owned()), tried: Arc::default() }
     }
 
-    /// Gets one certificate for a fresh key.
+    /// Gets one certificate for a fresh key; a try with a join token that failed is made again with its key.
     /// Errors: see [`IssueError`]; nothing changes.
     pub async fn issue(&self) -> Result<Svid, IssueError> {
         timeout(TRY, self.request()).await.unwrap_or(Err(IssueError::Timeout))
     }
 
     async fn request(&self) -> Result<Svid, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let csr = CertificateParams::default().serialize_request(&key)?;
-        let csr = bytes::Bytes::copy_from_slice(csr.der());
         let current = self.tls.load_full().filter(|tls| tls.not_after > unix_now() + MARGIN);
+        let key = match &current {
+            Some(_) => Arc::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?),
+            None => self.first_key()?,
+        };
+        let csr = CertificateParams::default().serialize_request(&*key)?;
+        let csr = bytes::Bytes::copy_from_slice(csr.der());
         let (tls, token) = match &current {
             Some(current) => (plane::joined(current)?, None),
             None => {
@@ -132,7 +139,20 @@ impl Issuer {
         }
         let der = |all: Vec<bytes::Bytes>| all.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(Svid::new(der(certificate_chain), key, der(trust_bundle))?)
+        let svid = Svid::new(der(certificate_chain), key, der(trust_bundle))?;
+        *self.tried.lock() = None;
+        Ok(svid)
+    }
+
+    /// The key for a join token: that of the try before, if it did not end well.
+    fn first_key(&self) -> Result<Arc<KeyPair>, rcgen::Error> {
+        let mut tried = self.tried.lock();
+        if let Some(key) = &*tried {
+            return Ok(Arc::clone(key));
+        }
+        let key = Arc::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
+        *tried = Some(Arc::clone(&key));
+        Ok(key)
     }
 
     /// Gets a certificate and puts it in force.

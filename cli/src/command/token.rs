@@ -1,4 +1,4 @@
-//! `weft token`: join tokens. A token is printed once, alone on standard output, so that it can go into a file.
+//! `weft token`: join tokens, and the admin token anew. A token is printed once, alone on standard output, so that it can go into a file.
 
 use std::time::Duration;
 
@@ -41,6 +41,12 @@ pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
         Token::Revoke { id } => {
             client.request(Method::DELETE, &format!("/api/v1/tokens/{}", escape(id)), None).await?;
             output::lines(&[format!("token {id} revoked")])?;
+        }
+        Token::Admin => {
+            let answer = client.request(Method::POST, "/api/v1/admin-token", None).await?;
+            output::lines(&[answer.get("token").map(plain).unwrap_or_default()])?;
+            let note = "the new admin token; not shown again, and the old one is unknown now";
+            eprintln!("{}", Style::stderr().dim(note));
         }
     }
     Ok(())

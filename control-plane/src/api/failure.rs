@@ -18,6 +18,7 @@ use crate::{
 pub(super) enum Failure {
     NoCredential,
     WrongCredential,
+    NotLocal,
     NoPath,
     Method,
     Busy,
@@ -71,6 +72,10 @@ impl Failure {
                 plain(StatusCode::UNAUTHORIZED, "needs an admin token: \"Authorization: Bearer weftadmin.…\"")
             }
             Self::WrongCredential => plain(StatusCode::UNAUTHORIZED, "this admin token is unknown"),
+            Self::NotLocal => plain(
+                StatusCode::FORBIDDEN,
+                "a new admin token is made only over the Unix socket, on the control plane's machine",
+            ),
             Self::NoPath => plain(StatusCode::NOT_FOUND, "there is no such path"),
             Self::Method => plain(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
             Self::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once; try again"),

@@ -88,6 +88,24 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(Told { token: Some(secret.reveal().to_owned()), ..told })))
 }
 
+/// A new admin token in the place of the old one. Who may open the Unix socket owns the data anyway; who has the old
+/// token only may not, so that a stolen one does not lock its owner out.
+pub(super) async fn replace_admin(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    query: Parameters,
+) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
+    query.only(&[])?;
+    if !caller.local {
+        return Err(Failure::NotLocal);
+    }
+    let (tokens, author) = (api.tokens.clone(), caller.name.clone());
+    let made = tokio::task::spawn_blocking(move || tokens.replace_admin(&author, Timestamp::now())).await;
+    let secret = made.map_err(|_cause| Failure::Stopping)??;
+    tracing::warn!(author = caller.name, "a new admin token was made; the old one is unknown from now on");
+    Ok((StatusCode::CREATED, Json(serde_json::json!({"token": secret.reveal()}))))
+}
+
 pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<Items<Told>>, Failure> {
     query.only(&[])?;
     let tokens = api.tokens.clone();

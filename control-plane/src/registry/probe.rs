@@ -1,10 +1,17 @@
 //! Asking a silent workload's own address: a refused connection is proof that nothing listens there any more.
-//! No answer is no proof: it may be this side that is cut off.
+//! No answer is no proof: it may be this side that is cut off. A probe that a redirect on this machine captures would be
+//! accepted by the local proxy, so probes carry the mark of the proxies' own connections, which redirects let pass.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::state::RegisteredWorkload;
 
@@ -18,8 +25,28 @@ pub trait Probe: Send + Sync {
 }
 
 /// A TCP connection to each of its ports, at its first address.
-#[derive(Clone, Copy, Debug)]
-pub struct TcpProbe;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpProbe {
+    /// `SO_MARK` of the connections. Without the privilege (CAP_NET_ADMIN) they go without it.
+    pub mark: Option<NonZeroU32>,
+}
+
+impl TcpProbe {
+    async fn connect(self, target: SocketAddr) -> io::Result<TcpStream> {
+        self.socket(target)?.connect(target).await
+    }
+
+    fn socket(self, target: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(mark) = self.mark {
+            match SockRef::from(&socket).set_mark(mark.get()) {
+                Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(socket)
+    }
+}
 
 impl Probe for TcpProbe {
     fn refused<'a>(&'a self, workload: &'a RegisteredWorkload) -> BoxFuture<'a, bool> {
@@ -28,12 +55,31 @@ impl Probe for TcpProbe {
             let mut refused = false;
             for port in &workload.ports {
                 let target = SocketAddr::new(*address, port.proxy_port.unwrap_or(port.port).get());
-                match tokio::time::timeout(TIMEOUT, TcpStream::connect(target)).await {
+                match tokio::time::timeout(TIMEOUT, self.connect(target)).await {
                     Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => refused = true,
                     Ok(Ok(_) | Err(_)) | Err(_) => return false,
                 }
             }
             refused
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_carries_its_mark_where_the_kernel_lets_it_and_is_made_where_not() {
+        let allowed = {
+            let socket = TcpSocket::new_v4().unwrap();
+            SockRef::from(&socket).set_mark(1).is_ok()
+        };
+        let probe = TcpProbe { mark: NonZeroU32::new(0x7765_6674) };
+        for target in ["127.0.0.1:9", "[::1]:9"] {
+            let Ok(socket) = probe.socket(target.parse().unwrap()) else { continue };
+            let mark = SockRef::from(&socket).mark().unwrap();
+            assert_eq!(mark, if allowed { 0x7765_6674 } else { 0 }, "{target}");
+        }
     }
 }

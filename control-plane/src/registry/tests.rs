@@ -329,11 +329,11 @@ async fn a_closed_port_refuses_and_an_open_one_does_not() {
     let mut it = workload("w");
     it.addresses = vec![[127, 0, 0, 1].into()];
     it.ports[0].port = listener.local_addr().unwrap().port().try_into().unwrap();
-    assert!(!TcpProbe.refused(&it).await);
+    assert!(!TcpProbe::default().refused(&it).await);
     drop(listener);
-    assert!(TcpProbe.refused(&it).await);
+    assert!(TcpProbe::default().refused(&it).await);
     it.ports.clear();
-    assert!(!TcpProbe.refused(&it).await, "no port, no proof");
+    assert!(!TcpProbe::default().refused(&it).await, "no port, no proof");
 }
 
 mod claims;

@@ -354,3 +354,22 @@ async fn join_tokens_are_made_listed_without_secret_and_deleted() {
         assert_eq!((status, fields(&answer)), (StatusCode::BAD_REQUEST, vec![field.to_owned()]), "{wish}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_lost_admin_token_is_replaced_over_the_unix_socket_and_nowhere_else() {
+    let mut mesh = Mesh::start().await;
+    let old = format!("Bearer {}", mesh.admin);
+    let path = "/api/v1/admin-token";
+    let (status, answer) = mesh.remote(Method::POST, path, Some(&old), "").await;
+    assert_eq!(status, 403, "{answer}");
+    assert_eq!(mesh.remote(Method::POST, path, None, "").await.0, 401);
+    assert_eq!(mesh.remote(Method::GET, "/api/v1/proxies", Some(&old), "").await.0, 200);
+    let (status, answer) = mesh.local(Method::POST, path, "").await;
+    assert_eq!(status, 201, "{answer}");
+    let new = format!("Bearer {}", answer["token"].as_str().unwrap());
+    assert_eq!(mesh.remote(Method::GET, "/api/v1/proxies", Some(&new), "").await.0, 200);
+    assert_eq!(mesh.remote(Method::GET, "/api/v1/proxies", Some(&old), "").await.0, 401);
+    mesh.restart(&[]).await;
+    assert!(mesh.running().admin_token().is_none(), "the new one is kept");
+    assert_eq!(mesh.remote(Method::GET, "/api/v1/proxies", Some(&new), "").await.0, 200);
+}

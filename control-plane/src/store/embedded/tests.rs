@@ -79,6 +79,7 @@ fn a_token_is_changed_in_one_step() {
         expires: None,
         uses_left: Some(20),
         author: "test".into(),
+        last_use: None,
     };
     store.put_token(&token).unwrap();
     let taken: u32 = std::thread::scope(|scope| {
