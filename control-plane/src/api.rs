@@ -52,7 +52,7 @@ pub struct Api {
     /// Everything else there is to see.
     pub mesh: Mesh,
     /// Statuses of objects.
-    pub status: StatusBook,
+    pub status: Arc<StatusBook>,
     /// Tokens.
     pub tokens: Tokens,
     /// The root.

@@ -121,10 +121,11 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .add_service(discovery.service())
         .prepare()
         .into_axum_router();
+    let status = Arc::new(StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)));
     let rest = api::router(Arc::new(Api {
         desired,
         mesh: mesh.clone(),
-        status: StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)),
+        status: Arc::clone(&status),
         tokens,
         authority: Arc::clone(&authority),
         metrics: Arc::clone(&metrics),
@@ -173,6 +174,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         connections.clone(),
     ));
     loops.spawn(feed.run(discovery, stop.clone()));
+    let (stated, ended) = (mesh.desired.clone(), stop.clone());
+    loops.spawn(async move { status.follow(stated, ended).await });
     loops.spawn(certificates.keep_fresh(stop.clone()));
     let (one, two, three) = (Arc::clone(&registry), Arc::clone(&registry), Arc::clone(&registry));
     loops.spawn(async move { one.publish().await });

@@ -173,6 +173,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_guide_has_every_figure_and_no_other() {
+        let text = render(&Metrics::default(), &Readings::default());
+        let ours: std::collections::BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let guide = include_str!("../../docs/guide/operating.md");
+        let table = guide.split("The control plane's own metrics").nth(1).unwrap().split("By default").next().unwrap();
+        let told = table.split('`').skip(1).step_by(2).filter(|name| name.starts_with("weft_")).collect();
+        assert_eq!(ours, told);
+    }
+
+    #[test]
     fn every_figure_has_help_a_type_and_a_value() {
         let metrics = Metrics::default();
         metrics.api_answer(StatusCode::CREATED);

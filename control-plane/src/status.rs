@@ -1,35 +1,68 @@
 //! The status of objects, made when it is read: what compile says of an object, and whether the proxies obey it.
-//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last asked for.
+//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last asked for, and since when each condition
+//! has its status (`times`). [`StatusBook::follow`] looks at all objects when something changed, so that these times do not
+//! wait for a reader.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use weft_core::{
-    api::{Condition, ConditionStatus, Object, http_route::RefKind},
+    api::{Condition, ConditionStatus, Object, Status, http_route::RefKind},
     compile::{Objects, Workloads, World},
     identity::TrustDomain,
     names::ListenerName,
 };
 
+use self::times::Times;
 use crate::state::{Desired, ProxyStatus, ProxyTable};
+
+mod times;
+
+/// How often changes are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// Objects that are looked at before other tasks get a turn.
+const TOGETHER: usize = 64;
 
 /// Makes statuses.
 pub struct StatusBook {
     trust_domain: TrustDomain,
     proxies: Arc<ProxyTable>,
     world: Mutex<Option<Arc<World>>>,
+    times: Arc<Mutex<Times>>,
 }
 
 /// What is needed to tell the status of objects of one snapshot.
 pub struct StatusView {
     world: Arc<World>,
-    proxies: Vec<ProxyStatus>,
+    proxies: Proxies,
+    /// `None` for a snapshot that never holds.
+    times: Option<Arc<Mutex<Times>>>,
+}
+
+/// What the proxies make of their configuration.
+#[derive(Debug, Default, PartialEq)]
+struct Proxies {
+    /// The revision that each proxy runs which was sent one, in order.
+    applied: Vec<u64>,
+    refusals: Vec<Refusal>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Refusal {
+    proxy: Arc<str>,
+    /// The revision that the proxy runs.
+    applied: u64,
+    resource: String,
+    message: String,
 }
 
 impl StatusBook {
     /// For a mesh.
     pub fn new(trust_domain: TrustDomain, proxies: Arc<ProxyTable>) -> Self {
-        Self { trust_domain, proxies, world: Mutex::new(None) }
+        Self { trust_domain, proxies, world: Mutex::new(None), times: Arc::default() }
     }
 
     /// For the objects of a snapshot that holds or held. Cost: linear in the objects for a revision that was not asked
@@ -44,12 +77,36 @@ impl StatusBook {
                 world
             }
         };
-        StatusView { world, proxies: self.proxies.list() }
+        drop(cached);
+        StatusView { world, proxies: Proxies::new(self.proxies.list()), times: Some(Arc::clone(&self.times)) }
     }
 
     /// For the objects of a snapshot that may never hold, as of a dry run.
     pub fn view_once(&self, desired: &Desired) -> StatusView {
-        StatusView { world: self.compile(desired), proxies: Vec::new() }
+        StatusView { world: self.compile(desired), proxies: Proxies::default(), times: None }
+    }
+
+    /// Takes note of what changes, until `stop`. Cost: linear in the objects when anything changed, every 5 s at most.
+    pub async fn follow(&self, desired: watch::Receiver<Arc<Desired>>, stop: CancellationToken) {
+        let mut last = None;
+        loop {
+            let now = desired.borrow().clone();
+            let view = self.view(&now);
+            if last.as_ref().is_none_or(|(revision, proxies)| (*revision, proxies) != (now.revision, &view.proxies)) {
+                for (at, object) in now.objects.values().enumerate() {
+                    if at % TOGETHER == TOGETHER - 1 {
+                        tokio::task::yield_now().await;
+                    }
+                    view.status(object);
+                }
+                self.times.lock().keep(&now);
+                last = Some((now.revision, view.proxies));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
     }
 
     fn compile(&self, desired: &Desired) -> Arc<World> {
@@ -61,15 +118,23 @@ impl StatusBook {
 impl StatusView {
     /// An object with its status.
     pub fn with_status(&self, object: &Object) -> Object {
+        let status = self.status(object);
         let mut object = object.clone();
+        *object.status_mut() = Some(status);
+        object
+    }
+
+    fn status(&self, object: &Object) -> Status {
         let mut status = self.world.status(&object.key()).unwrap_or_default();
         let generation = object.metadata().generation;
         if !status.conditions.iter().any(|condition| condition.kind == "Accepted") && status.parents.is_empty() {
             status.conditions.push(condition("Accepted", ConditionStatus::True, "Accepted", String::new(), generation));
         }
-        status.conditions.push(self.programmed(&object));
-        *object.status_mut() = Some(status);
-        object
+        status.conditions.push(self.programmed(object));
+        if let Some(times) = &self.times {
+            times.lock().note(object, &mut status, Timestamp::now());
+        }
+        status
     }
 
     /// What is wrong with an object that is no reason to refuse it.
@@ -92,23 +157,14 @@ impl StatusView {
         let resources = resources(object);
         let generation = metadata.generation;
         let tell = |status, reason, message| condition("Programmed", status, reason, message, generation);
-        let mut refusals = Vec::new();
-        let (mut all, mut behind) = (0, 0);
-        for proxy in &self.proxies {
-            let Some(discovery) = &proxy.discovery else { continue };
-            let applied = discovery.applied_revision.unwrap_or(0);
-            if discovery.sent_revision.is_some() {
-                all += 1;
-                behind += usize::from(applied < revision);
-            }
-            let concerns = |name: &str| {
-                resources.iter().any(|prefix| name.starts_with(prefix.as_str()))
-                    || (name == weft_core::wire::REVISION_NAME && applied < revision)
-            };
-            for (name, nack) in discovery.nacks.iter().filter(|(name, _)| concerns(name)) {
-                refusals.push(format!("{} refuses {name}: {}", proxy.key.name, nack.message));
-            }
-        }
+        let concerns = |refusal: &&Refusal| {
+            resources.iter().any(|prefix| refusal.resource.starts_with(prefix.as_str()))
+                || (refusal.resource == weft_core::wire::REVISION_NAME && refusal.applied < revision)
+        };
+        let told = |it: &Refusal| format!("{} refuses {}: {}", it.proxy, it.resource, it.message);
+        let mut refusals: Vec<String> = self.proxies.refusals.iter().filter(concerns).map(told).collect();
+        let (all, behind) =
+            (self.proxies.applied.len(), self.proxies.applied.partition_point(|applied| *applied < revision));
         if !refusals.is_empty() {
             let more = refusals.len().saturating_sub(3);
             refusals.truncate(3);
@@ -124,6 +180,27 @@ impl StatusView {
                 format!("{behind} of {all} proxies do not run revision {revision} yet"),
             ),
         }
+    }
+}
+
+impl Proxies {
+    fn new(proxies: Vec<ProxyStatus>) -> Self {
+        let mut summary = Self::default();
+        for ProxyStatus { key, discovery, .. } in proxies {
+            let Some(discovery) = discovery else { continue };
+            let applied = discovery.applied_revision.unwrap_or(0);
+            if discovery.sent_revision.is_some() {
+                summary.applied.push(applied);
+            }
+            summary.refusals.extend(discovery.nacks.into_iter().map(|(resource, nack)| Refusal {
+                proxy: Arc::clone(&key.name),
+                applied,
+                resource,
+                message: nack.message,
+            }));
+        }
+        summary.applied.sort_unstable();
+        summary
     }
 }
 
@@ -237,6 +314,47 @@ spec:
         stream.nack(["svc/shop/ab:80".into()], nack);
         stream.update(|status| status.applied_revision = Some(4));
         assert_eq!(told("Service/shop/a").0, ConditionStatus::True);
+    }
+
+    #[tokio::test]
+    async fn a_transition_time_is_that_of_the_last_change_of_the_status() {
+        let table = Arc::new(ProxyTable::default());
+        let book = Arc::new(StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table)));
+        let desired = Arc::new(desired());
+        let object = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
+        // What was seen an hour ago, as if it had been then.
+        let hour = jiff::SignedDuration::from_hours(1);
+        let mut earlier = book.view_once(&desired).with_status(object).status().unwrap().clone();
+        assert!(earlier.parents[0].conditions.iter().all(|it| it.last_transition_time.is_none()), "a dry run");
+        let then = Timestamp::now() - hour;
+        book.times.lock().note(object, &mut earlier, then);
+
+        let told = || book.view(&desired).with_status(object).status().unwrap().clone();
+        let of = |status: &Status| {
+            let programmed = status.conditions.iter().find(|it| it.kind == "Programmed").unwrap();
+            (status.parents[0].conditions[0].last_transition_time, programmed.last_transition_time)
+        };
+        let then = Timestamp::from_second(then.as_second()).unwrap();
+        assert_eq!(of(&told()), (Some(then), Some(then)), "the same as an hour ago");
+
+        // A proxy comes: one condition changes, and nobody reads it.
+        let identity = Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap();
+        let key = ProxyKey { identity, name: "shop/order-1".into() };
+        let stream = table.discovery(key, "weft-proxy".into(), Timestamp::UNIX_EPOCH);
+        stream.update(|status| (status.sent_revision, status.applied_revision) = (Some(4), Some(4)));
+        let (_sender, receiver) = watch::channel(Arc::clone(&desired));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        book.follow(receiver, stop).await;
+        let seen = book.times.lock().since(object, "Programmed");
+        assert!(seen.is_some_and(|at| at > then + hour / 2), "{seen:?}");
+        assert_eq!(of(&told()), (Some(then), seen), "the other one keeps its time");
+
+        // Another object of the same name begins anew.
+        let mut other = Object::clone(object);
+        other.metadata_mut().uid = Some("another".into());
+        let status = book.view(&desired).with_status(&other).status().unwrap().clone();
+        assert!(of(&status).0 > Some(then));
     }
 
     #[test]

@@ -132,6 +132,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_that_a_workload_does_not_get_is_told() {
+        let claim = json!({"address": "fd00::1", "reason": "is claimed at the same port by shop/b"});
+        let agent = json!({"health": "healthy", "refusedAddresses": [claim]});
+        let answer = json!({"items": [{"key": {"name": "shop/a"}, "discovery": null, "agent": agent}]});
+        let lines = told(&answer, 4, Timestamp::UNIX_EPOCH);
+        assert_eq!(lines[2], "shop/a does not get fd00::1, which is claimed at the same port by shop/b");
+    }
+
+    #[test]
     fn a_proxy_behind_a_refusal_and_a_lost_stream_stand_out() {
         let now: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
         let agent = json!({"health": "healthy", "reason": "", "version": "0.1.0",

@@ -88,7 +88,8 @@ impl Registry {
                         && same_port(&other.workload, workload)
                 });
                 let refused = refused || taken;
-                if !refused && !(silent && budget.allows(state, workload)) {
+                let goes = refused || (silent && budget.allows(state, workload));
+                if !goes {
                     continue;
                 }
                 if !refused {
@@ -162,7 +163,7 @@ impl<'a> Budget<'a> {
         let namespace = &workload.key.namespace;
         for (key, count) in &mut self.services {
             if key.namespace == *namespace && picks(count.selector, workload) {
-                count.there -= 1;
+                count.there = count.there.saturating_sub(1);
                 count.expired += usize::from(silence);
             }
         }

@@ -1,5 +1,5 @@
 //! What became of an object: the Gateway API's conditions, from what the compiler does with it.
-//! Times are left out: whoever stores a status knows when it changed.
+//! Times are left out: compile has no clock and no memory of the status before; the control plane adds them.
 
 use super::{
     World,
