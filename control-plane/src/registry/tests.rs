@@ -311,7 +311,8 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
         proxy_port: Some(9.try_into().unwrap()),
     });
     full.health = Health::Draining;
-    register(&registry, full.clone(), None).unwrap();
+    full.source = full.addresses.first().copied();
+    join(&registry, full.clone());
     let gone = join(&registry, workload("w2"));
     registry.flush(&file).await.unwrap();
     registry.deregister(&WorkloadKey::new("shop", "w2"), gone);
