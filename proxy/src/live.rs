@@ -148,7 +148,7 @@ pub(crate) struct Upstream {
 /// What a cluster remembers; shared by all workers.
 #[derive(Debug)]
 pub(crate) struct ClusterState {
-    pub(crate) endpoints: ArcSwap<Vec<Arc<EndpointState>>>,
+    pub(crate) endpoints: ArcSwap<Endpoints>,
     /// Endpoints that were in the mesh and are now announced without an identity: never called.
     withheld: ArcSwap<Vec<Endpoint>>,
     /// Set once an endpoint set arrived, and notified at each change.
@@ -162,6 +162,28 @@ pub(crate) struct ClusterState {
     pub(crate) counts: Counts,
     /// Held while deciding on an ejection, so that the limit holds.
     ejecting: Mutex<()>,
+}
+
+/// The endpoints of a cluster, the healthy ones first.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    all: Vec<Arc<EndpointState>>,
+    healthy: usize,
+}
+
+impl Endpoints {
+    fn new(mut all: Vec<Arc<EndpointState>>) -> Self {
+        all.sort_by_key(|known| known.endpoint.health != Health::Healthy);
+        let healthy = all.partition_point(|known| known.endpoint.health == Health::Healthy);
+        Self { all, healthy }
+    }
+}
+
+impl std::ops::Deref for Endpoints {
+    type Target = [Arc<EndpointState>];
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
 }
 
 /// An endpoint and what is remembered of it.
@@ -360,7 +382,7 @@ impl State {
             .collect();
         let meshed = new.iter().all(|known| known.endpoint.identity.is_some());
         state.meshed.store(meshed && !new.is_empty(), Relaxed);
-        state.endpoints.store(Arc::new(new));
+        state.endpoints.store(Arc::new(Endpoints::new(new)));
         state.withheld.store(Arc::new(withheld));
         state.known.store(true, Relaxed);
         state.changed.notify_waiters();
@@ -588,11 +610,11 @@ impl ClusterState {
         let fresh = |known: &EndpointState| !tried.contains(&known.endpoint.address);
         let usable =
             |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
-        // The common case looks at two endpoints, or some more; only when none of them is any good are all looked at.
-        if endpoints.len() > 2 {
+        // The common case looks at two of the healthy ones, or some more; only when none of them is any good are all looked at.
+        if endpoints.healthy > 2 {
             let good = |index: usize| endpoints.get(index).is_some_and(|known| usable(known) && fresh(known));
             let cost = |index: usize| cost(endpoints.get(index), now);
-            let picked = balancer::pick_usable(endpoints.len(), |below| fastrand::usize(..below), good, cost);
+            let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost);
             if let Some(picked) = picked.and_then(|index| endpoints.get(index)) {
                 return Some(picked.clone());
             }
