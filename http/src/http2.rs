@@ -16,7 +16,7 @@ mod stream;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
 };
 
@@ -36,8 +36,8 @@ pub type StreamId = u32;
 
 /// Bytes that may wait to be written before no more data is taken.
 pub const MAX_UNSENT: usize = 256 * 1024;
-/// Bytes that may wait to be written at all: what the peer makes us answer and does not read.
-const MAX_ANSWERS: usize = 4 * MAX_UNSENT;
+/// Bytes of answers to frames (acknowledgements, resets) that may wait to be written: what the peer asks for and does not read.
+const MAX_ANSWERS: usize = 64 * 1024;
 /// How many frames that only make work (resets, pings, settings, empty data) a peer may send, halved with each tick.
 pub const PATIENCE: u32 = 1_000;
 /// Streams that an idle connection keeps room for.
@@ -210,19 +210,23 @@ pub struct Connection<T> {
     /// Streams of the peer's (server) or of ours (client) that count against the limit.
     open: u32,
     next_id: StreamId,
+    /// The highest that the peer has opened, and the highest that was taken.
     last_peer_id: StreamId,
+    last_taken_id: StreamId,
     /// Streams that wait for leave to send, first come first served.
     waiting: Vec<StreamId>,
     /// Streams that got it, to be told as events.
-    writable: Vec<StreamId>,
+    writable: VecDeque<StreamId>,
     /// Streams that ended by GOAWAY, to be told as events.
-    lost: Vec<StreamId>,
+    lost: VecDeque<StreamId>,
     expects: Expects,
     head: Option<Pending>,
     /// A buffer for header blocks that are written.
     block: Vec<u8>,
     going: Going,
     work: u32,
+    /// Bytes of answers since all was written last.
+    answers: usize,
     pings: u8,
 }
 
@@ -332,14 +336,16 @@ impl<T> Connection<T> {
             open: 0,
             next_id: 1,
             last_peer_id: 0,
+            last_taken_id: 0,
             waiting: Vec::new(),
-            writable: Vec::new(),
-            lost: Vec::new(),
+            writable: VecDeque::new(),
+            lost: VecDeque::new(),
             expects: if role == Role::Server { Expects::Preface } else { Expects::Settings },
             head: None,
             block: Vec::new(),
             going: Going::No,
             work: 0,
+            answers: 0,
             pings: 0,
         };
         connection.greet();
@@ -353,6 +359,9 @@ impl<T> Connection<T> {
 
     /// To be called when much of [`Connection::unsent`] was written: streams may be writable again.
     pub fn written(&mut self) {
+        if self.out.is_empty() {
+            self.answers = 0;
+        }
         if !self.waiting.is_empty() && self.out.len() < MAX_UNSENT / 2 {
             self.grant();
         }
@@ -360,7 +369,7 @@ impl<T> Connection<T> {
 
     /// A stream that may send again; [`Connection::receive`] tells the same as an event.
     pub fn next_writable(&mut self) -> Option<StreamId> {
-        self.writable.pop()
+        self.writable.pop_front()
     }
 
     /// The user's value of a stream.
@@ -443,7 +452,8 @@ struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // The low bits of a product depend on the low bits of its factors alone.
+        self.0.rotate_left(26)
     }
     fn write(&mut self, bytes: &[u8]) {
         bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));

@@ -12,7 +12,7 @@ use super::{
         SETTING_PUSH, SETTING_STREAMS, SETTING_TABLE, SETTING_WINDOW, SETTINGS, WINDOW_UPDATE, number,
     },
     heads::{self, Refusal},
-    send::FAREWELL,
+    send::{ALIVE, FAREWELL},
 };
 
 /// CONTINUATION frames of one head.
@@ -21,16 +21,20 @@ const MAX_CONTINUATIONS: u32 = 16;
 const MAX_SETTINGS: usize = 64;
 /// Data up to this is copied out of what was read, so that its buffer is free again.
 const SMALL: usize = 1024;
+/// Data below this that nobody wants is a frame that only makes work.
+const TINY: u32 = 256;
+/// What an answer to a frame takes at most, in bytes.
+const ANSWER: usize = 17;
 
 impl<T: Default> Connection<T> {
     /// Says what comes next in `input`, whose bytes are taken as they are understood. `None`: more bytes are needed.
     /// Errors: the peer broke the protocol; what is unsent is to be written, and the connection closed.
     pub fn receive(&mut self, input: &mut BytesMut) -> Result<Option<Event>, Error> {
         loop {
-            if let Some(id) = self.writable.pop() {
+            if let Some(id) = self.writable.pop_front() {
                 return Ok(Some(Event::Writable { id }));
             }
-            if let Some(id) = self.lost.pop() {
+            if let Some(id) = self.lost.pop_front() {
                 let code = Code::RefusedStream;
                 return Ok(Some(Event::Reset { id, code, by_peer: true, unprocessed: true }));
             }
@@ -83,7 +87,7 @@ impl<T: Default> Connection<T> {
                     event
                 }
             };
-            if self.out.len() > MAX_ANSWERS {
+            if self.answers > MAX_ANSWERS {
                 return Err(self.fail(Code::EnhanceYourCalm, "answers are asked for and not read"));
             }
             if let Some(event) = event? {
@@ -130,14 +134,15 @@ impl<T: Default> Connection<T> {
         let Some(stream) = self.streams.get_mut(&id) else {
             self.known(id)?;
             self.give_back(size);
-            return self.works().map(|()| None);
+            return self.wasted(size);
         };
         if stream.received_all && !stream.reset {
+            self.give_back(size);
             return self.breaks(id, Code::StreamClosed);
         }
         if stream.reset {
             self.give_back(size);
-            return self.works().map(|()| None);
+            return self.wasted(size);
         }
         stream.receive_window -= i64::from(size);
         if stream.receive_window < 0 {
@@ -157,13 +162,13 @@ impl<T: Default> Connection<T> {
         }
         if discards {
             self.consumed(id, size as usize);
-            return self.works().map(|()| None);
+            return self.wasted(size);
         }
         if padding > 0 {
             self.consumed(id, padding as usize);
         }
         if empty && !end {
-            return self.works().map(|()| None);
+            return self.wasted(0);
         }
         Ok(Some(Event::Data { id, data: payload, end }))
     }
@@ -235,6 +240,7 @@ impl<T: Default> Connection<T> {
             return Err(self.fail(Code::ProtocolError, "a client opened a stream with an even number"));
         }
         self.last_peer_id = id;
+        // What we said goodbye to is dropped: the peer was told that it is not looked at.
         if self.going == Going::Gone {
             return self.works().map(|()| None);
         }
@@ -249,6 +255,7 @@ impl<T: Default> Connection<T> {
             self.put_reset(id, Code::ProtocolError);
             return self.works().map(|()| None);
         }
+        self.last_taken_id = id;
         let mut stream = Stream::new(T::default(), self.peer.initial_window, self.config.stream_window);
         stream.headed = true;
         stream.received_all = end;
@@ -284,7 +291,7 @@ impl<T: Default> Connection<T> {
             return if end { self.breaks(id, Code::ProtocolError) } else { Ok(Some(Event::Interim { id, head })) };
         }
         stream.headed = true;
-        stream.promised = promised.filter(|_| !stream.bodiless && !matches!(head.status, 204 | 304));
+        stream.promised = if stream.bodiless || matches!(head.status, 204 | 304) { Some(0) } else { promised };
         if end && stream.promised.is_some_and(|promised| promised > 0) {
             return self.breaks(id, Code::ProtocolError);
         }
@@ -339,6 +346,7 @@ impl<T: Default> Connection<T> {
             self.works()?;
         }
         self.peer.settled = true;
+        self.answers += ANSWER;
         self.put_settings_ack();
         Ok(())
     }
@@ -395,9 +403,9 @@ impl<T: Default> Connection<T> {
             self.grant();
             return Ok(None);
         }
-        let Some(stream) = self.streams.get_mut(&head.id) else {
-            self.known(head.id)?;
-            return self.works().map(|()| None);
+        // Credit that comes late, for a stream that is over, is what every peer sends now and then.
+        let Some(stream) = self.streams.get_mut(&head.id).filter(|stream| !stream.is_over()) else {
+            return self.known(head.id).map(|()| None);
         };
         stream.send_window += i64::from(credit);
         if credit == 0 {
@@ -417,13 +425,9 @@ impl<T: Default> Connection<T> {
             return Err(self.fail(Code::FrameSizeError, "RST_STREAM of a wrong size"));
         };
         let code = Code::of(u32::from_be_bytes(*code));
-        let Some(stream) = self.streams.get_mut(&head.id) else {
-            self.known(head.id)?;
-            return self.works().map(|()| None);
+        let Some(stream) = self.streams.get_mut(&head.id).filter(|stream| !stream.is_over()) else {
+            return self.known(head.id).map(|()| None);
         };
-        if stream.is_over() {
-            return self.works().map(|()| None);
-        }
         stream.reset = true;
         self.open = self.open.saturating_sub(1);
         self.works()?;
@@ -439,14 +443,18 @@ impl<T: Default> Connection<T> {
             return Err(self.fail(Code::ProtocolError, "PING of a stream"));
         }
         if !head.has(ACK) {
-            self.works()?;
+            // Not counted as work: some measure the bandwidth with as many as the round trips allow. What waits is bounded.
+            self.answers += ANSWER;
             self.put_ping(ACK, *data);
             return Ok(None);
         }
         if *data == FAREWELL && self.going == Going::Announced {
             self.going = Going::Gone;
-            self.put_goaway(self.last_peer_id, Code::NoError);
+            self.put_goaway(self.last_taken_id, Code::NoError);
             return Ok(None);
+        }
+        if *data != ALIVE {
+            return self.works().map(|()| None);
         }
         self.pings = 0;
         Ok(Some(Event::Pong))
@@ -461,12 +469,13 @@ impl<T: Default> Connection<T> {
             return Err(self.fail(Code::ProtocolError, "GOAWAY of a stream"));
         }
         self.peer.gone = true;
+        self.works()?;
         if self.role == Role::Client {
             for (id, stream) in &mut self.streams {
                 if *id > last && !stream.is_over() {
                     stream.reset = true;
                     self.open = self.open.saturating_sub(1);
-                    self.lost.push(*id);
+                    self.lost.push_back(*id);
                 }
             }
         }
@@ -498,9 +507,15 @@ impl<T: Default> Connection<T> {
         if opened { Ok(()) } else { Err(self.fail(Code::ProtocolError, "a frame on a stream that nobody opened")) }
     }
 
+    /// Counts data that nobody wants, unless there is enough of it to be an upload that was given up.
+    fn wasted(&mut self, size: u32) -> Result<Option<Event>, Error> {
+        if size < TINY { self.works().map(|()| None) } else { Ok(None) }
+    }
+
     /// Counts a frame that makes work and brings nothing.
     fn works(&mut self) -> Result<(), Error> {
         self.work += 1;
+        self.answers += if self.out.is_empty() { 0 } else { ANSWER };
         if self.work > PATIENCE {
             return Err(self.fail(Code::EnhanceYourCalm, "too many frames that bring nothing"));
         }

@@ -19,7 +19,7 @@ use crate::{
 /// The ping behind a first GOAWAY.
 pub(super) const FAREWELL: [u8; 8] = *b"weft bye";
 /// The ping that asks for a sign of life.
-const ALIVE: [u8; 8] = *b"weft hi?";
+pub(super) const ALIVE: [u8; 8] = *b"weft hi?";
 
 impl<T> Connection<T> {
     /// Opens a stream with a request (client).
@@ -169,7 +169,7 @@ impl<T> Connection<T> {
     /// Says that the connection is over now.
     pub fn abort(&mut self, code: Code) {
         self.going = Going::Gone;
-        self.put_goaway(self.last_peer_id, code);
+        self.put_goaway(self.last_taken_id, code);
     }
 
     pub(super) fn greet(&mut self) {
@@ -209,7 +209,7 @@ impl<T> Connection<T> {
             Some(stream) if !stream.is_over() && stream.send_window <= 0 => true,
             Some(stream) => {
                 stream.waits = false;
-                writable.push(*id);
+                writable.push_back(*id);
                 false
             }
             None => false,

@@ -1,1 +1,322 @@
-//! Two connections of ours talk to each other, and hostile bytes to one. What others make of it: proxy/tests.
+//! Two connections of ours talk to each other, and hostile frames to one. What others make of it: proxy/tests.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{
+    Code, Config, Connection, Event, PATIENCE, Role, StreamId,
+    frame::{DATA, END_STREAM, FrameHead, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+};
+use crate::{
+    fields::Fields,
+    head::{Request, Response, Version},
+};
+
+const CONFIG: Config = Config {
+    max_streams: 100,
+    stream_window: 256 * 1024,
+    connection_window: 1024 * 1024,
+    max_head: 16 * 1024,
+    max_fields: 100,
+    connect_protocol: true,
+};
+
+/// A client and a server, and the bytes on their way.
+struct Pair {
+    client: Connection<()>,
+    server: Connection<()>,
+    wires: [BytesMut; 2],
+}
+
+/// Takes at most `most` bytes of what one side has to send to the other's input.
+fn carry(from: &mut Connection<()>, wire: &mut BytesMut, most: usize) -> usize {
+    let mut left = most;
+    while left > 0 && from.unsent().has_remaining() {
+        let unsent: &mut crate::out::Unsent = from.unsent();
+        let count = unsent.chunk().len().min(left);
+        wire.extend_from_slice(&unsent.chunk()[..count]);
+        unsent.advance(count);
+        left -= count;
+    }
+    from.written();
+    most - left
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut pair = Self {
+            client: Connection::new(Role::Client, CONFIG),
+            server: Connection::new(Role::Server, CONFIG),
+            wires: Default::default(),
+        };
+        assert!(pair.talk(usize::MAX).is_empty());
+        pair
+    }
+
+    /// Carries bytes, `step` at a time, until both are silent. Returns what each side understood: `true` for the server.
+    fn talk(&mut self, step: usize) -> Vec<(bool, Event)> {
+        let mut events = Vec::new();
+        loop {
+            let [up, down] = &mut self.wires;
+            let moved = carry(&mut self.client, up, step) + carry(&mut self.server, down, step);
+            let before = events.len();
+            while let Some(event) = self.server.receive(up).unwrap() {
+                events.push((true, event));
+            }
+            while let Some(event) = self.client.receive(down).unwrap() {
+                events.push((false, event));
+            }
+            if moved == 0 && events.len() == before {
+                return events;
+            }
+        }
+    }
+}
+
+fn get(path: &str) -> Request {
+    let fields = [("accept", "*/*"), ("x-a", "1")].into_iter().collect();
+    Request::new(Version::Http2, b"GET", path.as_bytes(), Some(b"shop"), fields).unwrap()
+}
+
+fn ok() -> Response {
+    Response::new(Version::Http2, 200, [("content-type", "text/plain")].into_iter().collect())
+}
+
+#[test]
+fn requests_and_answers_arrive_however_the_bytes_are_cut() {
+    for step in [1, 2, 7, 9, 10, 100, usize::MAX] {
+        let mut pair = Pair::new();
+        for round in 0..5 {
+            let id = pair.client.send_request(&get("/a?b"), true, ()).unwrap();
+            let events = pair.talk(step);
+            let [(true, Event::Request { id: arrived, head, end: true })] = &events[..] else { panic!("{events:?}") };
+            assert_eq!((*arrived, head.target(), head.host()), (id, "/a?b", "shop"), "{round}");
+            assert_eq!(head.fields, get("/").fields);
+            pair.server.send_response(id, &ok(), false).unwrap();
+            assert!(pair.server.send_data(id, &mut Bytes::from_static(b"hello"), false).unwrap());
+            pair.server.send_trailers(id, &[("x-t", "1")].into_iter().collect()).unwrap();
+            let events = pair.talk(step);
+            let [
+                (_, Event::Response { .. }),
+                (_, Event::Data { data, end: false, .. }),
+                (_, Event::Trailers { fields, .. }),
+            ] = &events[..]
+            else {
+                panic!("{events:?}")
+            };
+            assert_eq!((&data[..], fields.len()), (&b"hello"[..], 1));
+            assert!(pair.client.forget(id, Code::NoError).is_some() && pair.server.forget(id, Code::NoError).is_some());
+            assert_eq!((pair.client.open, pair.server.open), (0, 0));
+        }
+        assert_eq!(pair.talk(step).len(), 0, "nothing is reset that is over");
+    }
+}
+
+/// Sends as much as goes, and gives credit for what arrives. Returns how many bytes the server got.
+fn upload(pair: &mut Pair, id: StreamId, data: &mut Bytes, step: usize) -> usize {
+    let (mut got, mut done) = (0, false);
+    while !done {
+        done = pair.client.send_data(id, data, true).unwrap();
+        for (_, event) in pair.talk(step) {
+            match event {
+                Event::Data { data, .. } => {
+                    got += data.len();
+                    pair.server.consumed(id, data.len());
+                }
+                Event::Writable { .. } | Event::Request { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    got
+}
+
+#[test]
+fn flow_control_lets_all_of_a_body_through_and_its_windows_come_back() {
+    let mut pair = Pair::new();
+    for size in [0, 1, 65_535, 300_000, 3_000_000] {
+        let id = pair.client.send_request(&get("/"), false, ()).unwrap();
+        assert_eq!(upload(&mut pair, id, &mut Bytes::from(vec![7; size]), 50_000), size);
+        pair.server.send_response(id, &ok(), true).unwrap();
+        pair.talk(usize::MAX);
+        pair.client.forget(id, Code::NoError);
+        pair.server.forget(id, Code::NoError);
+        let owed = i64::from(pair.server.to_give_back);
+        assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window), "{size}");
+        assert_eq!(pair.client.send_window, pair.server.receive_window, "{size}");
+    }
+}
+
+#[test]
+fn what_arrives_for_nobody_costs_the_connection_s_window_nothing() {
+    let mut pair = Pair::new();
+    let id = pair.client.send_request(&get("/"), false, ()).unwrap();
+    pair.talk(usize::MAX);
+    pair.server.forget(id, Code::Cancel);
+    // The client has not heard of it, and goes on.
+    for _ in 0..4 {
+        assert!(pair.client.send_data(id, &mut Bytes::from(vec![7; 16_000]), false).unwrap());
+    }
+    carry(&mut pair.client, &mut pair.wires[0], usize::MAX);
+    while pair.server.receive(&mut pair.wires[0]).unwrap().is_some() {}
+    let owed = i64::from(pair.server.to_give_back);
+    assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window));
+    let events = pair.talk(usize::MAX);
+    assert!(matches!(&events[..], [(false, Event::Reset { by_peer: true, unprocessed: false, .. })]), "{events:?}");
+}
+
+#[test]
+fn a_farewell_lets_run_what_runs_and_takes_nothing_new() {
+    let mut pair = Pair::new();
+    let id = pair.client.send_request(&get("/"), true, ()).unwrap();
+    pair.talk(usize::MAX);
+    pair.server.go_away();
+    assert!(!pair.server.is_gone());
+    let events = pair.talk(usize::MAX);
+    assert!(matches!(&events[..], [(false, Event::GoAway { code: Code::NoError }), ..]), "{events:?}");
+    assert!(pair.server.is_gone() && pair.client.send_request(&get("/"), true, ()).is_err());
+    pair.server.send_response(id, &ok(), true).unwrap();
+    let events = pair.talk(usize::MAX);
+    assert!(matches!(&events[..], [(false, Event::Response { end: true, .. })]), "{events:?}");
+}
+
+/// The server's answer to frames behind a good beginning, with a stream that is open (1) and half a request.
+fn judged(frames: &[(u8, u8, StreamId, &[u8])], times: usize) -> Result<usize, Code> {
+    let mut pair = Pair::new();
+    pair.client.send_request(&get("/"), false, ()).unwrap();
+    pair.talk(usize::MAX);
+    let mut input = BytesMut::new();
+    let mut events = 0;
+    for _ in 0..times {
+        for (kind, flags, id, payload) in frames {
+            input.extend_from_slice(&FrameHead { len: payload.len(), kind: *kind, flags: *flags, id: *id }.bytes());
+            input.extend_from_slice(payload);
+        }
+        while pair.server.receive(&mut input).map_err(|error| error.code)?.is_some() {
+            events += 1;
+        }
+        let all = pair.server.unsent().remaining();
+        pair.server.unsent().advance(all);
+        pair.server.written();
+    }
+    Ok(events)
+}
+
+#[test]
+fn frames_against_the_rules_end_the_connection_with_the_right_code() {
+    let cases: [(u8, u8, StreamId, &[u8], Code); 14] = [
+        (DATA, 0, 0, b"x", Code::ProtocolError),
+        (DATA, 0, 2, b"x", Code::ProtocolError),
+        (DATA, 0, 9, b"x", Code::ProtocolError),
+        (DATA, 0x8, 1, &[5, 1], Code::ProtocolError),
+        (1, 0x4, 0, b"", Code::ProtocolError),
+        (1, 0x4, 3, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Code::CompressionError),
+        (RST_STREAM, 0, 1, b"123", Code::FrameSizeError),
+        (RST_STREAM, 0, 9, &[0, 0, 0, 8], Code::ProtocolError),
+        (SETTINGS, 0, 1, b"", Code::ProtocolError),
+        (SETTINGS, 0, 0, b"1", Code::FrameSizeError),
+        (5, 0, 1, b"1234", Code::ProtocolError),
+        (PING, 0, 0, b"short", Code::FrameSizeError),
+        (WINDOW_UPDATE, 0, 0, &[0, 0, 0, 0], Code::ProtocolError),
+        (WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff], Code::FlowControlError),
+    ];
+    for (kind, flags, id, payload, code) in cases {
+        assert_eq!(judged(&[(kind, flags, id, payload)], 1), Err(code), "{kind} {id} {payload:?}");
+    }
+    // What concerns one stream resets that one: more data than was promised, credit of nothing, data behind the end.
+    assert_eq!(judged(&[(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 0])], 1), Ok(1));
+    assert_eq!(judged(&[(DATA, END_STREAM, 1, b"x"), (DATA, 0, 1, b"x")], 1), Ok(2));
+}
+
+#[test]
+fn floods_end_the_connection_and_the_busy_do_not() {
+    let calm = Err(Code::EnhanceYourCalm);
+    assert_eq!(judged(&[(DATA, 0, 1, b"")], PATIENCE as usize + 1), calm, "empty data");
+    assert_eq!(judged(&[(SETTINGS, 0, 0, b"")], PATIENCE as usize + 1), calm);
+    let settings = [0, 4, 0, 0, 0, 1].repeat(65);
+    assert_eq!(judged(&[(SETTINGS, 0, 0, &settings)], 1), calm);
+    assert!(judged(&[(PING, 0, 0, b"12345678")], 20_000).is_ok(), "they are read");
+    assert!(judged(&[(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])], 20_000).is_ok());
+    // Pings whose answers are not read.
+    let mut pair = Pair::new();
+    let ping = [&FrameHead { len: 8, kind: PING, flags: 0, id: 0 }.bytes()[..], b"12345678"].concat();
+    let mut input = BytesMut::from(&ping.repeat(10_000)[..]);
+    assert_eq!(pair.server.receive(&mut input).unwrap_err().code, Code::EnhanceYourCalm);
+    assert!(pair.server.unsent().remaining() < 100 * 1024);
+}
+
+#[test]
+fn a_peer_that_opens_and_resets_is_calmed() {
+    let mut pair = Pair::new();
+    for round in 0..=PATIENCE {
+        let id = pair.client.send_request(&get("/"), true, ()).unwrap();
+        pair.client.forget(id, Code::Cancel);
+        carry(&mut pair.client, &mut pair.wires[0], usize::MAX);
+        loop {
+            match pair.server.receive(&mut pair.wires[0]) {
+                Ok(Some(Event::Reset { id, .. })) => drop(pair.server.forget(id, Code::Cancel)),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    assert_eq!((error.code, round), (Code::EnhanceYourCalm, PATIENCE));
+                    return;
+                }
+            }
+        }
+        let all = pair.server.unsent().remaining();
+        pair.server.unsent().advance(all);
+        pair.server.written();
+        assert!(pair.server.len() <= 1 && pair.server.waiting.is_empty());
+    }
+    panic!("nothing happened");
+}
+
+#[test]
+fn heads_that_are_not_http_reset_their_stream_or_are_answered() {
+    let mut pair = Pair::new();
+    let mut send = |method: &str, fields: Fields| {
+        let head = Request::new(Version::Http2, method.as_bytes(), b"/", Some(b"shop"), fields).unwrap();
+        pair.client.send_request(&head, true, ()).unwrap();
+        pair.talk(usize::MAX).into_iter().next()
+    };
+    let long = "x".repeat(20_000);
+    let large = send("GET", [("x-long", long.as_str())].into_iter().collect());
+    assert!(matches!(large, Some((true, Event::BadRequest { status: 431, .. }))), "{large:?}");
+    let twice = send("GET", [("content-length", "0"), ("content-length", "0")].into_iter().collect());
+    assert!(matches!(twice, Some((false, Event::Reset { code: Code::ProtocolError, .. }))), "{twice:?}");
+    let promised = send("GET", [("content-length", "5")].into_iter().collect());
+    assert!(matches!(promised, Some((false, Event::Reset { code: Code::ProtocolError, .. }))), "{promised:?}");
+    let connect = send("CONNECT", Fields::default());
+    assert!(matches!(connect, Some((true, Event::Request { .. }))), "{connect:?}");
+}
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever comes, nothing panics, and what is kept stays within its bounds.
+        #[test]
+        fn frames_never_panic_and_never_make_us_keep_much(
+            frames in prop::collection::vec((0u8..12, any::<u8>(), 0u32..8, prop::collection::vec(any::<u8>(), 0..40)), 0..200),
+            client: bool,
+        ) {
+            let mut pair = Pair::new();
+            pair.client.send_request(&get("/"), false, ()).unwrap();
+            pair.talk(usize::MAX);
+            let one = if client { &mut pair.client } else { &mut pair.server };
+            let mut input = BytesMut::new();
+            for (kind, flags, id, payload) in frames {
+                input.extend_from_slice(&FrameHead { len: payload.len(), kind, flags, id }.bytes());
+                input.extend_from_slice(&payload);
+            }
+            let mut seen = 0;
+            while let Ok(Some(_)) = one.receive(&mut input) {
+                seen += 1;
+                prop_assert!(seen < 1_000);
+            }
+            prop_assert!(one.unsent().remaining() < 128 * 1024);
+            prop_assert!(one.len() <= 200 && one.open <= 100);
+        }
+    }
+}
