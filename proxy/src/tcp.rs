@@ -1,23 +1,29 @@
 //! Opaque bytes: both directions of a connection copied until both have ended, half-close kept, idle ones closed.
 
 use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
-    time::sleep,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, sleep},
 };
 
-/// Buffer for each direction.
-const BUFFER: usize = 16 * 1024;
+/// What is read before it is written: four TLS records, which leave in one system call.
+const BUFFER: usize = 64 * 1024;
+/// Buffers that one way may move before others get their turn.
+const TURNS: usize = 8;
+
+thread_local! {
+    /// The buffer of this worker's relays: borrowed while bytes move, so that an idle relay holds none.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What passed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,52 +42,124 @@ pub(crate) enum RelayError {
 }
 
 /// Copies between the caller and the callee until both directions have ended.
-pub(crate) async fn relay<A, B>(caller: A, callee: B, idle: Duration) -> (Relayed, Result<(), RelayError>)
+pub(crate) async fn relay<A, B>(mut caller: A, mut callee: B, idle: Duration) -> (Relayed, Result<(), RelayError>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (sent, received) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut caller = Metered { stream: caller, read: sent.clone() };
-    let mut callee = Metered { stream: callee, read: received.clone() };
-    let moved = || sent.load(Relaxed).wrapping_add(received.load(Relaxed));
-    let result = {
-        let copy = copy_bidirectional_with_sizes(&mut caller, &mut callee, BUFFER, BUFFER);
-        let mut copy = std::pin::pin!(copy);
-        loop {
-            let before = moved();
-            tokio::select! {
-                result = copy.as_mut() => break result.map(drop).map_err(RelayError::Io),
-                () = sleep(idle) => if moved() == before { break Err(RelayError::Idle) },
+    let (mut up, mut down) = (Way::default(), Way::default());
+    let mut seen = 0;
+    let mut silence = pin!(sleep(idle));
+    let result = poll_fn(|cx| {
+        let sent = up.poll(cx, &mut caller, &mut callee).map_err(RelayError::Io)?;
+        let received = down.poll(cx, &mut callee, &mut caller).map_err(RelayError::Io)?;
+        if sent.is_ready() && received.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        // One timer for the whole relay, looked at when it rings.
+        while silence.as_mut().poll(cx).is_ready() {
+            if up.count.wrapping_add(down.count) == seen {
+                return Poll::Ready(Err(RelayError::Idle));
+            }
+            seen = up.count.wrapping_add(down.count);
+            silence.as_mut().reset(Instant::now() + idle);
+        }
+        Poll::Pending
+    })
+    .await;
+    (Relayed { sent: up.count, received: down.count }, result)
+}
+
+/// One direction of a relay.
+#[derive(Debug, Default)]
+struct Way {
+    /// Read and not yet written.
+    rest: Bytes,
+    /// Bytes that were read.
+    count: u64,
+    /// All has been read.
+    ended: bool,
+    /// What was written may still stand in a buffer of the writer's.
+    unflushed: bool,
+    done: bool,
+}
+
+impl Way {
+    /// Moves what can be moved. Ready when this direction has ended.
+    fn poll<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
+        if self.done {
+            return Poll::Ready(Ok(()));
+        }
+        for _ in 0..TURNS {
+            while !self.rest.is_empty() {
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.rest.advance(written);
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            let mut scratch = SCRATCH.take();
+            scratch.resize(BUFFER, 0);
+            let moved = self.poll_through(cx, from, to, &mut scratch);
+            SCRATCH.set(scratch);
+            if moved?.is_pending() {
+                if self.unflushed && self.rest.is_empty() {
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
             }
         }
-    };
-    (Relayed { sent: sent.load(Relaxed), received: received.load(Relaxed) }, result)
-}
-
-struct Metered<S> {
-    stream: S,
-    read: Arc<AtomicU64>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.read.fetch_add((buf.filled().len() - before) as u64, Relaxed);
-        polled
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// Fills the buffer as far as it goes at once, and writes it. Pending when there was nothing to read, or no room to write.
+    fn poll_through<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        scratch: &mut [u8],
+    ) -> io::Result<Poll<()>> {
+        let mut buffer = ReadBuf::new(scratch);
+        let mut blocked = false;
+        while buffer.remaining() > 0 && !self.ended && !blocked {
+            let before = buffer.filled().len();
+            match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
+                Poll::Ready(read) => {
+                    read?;
+                    self.ended = buffer.filled().len() == before;
+                }
+                Poll::Pending => blocked = true,
+            }
+        }
+        let mut filled = buffer.filled();
+        self.count += filled.len() as u64;
+        self.unflushed |= !filled.is_empty();
+        while !filled.is_empty() {
+            match Pin::new(&mut *to).poll_write(cx, filled) {
+                Poll::Ready(written) => match filled.split_at_checked(written?) {
+                    Some((&[], _)) | None => return Err(io::ErrorKind::WriteZero.into()),
+                    Some((_, rest)) => filled = rest,
+                },
+                Poll::Pending => {
+                    self.rest = Bytes::copy_from_slice(filled);
+                    return Ok(Poll::Pending);
+                }
+            }
+        }
+        Ok(if blocked { Poll::Pending } else { Poll::Ready(()) })
     }
 }
 

@@ -117,14 +117,11 @@ fn upload(pair: &mut Pair, id: StreamId, data: &mut Bytes, step: usize) -> usize
     while !done {
         done = pair.client.send_data(id, data, true).unwrap();
         for (_, event) in pair.talk(step) {
-            match event {
-                Event::Data { data, .. } => {
-                    got += data.len();
-                    pair.server.consumed(id, data.len());
-                }
-                Event::Writable { .. } | Event::Request { .. } => {}
-                other => panic!("{other:?}"),
+            if let Event::Data { data, .. } = &event {
+                got += data.len();
+                pair.server.consumed(id, data.len());
             }
+            assert!(!matches!(event, Event::Reset { .. } | Event::GoAway { .. }), "{event:?}");
         }
     }
     got
