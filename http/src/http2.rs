@@ -225,7 +225,7 @@ pub struct Connection<T> {
     block: Vec<u8>,
     going: Going,
     work: u32,
-    /// Bytes of answers since all was written last.
+    /// Bytes of answers since all was written last, halved with each tick: under load something always waits.
     answers: usize,
     pings: u8,
 }
@@ -435,6 +435,7 @@ impl<T> Connection<T> {
     /// To be called about once a second: what a peer did long ago is forgiven, and what nobody needs now is given back.
     pub fn tick(&mut self) {
         self.work /= 2;
+        self.answers /= 2;
         if self.streams.is_empty() {
             self.streams.shrink_to(FEW);
             self.waiting.shrink_to(FEW);

@@ -420,7 +420,7 @@ for number, line in enumerate(sys.stdin):
 "#;
 
 #[test]
-#[ignore = "needs Python's hpack where python3 finds it: pip install hpack"]
+#[ignore = "slow: 2,000 blocks through another implementation, Python's hpack of .tools/venv"]
 fn python_reads_what_we_write_and_we_what_it_writes() {
     use std::{
         io::{BufRead as _, BufReader, Write as _},
@@ -429,8 +429,12 @@ fn python_reads_what_we_write_and_we_what_it_writes() {
     let to_hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for _ in 0..40 {
-        let mut peer =
-            Command::new("python3").args(["-c", PEER]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut peer = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/venv/bin/python"))
+            .args(["-c", PEER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (mut input, mut output) = (peer.stdin.take().unwrap(), BufReader::new(peer.stdout.take().unwrap()));
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
         for _ in 0..50 {

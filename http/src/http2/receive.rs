@@ -515,7 +515,6 @@ impl<T: Default> Connection<T> {
     /// Counts a frame that makes work and brings nothing.
     fn works(&mut self) -> Result<(), Error> {
         self.work += 1;
-        self.answers += if self.out.is_empty() { 0 } else { ANSWER };
         if self.work > PATIENCE {
             return Err(self.fail(Code::EnhanceYourCalm, "too many frames that bring nothing"));
         }
