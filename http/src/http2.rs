@@ -382,11 +382,6 @@ impl<T> Connection<T> {
         self.streams.iter_mut().map(|(id, stream)| (*id, stream))
     }
 
-    /// Whether no stream is left.
-    pub fn is_idle(&self) -> bool {
-        self.streams.is_empty()
-    }
-
     /// Streams that are known, open or not yet forgotten.
     pub fn len(&self) -> usize {
         self.streams.len()

@@ -32,13 +32,6 @@ impl Unsent {
         self.len += bytes.len();
     }
 
-    /// Adds what `write` appends.
-    pub fn put_with(&mut self, write: impl FnOnce(&mut BytesMut)) {
-        let before = self.tail.len();
-        write(&mut self.tail);
-        self.len += self.tail.len() - before;
-    }
-
     /// Adds data, which is not copied when it is large.
     pub fn put_data(&mut self, data: Bytes) {
         if data.len() < COPY {

@@ -78,18 +78,18 @@ pub struct Worker {
 
 /// The HTTP/2 connections of a worker, which are looked after once a second.
 #[derive(Debug, Default)]
-pub(crate) struct Muxes(Mutex<Vec<(Weak<Mux>, bool)>>);
+pub(crate) struct Muxes(Mutex<Vec<Weak<Mux>>>);
 
 impl Muxes {
-    /// Looks after a connection from now on. `idle`: its peer is asked for a sign of life also while no stream is open.
-    pub(crate) fn watch(&self, mux: &Arc<Mux>, idle: bool) {
-        self.0.lock().push((Arc::downgrade(mux), idle));
+    /// Looks after a connection from now on.
+    pub(crate) fn watch(&self, mux: &Arc<Mux>) {
+        self.0.lock().push(Arc::downgrade(mux));
     }
 
     fn tick(&self) {
-        self.0.lock().retain(|(mux, idle)| match mux.upgrade() {
+        self.0.lock().retain(|mux| match mux.upgrade() {
             Some(mux) => {
-                mux.tick(*idle);
+                mux.tick();
                 true
             }
             None => false,

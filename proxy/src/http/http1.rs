@@ -59,8 +59,8 @@ pub(crate) struct Io {
     stream: Option<Stream>,
     input: BytesMut,
     size: usize,
-    pub(crate) out: Unsent,
-    pub(crate) scratch: Vec<u8>,
+    out: Unsent,
+    scratch: Vec<u8>,
     body: BodyDecoder,
     /// The caller waits for leave to send its body.
     wants_leave: bool,
@@ -293,7 +293,7 @@ impl Io {
     }
 
     /// A body that is here already, in whole.
-    pub(crate) fn take_small_body(&mut self) -> Option<Body> {
+    fn take_small_body(&mut self) -> Option<Body> {
         let length = self.body.remaining().filter(|length| *length <= self.input.len() as u64)?;
         if length == 0 {
             return self.body.is_done().then_some(Body::Empty);
@@ -373,6 +373,13 @@ impl Io {
         self.stream.take().map(|stream| Rewind::new(stream, read))
     }
 
+    /// Queues what `write` appends.
+    pub(crate) fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.scratch.clear();
+        write(&mut self.scratch);
+        self.out.put(&self.scratch);
+    }
+
     /// Queues a piece of a body. `chunked`: how it is framed.
     fn put(&mut self, data: Bytes, chunked: bool) {
         if data.is_empty() {
@@ -381,18 +388,14 @@ impl Io {
         if !chunked {
             return self.out.put_data(data);
         }
-        self.scratch.clear();
-        http1::write_chunk_head(data.len(), &mut self.scratch);
-        self.out.put(&self.scratch);
+        self.put_with(|out| http1::write_chunk_head(data.len(), out));
         self.out.put_data(data);
         self.out.put(b"\r\n");
     }
 
     fn put_end(&mut self, chunked: bool, trailers: Option<&Fields>) {
         if chunked {
-            self.scratch.clear();
-            http1::write_last_chunk(trailers, &mut self.scratch);
-            self.out.put(&self.scratch);
+            self.put_with(|out| http1::write_last_chunk(trailers, out));
         }
     }
 }
@@ -410,8 +413,13 @@ fn spare(mut buffer: BytesMut) {
 }
 
 impl Incoming {
-    pub(crate) fn new(io: Shared, request: bool) -> Self {
-        Self { io, request, ended: false }
+    /// The body that comes behind a head of this framing. `request`: what breaks it is the caller's doing.
+    pub(crate) fn body(io: &Shared, framing: Framing, request: bool) -> Body {
+        if framing == Framing::None {
+            return Body::Empty;
+        }
+        let small = io.lock().take_small_body();
+        small.unwrap_or_else(|| Body::Http1(Self { io: io.clone(), request, ended: false }))
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {

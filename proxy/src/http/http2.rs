@@ -1,9 +1,10 @@
-//! HTTP/2 on a stream: one task drives each connection ([`drive`]), and whoever has a part in one of its streams holds a
+//! HTTP/2 on a stream: one task drives each connection ([`Driver`]), and whoever has a part in one of its streams holds a
 //! [`StreamRef`]. What one side queues and the other reads stands in one [`Mux`] under a lock that nobody holds while waiting.
 //! Invariant: a stream that nobody holds any more is over, and reset if it was not.
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
@@ -129,7 +130,7 @@ impl Mux {
     /// Whether no stream is left and all was written.
     pub(crate) fn is_done(&self) -> bool {
         let mut state = self.state.lock();
-        state.over.is_some() || (state.connection.is_idle() && state.connection.unsent().is_empty())
+        state.over.is_some() || (state.connection.is_empty() && state.connection.unsent().is_empty())
     }
 
     /// Closes the connection as soon as no stream is left; new ones are not taken.
@@ -141,15 +142,12 @@ impl Mux {
         }
     }
 
-    /// To be called once a second. `idle`: a peer is asked for a sign of life also while no stream is open.
-    pub(crate) fn tick(&self, idle: bool) {
+    /// To be called once a second.
+    pub(crate) fn tick(&self) {
         let mut state = self.state.lock();
         state.connection.tick();
         if std::mem::take(&mut state.heard) {
             state.silent = 0;
-            return;
-        }
-        if !idle && state.connection.is_idle() {
             return;
         }
         state.silent += 1;
@@ -286,7 +284,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
             state.end(Failure::Reset(error.to_string().into()));
             return Poll::Ready(Err(error));
         }
-        let over = state.retired && state.connection.is_gone() && state.connection.is_idle();
+        let over = state.retired && state.connection.is_gone() && state.connection.is_empty();
         if result.is_pending() && over && state.connection.unsent().is_empty() {
             state.end(Failure::Reset("connection closed".into()));
             return Poll::Ready(Ok(()));
@@ -549,6 +547,21 @@ impl StreamRef {
                 None => return self.poll_send(cx, rest, true).map_err(|_over| None),
             }
         }
+    }
+}
+
+impl StreamRef {
+    /// Sends what is left of a body, until all is sent or the stream is over. `rest`: what was taken out of it and not yet sent.
+    /// Errors: as in [`StreamRef::poll_body`].
+    pub(crate) async fn send_body(&self, mut body: Body, mut rest: Bytes) -> Result<(), Option<Failure>> {
+        poll_fn(|cx| {
+            let sent = self.poll_body(cx, &mut body, &mut rest);
+            if sent.is_pending() && self.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(None));
+            }
+            sent
+        })
+        .await
     }
 }
 

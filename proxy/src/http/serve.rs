@@ -159,13 +159,7 @@ async fn exchange(
             return false;
         }
     };
-    let body = match parsed.framing {
-        Framing::None => Body::Empty,
-        Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
-            let small = io.lock().take_small_body();
-            small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), true)))
-        }
-    };
+    let body = Incoming::body(io, parsed.framing, true);
     let answer = {
         let mut call = pin!(caught(handler.handle(head, body, running), worker));
         poll_fn(|cx| match call.as_mut().poll(cx) {
@@ -227,10 +221,7 @@ async fn write(io: &Shared, connection: &Connection, answer: Answer, asked: &Ask
         let mut io = io.lock();
         io.keep_alive &= !last && framing != Framing::UntilClose;
         let connection = if io.keep_alive { codec::Connection::KeepAlive } else { codec::Connection::Close };
-        let io = &mut *io;
-        io.scratch.clear();
-        codec::write_response(&head, framing, connection, &mut io.scratch);
-        io.out.put(&io.scratch);
+        io.put_with(|out| codec::write_response(&head, framing, connection, out));
     }
     let mut body = (!bodiless).then_some(body);
     let chunked = framing == Framing::Chunked;
@@ -245,12 +236,8 @@ async fn write(io: &Shared, connection: &Connection, answer: Answer, asked: &Ask
 }
 
 async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
-    {
-        let io = &mut *io.lock();
-        io.scratch.clear();
-        codec::write_response(head, Framing::None, codec::Connection::Upgrade(protocol), &mut io.scratch);
-        io.out.put(&io.scratch);
-    }
+    let connection = codec::Connection::Upgrade(protocol);
+    io.lock().put_with(|out| codec::write_response(head, Framing::None, connection, out));
     poll_fn(|cx| io.lock().poll_flush(cx)).await.is_ok()
 }
 
@@ -293,7 +280,7 @@ pub(crate) async fn http2(
         connect_protocol: true,
     };
     let mux = Mux::new(Role::Server, config);
-    worker.muxes.watch(&mux, true);
+    worker.muxes.watch(&mux);
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
         let running = connection.request_starts();
         let (handler, worker) = (handler.clone(), worker.clone());
@@ -366,7 +353,7 @@ pub(crate) async fn http2(
 
 /// Sends an answer on its stream.
 async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
-    let Answer { head, mut body, switch } = answer;
+    let Answer { head, body, switch } = answer;
     if let Some(switch) = switch {
         if stream.send_answer(&head, false).is_ok() {
             Box::pin(upgrade::join(switch, Tunnel::new(stream))).await;
@@ -377,15 +364,7 @@ async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
     if stream.send_answer(&head, end).is_err() || end {
         return;
     }
-    let mut rest = Bytes::new();
-    let sent = poll_fn(|cx| {
-        let sent = stream.poll_body(cx, &mut body, &mut rest);
-        if sent.is_pending() && stream.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(None));
-        }
-        sent
-    });
-    if let Err(Some(failure)) = sent.await {
+    if let Err(Some(failure)) = stream.send_body(body, Bytes::new()).await {
         tracing::debug!(%failure, "an answer broke off");
     }
 }

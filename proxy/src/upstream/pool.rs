@@ -221,13 +221,7 @@ impl Pool {
             *switched = Some(Far::Http1(io));
             return Ok((response, Body::Empty, Lease(None)));
         }
-        let body = match framing {
-            Framing::None => Body::Empty,
-            Framing::Length(_) | Framing::Chunked | Framing::UntilClose => {
-                let small = io.lock().take_small_body();
-                small.unwrap_or_else(|| Body::Http1(Incoming::new(io.clone(), false)))
-            }
-        };
+        let body = Incoming::body(&io, framing, false);
         Ok((response, body, Lease(Some(Held::Http1(self.clone(), io)))))
     }
 
@@ -334,7 +328,7 @@ impl Pool {
             connect_protocol: false,
         };
         let mux = Mux::new(Role::Client, config);
-        opener.muxes.watch(&mux, true);
+        opener.muxes.watch(&mux);
         let mut driver = Driver::new(stream, mux.clone(), drop);
         tokio::spawn(async move {
             if let Err(error) = poll_fn(|cx| driver.poll(cx)).await {
@@ -395,7 +389,7 @@ impl Pool {
     /// Closes what has been idle for too long.
     pub(crate) fn sweep(&self) {
         let limit = Duration::from_millis(self.idle_limit_ms.load(Relaxed));
-        // What was learned is forgotten by a half in about ten minutes, in case the peer now keeps them for longer.
+        // What was learned is forgotten by and by, in case the peer now keeps them for longer: doubled in some 700 sweeps.
         let closes = self.closes_after_ms.load(Relaxed);
         self.closes_after_ms.store(closes.saturating_add(closes / 1024), Relaxed);
         let short = limit.min(self.patience());
@@ -454,14 +448,12 @@ async fn exchange(
         None => Framing::Chunked,
     };
     {
-        let io = &mut *io.lock();
+        let mut io = io.lock();
         let connection = match upgrade {
             Some(protocol) => codec::Connection::Upgrade(protocol),
             None => codec::Connection::KeepAlive,
         };
-        io.scratch.clear();
-        codec::write_request(head, framing, connection, &mut io.scratch);
-        io.out.put(&io.scratch);
+        io.put_with(|out| codec::write_request(head, framing, connection, out));
         io.writing = true;
     }
     let (mut body, chunked) = (Some(body), framing == Framing::Chunked);
@@ -529,14 +521,7 @@ async fn request_http2(stream: &StreamRef, mut body: Body, open: bool) -> Result
     if writing {
         let stream = stream.clone();
         tokio::spawn(async move {
-            let sent = poll_fn(|cx| {
-                let sent = stream.poll_body(cx, &mut body, &mut rest);
-                if sent.is_pending() && stream.poll_gone(cx).is_ready() {
-                    return Poll::Ready(Err(None));
-                }
-                sent
-            });
-            if let Err(Some(failure)) = sent.await {
+            if let Err(Some(failure)) = stream.send_body(body, rest).await {
                 tracing::debug!(%failure, "a request broke off after its answer had begun");
             }
         });
