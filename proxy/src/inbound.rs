@@ -39,7 +39,7 @@ use crate::{
     },
     listener::detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
     live::{InboundLive, Live},
-    stream::{Rewind, Stream, tls_error},
+    stream::{Rewind, Stream, WRITTEN_AT_ONCE, tls_error},
     tcp,
     telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
     tls::{ALPN_HTTP, SvidError, verify, verify::Peer},
@@ -133,7 +133,10 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
     };
     let shaken = timeout(HANDSHAKE, TlsAcceptor::from(tls.server.clone()).accept(stream)).await;
     let stream = match shaken {
-        Ok(Ok(stream)) => stream,
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().1.set_buffer_limit(Some(WRITTEN_AT_ONCE));
+            stream
+        }
         Ok(Err(error)) => return tls_failed(&worker, peer, &error),
         Err(_elapsed) => {
             return worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", "timeout")]);

@@ -9,6 +9,7 @@
 mod admin;
 mod agent;
 pub mod app;
+mod buffer;
 pub mod command;
 pub mod config;
 pub mod connection;

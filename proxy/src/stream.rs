@@ -1,4 +1,4 @@
-//! Byte streams: a TCP connection whose first bytes were already read, and the same below mesh TLS.
+//! Byte streams: a TCP connection of which more was read than was asked for, and the same below mesh TLS.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -17,7 +17,15 @@ use tokio::{
 };
 use tokio_rustls::{client, server};
 
-/// A stream that first gives back what was read from it to look at.
+use crate::buffer;
+
+/// What a reader must have room for to be read to directly. rustls has room for 4 KiB, then for a record.
+const LARGE: usize = 32 * 1024;
+
+/// What mesh TLS encrypts before it writes, in bytes: so many leave in one system call.
+pub(crate) const WRITTEN_AT_ONCE: usize = buffer::SIZE;
+
+/// A stream that first gives back what was read from it: to look at, or because the reader had little room.
 #[derive(Debug)]
 pub(crate) struct Rewind<S = TcpStream> {
     first: Bytes,
@@ -31,7 +39,7 @@ pub(crate) enum Stream {
     Accepted(Box<server::TlsStream<Rewind>>),
     /// Dialled by us; the flag is raised when the peer sends a TLS alert, which before the first byte of an answer means
     /// that it refused our identity.
-    Dialled(Box<client::TlsStream<TcpStream>>, Arc<AtomicBool>),
+    Dialled(Box<client::TlsStream<Rewind>>, Arc<AtomicBool>),
 }
 
 impl<S> Rewind<S> {
@@ -58,7 +66,19 @@ impl Stream {
 impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            if buf.remaining() >= LARGE {
+                return Pin::new(&mut self.stream).poll_read(cx, buf);
+            }
+            let this = &mut *self;
+            return buffer::lend(|ahead| {
+                ready!(tokio_util::io::poll_read_buf(Pin::new(&mut this.stream), cx, ahead))?;
+                let now = ahead.split_to(ahead.len().min(buf.remaining()));
+                buf.put_slice(&now);
+                if !ahead.is_empty() {
+                    this.first = buffer::detach(ahead).freeze();
+                }
+                Poll::Ready(Ok(()))
+            });
         }
         let count = self.first.len().min(buf.remaining());
         if let Some(part) = self.first.get(..count) {

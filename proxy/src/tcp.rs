@@ -1,7 +1,6 @@
 //! Opaque bytes: both directions of a connection copied until both have ended, half-close kept, idle ones closed.
 
 use std::{
-    cell::RefCell,
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
@@ -9,21 +8,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep},
 };
 
-/// What is read before it is written: four TLS records, which leave in one system call.
-const BUFFER: usize = 64 * 1024;
-/// Buffers that one way may move before others get their turn.
-const TURNS: usize = 8;
+use crate::buffer::{self, Filled};
 
-thread_local! {
-    /// The buffer of this worker's relays: borrowed while bytes move, so that an idle relay holds none.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
+/// Buffers that one way may move before others get their turn.
+const TURNS: usize = 4;
 
 /// What passed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,6 +71,7 @@ struct Way {
     rest: Bytes,
     /// Bytes that were read.
     count: u64,
+    failed: Option<io::Error>,
     /// All has been read.
     ended: bool,
     /// What was written may still stand in a buffer of the writer's.
@@ -108,11 +103,7 @@ impl Way {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            let mut scratch = SCRATCH.take();
-            scratch.resize(BUFFER, 0);
-            let moved = self.poll_through(cx, from, to, &mut scratch);
-            SCRATCH.set(scratch);
-            if moved?.is_pending() {
+            if buffer::lend(|buffer| self.poll_through(cx, from, to, buffer))?.is_pending() {
                 if self.unflushed && self.rest.is_empty() {
                     ready!(Pin::new(&mut *to).poll_flush(cx))?;
                     self.unflushed = false;
@@ -130,23 +121,16 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        scratch: &mut [u8],
+        buffer: &mut BytesMut,
     ) -> io::Result<Poll<()>> {
-        let mut buffer = ReadBuf::new(scratch);
-        let mut blocked = false;
-        while buffer.remaining() > 0 && !self.ended && !blocked {
-            let before = buffer.filled().len();
-            match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
-                Poll::Ready(read) => {
-                    read?;
-                    self.ended = buffer.filled().len() == before;
-                }
-                Poll::Pending => blocked = true,
-            }
-        }
-        let mut filled = buffer.filled();
-        self.count += filled.len() as u64;
-        self.unflushed |= !filled.is_empty();
+        let Poll::Ready(read) = buffer::poll_fill(from, cx, buffer, buffer::SIZE, &mut self.failed) else {
+            return Ok(Poll::Pending);
+        };
+        let Filled { count, drained } = read?;
+        let mut filled = &buffer[..];
+        self.ended = count == 0;
+        self.count += count as u64;
+        self.unflushed |= count > 0;
         while !filled.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, filled) {
                 Poll::Ready(written) => match filled.split_at_checked(written?) {
@@ -159,7 +143,7 @@ impl Way {
                 }
             }
         }
-        Ok(if blocked { Poll::Pending } else { Poll::Ready(()) })
+        Ok(if drained { Poll::Pending } else { Poll::Ready(()) })
     }
 }
 

@@ -19,8 +19,6 @@ use super::{
 const MAX_CONTINUATIONS: u32 = 16;
 /// Settings of one frame: each may make work for every stream.
 const MAX_SETTINGS: usize = 64;
-/// Data up to this is copied out of what was read, so that its buffer is free again.
-const SMALL: usize = 1024;
 /// Data below this that nobody wants is a frame that only makes work.
 const TINY: u32 = 256;
 /// What an answer to a frame takes at most, in bytes.
@@ -70,14 +68,7 @@ impl<T: Default> Connection<T> {
             input.advance(HEAD);
             let event = match head.kind {
                 DATA => {
-                    let payload = match input.get(..head.len) {
-                        Some(small) if small.len() <= SMALL => {
-                            let copy = Bytes::copy_from_slice(small);
-                            input.advance(head.len);
-                            copy
-                        }
-                        _ => input.split_to(head.len).freeze(),
-                    };
+                    let payload = crate::take(input, head.len);
                     self.data(head, payload)
                 }
                 _ => {

@@ -3,7 +3,6 @@
 //! writer at once; they share the [`Io`] under a lock that nobody holds while waiting.
 
 use std::{
-    cell::RefCell,
     io,
     pin::Pin,
     sync::Arc,
@@ -25,6 +24,7 @@ use super::{
     http2::remember,
 };
 use crate::{
+    buffer,
     connection::Connection,
     stream::{Rewind, Stream},
     upstream::dial::Slot,
@@ -33,24 +33,15 @@ use crate::{
 /// Limits of heads.
 pub(crate) const LIMITS: Limits =
     Limits { head: super::serve::MAX_HEAD, fields: super::head::MAX_FIELDS, target: super::head::MAX_URI };
-/// Least and most that is read at once.
+/// What is read at once of a head and what comes with it.
 const READ: usize = 8 * 1024;
-const MOST_READ: usize = 64 * 1024;
+/// The beginning of a message up to this is copied in front of what is read next.
+const COPIED: usize = 1024;
 /// What a caller may send ahead of its turn before it has to wait.
 const MAX_AHEAD: usize = 16 * 1024;
 /// What waits to be written before more is taken of a body.
 const MAX_UNSENT: usize = 128 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// Bodies up to this are copied out of what was read, so that its buffer is free again.
-const SMALL: usize = 1024;
-/// Buffers that a worker keeps for connections that wake up.
-const MAX_SPARE: usize = 32;
-
-thread_local! {
-    /// Buffers of this worker's that no connection needs at the moment.
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-}
 
 /// A connection.
 #[derive(Debug)]
@@ -58,7 +49,7 @@ pub(crate) struct Io {
     /// `None` once it was taken for a tunnel.
     stream: Option<Stream>,
     input: BytesMut,
-    size: usize,
+    failed: Option<io::Error>,
     out: Unsent,
     scratch: Vec<u8>,
     body: BodyDecoder,
@@ -102,7 +93,7 @@ impl Io {
         Self {
             stream: Some(stream),
             input: BytesMut::new(),
-            size: READ,
+            failed: None,
             out: Unsent::default(),
             scratch: Vec::new(),
             body: BodyDecoder::new(Framing::None),
@@ -120,37 +111,34 @@ impl Io {
         }
     }
 
-    /// Reads more. 0: the peer has sent all.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads at most `most` bytes more. 0: the peer has sent all.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         if self.ended {
             return Poll::Ready(Ok(0));
         }
         if self.input.is_empty() {
             // An idle connection holds no buffer.
-            if !stream.poll_readable(cx) {
-                spare(std::mem::take(&mut self.input));
-                self.size = READ;
-                remember(&mut self.reader, cx);
-                return Poll::Pending;
-            }
-            if self.input.capacity() == 0 {
-                self.input = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-            }
+            self.input = BytesMut::new();
         }
-        self.input.reserve(self.size);
-        let Poll::Ready(read) = tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.input) else {
+        let read = if self.input.len() <= COPIED {
+            buffer::lend(|buffer| {
+                buffer.extend_from_slice(&self.input);
+                let filled = ready!(buffer::poll_fill(stream, cx, buffer, most, &mut self.failed))?;
+                self.input = buffer::detach(buffer);
+                Poll::Ready(Ok(filled.count))
+            })
+        } else {
+            self.input.reserve(READ);
+            tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.input)
+        };
+        let Poll::Ready(read) = read else {
             remember(&mut self.reader, cx);
             return Poll::Pending;
         };
         match read {
             Ok(0) => self.ended = true,
-            Ok(count) => {
-                self.heard = true;
-                if count >= self.size {
-                    self.size = (self.size * 2).min(MOST_READ);
-                }
-            }
+            Ok(_) => self.heard = true,
             Err(_) => (self.broken, self.ended) = (true, true),
         }
         Poll::Ready(read)
@@ -211,7 +199,7 @@ impl Io {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(self.refuse(error))),
             }
-            match ready!(self.poll_fill(cx)) {
+            match ready!(self.poll_fill(cx, READ)) {
                 Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
                 Ok(_) => {}
             }
@@ -239,7 +227,7 @@ impl Io {
                     return Poll::Ready(Err(Failure::BadAnswer("not HTTP")));
                 }
             }
-            match ready!(self.poll_fill(cx)) {
+            match ready!(self.poll_fill(cx, READ)) {
                 Ok(0) => return Poll::Ready(Err(Failure::Reset("connection closed before the answer".into()))),
                 Err(error) => return Poll::Ready(Err(Failure::Reset(error.to_string().into()))),
                 Ok(_) => {}
@@ -299,9 +287,6 @@ impl Io {
             return self.body.is_done().then_some(Body::Empty);
         }
         match self.body.decode(&mut self.input, &LIMITS) {
-            Ok(Some(http1::Piece::Data(data))) if data.len() <= SMALL => {
-                Some(Body::Full(Bytes::copy_from_slice(&data)))
-            }
             Ok(Some(http1::Piece::Data(data))) => Some(Body::Full(data)),
             _ => None,
         }
@@ -329,7 +314,7 @@ impl Io {
                     return Poll::Ready(Some(Err(failure)));
                 }
             }
-            let filled = self.poll_fill(cx);
+            let filled = self.poll_fill(cx, buffer::SIZE);
             if let Some(caller) = &self.caller {
                 caller.body_awaited(filled.is_pending());
             }
@@ -350,7 +335,7 @@ impl Io {
     /// kept up to a bound. The end of what it sends is no farewell: it may still wait for its answer (RFC 9112 §9.6).
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.body.is_done() && !self.ended && self.input.len() < MAX_AHEAD {
-            match ready!(self.poll_fill(cx)) {
+            match ready!(self.poll_fill(cx, READ)) {
                 Ok(_) => {}
                 Err(_) => return Poll::Ready(()),
             }
@@ -360,7 +345,7 @@ impl Io {
 
     /// Reads and throws away until the peer has sent all.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while ready!(self.poll_fill(cx))? > 0 {
+        while ready!(self.poll_fill(cx, buffer::SIZE))? > 0 {
             self.input.clear();
         }
         Poll::Ready(Ok(()))
@@ -397,18 +382,6 @@ impl Io {
         if chunked {
             self.put_with(|out| http1::write_last_chunk(trailers, out));
         }
-    }
-}
-
-/// Keeps a buffer for another connection.
-fn spare(mut buffer: BytesMut) {
-    buffer.clear();
-    if buffer.try_reclaim(READ) && buffer.capacity() < 2 * READ {
-        SPARE.with_borrow_mut(|spare| {
-            if spare.len() < MAX_SPARE {
-                spare.push(buffer);
-            }
-        });
     }
 }
 

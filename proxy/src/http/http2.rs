@@ -22,16 +22,15 @@ use weft_http::{
 };
 
 use super::body::{Body, Next, Piece};
-use crate::{stream::Stream, upstream::pool::MAX_INTERIM};
+use crate::{
+    buffer::{self, Filled},
+    stream::Stream,
+    upstream::pool::MAX_INTERIM,
+};
 
 /// Seconds of silence before a peer is asked for a sign of life, and before it is taken for dead.
 const SILENCE: u32 = 30;
 const DEAD: u32 = 50;
-/// Least and most that is read at once.
-const READ: usize = 4 * 1024;
-const MOST_READ: usize = 64 * 1024;
-/// Reads before other tasks get their turn.
-const TURNS: usize = 8;
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
@@ -227,16 +226,16 @@ pub(super) fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
 pub(crate) struct Driver<F> {
     stream: Stream,
     mux: Arc<Mux>,
-    input: BytesMut,
-    size: usize,
+    /// The beginning of a frame.
+    rest: Vec<u8>,
+    failed: Option<io::Error>,
     arrivals: Vec<Arrival>,
     arrived: F,
-    ended: bool,
 }
 
 impl<F: FnMut(Arrival)> Driver<F> {
     pub(crate) fn new(stream: Stream, mux: Arc<Mux>, arrived: F) -> Self {
-        Self { stream, mux, input: BytesMut::new(), size: READ, arrivals: Vec::new(), arrived, ended: false }
+        Self { stream, mux, rest: Vec::new(), failed: None, arrivals: Vec::new(), arrived }
     }
 
     /// Ready when the connection is over. Errors: it broke, or the peer broke the protocol.
@@ -251,30 +250,25 @@ impl<F: FnMut(Arrival)> Driver<F> {
             }
         }
         let mut result = Poll::Pending;
-        for turn in 0.. {
-            match self.poll_read(cx) {
-                Poll::Ready(Ok(0)) => {
-                    mux.state.lock().end(Failure::Reset("connection closed".into()));
-                    result = Poll::Ready(Ok(()));
-                    break;
-                }
-                Poll::Ready(Ok(_)) => {
-                    if let Err(error) = self.understand() {
-                        mux.state.lock().end(Failure::Reset(error.to_string().into()));
-                        result = Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-                        break;
-                    }
-                    if turn >= TURNS {
-                        cx.waker().wake_by_ref();
-                        break;
-                    }
-                }
-                Poll::Ready(Err(error)) => {
-                    mux.state.lock().end(Failure::Reset(error.to_string().into()));
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => break,
+        match self.poll_read(cx) {
+            Poll::Ready(Ok(Filled { count: 0, .. })) => {
+                mux.state.lock().end(Failure::Reset("connection closed".into()));
+                result = Poll::Ready(Ok(()));
             }
+            Poll::Ready(Ok(Filled { drained: true, .. })) => {}
+            // First those get their turn who wait for what has come: their buffer is free again then.
+            Poll::Ready(Ok(_)) => cx.waker().wake_by_ref(),
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                mux.state.lock().end(Failure::Reset(error.to_string().into()));
+                result = Poll::Ready(Err(error));
+            }
+            Poll::Ready(Err(error)) => {
+                mux.state.lock().end(Failure::Reset(error.to_string().into()));
+                return Poll::Ready(Err(error));
+            }
+            // An idle connection holds no buffer.
+            Poll::Pending if self.rest.is_empty() => self.rest = Vec::new(),
+            Poll::Pending => {}
         }
         for arrival in self.arrivals.drain(..) {
             (self.arrived)(arrival);
@@ -304,34 +298,22 @@ impl<F: FnMut(Arrival)> Driver<F> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.ended {
-            return Poll::Ready(Ok(0));
-        }
-        self.input.reserve(self.size);
-        let read = match tokio_util::io::poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
-            Poll::Ready(read) => read?,
-            Poll::Pending => {
-                // An idle connection holds no buffer; a busy one soon has it again.
-                if self.input.is_empty() && self.size > READ {
-                    self.input = BytesMut::new();
-                    self.size = READ;
-                }
-                return Poll::Pending;
-            }
-        };
-        if read >= self.size {
-            self.size = (self.size * 2).min(MOST_READ);
-        }
-        self.ended = read == 0;
-        Poll::Ready(Ok(read))
+    /// Reads, and hands on what the bytes mean. Errors of the kind `InvalidData`: the peer broke the protocol, and is to hear so.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        buffer::lend(|input| {
+            input.extend_from_slice(&self.rest);
+            let filled = ready!(buffer::poll_fill(&mut self.stream, cx, input, buffer::SIZE, &mut self.failed))?;
+            self.understand(input).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.rest.clear();
+            self.rest.extend_from_slice(input);
+            Poll::Ready(Ok(filled))
+        })
     }
 
-    /// Hands on what the bytes mean.
-    fn understand(&mut self) -> Result<(), weft_http::http2::Error> {
+    fn understand(&mut self, input: &mut BytesMut) -> Result<(), weft_http::http2::Error> {
         let mut state = self.mux.state.lock();
         state.heard = true;
-        while let Some(event) = state.connection.receive(&mut self.input)? {
+        while let Some(event) = state.connection.receive(input)? {
             match event {
                 Event::Request { id, head, end } => {
                     if let Some(slot) = state.slot(id) {

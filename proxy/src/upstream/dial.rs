@@ -22,7 +22,7 @@ use weft_core::{failure::Failure, identity::Identity};
 
 use crate::{
     listener::original_dst::set_mark,
-    stream::{Stream, tls_error},
+    stream::{Rewind, Stream, WRITTEN_AT_ONCE, tls_error},
     telemetry::Metrics,
     tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, verify},
 };
@@ -107,8 +107,12 @@ impl Dialer {
         };
         let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| refused(&error))?;
-        let connection = stream.get_ref().1;
+        let mut stream = TlsConnector::from(config)
+            .connect(name, Rewind::new(tcp, Bytes::new()))
+            .await
+            .map_err(|error| refused(&error))?;
+        let connection = stream.get_mut().1;
+        connection.set_buffer_limit(Some(WRITTEN_AT_ONCE));
         let peer = verify::expect(connection, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
         if connection.alpn_protocol() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));

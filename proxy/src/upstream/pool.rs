@@ -33,7 +33,7 @@ use crate::{
         head::MAX_FIELDS,
         http1::{self, Incoming, Io, Shared},
         http2::{Driver, Mux, StreamRef},
-        serve::{CONNECTION_WINDOW, MAX_HEAD_HOP, STREAM_WINDOW},
+        serve::{MAX_HEAD_HOP, windows},
         upgrade::Far,
     },
     stream::Stream,
@@ -319,10 +319,11 @@ impl Pool {
         // Read before the handshake: if it changes meanwhile, the connection counts as an old one.
         let tls = if self.target.transport == Transport::Plain { None } else { opener.dialer.tls.load_full() };
         let (stream, alerted) = self.open(opener.dialer, bounds.connect).await?;
+        let (stream_window, connection_window) = windows(self.target.transport != Transport::Plain);
         let config = Config {
             max_streams: 0,
-            stream_window: STREAM_WINDOW,
-            connection_window: CONNECTION_WINDOW,
+            stream_window,
+            connection_window,
             max_head: MAX_HEAD_HOP,
             max_fields: 2 * MAX_FIELDS,
             connect_protocol: false,
