@@ -115,6 +115,8 @@ struct ChildArgs {
     cpu: usize,
     #[arg(long)]
     parent: i32,
+    #[arg(long)]
+    yields: bool,
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
 }
@@ -190,5 +192,5 @@ fn relay(args: &RelayArgs) -> Result<()> {
 
 fn child(args: &ChildArgs) -> Result<()> {
     let (program, rest) = args.command.split_first().context("no program")?;
-    process::become_child(args.cpu, args.parent, program, rest)
+    process::become_child(args.cpu, args.yields, args.parent, program, rest)
 }

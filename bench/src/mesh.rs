@@ -26,6 +26,8 @@ use crate::verify;
 
 /// Services that are called.
 const IN_USE: u32 = 5;
+/// A file system in memory.
+const MEMORY: &str = "/dev/shm";
 /// Longest wait for a program to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Objects in one request to the API, which takes 4 MiB.
@@ -39,6 +41,8 @@ pub struct Mesh {
     socket: PathBuf,
     token: String,
     dir: PathBuf,
+    /// The control plane's.
+    _data: tempfile::TempDir,
     cpu: usize,
     load_cpu: usize,
     server: SocketAddr,
@@ -61,10 +65,13 @@ impl Mesh {
         std::fs::create_dir_all(&dir)?;
         let (grpc, api, metrics) = (free_address()?, free_address()?, free_address()?);
         let socket = dir.join("api.sock");
-        let data = dir.join("data");
+        // In memory where that can be had: waiting for a disk, a virtual machine stops the CPU that the client runs on.
+        let memory = Path::new(MEMORY);
+        let data =
+            tempfile::Builder::new().prefix("weft-bench-").tempdir_in(if memory.is_dir() { memory } else { &dir })?;
         let args = [
             "--data-dir".as_ref(),
-            data.as_os_str(),
+            data.path().as_os_str(),
             "--api-socket".as_ref(),
             socket.as_os_str(),
             "--grpc".as_ref(),
@@ -82,7 +89,7 @@ impl Mesh {
             program.is_file(),
             "no weft-control-plane beside weft-proxy; build it: cargo build --release -p weft-control-plane"
         );
-        let mut plane = place.launcher.start(&format!("{name}-control-plane"), load_cpu, &program, args)?;
+        let mut plane = place.launcher.start_elsewhere(&format!("{name}-control-plane"), load_cpu, &program, args)?;
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = call(&socket, Method::GET, "/readyz", String::new()).await {
             plane.check()?;
@@ -99,7 +106,7 @@ impl Mesh {
         let answer = call(&socket, Method::POST, "/api/v1/tokens", wish).await.context("make a token")?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let token = answer.get("token").and_then(|token| token.as_str()).context("no token in the answer")?.to_owned();
-        Ok(Self { plane, grpc, socket, token, dir, cpu: place.cpu, load_cpu, server, proxy: None })
+        Ok(Self { plane, grpc, socket, token, dir, _data: data, cpu: place.cpu, load_cpu, server, proxy: None })
     }
 
     /// Starts the proxy anew and returns how long it took until `/readyz` said 200.

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, nice, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The niceness of what gives way to all others.
+const LAST: i32 = 19;
 
 /// How children are started.
 #[derive(Clone, Debug)]
@@ -48,9 +51,28 @@ impl Launcher {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
+        let command = self.command(cpu, program, args);
+        self.spawn(name, command)
+    }
+
+    /// The same, of a program that in life runs on another machine: here it gives way to what it shares `cpu` with.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_elsewhere<I, S>(&self, name: &str, cpu: usize, program: &Path, args: I) -> Result<Child>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let yields = ["--yields".as_ref(), "--".as_ref(), program.as_os_str()];
+        let mut command = self.child(cpu);
+        command.args(yields).args(args);
+        self.spawn(name, command)
+    }
+
+    fn spawn(&self, name: &str, mut command: tokio::process::Command) -> Result<Child> {
         let log = self.logs.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let mut command = self.command(cpu, program, args);
         command.stdout(output.try_clone()?).stderr(output);
         let process = command.spawn().with_context(|| format!("start {name}"))?;
         Child::new(name, log, process)
@@ -61,9 +83,15 @@ impl Launcher {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
+        let mut command = self.child(cpu);
+        command.arg("--").arg(program).args(args);
+        command
+    }
+
+    /// This program, about to become another.
+    fn child(&self, cpu: usize) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.bench);
         command.arg("child").arg("--cpu").arg(cpu.to_string()).arg("--parent").arg(std::process::id().to_string());
-        command.arg("--").arg(program).args(args);
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command
     }
@@ -143,16 +171,19 @@ impl Drop for Child {
     }
 }
 
-/// Becomes `program` on `cpu`, to be killed when `parent` dies. Returns only on failure.
+/// Becomes `program` on `cpu`, to be killed when `parent` dies. `yields`: others on that CPU go first. Returns only on failure.
 ///
 /// # Errors
 /// There is no such CPU, the parent is gone already, or the program cannot be executed.
-pub fn become_child(cpu: usize, parent: i32, program: &OsStr, args: &[OsString]) -> Result<()> {
+pub fn become_child(cpu: usize, yields: bool, parent: i32, program: &OsStr, args: &[OsString]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("ask to be killed with the bench")?;
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         bail!("the bench is gone");
     }
     pin(cpu)?;
+    if yields {
+        nice(LAST).context("give way to others")?;
+    }
     let error = std::process::Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
 }
