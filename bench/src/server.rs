@@ -4,8 +4,10 @@
 //! for every pair alike. Its own count of requests (`stub_status`) is the bench's count: the load generators report only
 //! a whole run, and CPU per request must leave out the run's beginning, where connections and handshakes are made.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -81,13 +83,19 @@ impl Server {
     }
 }
 
-/// An address of this machine with a port that nobody listens on at the moment.
+/// An address of this machine with a port that nobody listens on at the moment, another each time.
 ///
 /// # Errors
 /// No port is free.
 pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr()?)
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?.local_addr()?;
+        // Programs that listen with SO_REUSEPORT would share one that was given twice, and each get a part of the connections.
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
+            return Ok(address);
+        }
+    }
 }
 
 /// One process without a master, so that one process id holds everything.

@@ -611,13 +611,11 @@ impl ClusterState {
         let usable =
             |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
         // The common case looks at two of the healthy ones, or some more; only when none of them is any good are all looked at.
-        if endpoints.healthy > 2 {
-            let good = |index: usize| endpoints.get(index).is_some_and(|known| usable(known) && fresh(known));
-            let cost = |index: usize| cost(endpoints.get(index), now);
-            let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost);
-            if let Some(picked) = picked.and_then(|index| endpoints.get(index)) {
-                return Some(picked.clone());
-            }
+        let good = |index: usize| endpoints.get(index).is_some_and(|known| usable(known) && fresh(known));
+        let cost = |index: usize| cost(endpoints.get(index), now);
+        let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost);
+        if let Some(picked) = picked.and_then(|index| endpoints.get(index)) {
+            return Some(picked.clone());
         }
         let all: Vec<&Arc<EndpointState>> = endpoints.iter().collect();
         let good: Vec<_> = all.iter().copied().filter(|known| usable(known)).collect();
