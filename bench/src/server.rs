@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -88,11 +88,11 @@ impl Server {
 /// # Errors
 /// No port is free.
 pub fn free_address() -> Result<SocketAddr> {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    static GIVEN: Mutex<BTreeSet<u16>> = parking_lot::const_mutex(BTreeSet::new());
     loop {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?.local_addr()?;
         // Programs that listen with SO_REUSEPORT would share one that was given twice, and each get a part of the connections.
-        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
+        if GIVEN.lock().insert(address.port()) {
             return Ok(address);
         }
     }
