@@ -63,6 +63,17 @@ pub struct Resources {
     pub clusters: BTreeMap<ClusterName, Cluster>,
 }
 
+impl Resources {
+    /// Whether nothing but the revision differs.
+    fn says_the_same(&self, other: &Self) -> bool {
+        let Self { revision: _, listeners, absent, routes, clusters } = self;
+        *listeners == other.listeners
+            && *absent == other.absent
+            && *routes == other.routes
+            && *clusters == other.clusters
+    }
+}
+
 /// A model that refers to something it does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncompleteError {
@@ -85,17 +96,17 @@ pub enum IncompleteError {
 }
 
 /// One immutable snapshot with its references resolved.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Live {
     /// The revision it came from.
     pub revision: u64,
     /// What arrives here; none before the first configuration.
-    pub(crate) inbound: Option<InboundLive>,
+    pub(crate) inbound: Option<Arc<InboundLive>>,
     /// What to do with addresses outside the mesh; none before the first configuration.
     pub(crate) outbound_default: Option<OutboundPolicy>,
     /// By destination address; `None`: asked for, and not in the mesh.
     pub(crate) outbound: HashMap<SocketAddr, Option<Arc<OutboundLive>>>,
-    pub(crate) gateway: Option<GatewayLive>,
+    pub(crate) gateway: Option<Arc<GatewayLive>>,
     pub(crate) access_log: AccessLog,
     /// The model, for the config dump.
     pub resources: Arc<Resources>,
@@ -282,10 +293,16 @@ impl State {
         std::mem::take(&mut *self.touched.lock())
     }
 
-    /// Switches to a model in one step.
+    /// Switches to a model in one step. Nothing is compiled for a revision that only changed endpoints.
     /// Errors: it refers to something it does not hold; then nothing changes.
     pub fn replace(&self, resources: Resources) -> Result<(), IncompleteError> {
         let resources = Arc::new(resources);
+        let before = self.live.load_full();
+        if before.resources.says_the_same(&resources) {
+            self.live.store(Arc::new(Live { revision: resources.revision, resources, ..Live::clone(&before) }));
+            self.swapped.notify_waiters();
+            return Ok(());
+        }
         let upstreams: HashMap<&ClusterName, Arc<Upstream>> = resources
             .clusters
             .iter()
@@ -322,7 +339,7 @@ impl State {
                         requests.entry(port.routes.clone()).or_insert_with(judge);
                     }
                     live.access_log = inbound.access_log;
-                    live.inbound = Some(InboundLive::new(inbound, requests));
+                    live.inbound = Some(Arc::new(InboundLive::new(inbound, requests)));
                 }
                 Listener::OutboundDefault(default) => live.outbound_default = Some(default.policy),
                 Listener::Outbound(outbound) => {
@@ -339,7 +356,7 @@ impl State {
                         routes.insert(port.get(), routes_of(name, route)?);
                     }
                     live.access_log = gateway.access_log;
-                    live.gateway = Some(GatewayLive { routes });
+                    live.gateway = Some(Arc::new(GatewayLive { routes }));
                 }
             }
         }

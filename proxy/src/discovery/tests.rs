@@ -20,6 +20,8 @@ use super::{
     *,
 };
 
+const DURATION: Duration = Duration::from_secs(77);
+
 /// A client, the other end of its requests, and what the server believes that it holds.
 struct Bench {
     client: Discovery,
@@ -45,7 +47,7 @@ fn outbound(last: u8) -> Encoded {
     wire::render_listener(&Listener::Outbound(listener), ClientClass::Weft).unwrap()
 }
 
-fn tree(last: u8) -> Vec<Encoded> {
+fn endpoints(last: u8) -> EndpointSet {
     let endpoint = Endpoint {
         address: destination(last),
         workload: "shop/a".into(),
@@ -54,10 +56,13 @@ fn tree(last: u8) -> Vec<Encoded> {
         zone: String::new(),
         health: Default::default(),
     };
-    let endpoints = EndpointSet { cluster: cluster(last), endpoints: vec![endpoint] };
+    EndpointSet { cluster: cluster(last), endpoints: vec![endpoint] }
+}
+
+fn tree(last: u8) -> Vec<Encoded> {
     vec![
         wire::render_cluster(&Cluster::new(cluster(last)), ClientClass::Weft),
-        wire::render_endpoints(&endpoints, ClientClass::Weft),
+        wire::render_endpoints(&endpoints(last), ClientClass::Weft),
         outbound(last),
     ]
 }
@@ -275,4 +280,30 @@ async fn more_destinations_than_there_is_room_for_push_out_the_oldest() {
     let (_, gone) = bench.asked();
     assert_eq!(gone, ["outbound/240.0.0.1:80"], "the others are fresh");
     assert!(bench.client.subscriptions.len() <= MAX_DESTINATIONS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
+    let mut bench = Bench::new();
+    bench.call(1);
+    let before = bench.client.state.live_full();
+    let mut set = endpoints(1);
+    set.endpoints.iter_mut().for_each(|endpoint| endpoint.weight = 7.try_into().unwrap());
+    bench.send_all(&[wire::render_endpoints(&set, ClientClass::Weft)]);
+    bench.barrier(2);
+    let after = bench.client.state.live_full();
+    assert_eq!((after.revision, after.resources.revision), (2, 2));
+    assert!(Arc::ptr_eq(before.inbound.as_ref().unwrap(), after.inbound.as_ref().unwrap()));
+    let target = |live: &crate::live::Live| live.outbound[&destination(1)].clone().unwrap();
+    assert!(Arc::ptr_eq(&target(&before), &target(&after)));
+    let weight = |live| target(live).tcp[0].0.state.endpoints.load()[0].endpoint.weight.get();
+    assert_eq!(weight(&after), 7);
+    // And one that changes more is taken over.
+    bench.send_all(&[wire::render_cluster(
+        &Cluster { connect_timeout: DURATION, ..Cluster::new(cluster(1)) },
+        ClientClass::Weft,
+    )]);
+    bench.barrier(3);
+    let last = bench.client.state.live_full();
+    assert_eq!((last.revision, target(&last).tcp[0].0.settings.connect_timeout), (3, DURATION));
 }
