@@ -4,6 +4,9 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,12 +17,13 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinSet;
+use tokio::runtime;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::certs::NAMESPACE;
 use crate::pairs::Place;
-use crate::process::Child;
+use crate::process::{Child, give_way};
 use crate::scenario::Protocol;
 use crate::server::{SECOND, free_address};
 use crate::verify;
@@ -47,6 +51,27 @@ pub struct Mesh {
     load_cpu: usize,
     server: SocketAddr,
     proxy: Option<Proxy>,
+}
+
+/// Changes that are being made; dropping it ends them.
+#[derive(Debug)]
+pub struct Churn {
+    made: Arc<AtomicU64>,
+    ended: oneshot::Receiver<Result<()>>,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Churn {
+    /// How many were made.
+    ///
+    /// # Errors
+    /// One failed, and there are no more.
+    pub fn made(&mut self) -> Result<u64> {
+        if let Ok(ended) = self.ended.try_recv() {
+            ended?;
+        }
+        Ok(self.made.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Debug)]
@@ -177,16 +202,18 @@ impl Mesh {
         self.proxy.as_mut().map_or(Ok(()), |proxy| proxy.child.check())
     }
 
-    /// Begins to add and remove an endpoint of the first service, `rate` changes a second, each a revision of its own. What
-    /// it gives ends with an error only; it counts the changes in `made`.
-    #[must_use]
-    pub fn churn(&self, rate: u32, made: std::sync::Arc<std::sync::atomic::AtomicU64>) -> JoinSet<Result<()>> {
-        let mut tasks = JoinSet::new();
-        if rate == 0 {
-            return tasks;
-        }
+    /// Begins to add and remove an endpoint of the first service, `rate` changes a second, each a revision of its own, on a
+    /// thread that gives way to the load.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn churn(&self, rate: u32) -> Result<Churn> {
         let (socket, body) = (self.socket.clone(), workload("second", &SECOND.to_string(), self.server.port()));
-        tasks.spawn(async move {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, ended) = oneshot::channel();
+        let churn = Churn { made: Arc::default(), ended, _stop: stop };
+        let made = Arc::clone(&churn.made);
+        let changes = async move {
             let mut ticks = interval(Duration::from_secs(1) / rate);
             let path = format!("/api/v1/workloads/{NAMESPACE}/second");
             loop {
@@ -194,11 +221,25 @@ impl Mesh {
                     ticks.tick().await;
                     let body = if method == Method::PUT { body.clone() } else { String::new() };
                     call(&socket, method, &path, body).await.context("change an endpoint")?;
-                    made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    made.fetch_add(1, Ordering::Relaxed);
                 }
             }
-        });
-        tasks
+        };
+        thread::Builder::new().name("churn".to_owned()).spawn(move || {
+            let run = || {
+                give_way()?;
+                let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    tokio::select! {
+                        result = changes => result,
+                        _ = stopped => Ok(()),
+                    }
+                })
+            };
+            // Nobody hears it once the load has ended.
+            drop(tell.send(run()));
+        })?;
+        Ok(churn)
     }
 
     /// The load's CPU, where the control plane runs.

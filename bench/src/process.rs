@@ -10,11 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, getppid, kill_process_group, nice, set_parent_process_death_signal};
-use rustix::thread::{CpuSet, sched_setaffinity};
-
-/// The niceness of what gives way to all others.
-const LAST: i32 = 19;
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 
 /// How children are started.
 #[derive(Clone, Debug)]
@@ -182,10 +179,25 @@ pub fn become_child(cpu: usize, yields: bool, parent: i32, program: &OsStr, args
     }
     pin(cpu)?;
     if yields {
-        nice(LAST).context("give way to others")?;
+        give_way()?;
     }
     let error = std::process::Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
+}
+
+/// Lets the calling thread, and what it starts, run only when nobody else wants its CPU (SCHED_IDLE; a nice value is not
+/// enough: who runs is not interrupted before its slice has ended).
+///
+/// # Errors
+/// `chrt`, of util-linux, is missing or fails.
+pub fn give_way() -> Result<()> {
+    let thread = gettid().as_raw_nonzero().to_string();
+    let made = std::process::Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
+    let status = made.context("give way to others: start chrt")?;
+    if !status.success() {
+        bail!("give way to others: chrt ended with {status}");
+    }
+    Ok(())
 }
 
 /// Pins the calling thread, and what it starts, to one CPU.

@@ -11,7 +11,7 @@ mod evadable;
 mod meshed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     num::NonZeroU16,
     sync::{
@@ -29,6 +29,7 @@ use weft_core::{
     cluster::Cluster,
     endpoint::{Endpoint, EndpointSet, Health},
     failure::Failure,
+    identity::Identity,
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
     outlier::{self, Record},
@@ -36,6 +37,7 @@ use weft_core::{
     retry::Budget,
     route::{Action, Matcher, RouteTable, WeightedCluster},
 };
+use weft_http::head::Version as HttpVersion;
 
 use self::meshed::Meshed;
 use crate::{
@@ -45,6 +47,10 @@ use crate::{
 
 /// Most destinations noted between two looks of discovery.
 const MAX_TOUCHED: usize = 20_000;
+/// How long an endpoint that has left is remembered: one that only came and went keeps its connections and its ejection.
+const RETURN: Duration = Duration::from_secs(2);
+/// Most endpoints remembered that have left.
+const MAX_LEFT: usize = 1_000;
 /// Most destinations remembered that were asked for during an outage and not answered.
 const MAX_UNANSWERED: usize = 20_000;
 
@@ -156,6 +162,14 @@ pub(crate) struct Upstream {
     series: Vec<OnceLock<Arc<RequestSeries>>>,
 }
 
+/// An endpoint that has left its cluster's set, and may come back.
+#[derive(Debug)]
+struct Left {
+    cluster: Arc<ClusterState>,
+    known: Arc<EndpointState>,
+    since: Duration,
+}
+
 /// What a cluster remembers; shared by all workers.
 #[derive(Debug)]
 pub(crate) struct ClusterState {
@@ -204,6 +218,29 @@ pub(crate) struct EndpointState {
     pub(crate) memory: Arc<EndpointMemory>,
 }
 
+impl EndpointState {
+    /// What makes it the same endpoint after an update.
+    fn key(&self) -> (SocketAddr, Option<&Identity>) {
+        (self.endpoint.address, self.endpoint.identity.as_ref())
+    }
+
+    /// Whether it may get requests while there are others.
+    fn is_usable(&self, now: Duration) -> bool {
+        self.endpoint.health == Health::Healthy && !self.memory.record.is_ejected(now)
+    }
+
+    fn is_fresh(&self, tried: &[SocketAddr]) -> bool {
+        !tried.contains(&self.endpoint.address)
+    }
+
+    /// The pool of one worker for requests of a version; to an endpoint in the mesh they all go by HTTP/2.
+    pub(crate) fn pool(&self, worker: usize, version: HttpVersion) -> Option<&Arc<Pool>> {
+        let pools = self.memory.pools.get(worker)?;
+        let is_http2 = self.endpoint.identity.is_some() || version == HttpVersion::Http2;
+        Some(if is_http2 { &pools.http2 } else { &pools.http1 })
+    }
+}
+
 /// What outlives an update of the endpoint's weight or health.
 #[derive(Debug)]
 pub(crate) struct EndpointMemory {
@@ -226,6 +263,8 @@ pub struct State {
     live: ArcSwap<Live>,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
+    /// Those that left first come first.
+    left: Mutex<VecDeque<Left>>,
     meshed: Mutex<Meshed>,
     /// Deny rules that were warned of.
     evadable: Mutex<BTreeSet<Arc<str>>>,
@@ -248,6 +287,7 @@ impl State {
             live: ArcSwap::default(),
             clusters: Mutex::default(),
             learned: Mutex::default(),
+            left: Mutex::default(),
             meshed: Mutex::default(),
             evadable: Mutex::default(),
             discovered: AtomicBool::new(false),
@@ -382,27 +422,56 @@ impl State {
         let Some(state) = self.clusters.lock().get(&set.cluster).cloned() else { return };
         let old = state.endpoints.load_full();
         let withheld = self.withheld(set, &state);
-        let kept: HashMap<_, &Arc<EndpointState>> =
-            old.iter().map(|known| ((known.endpoint.address, &known.endpoint.identity), known)).collect();
+        let kept: HashMap<_, &Arc<EndpointState>> = old.iter().map(|known| (known.key(), known)).collect();
+        let mut left = self.left.lock();
         let new: Vec<Arc<EndpointState>> = set
             .endpoints
             .iter()
             .filter(|endpoint| !withheld.contains(endpoint))
-            .map(|endpoint| match kept.get(&(endpoint.address, &endpoint.identity)) {
-                Some(known) if known.endpoint == *endpoint => (*known).clone(),
-                Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
-                None => Arc::new(EndpointState {
-                    endpoint: endpoint.clone(),
-                    memory: Arc::new(EndpointMemory::new(endpoint, &state.counts, self.workers)),
-                }),
+            .map(|endpoint| {
+                let key = (endpoint.address, endpoint.identity.as_ref());
+                let returned = || {
+                    let at =
+                        left.iter().position(|left| Arc::ptr_eq(&left.cluster, &state) && left.known.key() == key)?;
+                    left.remove(at).map(|left| left.known)
+                };
+                match kept.get(&key).map(|known| Arc::clone(known)).or_else(returned) {
+                    Some(known) if known.endpoint == *endpoint => known,
+                    Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
+                    None => Arc::new(EndpointState {
+                        endpoint: endpoint.clone(),
+                        memory: Arc::new(EndpointMemory::new(endpoint, &state.counts, self.workers)),
+                    }),
+                }
             })
             .collect();
+        let stay: HashSet<_> = new.iter().map(|known| known.key()).collect();
+        let since = self.now();
+        left.extend(old.iter().filter(|known| !stay.contains(&known.key())).map(|known| Left {
+            cluster: state.clone(),
+            known: known.clone(),
+            since,
+        }));
+        let beyond = left.len().saturating_sub(MAX_LEFT);
+        let forgotten: Vec<_> = left.drain(..beyond).collect();
+        drop(left);
+        drop(forgotten);
         let meshed = new.iter().all(|known| known.endpoint.identity.is_some());
         state.meshed.store(meshed && !new.is_empty(), Relaxed);
         state.endpoints.store(Arc::new(Endpoints::new(new)));
         state.withheld.store(Arc::new(withheld));
         state.known.store(true, Relaxed);
         state.changed.notify_waiters();
+    }
+
+    /// Closes the connections to endpoints that have left and not come back.
+    pub(crate) fn forget_left(&self) {
+        let now = self.now();
+        let mut left = self.left.lock();
+        let gone = left.partition_point(|left| left.since + RETURN <= now);
+        let forgotten: Vec<_> = left.drain(..gone).collect();
+        drop(left);
+        drop(forgotten);
     }
 
     /// Says, once for each set of them, which deny rules can be stepped around by calling in plaintext.
@@ -623,21 +692,33 @@ impl ClusterState {
     /// The endpoint for the next try, avoiding those `tried` before where there is another. Ejected, draining and unhealthy
     /// ones are used only when nothing better is left (panic routing).
     pub(crate) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
-        let endpoints = self.endpoints.load();
-        let fresh = |known: &EndpointState| !tried.contains(&known.endpoint.address);
-        let usable =
-            |known: &EndpointState| known.endpoint.health == Health::Healthy && !known.memory.record.is_ejected(now);
         // The common case looks at two of the healthy ones, or some more; only when none of them is any good are all looked at.
-        let good = |index: usize| endpoints.get(index).is_some_and(|known| usable(known) && fresh(known));
+        self.pick_where(tried, now, |_| true).or_else(|| self.pick_among_all(tried, now))
+    }
+
+    /// A healthy endpoint that was not tried and is as the caller wants it, if one is found among a few.
+    pub(crate) fn pick_where(
+        &self,
+        tried: &[SocketAddr],
+        now: Duration,
+        wanted: impl Fn(&EndpointState) -> bool,
+    ) -> Option<Arc<EndpointState>> {
+        let endpoints = self.endpoints.load();
+        let good = |index: usize| {
+            endpoints.get(index).is_some_and(|known| known.is_usable(now) && known.is_fresh(tried) && wanted(known))
+        };
         let cost = |index: usize| cost(endpoints.get(index), now);
-        let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost);
-        if let Some(picked) = picked.and_then(|index| endpoints.get(index)) {
-            return Some(picked.clone());
-        }
+        let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost)?;
+        endpoints.get(picked).cloned()
+    }
+
+    fn pick_among_all(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
+        let endpoints = self.endpoints.load();
         let all: Vec<&Arc<EndpointState>> = endpoints.iter().collect();
-        let good: Vec<_> = all.iter().copied().filter(|known| usable(known)).collect();
-        let good_fresh: Vec<_> = good.iter().copied().filter(|known| fresh(known)).collect();
-        let alive: Vec<_> = all.iter().copied().filter(|k| k.endpoint.health != Health::Draining && fresh(k)).collect();
+        let good: Vec<_> = all.iter().copied().filter(|known| known.is_usable(now)).collect();
+        let good_fresh: Vec<_> = good.iter().copied().filter(|known| known.is_fresh(tried)).collect();
+        let is_alive = |known: &&Arc<EndpointState>| known.endpoint.health != Health::Draining && known.is_fresh(tried);
+        let alive: Vec<_> = all.iter().copied().filter(is_alive).collect();
         for candidates in [good_fresh, good, alive, all] {
             if let Some(picked) = choose_ref(&candidates, now) {
                 return Some(picked.clone());

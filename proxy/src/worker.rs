@@ -140,6 +140,7 @@ impl Worker {
                 tick.tick().await;
                 let Some(worker) = worker.upgrade() else { return };
                 worker.connections.sweep();
+                worker.shared.state.forget_left();
                 worker.application.lock().retain(|_, pool| {
                     pool.sweep();
                     Arc::strong_count(pool) > 1 || !pool.is_empty()

@@ -1,8 +1,6 @@
 //! A load through a pair, inside a window: requests, bytes, latency, CPU time.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +12,7 @@ use crate::app::App;
 use crate::bulk;
 use crate::load::Load;
 use crate::measure::{CpuTime, ForeignTime, connections_to, largest_share, median, resident_bytes};
-use crate::mesh::Mesh;
+use crate::mesh::{Churn, Mesh};
 use crate::open_loop::{OpenLoop, Seen};
 use crate::pairs::{Contestant, Pair, Variant};
 use crate::scenario::Scenario;
@@ -129,14 +127,11 @@ impl Bench<'_> {
     /// A load on a proxy that has a control plane, while endpoints come and go. The inbound figure is 0: there is no such
     /// proxy.
     pub(super) async fn churn(&self, rate: u32, mesh: &Mesh) -> Result<Round> {
-        let made = Arc::new(AtomicU64::new(0));
-        let mut changes = mesh.churn(rate, Arc::clone(&made));
+        let mut churn = (rate > 0).then(|| mesh.churn(rate)).transpose()?;
         let start = Instant::now();
         let window = self.window(Scenario::Churn, mesh.entry()?, &mesh.pids()?).await?;
-        let per_second = made.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
-        if let Some(ended) = changes.try_join_next() {
-            ended??;
-        }
+        let made = churn.as_mut().map_or(Ok(0), Churn::made)?;
+        let per_second = made as f64 / start.elapsed().as_secs_f64();
         let mut round = self.round(&window, 1)?;
         round.extra.insert("changes_per_second", per_second);
         Ok(round)

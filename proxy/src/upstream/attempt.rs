@@ -44,6 +44,7 @@ pub(crate) async fn run(
     loop {
         exchange.attempts += 1;
         let endpoint = pick(worker, upstream, &tried, started).await?;
+        let endpoint = with_connection(worker, upstream, endpoint, &tried, exchange.head.version, started);
         let last = exchange.attempts >= rule.retry.attempts;
         let (now, again) = match (last, body.again()) {
             (false, Some(again)) => (again, body),
@@ -130,11 +131,7 @@ async fn once(
     };
     if failed {
         endpoint.memory.load.observe(ended - started, now);
-        if state.failed(endpoint, settings, now) {
-            let address = endpoint.endpoint.address.to_string();
-            worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
-            tracing::info!(cluster = %upstream.name, endpoint = address, "endpoint ejected");
-        }
+        count_failure(worker, upstream, endpoint, now);
     } else if result.is_ok() {
         endpoint.memory.load.observe(ended - started, now);
         endpoint.memory.record.succeeded();
@@ -152,26 +149,17 @@ async fn send(
     body: Body,
     flight: &mut Flight,
 ) -> Result<Answer, Failure> {
-    let settings = &upstream.settings;
     let target = &endpoint.endpoint;
     if worker.is_local(target.address, target.identity.as_ref()) {
         return Box::pin(inbound::from_self(worker, target.address, head, body, flight)).await;
     }
-    let bounds = Bounds {
-        connect: settings.connect_timeout,
-        connections: settings.limits.connections,
-        pending: settings.limits.pending,
-        idle: settings.http_idle,
-    };
-    let pools = endpoint.memory.pools.get(worker.index).ok_or(Failure::NotConfigured)?;
+    let bounds = bounds(upstream);
     let mesh = target.identity.is_some();
     head.write_for_hop(mesh);
-    let pool = if mesh || head.version == HttpVersion::Http2 {
-        &pools.http2
-    } else {
+    let pool = endpoint.pool(worker.index, head.version).ok_or(Failure::NotConfigured)?;
+    if !mesh && head.version != HttpVersion::Http2 {
         head.request.version = head.version;
-        &pools.http1
-    };
+    }
     let (request, upgrade, far) = (&head.request, head.upgrade.as_deref(), &mut flight.far);
     let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
     // Connections that are idle in another endpoint's pool must not keep this one from opening any.
@@ -185,6 +173,59 @@ async fn send(
     let (response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
     Ok(Answer::new(response, body))
+}
+
+fn bounds(upstream: &Upstream) -> Bounds {
+    let settings = &upstream.settings;
+    Bounds {
+        connect: settings.connect_timeout,
+        connections: settings.limits.connections,
+        pending: settings.limits.pending,
+        idle: settings.http_idle,
+    }
+}
+
+/// Counts a failure of an endpoint, and tells when that ejects it.
+fn count_failure(worker: &Worker, upstream: &Upstream, endpoint: &EndpointState, now: Duration) {
+    if upstream.state.failed(endpoint, &upstream.settings, now) {
+        let address = endpoint.endpoint.address.to_string();
+        worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
+        tracing::info!(cluster = %upstream.name, endpoint = address, "endpoint ejected");
+    }
+}
+
+/// The picked endpoint where a connection to it is open or no good one with an open connection is found soon. Else that
+/// other one: this request does not wait for a connection, which is opened meanwhile for those to come (docs/adr/0011).
+fn with_connection(
+    worker: &Arc<Worker>,
+    upstream: &Arc<Upstream>,
+    picked: Arc<EndpointState>,
+    tried: &[SocketAddr],
+    version: HttpVersion,
+    now: Instant,
+) -> Arc<EndpointState> {
+    let is_ready = |known: &EndpointState| {
+        known.pool(worker.index, version).is_some_and(|pool| pool.is_ready())
+            || worker.is_local(known.endpoint.address, known.endpoint.identity.as_ref())
+    };
+    if is_ready(&picked) {
+        return picked;
+    }
+    let Some(other) = upstream.state.pick_where(tried, worker.shared.state.at(now), is_ready) else { return picked };
+    if picked.pool(worker.index, version).is_some_and(|pool| !pool.is_opening()) {
+        tokio::spawn(warm(worker.clone(), upstream.clone(), picked, version));
+    }
+    other
+}
+
+/// Opens a connection to an endpoint for requests to come. That it cannot be counts as a failed request would.
+async fn warm(worker: Arc<Worker>, upstream: Arc<Upstream>, endpoint: Arc<EndpointState>, version: HttpVersion) {
+    let Some(pool) = endpoint.pool(worker.index, version) else { return };
+    let Err(failure) = pool.warm(worker.opener(), bounds(&upstream)).await else { return };
+    tracing::debug!(cluster = %upstream.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
+    if failure.retry().is_some() {
+        count_failure(&worker, &upstream, &endpoint, worker.shared.state.now());
+    }
 }
 
 /// The next endpoint; waits a moment when the cluster's endpoints have not arrived yet.

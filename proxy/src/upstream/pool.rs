@@ -131,6 +131,12 @@ struct Mesh {
     tls: Option<Arc<MeshTls>>,
 }
 
+impl Mesh {
+    fn has_room(&self) -> bool {
+        self.use_.streams.load(Relaxed) < MAX_STREAMS && self.mux.has_room()
+    }
+}
+
 #[derive(Debug)]
 struct Use {
     streams: AtomicUsize,
@@ -188,10 +194,49 @@ impl Pool {
         body: Body,
         switched: &mut Option<Far>,
     ) -> Result<Sent, SendError> {
-        self.idle_limit_ms.store(u64::try_from(bounds.idle.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.limit_idle(bounds.idle);
         match self.version {
             Version::Http1 => self.send_http1(opener, bounds, head, upgrade, body, switched).await,
             Version::Http2 => self.send_http2(opener, bounds, head, body, switched).await,
+        }
+    }
+
+    /// Whether a connection is open that the next request could take.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self.version {
+            Version::Http1 => !self.idle.lock().is_empty(),
+            Version::Http2 => self.shared.lock().iter().any(Mesh::has_room),
+        }
+    }
+
+    /// Whether a connection is being opened that nobody else may open beside.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.opening.try_lock().is_err()
+    }
+
+    /// Opens a connection for requests to come; nothing when one is being opened.
+    pub(crate) async fn warm(&self, opener: Opener<'_>, bounds: Bounds) -> Result<(), Failure> {
+        self.limit_idle(bounds.idle);
+        match self.version {
+            Version::Http1 => {
+                let Ok(_one_at_a_time) = self.opening.try_lock() else { return Ok(()) };
+                let io = self.open_http1(opener.dialer, bounds).await?;
+                self.put_idle(io);
+            }
+            Version::Http2 if self.is_opening() => {}
+            Version::Http2 => drop(Lease(Some(Held::Http2(self.open_http2(opener, bounds).await?.use_)))),
+        }
+        Ok(())
+    }
+
+    fn limit_idle(&self, limit: Duration) {
+        self.idle_limit_ms.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn put_idle(&self, io: Shared) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { io, since: Instant::now() });
         }
     }
 
@@ -364,9 +409,7 @@ impl Pool {
             }
             kept
         });
-        let connection = shared
-            .iter()
-            .find(|connection| connection.use_.streams.load(Relaxed) < MAX_STREAMS && connection.mux.has_room())?;
+        let connection = shared.iter().find(|connection| connection.has_room())?;
         connection.use_.streams.fetch_add(1, Relaxed);
         Some(connection.clone())
     }
@@ -537,10 +580,7 @@ impl Lease {
             if !io.lock().is_reusable() {
                 return;
             }
-            let mut idle = pool.idle.lock();
-            if idle.len() < MAX_IDLE {
-                idle.push(Idle { io, since: Instant::now() });
-            }
+            pool.put_idle(io);
         }
     }
 }

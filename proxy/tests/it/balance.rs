@@ -19,8 +19,8 @@ use weft_core::{
 };
 
 use crate::{
-    apps::{direct, fixed_app, once, raw_app, read_head},
-    pair::endpoint_set,
+    apps::{Ended, direct, fixed_app, once, raw_app, read_head, until},
+    pair::{Authority, endpoint_set, identity, outbound},
 };
 
 struct Instance {
@@ -156,6 +156,61 @@ async fn an_update_of_the_set_applies_to_the_next_request() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_comes_back_soon_keeps_its_connections_and_one_that_does_not_loses_them() {
+    let (opened, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (opens, closes) = (opened.clone(), closed.clone());
+    let application = raw_app(move |mut stream| {
+        opens.fetch_add(1, Relaxed);
+        let ended = Ended(closes.clone());
+        async move {
+            while read_head(&mut stream).await.is_some()
+                && stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_ok()
+            {}
+            drop(ended);
+        }
+    })
+    .await;
+    let (proxy, address) = direct(&[application], |_, _| {});
+    assert_eq!(ask(address, 1).await, 0);
+    for _ in 0..10 {
+        proxy.shared.state.endpoints(&endpoint_set(&[]));
+        assert!(once(address, "GET", "/").await.contains("weft-error: UH"));
+        proxy.shared.state.endpoints(&endpoint_set(&[(application, None)]));
+        assert_eq!(ask(address, 1).await, 0);
+    }
+    assert_eq!((opened.load(Relaxed), closed.load(Relaxed)), (1, 0));
+    proxy.shared.state.endpoints(&endpoint_set(&[]));
+    let took = until(Duration::from_secs(10), || closed.load(Relaxed) == 1).await.expect("closed after a while");
+    assert!(took > Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_request_does_not_wait_for_a_connection_to_an_endpoint_while_another_has_one_open() {
+    // Takes connections and never answers a TLS handshake.
+    let silent = raw_app(|stream| async move {
+        sleep(Duration::from_secs(60)).await;
+        drop(stream);
+    })
+    .await;
+    let good = instances(1).await[0].address;
+    let (proxy, address) = outbound(Some(Authority::new().svid("client", true)), &[(good, None)], |cluster, _| {
+        cluster.connect_timeout = Duration::from_secs(1);
+        cluster.outlier = detection(Duration::from_secs(60));
+    });
+    assert_eq!(ask(address, 1).await, 0);
+    proxy.shared.state.endpoints(&endpoint_set(&[(good, None), (silent, Some(identity("product")))]));
+    let (start, mut slowest) = (Instant::now(), Duration::ZERO);
+    while proxy.metric("weft_ejections_total", &[]) == 0.0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "what cannot be connected is ejected all the same");
+        let asked = Instant::now();
+        assert_eq!(ask(address, 1).await, 0);
+        slowest = slowest.max(asked.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}: no request waited for the handshake");
+    assert!(start.elapsed() > Duration::from_secs(4), "five attempts, one after the other");
+}
+
+#[tokio::test]
 async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_against_a_request() {
     let (one, two) = (fixed_app(200, "ok").await, fixed_app(200, "ok").await);
     let (_proxy, address) = direct(&[one, two], |cluster, _| cluster.limits.connections = 1);
@@ -168,7 +223,7 @@ async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_agai
 /// A proxy beside the workload `product` whose application is at an own address, and a service with that one endpoint.
 async fn selfish(identity: &str, authorization: Authorization) -> (crate::pair::Proxy, SocketAddr) {
     let application = crate::traffic::mirror().await;
-    let authority = crate::pair::Authority::new();
+    let authority = Authority::new();
     crate::pair::both(authority.svid(identity, true), application, authorization)
 }
 

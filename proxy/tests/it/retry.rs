@@ -108,16 +108,17 @@ async fn a_failed_connect_is_tried_again_at_another_endpoint_for_every_method() 
     let (gone, _) = application(First::Gone).await;
     let good = fixed_app(200, "ok").await;
     for (on, all_good) in [(RetryOn { connect_failure: true, ..OFF }, true), (OFF, false)] {
-        let (proxy, address) = direct(&[gone, good], |cluster, forward| {
-            cluster.outlier = None;
-            forward.retry = RetryPolicy { on, ..RetryPolicy::default() };
-        });
-        let mut failed = 0;
-        for _ in 0..10 {
+        let (mut failed, mut tried) = (0, 0.0);
+        for _ in 0..20 {
+            // A new proxy each time: one that has a connection to the good one would use it.
+            let (proxy, address) = direct(&[gone, good], |cluster, forward| {
+                cluster.outlier = None;
+                forward.retry = RetryPolicy { on, ..RetryPolicy::default() };
+            });
             failed += usize::from(status(&once(address, "POST", "/").await) != "200");
+            tried += proxy.metric("weft_retries_total", &["cause=\"UF\"", "result=\"tried\""]);
         }
         assert_eq!(failed == 0, all_good, "{on:?}: {failed}");
-        let tried = proxy.metric("weft_retries_total", &["cause=\"UF\"", "result=\"tried\""]);
         assert_eq!(tried > 0.0, all_good, "{on:?}: {tried}");
     }
 }
