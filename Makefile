@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-full lint bench bench-micro setup test-services
+.PHONY: help demo demo-check test test-full lint bench bench-micro layout setup test-services
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -73,6 +73,11 @@ bench: ## Weft, Envoy and a bare relay side by side; writes bench/out/latest.jso
 bench-micro: ## Instructions per operation of the data path's parts; fails if one grew (ARGS=--accept: new baseline)
 	@$(SETUP) build test
 	cargo bench --profile micro $(CARGO_FLAGS) --workspace --bench micro -- $(ARGS)
+
+layout: ## Find anew which functions a proxy executes, for proxy/layout.ld (some minutes)
+	@$(SETUP) build test bench
+	cargo build --profile profiling $(CARGO_FLAGS) -p weft-proxy -p weft-control-plane -p weft-bench
+	@python3 bench/layout.py $(TARGET)/profiling proxy/layout.ld
 
 setup: ## Install what all targets need, and do nothing else
 	@$(SETUP) build lint test demo bench

@@ -1,0 +1,12 @@
+//! Puts the functions that a proxy executes side by side in the program (`layout.ld`), which maps 2 MiB less of it.
+
+use std::env;
+
+fn main() {
+    println!("cargo::rerun-if-changed=layout.ld");
+    let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
+    // Debug builds link often and are not measured; other linkers may not know such scripts.
+    if is("PROFILE", "release") && is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu") {
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{}/layout.ld", env!("CARGO_MANIFEST_DIR"));
+    }
+}
