@@ -2,6 +2,7 @@
 
 use std::env;
 
+#[expect(clippy::disallowed_methods, reason = "it is how cargo tells a build script what is built")]
 fn main() {
     println!("cargo::rerun-if-changed=layout.ld");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);

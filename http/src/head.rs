@@ -83,7 +83,7 @@ impl Request {
         if !is_method(fields.bytes(method)) {
             return Err(Invalid::Method);
         }
-        if !is_path(fields.bytes(path)) {
+        if !is_path(fields.bytes(path), fields.bytes(method)) {
             return Err(Invalid::Path);
         }
         if authority.is_some_and(|authority| !is_authority(fields.bytes(authority))) {
@@ -195,10 +195,10 @@ pub fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// `*`, or a path from its slash with an optional query. A fragment, white space and controls are refused; the rest passes as
+/// `*` with OPTIONS, or a path from its slash with an optional query. A fragment, white space and controls are refused; the rest passes as
 /// it came, also what RFC 3986 wants encoded and clients send nevertheless. What is not ASCII must be UTF-8.
-fn is_path(path: &[u8]) -> bool {
-    path == b"*"
+fn is_path(path: &[u8], method: &[u8]) -> bool {
+    (path == b"*" && method == b"OPTIONS")
         || (path.first() == Some(&b'/')
             && path.iter().all(|byte| !matches!(byte, 0..=b' ' | 0x7f | b'#'))
             && (path.is_ascii() || std::str::from_utf8(path).is_ok()))
@@ -255,7 +255,7 @@ mod tests {
         let head = request("GET", "/a/b?c=/d?e", Some("[fd00::1]:80")).unwrap();
         assert_eq!((head.method(), head.target(), head.path()), ("GET", "/a/b?c=/d?e", "/a/b"));
         assert_eq!((head.authority(), head.host()), (Some("[fd00::1]:80"), "[fd00::1]"));
-        assert_eq!(request("GET", "*", Some("a.example:8080")).unwrap().host(), "a.example");
+        assert_eq!(request("OPTIONS", "*", Some("a.example:8080")).unwrap().host(), "a.example");
         assert_eq!(request("GET", "/ä", None).unwrap().host(), "");
     }
 
@@ -264,7 +264,7 @@ mod tests {
         for method in ["", "G T", "GET\n", "G\u{e4}T", &"A".repeat(33)] {
             assert_eq!(request(method, "/", None), Err(Invalid::Method), "{method}");
         }
-        for path in ["", "a", "*a", "/ ", "/\t", "/a#b", "/\u{7f}", "http://a/"] {
+        for path in ["", "*", "a", "*a", "/ ", "/\t", "/a#b", "/\u{7f}", "http://a/"] {
             assert_eq!(request("GET", path, None), Err(Invalid::Path), "{path}");
         }
         for authority in ["", ":80", "a b", "u@a", "a/b", "a:b", "a:999999", "[::1", "[zz]", "[::1]x", "a, b", "a\n"] {

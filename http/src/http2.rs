@@ -215,6 +215,8 @@ pub struct Connection<T> {
     last_taken_id: StreamId,
     /// Streams that wait for leave to send, first come first served.
     waiting: Vec<StreamId>,
+    /// The same of those that could send nothing in their turn: they come first in the next.
+    starved: Vec<StreamId>,
     /// Streams that got it, to be told as events.
     writable: VecDeque<StreamId>,
     /// Streams that ended by GOAWAY, to be told as events.
@@ -338,6 +340,7 @@ impl<T> Connection<T> {
             last_peer_id: 0,
             last_taken_id: 0,
             waiting: Vec::new(),
+            starved: Vec::new(),
             writable: VecDeque::new(),
             lost: VecDeque::new(),
             expects: if role == Role::Server { Expects::Preface } else { Expects::Settings },
@@ -362,7 +365,7 @@ impl<T> Connection<T> {
         if self.out.is_empty() {
             self.answers = 0;
         }
-        if !self.waiting.is_empty() && self.out.len() < MAX_UNSENT / 2 {
+        if self.out.len() < MAX_UNSENT / 2 {
             self.grant();
         }
     }
@@ -423,6 +426,7 @@ impl<T> Connection<T> {
         let stream = self.streams.remove(&id)?;
         if stream.waits {
             self.waiting.retain(|waiting| *waiting != id);
+            self.starved.retain(|starved| *starved != id);
         }
         Some(stream.into_value())
     }
@@ -434,6 +438,7 @@ impl<T> Connection<T> {
         if self.streams.is_empty() {
             self.streams.shrink_to(FEW);
             self.waiting.shrink_to(FEW);
+            self.starved.shrink_to(FEW);
             self.writable.shrink_to(FEW);
             self.lost.shrink_to(FEW);
             self.block.shrink_to(MAX_UNSENT / 512);

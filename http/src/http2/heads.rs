@@ -121,6 +121,9 @@ fn finish_request(taking: Taking<'_>) -> Taken<Request> {
     if protocol.is_some() && !(is_connect && taking.config.connect_protocol) {
         return Err(Malformed(":protocol is not welcome"));
     }
+    if is_connect && protocol.is_none() && authority.is_none_or(|authority| fields.bytes(authority).is_empty()) {
+        return Err(Malformed("CONNECT without :authority"));
+    }
     let authority = host(&mut fields, authority)?;
     let head = Request::from_spans(Version::Http2, [method, path], [authority, protocol], fields);
     match head {
@@ -158,8 +161,9 @@ pub(super) fn response(decoder: &mut Decoder, block: &[u8], config: &Config) -> 
     Ok(taken.and_then(|()| {
         let status = taking.pseudo.get(STATUS).copied().flatten();
         let others = taking.pseudo.iter().take(STATUS).any(Option::is_some);
-        let status = status.filter(|_| !others).and_then(|status| digits(taking.fields.bytes(status)));
-        let status = status.and_then(|status| u16::try_from(status).ok()).filter(|status| (100..1000).contains(status));
+        let status = status.filter(|_| !others).map(|status| taking.fields.bytes(status));
+        let status = status.filter(|status| status.len() == 3).and_then(digits);
+        let status = status.and_then(|status| u16::try_from(status).ok()).filter(|status| *status >= 100);
         let status = status.filter(|status| *status != 101).ok_or(Malformed(":status is not valid"))?;
         Ok((Response::new(Version::Http2, status, taking.fields), taking.length))
     }))

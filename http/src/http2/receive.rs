@@ -129,7 +129,7 @@ impl<T: Default> Connection<T> {
         };
         if stream.received_all && !stream.reset {
             self.give_back(size);
-            return self.breaks(id, Code::StreamClosed);
+            return self.late(id);
         }
         if stream.reset {
             self.give_back(size);
@@ -299,7 +299,7 @@ impl<T: Default> Connection<T> {
             return self.works().map(|()| None);
         }
         if stream.received_all {
-            return self.breaks(id, Code::StreamClosed);
+            return self.late(id);
         }
         let short = stream.promised.is_some_and(|promised| promised > 0);
         let discards = stream.discards;
@@ -478,6 +478,16 @@ impl<T: Default> Connection<T> {
         self.reset(id, code);
         self.works()?;
         Ok(Some(Event::Reset { id, code, by_peer: false, unprocessed: false }))
+    }
+
+    /// A frame behind the end of what the peer had to send. The user hears of it unless the stream has ended for us too, which
+    /// nothing can spoil any more.
+    fn late(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
+        if self.streams.get(&id).is_some_and(Stream::is_over) {
+            self.put_reset(id, Code::StreamClosed);
+            return self.works().map(|()| None);
+        }
+        self.breaks(id, Code::StreamClosed)
     }
 
     fn received_all(&mut self, id: StreamId) {

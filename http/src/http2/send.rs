@@ -58,13 +58,14 @@ impl<T> Connection<T> {
     pub fn send_data(&mut self, id: StreamId, data: &mut Bytes, end: bool) -> Result<bool, SendError> {
         self.sendable(id)?;
         let Some(stream) = self.streams.get_mut(&id) else { return Err(SendError::Closed) };
+        let whole = data.len();
         loop {
             let room = MAX_UNSENT.saturating_sub(self.out.len());
             let window = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
             let count = data.len().min(window).min(room).min(self.peer.max_frame);
             if count == 0 && !data.is_empty() {
                 if !std::mem::replace(&mut stream.waits, true) {
-                    self.waiting.push(id);
+                    if data.len() == whole { self.starved.push(id) } else { self.waiting.push(id) }
                 }
                 return Ok(false);
             }
@@ -199,21 +200,24 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Moves streams that may send again from those that wait.
+    /// Moves streams that may send again from those that wait; first those that could send nothing in their last turn, so that
+    /// none takes all the room each time.
     pub(super) fn grant(&mut self) {
         if self.send_window <= 0 || self.out.len() >= MAX_UNSENT {
             return;
         }
         let (streams, writable) = (&mut self.streams, &mut self.writable);
-        self.waiting.retain(|id| match streams.get_mut(id) {
-            Some(stream) if !stream.is_over() && stream.send_window <= 0 => true,
-            Some(stream) => {
-                stream.waits = false;
-                writable.push_back(*id);
-                false
-            }
-            None => false,
-        });
+        for waiting in [&mut self.starved, &mut self.waiting] {
+            waiting.retain(|id| match streams.get_mut(id) {
+                Some(stream) if !stream.is_over() && stream.send_window <= 0 => true,
+                Some(stream) => {
+                    stream.waits = false;
+                    writable.push_back(*id);
+                    false
+                }
+                None => false,
+            });
+        }
     }
 
     fn sendable(&self, id: StreamId) -> Result<(), SendError> {

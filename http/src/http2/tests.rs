@@ -162,6 +162,59 @@ fn what_arrives_for_nobody_costs_the_connection_s_window_nothing() {
 }
 
 #[test]
+fn what_comes_behind_the_end_of_a_finished_stream_spoils_nothing() {
+    let mut pair = Pair::new();
+    let id = pair.client.send_request(&get("/"), true, ()).unwrap();
+    pair.talk(usize::MAX);
+    pair.server.send_response(id, &ok(), true).unwrap();
+    pair.talk(usize::MAX);
+    let window = pair.server.receive_window + i64::from(pair.server.to_give_back);
+    pair.wires[0].extend_from_slice(&FrameHead { len: 3, kind: DATA, flags: 0, id }.bytes());
+    pair.wires[0].extend_from_slice(b"abc");
+    let events = pair.talk(usize::MAX);
+    let told = |event: &(bool, Event)| matches!(event, (true, Event::Reset { .. } | Event::Data { .. }));
+    assert!(!events.iter().any(told), "the server's user has seen the end already: {events:?}");
+    assert_eq!(pair.server.receive_window + i64::from(pair.server.to_give_back), window);
+    assert!(pair.server.forget(id, Code::NoError).is_some());
+    assert_eq!(pair.server.open, 0);
+}
+
+#[test]
+fn streams_that_wait_for_the_connection_s_window_take_turns() {
+    let mut pair = Pair::new();
+    let body = Bytes::from(vec![7; 64 << 20]);
+    let mut uploads: Vec<(StreamId, Bytes)> =
+        (0..8).map(|_| (pair.client.send_request(&get("/"), false, ()).unwrap(), body.clone())).collect();
+    for (id, data) in &mut uploads {
+        pair.client.send_data(*id, data, false).unwrap();
+    }
+    let mut arrived: std::collections::BTreeMap<StreamId, usize> = uploads.iter().map(|(id, _)| (*id, 0)).collect();
+    // Each side's user does at once what it is told, so that the one that sent first always has credit of its own.
+    for _ in 0..4000 {
+        carry(&mut pair.client, &mut pair.wires[0], 32 * 1024);
+        while let Some(event) = pair.server.receive(&mut pair.wires[0]).unwrap() {
+            if let Event::Data { id, data, .. } = event {
+                *arrived.get_mut(&id).unwrap() += data.len();
+                pair.server.consumed(id, data.len());
+            }
+        }
+        carry(&mut pair.server, &mut pair.wires[1], usize::MAX);
+        while let Some(event) = pair.client.receive(&mut pair.wires[1]).unwrap() {
+            assert!(matches!(event, Event::Writable { .. }), "{event:?}");
+            let Event::Writable { id } = event else { continue };
+            let (_, data) = uploads.iter_mut().find(|(upload, _)| *upload == id).unwrap();
+            pair.client.send_data(id, data, false).unwrap();
+        }
+        while let Some(id) = pair.client.next_writable() {
+            let (_, data) = uploads.iter_mut().find(|(upload, _)| *upload == id).unwrap();
+            pair.client.send_data(id, data, false).unwrap();
+        }
+    }
+    let (least, most) = (arrived.values().min().unwrap(), arrived.values().max().unwrap());
+    assert!(*least > 1 << 20 && *most <= 2 * least, "{arrived:?}");
+}
+
+#[test]
 fn a_farewell_lets_run_what_runs_and_takes_nothing_new() {
     let mut pair = Pair::new();
     let id = pair.client.send_request(&get("/"), true, ()).unwrap();
@@ -292,6 +345,8 @@ fn heads_that_are_not_http_reset_their_stream_or_are_answered() {
     assert!(matches!(twice, Some((false, Event::Reset { code: Code::ProtocolError, .. }))), "{twice:?}");
     let promised = send("GET", [("content-length", "5")].into_iter().collect());
     assert!(matches!(promised, Some((false, Event::Reset { code: Code::ProtocolError, .. }))), "{promised:?}");
+    let star = Request::new(Version::Http2, b"GET", b"*", Some(b"shop"), Fields::default());
+    assert!(star.is_err() && Request::new(Version::Http2, b"OPTIONS", b"*", None, Fields::default()).is_ok());
     let connect = send("CONNECT", Fields::default());
     assert!(matches!(connect, Some((true, Event::Request { .. }))), "{connect:?}");
 }
