@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +13,7 @@ use weft_bench::certs::Certs;
 use weft_bench::floor::{Relay, Side};
 use weft_bench::pairs::Proxy;
 use weft_bench::pairs::other::Other;
-use weft_bench::run::{Settings, run};
+use weft_bench::run::{Rounds, Settings, run};
 use weft_bench::scenario::{Chosen, Scenario};
 use weft_bench::{process, programs, report};
 
@@ -166,19 +166,23 @@ fn measure(args: RunArgs) -> Result<()> {
         load_cpu: args.load_cpu,
     };
     let out = args.out.unwrap_or_else(|| programs::repository().join("bench/out/latest.json"));
-    let rounds = runtime()?.block_on(async {
+    let mut rounds = Rounds::new();
+    let result = runtime()?.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         tokio::select! {
-            rounds = Box::pin(run(&settings)) => rounds,
-            _ = interrupt.recv() => bail!("interrupted; nothing was written"),
-            _ = terminate.recv() => bail!("terminated; nothing was written"),
+            result = Box::pin(run(&settings, &mut rounds)) => result,
+            _ = interrupt.recv() => Err(anyhow!("interrupted")),
+            _ = terminate.recv() => Err(anyhow!("terminated")),
         }
-    })?;
+    });
     let rows = report::rows(&rounds, &settings.proxies);
+    if result.is_err() && rows.is_empty() {
+        return result.context("nothing was written");
+    }
     println!("{}", report::table(&rows));
     report::write_json(&rows, &out)?;
     eprintln!("wrote {}", out.display());
-    Ok(())
+    result.context("the scenarios before were written, those after are missing")
 }
 
 fn relay(args: &RelayArgs) -> Result<()> {

@@ -135,11 +135,12 @@ impl Round {
 /// All measurements by scenario and contestant.
 pub type Rounds = BTreeMap<(Scenario, Contestant), Vec<Round>>;
 
-/// Runs everything and returns the measurements. Dropping the future stops all children.
+/// Runs everything; `finished` takes the measurements of each scenario that was finished, also when a later one fails. Dropping
+/// the future stops all children.
 ///
 /// # Errors
 /// A program is missing, a pair does not do its work, or a request failed under load.
-pub async fn run(settings: &Settings) -> Result<Rounds> {
+pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
     check_kernel()?;
     ensure!(settings.proxy_cpu != settings.load_cpu, "the proxies and the load need different CPUs");
     let tools = Tools::find()?;
@@ -163,7 +164,7 @@ pub async fn run(settings: &Settings) -> Result<Rounds> {
     let place = Place { launcher, certs, dir: dir.path().to_owned(), cpu: settings.proxy_cpu, weft, envoy };
     let app = App::start().await?;
     let bench = Bench { settings, tools, server, app, place, rounds: Rounds::new(), rates: BTreeMap::new() };
-    Box::pin(bench.run()).await
+    Box::pin(bench.run(finished)).await
 }
 
 struct Bench<'a> {
@@ -184,11 +185,13 @@ enum Subject {
 }
 
 impl Bench<'_> {
-    async fn run(mut self) -> Result<Rounds> {
+    async fn run(mut self, finished: &mut Rounds) -> Result<()> {
         for &scenario in &self.settings.scenarios {
             self.scenario(scenario).await?;
+            // Copied: a later scenario takes its rate from what an earlier one found.
+            finished.clone_from(&self.rounds);
         }
-        Ok(self.rounds)
+        Ok(())
     }
 
     async fn scenario(&mut self, scenario: Scenario) -> Result<()> {

@@ -4,12 +4,11 @@
 //! for every pair alike. Its own count of requests (`stub_status`) is the bench's count: the load generators report only
 //! a whole run, and CPU per request must leave out the run's beginning, where connections and handshakes are made.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result, bail};
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -83,19 +82,27 @@ impl Server {
     }
 }
 
+/// Where ports are looked for: below those that the kernel gives to outgoing connections (by default from 32768), whose last
+/// ones still stand in the way of a listener for a minute.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// An address of this machine with a port that nobody listens on at the moment, another each time.
 ///
 /// # Errors
 /// No port is free.
 pub fn free_address() -> Result<SocketAddr> {
-    static GIVEN: Mutex<BTreeSet<u16>> = parking_lot::const_mutex(BTreeSet::new());
-    loop {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?.local_addr()?;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Two benches at once begin at different places.
+    let start = std::process::id() % 20_000;
+    for _ in PORTS {
         // Programs that listen with SO_REUSEPORT would share one that was given twice, and each get a part of the connections.
-        if GIVEN.lock().insert(address.port()) {
-            return Ok(address);
+        let number = u32::from(GIVEN.fetch_add(1, Ordering::Relaxed)) + start;
+        let port = PORTS.start + u16::try_from(number % u32::from(PORTS.end - PORTS.start))?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
         }
     }
+    bail!("no port from {} to {} is free", PORTS.start, PORTS.end)
 }
 
 /// One process without a master, so that one process id holds everything.
