@@ -474,6 +474,17 @@ impl State {
         drop(forgotten);
     }
 
+    /// The same at once for those of one cluster, so that its limit leaves room. Returns whether there was any.
+    pub(crate) fn forget_left_of(&self, cluster: &Arc<ClusterState>) -> bool {
+        let forgotten = {
+            let mut left = self.left.lock();
+            let (gone, stay): (VecDeque<_>, _) = left.drain(..).partition(|left| Arc::ptr_eq(&left.cluster, cluster));
+            *left = stay;
+            gone
+        };
+        !forgotten.is_empty()
+    }
+
     /// Says, once for each set of them, which deny rules can be stepped around by calling in plaintext.
     fn warn_of_evadable(&self, resources: &Resources) {
         let found = match resources.listeners.get(&ListenerName::Inbound) {

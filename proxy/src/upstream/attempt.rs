@@ -162,9 +162,9 @@ async fn send(
     }
     let (request, upgrade, far) = (&head.request, head.upgrade.as_deref(), &mut flight.far);
     let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
-    // Connections that are idle in another endpoint's pool must not keep this one from opening any.
+    // Connections that are idle in another endpoint's pool, or to one that has left, must not keep this one from opening any.
     if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), unsent: Some(body), .. }) = &mut sent
-        && upstream.state.close_idle(worker.index)
+        && (worker.shared.state.forget_left_of(&upstream.state) | upstream.state.close_idle(worker.index))
     {
         let body = std::mem::take(body);
         sleep(CLOSING).await;

@@ -213,10 +213,15 @@ async fn a_request_does_not_wait_for_a_connection_to_an_endpoint_while_another_h
 #[tokio::test]
 async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_against_a_request() {
     let (one, two) = (fixed_app(200, "ok").await, fixed_app(200, "ok").await);
-    let (_proxy, address) = direct(&[one, two], |cluster, _| cluster.limits.connections = 1);
+    let (proxy, address) = direct(&[one, two], |cluster, _| cluster.limits.connections = 1);
     for i in 0..20 {
         let answer = once(address, "GET", "/").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{i}: {answer}");
+    }
+    for (i, only) in [one, two, one, two].into_iter().enumerate() {
+        proxy.shared.state.endpoints(&endpoint_set(&[(only, None)]));
+        let answer = once(address, "GET", "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "the other has left, {i}: {answer}");
     }
 }
 
