@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     Code, Connection, Going, MAX_UNSENT, PREFACE, Role, SendError, Stream, StreamId,
     frame::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, GOAWAY, HEADERS, INITIAL_WINDOW, MAX_FRAME,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, GOAWAY, HEAD, HEADERS, INITIAL_WINDOW, MAX_FRAME,
         MAX_STREAM_ID, PING, RST_STREAM, SETTING_CONNECT, SETTING_HEAD, SETTING_PUSH, SETTING_STREAMS, SETTING_WINDOW,
         SETTINGS, WINDOW_UPDATE,
     },
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     fields::Fields,
     head::{Request, Response},
+    out::Unsent,
 };
 
 /// The ping behind a first GOAWAY.
@@ -60,7 +61,7 @@ impl<T> Connection<T> {
         let Some(stream) = self.streams.get_mut(&id) else { return Err(SendError::Closed) };
         let whole = data.len();
         loop {
-            let room = MAX_UNSENT.saturating_sub(self.out.len());
+            let room = room(&self.out);
             let window = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
             let count = data.len().min(window).min(room).min(self.peer.max_frame);
             if count == 0 && !data.is_empty() {
@@ -203,7 +204,7 @@ impl<T> Connection<T> {
     /// Moves streams that may send again from those that wait; first those that could send nothing in their last turn, so that
     /// none takes all the room each time.
     pub(super) fn grant(&mut self) {
-        if self.send_window <= 0 || self.out.len() >= MAX_UNSENT {
+        if self.send_window <= 0 || room(&self.out) == 0 {
             return;
         }
         let (streams, writable) = (&mut self.streams, &mut self.writable);
@@ -281,4 +282,9 @@ impl<T> Connection<T> {
         self.out.put(&last.to_be_bytes());
         self.out.put(&code.number().to_be_bytes());
     }
+}
+
+/// Data that a frame may bring now. Its head is counted in: what waits makes whole TLS records, and no small one behind them.
+fn room(out: &Unsent) -> usize {
+    MAX_UNSENT.saturating_sub(out.len() + HEAD)
 }
