@@ -3,9 +3,10 @@
 
     bench/layout.py PROGRAMS OUTPUT      (`make layout` builds the programs, with their symbols, and calls this)
 
-Runs scenarios of the bench with the proxy under callgrind, notes which functions were executed, and writes the shortest
-patterns for their names. Names are in Rust's v0 mangling, without what differs from build to build (hashes of crates and
-references into the name itself). A pattern may take in other functions too, as long as they are few bytes.
+Runs scenarios of the bench with the proxy under callgrind, notes which functions were executed, and which of them again and
+again, and writes the shortest patterns for their names. Names are in Rust's v0 mangling, without what differs from build to
+build (hashes of crates and references into the name itself). A pattern may take in other functions too, as long as they are
+few bytes.
 """
 
 import collections
@@ -18,16 +19,18 @@ import tempfile
 
 # What a proxy does that starts and carries HTTP/1; what it does besides with other protocols, and with a control plane.
 SCENARIOS = [["http1-1"], ["http2-32", "grpc-stream", "tcp-bulk"], ["churn"]]
+# For so many of these, what is executed again and again stands apart: in most parts of a profile that has at least so many.
+STEADY, PARTS = 2, 8
 # What a pattern may take in that was not executed: so many bytes, or this share of what was.
 EXTRA_BYTES, EXTRA_SHARE = 128, 0.1
 # The profile is written anew every so many basic blocks: the bench ends its programs with SIGKILL.
 BLOCKS = 5_000_000
 
 HEAD = """\
-/* Which functions stand first in the program: those that a proxy executes when it starts from a file and carries HTTP/1,
-   then those that it executes besides with other protocols and with a control plane. The kernel maps the program 64 KiB at a time, so what is
-   executed is not to lie scattered among what is not. Made by `make layout` (bench/layout.py). A name that no longer
-   exists costs nothing, and a function that is missing here some memory. */
+/* Which functions stand first in the program: those that a proxy executes for each HTTP/1 request, then with other protocols;
+   then those that it executes once, when it starts from a file, and with a control plane. A CPU has to look up each page that
+   it executes, and the kernel maps the program 64 KiB at a time, so what is executed is not to lie scattered. Made by
+   `make layout` (bench/layout.py). A name that no longer exists costs nothing, and one that is missing some time or memory. */
 SECTIONS
 {
   .text.weft : {
@@ -47,8 +50,8 @@ def sizes_of(program):
 
 
 def executed(programs, scenarios):
-    """Names of the functions that the proxies executed."""
-    names = set()
+    """Names of the functions that the proxies executed, and of those that one of them executed in most parts of its profile."""
+    names, steady = set(), set()
     with tempfile.TemporaryDirectory(prefix="weft-layout-") as scratch:
         scratch = pathlib.Path(scratch)
         (scratch / "weft-control-plane").symlink_to(programs / "weft-control-plane")
@@ -64,11 +67,15 @@ def executed(programs, scenarios):
             run = subprocess.run(command, env={**os.environ, "WEFT_BIN": str(scratch)}, capture_output=True, text=True)
             if run.returncode:
                 sys.exit(f"layout: {scenario} failed:\n{run.stderr}")
-        for profile in scratch.glob("profile.*"):
-            for line in profile.read_text(errors="replace").splitlines():
-                if found := re.match(r"c?fn=\(\d+\) (.*?)(?:'\d+)?$", line):
-                    names.add(found[1])
-    return names
+        parts = collections.defaultdict(list)
+        for profile in scratch.glob("profile.*.*"):
+            found = re.findall(r"^c?fn=\(\d+\) (.*?)(?:'\d+)?$", profile.read_text(errors="replace"), re.MULTILINE)
+            parts[profile.stem].append(set(found))
+        for process in parts.values():
+            count = collections.Counter(name for part in process for name in part)
+            names |= count.keys()
+            steady |= {name for name, times in count.items() if times > max(PARTS, len(process)) / 2}
+    return names, steady
 
 
 def pattern(name):
@@ -113,9 +120,10 @@ def main():
     everything = collections.Counter()
     for name, size in sizes.items():
         everything[pattern(name)] += size
+    traced = [executed(programs, scenarios) for scenarios in SCENARIOS]
     text, taken = HEAD, set()
-    for scenarios in SCENARIOS:
-        names = {pattern(name) for name in executed(programs, scenarios) if name in sizes} - taken
+    for group in [steady for _, steady in traced[:STEADY]] + [names for names, _ in traced]:
+        names = {pattern(name) for name in group if name in sizes} - taken
         wanted = {name: everything[name] for name in names}
         others = {name: size for name, size in everything.items() if name not in names and name not in taken}
         patterns = shortest(wanted, others)
