@@ -48,17 +48,24 @@ impl<S> Rewind<S> {
     }
 }
 
+impl Rewind {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> bool {
+        !self.first.is_empty() || self.stream.poll_read_ready(cx).is_ready()
+    }
+}
+
 impl Stream {
     pub(crate) fn tcp(stream: TcpStream, first: Bytes) -> Self {
         Self::Tcp(Rewind::new(stream, first))
     }
 
     /// Whether there may be bytes to read; if not, the task is woken when there are. Costs no system call. TLS may hold bytes of
-    /// its own and always says yes.
-    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> bool {
+    /// its own and always says yes, unless it is known to be `drained`: a read has found nothing.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>, drained: bool) -> bool {
         match self {
-            Self::Tcp(Rewind { first, stream }) => !first.is_empty() || stream.poll_read_ready(cx).is_ready(),
-            Self::Accepted(_) | Self::Dialled(..) => true,
+            Self::Tcp(stream) => stream.poll_readable(cx),
+            Self::Accepted(stream) => !drained || stream.get_ref().0.poll_readable(cx),
+            Self::Dialled(stream, _) => !drained || stream.get_ref().0.poll_readable(cx),
         }
     }
 }

@@ -121,6 +121,10 @@ impl Io {
             // An idle connection holds no buffer.
             self.input = BytesMut::new();
         }
+        if self.failed.is_none() && !stream.poll_readable(cx, false) {
+            remember(&mut self.reader, cx);
+            return Poll::Pending;
+        }
         let read = if self.input.len() <= COPIED {
             buffer::lend(|buffer| {
                 buffer.extend_from_slice(&self.input);
@@ -277,7 +281,7 @@ impl Io {
         let Some(stream) = &mut self.stream else { return false };
         let mut byte = [0];
         let mut read = ReadBuf::new(&mut byte);
-        !stream.poll_readable(&mut cx) || Pin::new(stream).poll_read(&mut cx, &mut read).is_pending()
+        !stream.poll_readable(&mut cx, false) || Pin::new(stream).poll_read(&mut cx, &mut read).is_pending()
     }
 
     /// A body that is here already, in whole.

@@ -228,6 +228,8 @@ pub(crate) struct Driver<F> {
     mux: Arc<Mux>,
     /// The beginning of a frame.
     rest: Vec<u8>,
+    /// All that came was read: who wakes the driver for something to write need not cost a read.
+    drained: bool,
     failed: Option<io::Error>,
     arrivals: Vec<Arrival>,
     arrived: F,
@@ -235,7 +237,7 @@ pub(crate) struct Driver<F> {
 
 impl<F: FnMut(Arrival)> Driver<F> {
     pub(crate) fn new(stream: Stream, mux: Arc<Mux>, arrived: F) -> Self {
-        Self { stream, mux, rest: Vec::new(), failed: None, arrivals: Vec::new(), arrived }
+        Self { stream, mux, rest: Vec::new(), drained: false, failed: None, arrivals: Vec::new(), arrived }
     }
 
     /// Ready when the connection is over. Errors: it broke, or the peer broke the protocol.
@@ -300,9 +302,14 @@ impl<F: FnMut(Arrival)> Driver<F> {
 
     /// Reads, and hands on what the bytes mean. Errors of the kind `InvalidData`: the peer broke the protocol, and is to hear so.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        if self.drained && self.failed.is_none() && !self.stream.poll_readable(cx, true) {
+            return Poll::Pending;
+        }
         buffer::lend(|input| {
             input.extend_from_slice(&self.rest);
-            let filled = ready!(buffer::poll_fill(&mut self.stream, cx, input, buffer::SIZE, &mut self.failed))?;
+            let filled = buffer::poll_fill(&mut self.stream, cx, input, buffer::SIZE, &mut self.failed);
+            self.drained = matches!(filled, Poll::Pending | Poll::Ready(Ok(Filled { drained: true, .. })));
+            let filled = ready!(filled)?;
             self.understand(input).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             self.rest.clear();
             self.rest.extend_from_slice(input);
