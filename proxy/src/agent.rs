@@ -5,8 +5,8 @@
 //! - [`health`]: the checks of the workload.
 //!
 //! # Defaults
-//! 2 s between heartbeats until told otherwise; 10 s for the registration; 1 s to say good-bye; waits between tries as
-//! `control_plane`.
+//! 2 s between heartbeats until told otherwise; 100 ms until what came into force is told; 10 s for the registration; 1 s to say
+//! good-bye; waits between tries as `control_plane`.
 
 pub(crate) mod health;
 
@@ -40,6 +40,8 @@ const GOOD_STREAM: Duration = Duration::from_secs(5);
 const INTERVALS: std::ops::RangeInclusive<u32> = 50..=300_000;
 /// Messages that wait to be sent.
 const MESSAGES: usize = 16;
+/// What came into force is told so much later at most, so that one message tells many revisions.
+const APPLIED: Duration = Duration::from_millis(100);
 
 /// The client.
 pub(crate) struct Agent {
@@ -119,6 +121,7 @@ impl Agent {
         let mut registered = false;
         let silent_at = Instant::now() + REGISTRATION;
         let mut due = Instant::now();
+        let mut told_soon = false;
         let mut applied = self.status.applied.subscribe();
         let mut draining = self.status.draining.subscribe();
         let mut certificates = self.status.certificates.subscribe();
@@ -152,10 +155,15 @@ impl Agent {
                 () = tokio::time::sleep_until(silent_at), if !registered => return Err(AgentError::Silent),
                 () = tokio::time::sleep_until(due), if registered => {
                     due = Instant::now() + interval;
+                    told_soon = false;
+                    applied.mark_unchanged();
                     send(&messages, Message::Heartbeat(self.heartbeat()))?;
                 }
                 Ok(()) = self.health.changed(), if registered => due = Instant::now(),
-                Ok(()) = applied.changed(), if registered => due = Instant::now(),
+                Ok(()) = applied.changed(), if registered && !told_soon => {
+                    told_soon = true;
+                    due = due.min(Instant::now() + APPLIED);
+                }
                 Ok(()) = draining.changed(), if registered => due = Instant::now(),
                 Ok(()) = certificates.changed(), if registered => due = Instant::now(),
             }

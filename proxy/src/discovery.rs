@@ -66,6 +66,9 @@ pub(crate) struct Discovery {
     foreign: bool,
     /// A listener that is held was unsubscribed from, and no barrier since agreed with us.
     unsubscribing: bool,
+    /// What the configuration in force was made of, where all of it is good: a barrier after which this is the same only
+    /// brings a number.
+    in_force: Option<(u64, u64)>,
 }
 
 /// Why a stream ended.
@@ -131,6 +134,7 @@ impl Discovery {
             held: Held::default(),
             foreign: false,
             unsubscribing: false,
+            in_force: None,
         }
     }
 

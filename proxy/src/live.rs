@@ -16,7 +16,7 @@ use std::{
     num::NonZeroU16,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -55,10 +55,8 @@ const MAX_LEFT: usize = 1_000;
 const MAX_UNANSWERED: usize = 20_000;
 
 /// The whole configuration of a proxy as a model: what discovery or a file hands over.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Resources {
-    /// The revision of the desired state; 0 when it comes from a file.
-    pub revision: u64,
     /// Listeners by name.
     pub listeners: BTreeMap<ListenerName, Listener>,
     /// Listeners that were asked for and do not exist.
@@ -67,17 +65,6 @@ pub struct Resources {
     pub routes: BTreeMap<RouteName, RouteTable>,
     /// Clusters by name.
     pub clusters: BTreeMap<ClusterName, Cluster>,
-}
-
-impl Resources {
-    /// Whether nothing but the revision differs.
-    fn says_the_same(&self, other: &Self) -> bool {
-        let Self { revision: _, listeners, absent, routes, clusters } = self;
-        *listeners == other.listeners
-            && *absent == other.absent
-            && *routes == other.routes
-            && *clusters == other.clusters
-    }
 }
 
 /// A model that refers to something it does not hold.
@@ -104,8 +91,6 @@ pub enum IncompleteError {
 /// One immutable snapshot with its references resolved.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
-    /// The revision it came from.
-    pub revision: u64,
     /// What arrives here; none before the first configuration.
     pub(crate) inbound: Option<Arc<InboundLive>>,
     /// What to do with addresses outside the mesh; none before the first configuration.
@@ -261,6 +246,7 @@ pub(crate) struct WorkerPools {
 #[derive(Debug)]
 pub struct State {
     live: ArcSwap<Live>,
+    revision: AtomicU64,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
     /// Those that left first come first.
@@ -285,6 +271,7 @@ impl State {
     pub fn new(workers: usize) -> Self {
         Self {
             live: ArcSwap::default(),
+            revision: AtomicU64::new(0),
             clusters: Mutex::default(),
             learned: Mutex::default(),
             left: Mutex::default(),
@@ -302,6 +289,16 @@ impl State {
     /// The current snapshot.
     pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
         self.live.load()
+    }
+
+    /// The revision of the desired state that is wholly in force; 0 when it comes from a file.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Relaxed)
+    }
+
+    /// A revision is wholly in force.
+    pub(crate) fn set_revision(&self, number: u64) {
+        self.revision.store(number, Relaxed);
     }
 
     /// The current snapshot, to keep.
@@ -333,14 +330,12 @@ impl State {
         std::mem::take(&mut *self.touched.lock())
     }
 
-    /// Switches to a model in one step. Nothing is compiled for a revision that only changed endpoints.
+    /// Switches to a model in one step; nothing is done where it says what is in force already.
     /// Errors: it refers to something it does not hold; then nothing changes.
     pub fn replace(&self, resources: Resources) -> Result<(), IncompleteError> {
         let resources = Arc::new(resources);
         let before = self.live.load_full();
-        if before.resources.says_the_same(&resources) {
-            self.live.store(Arc::new(Live { revision: resources.revision, resources, ..Live::clone(&before) }));
-            self.swapped.notify_waiters();
+        if before.resources == resources {
             return Ok(());
         }
         let upstreams: HashMap<&ClusterName, Arc<Upstream>> = resources
@@ -363,7 +358,7 @@ impl State {
                 .cloned()
                 .ok_or_else(|| IncompleteError::Route { listener: listener.to_string(), route: route.to_string() })
         };
-        let mut live = Live { revision: resources.revision, resources: resources.clone(), ..Live::default() };
+        let mut live = Live { resources: resources.clone(), ..Live::default() };
         for name in &resources.absent {
             if let ListenerName::Outbound(address) = name {
                 live.outbound.insert(*address, None);

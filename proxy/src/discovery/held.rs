@@ -29,6 +29,8 @@ const MAX_NACK: usize = 8 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Held {
     entries: BTreeMap<(ResourceType, String), Entry>,
+    /// Grows with each change of what [`Held::resources`] is made of.
+    changes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,9 @@ impl Held {
     /// Takes a response in. Good resources are kept whatever the others are (gRFC A46).
     pub(super) fn take(&mut self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Result<Taken, TooManyError> {
         let mut taken = Taken::default();
+        if !matches!(kind, ResourceType::Endpoints | ResourceType::Revision) {
+            self.changes += 1;
+        }
         for resource in response.resources {
             self.add(kind, resource, &mut taken);
         }
@@ -110,11 +115,13 @@ impl Held {
 
     /// Forgets a resource that we unsubscribed from. Returns whether it was there.
     pub(super) fn forget(&mut self, kind: ResourceType, name: &str) -> bool {
+        self.changes += 1;
         self.entries.remove(&(kind, name.to_owned())).is_some()
     }
 
     /// Goes back to the last good versions, for a new stream; what never was good is gone.
     pub(super) fn rewind(&mut self) {
+        self.changes += 1;
         self.entries.retain(|_, entry| match &entry.good {
             Some((version, _)) => {
                 entry.sent.clone_from(version);
@@ -129,6 +136,11 @@ impl Held {
     pub(super) fn versions(&self, kind: ResourceType) -> BTreeMap<String, String> {
         let of_kind = self.entries.iter().filter(|((held, _), _)| *held == kind);
         of_kind.map(|((_, name), entry)| (name.clone(), entry.sent.clone())).collect()
+    }
+
+    /// A number that stays the same as long as [`Held::resources`] gives the same for the same question.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The hash of what the server thinks we hold.
@@ -158,7 +170,7 @@ impl Held {
         absent: &BTreeSet<ListenerName>,
         before: &Resources,
     ) -> (Resources, Vec<String>) {
-        let mut out = Resources { revision: before.revision, absent: absent.clone(), ..Resources::default() };
+        let mut out = Resources { absent: absent.clone(), ..Resources::default() };
         let mut incomplete = Vec::new();
         for name in wanted.filter(|name| !absent.contains(name)) {
             let staged = self.listener(name);

@@ -114,6 +114,7 @@ impl Discovery {
     /// The first request of each type: what we hold, what we want, the barrier last (rule 7).
     pub(super) fn begin(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         self.held.rewind();
+        self.in_force = None;
         self.unsubscribing = false;
         if self.foreign {
             wire.asked = self.held.needs(self.subscriptions.names());
@@ -187,15 +188,20 @@ impl Discovery {
         }
         self.unsubscribing = false;
         self.keep_called(wire)?;
+        let mut problems = self.held.refused();
+        let made_of = (self.held.changes(), self.subscriptions.changes());
         let before = self.state.live().resources.clone();
-        let (mut resources, incomplete) =
-            self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
-        let problems: Vec<String> = self.held.refused().into_iter().chain(incomplete).collect();
-        if problems.is_empty() {
-            resources.revision = revision.number;
+        let make = || self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
+        if self.in_force == Some(made_of) {
+            debug_assert_eq!(make().0, *before, "what is in force is made of the same");
+        } else {
+            let (resources, incomplete) = make();
+            self.apply(resources, &before)?;
+            self.in_force = incomplete.is_empty().then_some(made_of);
+            problems.extend(incomplete);
         }
-        self.apply(resources, &before)?;
         if problems.is_empty() {
+            self.state.set_revision(revision.number);
             tracing::debug!(revision = revision.number, "revision in force");
             self.status.applied.send_replace(Applied { revision: revision.number, hash: Some(hash) });
             return wire.answer(type_url, nonce, None);

@@ -23,6 +23,8 @@ pub(super) struct Subscriptions {
     names: BTreeMap<ListenerName, Use>,
     /// Those that the server says do not exist.
     absent: BTreeSet<ListenerName>,
+    /// Grows with each change of either.
+    changes: u64,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub(super) enum Added {
 impl Subscriptions {
     pub(super) fn new(always: Vec<ListenerName>, now: Instant) -> Self {
         let names = always.into_iter().map(|name| (name, Use { last: now, always: true })).collect();
-        Self { names, absent: BTreeSet::new() }
+        Self { names, absent: BTreeSet::new(), changes: 0 }
     }
 
     /// Asks for a name.
@@ -58,6 +60,7 @@ impl Subscriptions {
             return Added::Full;
         }
         self.names.insert(name, Use { last: now, always: false });
+        self.changes += 1;
         Added::New
     }
 
@@ -97,7 +100,10 @@ impl Subscriptions {
 
     /// Notes that a name exists or not. Returns whether that is new.
     pub(super) fn set_absent(&mut self, name: &ListenerName, absent: bool) -> bool {
-        if absent && self.contains(name) { self.absent.insert(name.clone()) } else { self.absent.remove(name) }
+        let new =
+            if absent && self.contains(name) { self.absent.insert(name.clone()) } else { self.absent.remove(name) };
+        self.changes += u64::from(new);
+        new
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &ListenerName> {
@@ -108,6 +114,11 @@ impl Subscriptions {
         &self.absent
     }
 
+    /// A number that stays the same as long as the names and the absent ones do.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.names.len()
     }
@@ -115,6 +126,7 @@ impl Subscriptions {
     fn remove(&mut self, name: &ListenerName) {
         self.names.remove(name);
         self.absent.remove(name);
+        self.changes += 1;
     }
 }
 
