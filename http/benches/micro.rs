@@ -133,7 +133,13 @@ impl Side {
                     count += data.len();
                     self.connection.consumed(id, data.len());
                 }
-                _other => {}
+                Event::BadRequest { .. }
+                | Event::Interim { .. }
+                | Event::Trailers { .. }
+                | Event::Reset { .. }
+                | Event::Writable { .. }
+                | Event::GoAway { .. }
+                | Event::Pong => {}
             }
         }
         (stream, count)

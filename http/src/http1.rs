@@ -90,8 +90,7 @@ impl Error {
 
 /// Length of the first line with its line end: `None` when there is no line end yet. Errors: it does not end with CRLF.
 fn line(bytes: &[u8]) -> Result<Option<usize>, Error> {
-    // The way to libc's `memchr` that needs neither a dependency nor unsafe code.
-    let len = std::io::BufRead::skip_until(&mut &*bytes, b'\n').unwrap_or_default();
+    let len = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
     match bytes.get(..len).unwrap_or_default() {
         [.., b'\r', b'\n'] => Ok(Some(len)),
         [.., b'\n'] => Err(Error::Malformed("a line does not end with CRLF")),
