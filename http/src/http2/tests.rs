@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Code, Config, Connection, Event, PATIENCE, Role, StreamId,
+    Code, Config, Connection, Event, MAX_UNSENT, PATIENCE, Role, StreamId,
     frame::{DATA, END_STREAM, FrameHead, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE},
 };
 use crate::{
@@ -141,6 +141,17 @@ fn flow_control_lets_all_of_a_body_through_and_its_windows_come_back() {
         assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window), "{size}");
         assert_eq!(pair.client.send_window, pair.server.receive_window, "{size}");
     }
+}
+
+#[test]
+fn what_waits_to_be_written_is_bounded_with_its_frames_heads() {
+    let mut pair = Pair::new();
+    let id = pair.client.send_request(&get("/"), false, ()).unwrap();
+    pair.talk(usize::MAX);
+    let mut data = Bytes::from(vec![7; 2 * MAX_UNSENT]);
+    assert!(!pair.client.send_data(id, &mut data, true).unwrap());
+    assert_eq!(pair.client.unsent().len(), MAX_UNSENT, "whole TLS records, and no small one behind them");
+    assert_eq!(upload(&mut pair, id, &mut data, 50_000), 2 * MAX_UNSENT);
 }
 
 #[test]
@@ -356,7 +367,122 @@ mod random {
 
     use super::*;
 
+    /// What happens next on a connection that uploads.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Upload(usize),
+        /// So many bytes arrive, and what they mean is done.
+        Carry(usize),
+        /// One side lets go of an upload.
+        Forget(usize, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            prop_oneof![Just(0), 1..1_000usize, 1_000..600_000usize].prop_map(Step::Upload),
+            prop_oneof![1..100usize, 1..100_000usize].prop_map(Step::Carry),
+            (any::<usize>(), any::<bool>()).prop_map(|(which, server)| Step::Forget(which, server)),
+        ]
+    }
+
+    struct Upload {
+        id: StreamId,
+        left: Bytes,
+        sent: bool,
+        got: usize,
+        ended: bool,
+        forgotten: bool,
+    }
+
+    fn find(uploads: &mut [Upload], id: StreamId) -> &mut Upload {
+        uploads.iter_mut().find(|upload| upload.id == id).unwrap()
+    }
+
+    /// Sends what goes, carries `most` bytes each way, and gives credit for what arrived. Returns whether anything moved.
+    fn go_on(pair: &mut Pair, uploads: &mut [Upload], most: usize) -> bool {
+        for upload in uploads.iter_mut().filter(|upload| !upload.sent && !upload.forgotten) {
+            upload.sent = pair.client.send_data(upload.id, &mut upload.left, true).unwrap();
+        }
+        while pair.client.next_writable().is_some() {}
+        let mut moved = carry(&mut pair.client, &mut pair.wires[0], most);
+        while let Some(event) = pair.server.receive(&mut pair.wires[0]).unwrap() {
+            if let Event::Data { id, data, end } = &event {
+                pair.server.consumed(*id, data.len());
+                let upload = find(uploads, *id);
+                (upload.got, upload.ended) = (upload.got + data.len(), *end);
+            } else if let Event::Reset { id, .. } = event {
+                assert!(find(uploads, id).forgotten);
+            } else {
+                assert!(matches!(event, Event::Request { .. }), "{event:?}");
+            }
+        }
+        moved += carry(&mut pair.server, &mut pair.wires[1], most);
+        while let Some(event) = pair.client.receive(&mut pair.wires[1]).unwrap() {
+            assert!(matches!(event, Event::Writable { .. } | Event::Reset { .. }), "{event:?}");
+            if let Event::Reset { id, .. } = event {
+                assert!(find(uploads, id).forgotten);
+            }
+        }
+        moved > 0
+    }
+
     proptest! {
+        /// Whatever is let go of, and whenever: the others arrive whole, and the connection's window comes back.
+        #[test]
+        fn uploads_that_are_let_go_of_cost_the_others_nothing(steps in prop::collection::vec(step(), 1..60)) {
+            let mut pair = Pair::new();
+            let (mut sizes, mut all) = (Vec::new(), Vec::new());
+            for step in steps {
+                match step {
+                    Step::Upload(size) => {
+                        let id = pair.client.send_request(&get("/"), false, ()).unwrap();
+                        let left = Bytes::from(vec![7; size]);
+                        all.push(Upload { id, left, sent: false, got: 0, ended: false, forgotten: false });
+                        sizes.push(size);
+                    }
+                    Step::Carry(most) => {
+                        go_on(&mut pair, &mut all, most);
+                    }
+                    Step::Forget(which, server) if !all.is_empty() => {
+                        let which = which % all.len();
+                        let upload = &mut all[which];
+                        let side = if server { &mut pair.server } else { &mut pair.client };
+                        upload.forgotten |= side.forget(upload.id, Code::Cancel).is_some();
+                    }
+                    Step::Forget(..) => {}
+                }
+                prop_assert!(pair.client.unsent().len() <= MAX_UNSENT + 16 * 1024);
+            }
+            while go_on(&mut pair, &mut all, 40_000) {}
+            for (size, upload) in sizes.iter().zip(&all).filter(|(_, upload)| !upload.forgotten) {
+                prop_assert_eq!((upload.got, upload.ended), (*size, true));
+            }
+            let owed = i64::from(pair.server.to_give_back);
+            prop_assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window));
+            prop_assert_eq!(pair.client.send_window, pair.server.receive_window);
+        }
+
+        /// A byte on the way is another one: the connection ends or goes on, and nothing panics or grows.
+        #[test]
+        fn a_byte_that_changed_on_its_way_does_no_harm(at in 0..70_000usize, to: u8, size in 0..60_000usize) {
+            let mut pair = Pair::new();
+            for _ in 0..3 {
+                let id = pair.client.send_request(&get("/a"), false, ()).unwrap();
+                pair.client.send_data(id, &mut Bytes::from(vec![7; size / 3]), true).unwrap();
+            }
+            carry(&mut pair.client, &mut pair.wires[0], usize::MAX);
+            let [up, _] = &mut pair.wires;
+            let len = up.len();
+            up[at % len] = to;
+            let mut seen = 0;
+            while let Ok(Some(_)) = pair.server.receive(up) {
+                seen += 1;
+                prop_assert!(seen < 1_000);
+            }
+            prop_assert!(pair.server.unsent().remaining() < 128 * 1024);
+            prop_assert!(pair.server.len() <= 100);
+        }
+
         /// Whatever comes, nothing panics, and what is kept stays within its bounds.
         #[test]
         fn frames_never_panic_and_never_make_us_keep_much(
