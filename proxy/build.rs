@@ -1,4 +1,4 @@
-//! Puts the functions that a proxy executes side by side in the program (`layout.ld`), which maps 2 MiB less of it.
+//! Puts the functions that a proxy executes side by side in the program (`layout.ld`), which maps less of it and finds them sooner (docs/adr/0013).
 
 use std::env;
 

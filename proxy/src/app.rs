@@ -236,6 +236,11 @@ impl App {
         &self.view.state
     }
 
+    /// The revision of the desired state that is wholly in force; 0 when it comes from a file.
+    pub fn revision(&self) -> u64 {
+        self.view.status.applied.borrow().revision
+    }
+
     /// Reads the file again. Errors are told in the log, and change nothing.
     pub fn reload(&mut self, args: &SettingsArgs) {
         let Some(file) = &mut self.file else {

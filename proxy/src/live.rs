@@ -16,7 +16,7 @@ use std::{
     num::NonZeroU16,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -246,7 +246,6 @@ pub(crate) struct WorkerPools {
 #[derive(Debug)]
 pub struct State {
     live: ArcSwap<Live>,
-    revision: AtomicU64,
     clusters: Mutex<HashMap<ClusterName, Arc<ClusterState>>>,
     learned: Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>,
     /// Those that left first come first.
@@ -271,7 +270,6 @@ impl State {
     pub fn new(workers: usize) -> Self {
         Self {
             live: ArcSwap::default(),
-            revision: AtomicU64::new(0),
             clusters: Mutex::default(),
             learned: Mutex::default(),
             left: Mutex::default(),
@@ -289,16 +287,6 @@ impl State {
     /// The current snapshot.
     pub fn live(&self) -> arc_swap::Guard<Arc<Live>> {
         self.live.load()
-    }
-
-    /// The revision of the desired state that is wholly in force; 0 when it comes from a file.
-    pub fn revision(&self) -> u64 {
-        self.revision.load(Relaxed)
-    }
-
-    /// A revision is wholly in force.
-    pub(crate) fn set_revision(&self, number: u64) {
-        self.revision.store(number, Relaxed);
     }
 
     /// The current snapshot, to keep.

@@ -21,7 +21,7 @@ pub(super) fn dump(view: &View) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "settings": view.settings.effective,
-        "revision": view.state.revision(),
+        "revision": applied.revision,
         "hash": applied.hash.map(|hash| HEXLOWER.encode(&hash)),
         "certificate": certificate,
         "discovery_connected": view.status.discovery.is_up(),

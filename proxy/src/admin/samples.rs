@@ -26,7 +26,7 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
         status.certificate_failures.load(Relaxed) as f64,
     );
     let live = view.state.live();
-    add("weft_config_revision", "Revision wholly in force; 0 from a file.", view.state.revision() as f64);
+    add("weft_config_revision", "Revision wholly in force; 0 from a file.", status.applied.borrow().revision as f64);
     add("weft_config_swaps_total", "Configurations put in force.", status.swaps.load(Relaxed) as f64);
     add("weft_config_refused_total", "Resources refused.", status.refused.load(Relaxed) as f64);
     for (kind, count) in [

@@ -201,7 +201,6 @@ impl Discovery {
             problems.extend(incomplete);
         }
         if problems.is_empty() {
-            self.state.set_revision(revision.number);
             tracing::debug!(revision = revision.number, "revision in force");
             self.status.applied.send_replace(Applied { revision: revision.number, hash: Some(hash) });
             return wire.answer(type_url, nonce, None);

@@ -188,7 +188,7 @@ async fn what_nobody_calls_is_given_up_and_stays_in_force_until_the_barrier() {
     bench.send(ResourceType::Cluster, &[], &["svc/shop/s1:80"]);
     bench.barrier(2);
     assert!(!bench.in_force(1) && bench.in_force(2) && bench.in_force(3));
-    assert_eq!(bench.client.state.revision(), 2);
+    assert_eq!(bench.client.status.applied.borrow().revision, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +242,7 @@ async fn a_listener_whose_tree_is_not_complete_stays_as_it_was() {
     assert!(reason.contains("outbound/240.0.0.1:80") && reason.contains("svc/shop/s7:80"), "{reason}");
     assert!(bench.in_force(1) && bench.in_force(2), "the others are taken");
     let live = bench.client.state.live().resources.clone();
-    assert!(live.clusters.contains_key(&cluster(1)) && bench.client.state.revision() == 1);
+    assert!(live.clusters.contains_key(&cluster(1)) && bench.client.status.applied.borrow().revision == 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,7 +292,7 @@ async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
     bench.send_all(&[wire::render_endpoints(&set, ClientClass::Weft)]);
     bench.barrier(2);
     let after = bench.client.state.live_full();
-    assert_eq!(bench.client.state.revision(), 2);
+    assert_eq!(bench.client.status.applied.borrow().revision, 2);
     assert!(Arc::ptr_eq(&before, &after));
     let target = |live: &crate::live::Live| live.outbound[&destination(1)].clone().unwrap();
     let weight = |live| target(live).tcp[0].0.state.endpoints.load()[0].endpoint.weight.get();
@@ -304,6 +304,6 @@ async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
     )]);
     bench.barrier(3);
     let last = bench.client.state.live_full();
-    assert_eq!(bench.client.state.revision(), 3);
+    assert_eq!(bench.client.status.applied.borrow().revision, 3);
     assert_eq!(target(&last).tcp[0].0.settings.connect_timeout, DURATION);
 }

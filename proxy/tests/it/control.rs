@@ -254,12 +254,12 @@ async fn a_bad_resource_is_refused_by_name_and_the_last_good_one_stays() {
     let barrier = stream.barrier(2).await;
     let reason = stream.answer(&barrier).await.expect("the revision is not wholly in force");
     assert!(reason.contains(&format!("outbound/{VIP}")), "{reason}");
-    assert_eq!(app.state().revision(), 1);
+    assert_eq!(app.revision(), 1);
     assert_eq!(call(address).await, "one");
     stream.send(ResourceType::Listener, &[listener(&world, &format!("outbound/{VIP}"))], &[]).await;
     let barrier = stream.barrier(3).await;
     assert_eq!(stream.answer(&barrier).await, None);
-    assert_eq!((app.state().revision(), call(address).await), (3, "one".to_owned()));
+    assert_eq!((app.revision(), call(address).await), (3, "one".to_owned()));
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn without_a_control_plane_everything_goes_on_and_it_resumes_where_it_was(
     stream.send(ResourceType::Endpoints, &[endpoints(&world(&[two]))], &[]).await;
     let barrier = stream.barrier(2).await;
     assert_eq!(stream.answer(&barrier).await, None, "nothing but endpoints was sent again, and the hash is the same");
-    assert_eq!((app.state().revision(), call(address).await), (2, "two".to_owned()));
+    assert_eq!((app.revision(), call(address).await), (2, "two".to_owned()));
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn another_hash_is_refused_and_everything_is_asked_for_again() {
     let mut again = plane.stream().await;
     again.subscribed(ResourceType::Revision, "revision").await;
     assert!(again.seen.iter().all(|request| request.initial_resource_versions.is_empty()), "{:?}", again.seen);
-    assert_eq!((app.state().revision(), call(address).await), (1, "one".to_owned()));
+    assert_eq!((app.revision(), call(address).await), (1, "one".to_owned()));
 }
 
 #[tokio::test]
