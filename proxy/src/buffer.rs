@@ -12,12 +12,14 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncRead;
 
+use crate::tls::record::MAX_RECORD;
+
 /// Size of a buffer: eight TLS records.
 pub(crate) const SIZE: usize = 128 * 1024;
 /// Parts up to this are copied out, so that at most 16 times what is held is kept from others.
 pub(crate) const SMALL: usize = weft_http::SMALL;
-/// A TLS record: with less room than this nothing more is read behind what was.
-const RECORD: usize = 16 * 1024;
+/// With less room than a TLS record needs nothing more is read behind what was.
+const RECORD: usize = MAX_RECORD;
 /// Buffers that a thread keeps.
 const KEPT: usize = 8;
 

@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
-use tokio_rustls::TlsAcceptor;
 use weft_core::{
     failure::Failure,
     identity::Identity,
@@ -39,10 +38,10 @@ use crate::{
     },
     listener::detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
     live::{InboundLive, Live},
-    stream::{Rewind, Stream, WRITTEN_AT_ONCE, tls_error},
+    stream::{Stream, tls_error},
     tcp,
     telemetry::{Direction, RequestLabels, RequestSeries, Security, access_log},
-    tls::{ALPN_HTTP, SvidError, verify, verify::Peer},
+    tls::{ALPN_HTTP, SvidError, handshake, verify::Peer},
     upstream::{
         dial::{Slot, plain},
         pool::{Bounds, Pool, SendError, Version},
@@ -90,7 +89,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
     };
     if speaks == Speaks::MeshTls {
         drop(application);
-        return mesh(worker, Rewind::new(stream, bytes.freeze()), peer, destination, accepted).await;
+        return mesh(worker, (stream, bytes.freeze()), peer, destination, accepted).await;
     }
     if mode == InboundMode::Strict {
         return refuse_connection(&worker, peer, destination, None, &Failure::PlaintextRefused);
@@ -127,23 +126,24 @@ fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, Protocol)> {
 }
 
 /// A connection from another proxy.
-async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination: SocketAddr, accepted: Instant) {
+async fn mesh(
+    worker: Arc<Worker>,
+    (stream, first): (TcpStream, Bytes),
+    peer: SocketAddr,
+    destination: SocketAddr,
+    accepted: Instant,
+) {
     let Some(tls) = worker.shared.tls.load_full() else {
         return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
     };
-    let shaken = timeout(HANDSHAKE, TlsAcceptor::from(tls.server.clone()).accept(stream)).await;
-    let stream = match shaken {
-        Ok(Ok(mut stream)) => {
-            stream.get_mut().1.set_buffer_limit(Some(WRITTEN_AT_ONCE));
-            stream
-        }
+    let shaken = match timeout(HANDSHAKE, handshake::accept(tls.server.clone(), stream, first)).await {
+        Ok(Ok(shaken)) => shaken,
         Ok(Err(error)) => return tls_failed(&worker, peer, &error),
         Err(_elapsed) => {
             return worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", "timeout")]);
         }
     };
-    let session = stream.get_ref().1;
-    let verified = match verify::peer(session) {
+    let verified = match shaken.peer {
         Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, %peer, "peer certificate is not fit for the mesh");
@@ -152,11 +152,9 @@ async fn mesh(worker: Arc<Worker>, stream: Rewind, peer: SocketAddr, destination
             return worker.metrics.event("weft_tls_failures_total", &labels);
         }
     };
-    let labels = [("direction", "inbound"), ("kind", verify::kind(session))];
-    worker.metrics.event("weft_tls_handshakes_total", &labels);
-    let is_http = session.alpn_protocol() == Some(ALPN_HTTP);
-    let stream = Stream::Accepted(Box::new(stream));
-    if is_http {
+    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", shaken.kind)]);
+    let stream = Stream::Tls(shaken.session);
+    if shaken.alpn.as_deref() == Some(ALPN_HTTP) {
         http(&worker, stream, [peer, destination], Some(verified), Version::Http2, accepted);
     } else {
         opaque(worker, stream, peer, destination, Some(verified), None).await;

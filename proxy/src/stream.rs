@@ -1,13 +1,10 @@
-//! Byte streams: a TCP connection of which more was read than was asked for, and the same below mesh TLS.
+//! Byte streams: a TCP connection of which something was read already, or one with mesh TLS on it.
 
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+    sync::{Arc, atomic::AtomicBool},
+    task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
@@ -15,17 +12,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{client, server};
 
-use crate::buffer;
+use crate::tls::session::Session;
 
-/// What a reader must have room for to be read to directly. rustls has room for 4 KiB, then for a record.
-const LARGE: usize = 32 * 1024;
-
-/// What mesh TLS encrypts before it writes, in bytes: so many leave in one system call.
-pub(crate) const WRITTEN_AT_ONCE: usize = buffer::SIZE;
-
-/// A stream that first gives back what was read from it: to look at, or because the reader had little room.
+/// A stream that first gives back what was read from it to look at.
 #[derive(Debug)]
 pub(crate) struct Rewind<S = TcpStream> {
     first: Bytes,
@@ -36,10 +26,7 @@ pub(crate) struct Rewind<S = TcpStream> {
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(Rewind),
-    Accepted(Box<server::TlsStream<Rewind>>),
-    /// Dialled by us; the flag is raised when the peer sends a TLS alert, which before the first byte of an answer means
-    /// that it refused our identity.
-    Dialled(Box<client::TlsStream<Rewind>>, Arc<AtomicBool>),
+    Tls(Box<Session>),
 }
 
 impl<S> Rewind<S> {
@@ -64,8 +51,15 @@ impl Stream {
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>, drained: bool) -> bool {
         match self {
             Self::Tcp(stream) => stream.poll_readable(cx),
-            Self::Accepted(stream) => !drained || stream.get_ref().0.poll_readable(cx),
-            Self::Dialled(stream, _) => !drained || stream.get_ref().0.poll_readable(cx),
+            Self::Tls(session) => session.poll_readable(cx, drained),
+        }
+    }
+
+    /// Is raised when the peer sends a TLS alert: see [`Session::alerted`].
+    pub(crate) fn alerted(&mut self) -> Arc<AtomicBool> {
+        match self {
+            Self::Tcp(_) => Arc::default(),
+            Self::Tls(session) => session.alerted(),
         }
     }
 }
@@ -73,19 +67,7 @@ impl Stream {
 impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            if buf.remaining() >= LARGE {
-                return Pin::new(&mut self.stream).poll_read(cx, buf);
-            }
-            let this = &mut *self;
-            return buffer::lend(|ahead| {
-                ready!(tokio_util::io::poll_read_buf(Pin::new(&mut this.stream), cx, ahead))?;
-                let now = ahead.split_to(ahead.len().min(buf.remaining()));
-                buf.put_slice(&now);
-                if !ahead.is_empty() {
-                    this.first = buffer::detach(ahead).freeze();
-                }
-                Poll::Ready(Ok(()))
-            });
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
         let count = self.first.len().min(buf.remaining());
         if let Some(part) = self.first.get(..count) {
@@ -126,27 +108,14 @@ macro_rules! each {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
-            Stream::Accepted($stream) => $call,
-            Stream::Dialled($stream, _) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Accepted(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Dialled(stream, alerted) => {
-                let polled = Pin::new(stream).poll_read(cx, buf);
-                if let Poll::Ready(Err(error)) = &polled
-                    && is_alert(error)
-                {
-                    alerted.store(true, Relaxed);
-                }
-                polled
-            }
-        }
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -170,11 +139,6 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
-}
-
-/// Whether an error is an alert that the peer sent.
-pub(crate) fn is_alert(error: &io::Error) -> bool {
-    tls_error(error).is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)))
 }
 
 /// The TLS error inside an IO error.

@@ -5,6 +5,7 @@
 //! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
 //! - [`verify`]: who the peer is.
 //! - [`resumption`]: what makes a later handshake with the same peer cheap.
+//! - `handshake`, `session`, `record`: a connection from its first byte to its last; the records are our own.
 //! - `plane`: TLS to the control plane.
 //! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
 //!
@@ -12,9 +13,12 @@
 //! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; resumption
 //! within one [`MeshTls`], no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
 
+pub(crate) mod handshake;
 pub mod hello;
 pub(crate) mod plane;
+pub(crate) mod record;
 pub(crate) mod resumption;
+pub(crate) mod session;
 pub mod svid;
 pub mod verify;
 
@@ -83,6 +87,7 @@ impl MeshTls {
         server.ticketer = Arc::new(Tickets::new(ends)?);
         server.send_tls13_tickets = TICKETS;
         server.max_early_data_size = 0;
+        server.enable_secret_extraction = true;
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -91,6 +96,7 @@ impl MeshTls {
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
         client.enable_sni = false;
+        client.enable_secret_extraction = true;
         Ok(Self {
             identity: svid.identity.clone(),
             not_after: svid.not_after,

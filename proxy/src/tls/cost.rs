@@ -57,7 +57,7 @@ fn handshake(client: &MeshTls, server: &MeshTls, cost: &mut Cost) -> &'static st
             client.process_new_packets().unwrap();
             flight.clear();
             if !judged.0 && !client.is_handshaking() {
-                offer.keep_until(verify::expect(&client, &server.identity).unwrap().not_after);
+                offer.keep_until(verify::expect(verify::peer(&client), &server.identity).unwrap().not_after);
                 judged.0 = true;
             }
         }

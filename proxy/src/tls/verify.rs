@@ -133,8 +133,8 @@ pub(crate) fn peer(connection: &CommonState) -> Result<Peer, SvidError> {
 }
 
 /// Checks that the peer is who is expected at this endpoint; the text says who it is instead.
-pub(crate) fn expect(connection: &CommonState, expected: &Identity) -> Result<Peer, String> {
-    match peer(connection) {
+pub(crate) fn expect(peer: Result<Peer, SvidError>, expected: &Identity) -> Result<Peer, String> {
+    match peer {
         Ok(peer) if peer.identity == *expected => Ok(peer),
         Ok(peer) => Err(format!("expected {expected}, found {}", peer.identity)),
         Err(error) => Err(format!("expected {expected}, found a certificate that is not fit: {error}")),

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,14 +17,13 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 use weft_core::{failure::Failure, identity::Identity};
 
 use crate::{
     listener::original_dst::set_mark,
-    stream::{Rewind, Stream, WRITTEN_AT_ONCE, tls_error},
+    stream::{Stream, tls_error},
     telemetry::Metrics,
-    tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, verify},
+    tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, handshake, verify},
 };
 
 /// How to open connections.
@@ -107,20 +106,14 @@ impl Dialer {
         };
         let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let mut stream = TlsConnector::from(config)
-            .connect(name, Rewind::new(tcp, Bytes::new()))
-            .await
-            .map_err(|error| refused(&error))?;
-        let connection = stream.get_mut().1;
-        connection.set_buffer_limit(Some(WRITTEN_AT_ONCE));
-        let peer = verify::expect(connection, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
-        if connection.alpn_protocol() != Some(alpn) {
+        let shaken = handshake::connect(config, name, tcp).await.map_err(|error| refused(&error))?;
+        let peer = verify::expect(shaken.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
+        if shaken.alpn.as_deref() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
         }
         offer.keep_until(peer.not_after);
-        let labels = [("direction", "outbound"), ("kind", verify::kind(connection))];
-        self.metrics.event("weft_tls_handshakes_total", &labels);
-        Ok(Stream::Dialled(Box::new(stream), Arc::new(AtomicBool::new(false))))
+        self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", shaken.kind)]);
+        Ok(Stream::Tls(shaken.session))
     }
 }
 

@@ -420,11 +420,8 @@ impl Pool {
                 Ok((plain(dialer.tcp(self.target.address, within).await?), Arc::new(AtomicBool::new(false))))
             }
             Transport::Mesh(identity) => {
-                let stream = dialer.mesh(self.target.address, identity, Alpn::Http, within).await?;
-                let alerted = match &stream {
-                    Stream::Dialled(_, alerted) => alerted.clone(),
-                    Stream::Tcp(_) | Stream::Accepted(_) => Arc::new(AtomicBool::new(false)),
-                };
+                let mut stream = dialer.mesh(self.target.address, identity, Alpn::Http, within).await?;
+                let alerted = stream.alerted();
                 Ok((stream, alerted))
             }
         }

@@ -1,0 +1,185 @@
+//! Handshakes of the mesh: rustls speaks, this carries its bytes, and makes a [`Session`] of what was agreed on.
+//! Invariant: rustls sees one record after the other and none behind the handshake, which is the session's.
+
+use std::{io, sync::Arc};
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustls::{
+    ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig,
+    client::UnbufferedClientConnection,
+    pki_types::ServerName,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    record::{HEADER, MAX_RECORD},
+    session::{Keys, Session},
+    svid::SvidError,
+    verify::{self, Peer},
+};
+
+/// Room to read into, in bytes: a flight is about 1 KiB without certificates of others.
+const ROOM: usize = 4 * 1024;
+
+/// A finished handshake.
+#[derive(Debug)]
+pub(crate) struct Shaken {
+    pub(crate) session: Box<Session>,
+    /// Who the peer is, or why it cannot be anybody.
+    pub(crate) peer: Result<Peer, SvidError>,
+    /// How it went, as metrics name it.
+    pub(crate) kind: &'static str,
+    /// What is spoken on it.
+    pub(crate) alpn: Option<Vec<u8>>,
+}
+
+/// Answers a handshake. `first`: what was read of it already.
+/// Errors: IO, or of rustls inside one of the kind `InvalidData`; the peer was told so.
+pub(crate) async fn accept(config: Arc<ServerConfig>, tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
+    shake(UnbufferedServerConnection::new(config).map_err(invalid)?, tcp, first).await
+}
+
+/// Begins a handshake. Errors: as those of [`accept`].
+pub(crate) async fn connect(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    tcp: TcpStream,
+) -> io::Result<Shaken> {
+    shake(UnbufferedClientConnection::new(config, name).map_err(invalid)?, tcp, Bytes::new()).await
+}
+
+/// Either side of a handshake.
+trait Side {
+    type Data;
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data>;
+    fn state(&self) -> &CommonState;
+    fn finish(self) -> Result<(ExtractedSecrets, Keys), Error>;
+}
+
+impl Side for UnbufferedServerConnection {
+    type Data = rustls::server::ServerConnectionData;
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+    fn state(&self) -> &CommonState {
+        self
+    }
+    fn finish(self) -> Result<(ExtractedSecrets, Keys), Error> {
+        let (secrets, keys) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Keys::Server(keys)))
+    }
+}
+
+impl Side for UnbufferedClientConnection {
+    type Data = rustls::client::ClientConnectionData;
+    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
+        self.process_tls_records(incoming)
+    }
+    fn state(&self) -> &CommonState {
+        self
+    }
+    fn finish(self) -> Result<(ExtractedSecrets, Keys), Error> {
+        let (secrets, keys) = self.dangerous_into_kernel_connection()?;
+        Ok((secrets, Keys::Client(keys)))
+    }
+}
+
+/// What is to be done next.
+enum Step {
+    Again,
+    Write,
+    Read,
+    Done,
+    Fail(Error),
+}
+
+async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
+    let (mut incoming, mut outgoing) = (BytesMut::from(first), Vec::new());
+    // Bytes that rustls was shown and may still need.
+    let mut shown = 0;
+    loop {
+        let UnbufferedStatus { discard, state } = side.process(incoming.get_mut(..shown).unwrap_or_default());
+        let step = match state {
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, &mut outgoing);
+                Step::Again
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                Step::Write
+            }
+            Ok(ConnectionState::BlockedHandshake) => Step::Read,
+            Ok(ConnectionState::WriteTraffic(_)) => Step::Done,
+            Ok(_) => Step::Fail(Error::HandshakeNotComplete),
+            Err(error) => Step::Fail(error),
+        };
+        incoming.advance(discard);
+        shown -= discard;
+        match step {
+            Step::Again => {}
+            Step::Write => {
+                tcp.write_all(&outgoing).await?;
+                outgoing.clear();
+            }
+            Step::Read => {
+                while next_record(&incoming, shown) == 0 {
+                    incoming.reserve(ROOM);
+                    if tcp.read_buf(&mut incoming).await? == 0 {
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed during the TLS handshake"));
+                    }
+                }
+                shown += next_record(&incoming, shown);
+            }
+            Step::Done if shown == 0 && !side.state().is_handshaking() => break,
+            Step::Done => return Err(invalid(Error::HandshakeNotComplete)),
+            Step::Fail(error) => {
+                // Asked once more it gives the alert; asked again it would look again at what it has found wrong.
+                let last = side.process(incoming.get_mut(..shown).unwrap_or_default());
+                if let Ok(ConnectionState::EncodeTlsData(data)) = last.state {
+                    encode(data, &mut outgoing);
+                }
+                // Not waited for: the peer need not listen.
+                let _told = tcp.try_write(&outgoing);
+                return Err(invalid(error));
+            }
+        }
+    }
+    let state = side.state();
+    let (peer, kind) = (verify::peer(state), verify::kind(state));
+    let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
+    let (secrets, keys) = side.finish().map_err(invalid)?;
+    let session = Box::new(Session::new(tcp, secrets, keys, incoming.to_vec()).map_err(invalid)?);
+    Ok(Shaken { session, peer, kind, alpn })
+}
+
+/// Length of the record behind what was shown, 0 where not all of it has come. Of what is no record, all: rustls says what is
+/// wrong with it.
+fn next_record(incoming: &[u8], shown: usize) -> usize {
+    let bytes = incoming.get(shown..).unwrap_or_default();
+    let Some((&[kind, _, _, high, low], rest)) = bytes.split_first_chunk::<HEADER>() else { return 0 };
+    let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
+    match length {
+        _ if !(20..=23).contains(&kind) || length > MAX_RECORD => bytes.len(),
+        _ if rest.len() + HEADER < length => 0,
+        _ => length,
+    }
+}
+
+fn encode<T>(mut data: EncodeTlsData<'_, T>, outgoing: &mut Vec<u8>) {
+    let end = outgoing.len();
+    // Asked with no room it says how much it needs.
+    if let Err(EncodeError::InsufficientSize(needs)) = data.encode(&mut []) {
+        outgoing.resize(end + needs.required_size, 0);
+        let encoded = data.encode(outgoing.get_mut(end..).unwrap_or_default());
+        debug_assert!(encoded.is_ok(), "{encoded:?}");
+    }
+}
+
+fn invalid(error: Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
