@@ -104,6 +104,7 @@ impl Bench<'_> {
                 let cpu = window.cpu_seconds(0) + window.cpu_seconds(1);
                 ensure!(bytes > 0.0 && cpu > 0.0, "no byte arrived inside the window");
                 round.extra.insert("bytes_per_cpu_second", bytes / cpu);
+                round.extra.insert("bytes_per_second", bytes / window.seconds());
             }
             Scenario::WorkersTwo => {
                 if let ([before, _], [after, _]) = (window.before.cpu.as_slice(), window.after.cpu.as_slice()) {
