@@ -44,6 +44,8 @@ struct State {
     driver: Option<Waker>,
     /// The driver knows that there is something to do.
     woken: bool,
+    /// What was taken to be written is written: TLS may hold some.
+    flushed: bool,
     /// To be closed once no stream is left.
     retired: bool,
     /// Why the connection is over.
@@ -106,6 +108,7 @@ impl Mux {
                 connection: Connection::new(role, config),
                 driver: None,
                 woken: false,
+                flushed: true,
                 retired: false,
                 over: None,
                 heard: true,
@@ -129,7 +132,7 @@ impl Mux {
     /// Whether no stream is left and all was written.
     pub(crate) fn is_done(&self) -> bool {
         let mut state = self.state.lock();
-        state.over.is_some() || (state.connection.is_empty() && state.connection.unsent().is_empty())
+        state.over.is_some() || (state.connection.is_empty() && state.has_written())
     }
 
     /// Closes the connection as soon as no stream is left; new ones are not taken.
@@ -180,6 +183,10 @@ impl State {
         {
             driver.wake_by_ref();
         }
+    }
+
+    fn has_written(&mut self) -> bool {
+        self.flushed && self.connection.unsent().is_empty()
     }
 
     fn slot(&mut self, id: StreamId) -> Option<&mut Slot> {
@@ -278,10 +285,11 @@ impl<F: FnMut(Arrival)> Driver<F> {
         let mut state = mux.state.lock();
         if let Poll::Ready(Err(error)) = write(&mut self.stream, &mut state, cx) {
             state.end(Failure::Reset(error.to_string().into()));
-            return Poll::Ready(Err(error));
+            // What was found wrong with what came says more.
+            return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
         }
         let over = state.retired && state.connection.is_gone() && state.connection.is_empty();
-        if result.is_pending() && over && state.connection.unsent().is_empty() {
+        if result.is_pending() && over && state.has_written() {
             state.end(Failure::Reset("connection closed".into()));
             return Poll::Ready(Ok(()));
         }
@@ -403,7 +411,7 @@ impl<F> Drop for Driver<F> {
 fn write(stream: &mut Stream, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     let unsent = state.connection.unsent();
     if unsent.is_empty() {
-        return Pin::new(stream).poll_flush(cx);
+        return flush(stream, state, cx);
     }
     while unsent.has_remaining() {
         match tokio_util::io::poll_write_buf(Pin::new(stream), cx, unsent) {
@@ -420,7 +428,13 @@ fn write(stream: &mut Stream, state: &mut State, cx: &mut Context<'_>) -> Poll<i
             writer.wake();
         }
     }
-    Pin::new(stream).poll_flush(cx)
+    flush(stream, state, cx)
+}
+
+fn flush(stream: &mut Stream, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let flushed = Pin::new(stream).poll_flush(cx);
+    state.flushed = flushed.is_ready();
+    flushed
 }
 
 impl StreamRef {

@@ -1,11 +1,14 @@
 //! Handshakes of the mesh: rustls speaks, this carries its bytes, and makes a [`Session`] of what was agreed on.
 //! Invariant: rustls sees one record after the other and none behind the handshake, which is the session's.
+//!
+//! # Defaults
+//! What rustls has seen and still needs, a message in many records: 64 KiB.
 
 use std::{io, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::{
-    ClientConfig, CommonState, Error, ExtractedSecrets, ServerConfig,
+    ClientConfig, CommonState, Error, ExtractedSecrets, InvalidMessage, ServerConfig,
     client::UnbufferedClientConnection,
     pki_types::ServerName,
     server::UnbufferedServerConnection,
@@ -25,6 +28,9 @@ use super::{
 
 /// Room to read into, in bytes: a flight is about 1 KiB without certificates of others.
 const ROOM: usize = 4 * 1024;
+
+/// Most that a message may take on the wire, in bytes. rustls bounds messages, but not the records that they come in.
+const MAX_SHOWN: usize = 64 * 1024;
 
 /// A finished handshake.
 #[derive(Debug)]
@@ -127,13 +133,13 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
                 outgoing.clear();
             }
             Step::Read => {
-                while next_record(&incoming, shown) == 0 {
+                while shown == seen(&incoming, shown).map_err(invalid)? {
                     incoming.reserve(ROOM);
                     if tcp.read_buf(&mut incoming).await? == 0 {
                         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed during the TLS handshake"));
                     }
                 }
-                shown += next_record(&incoming, shown);
+                shown = seen(&incoming, shown).map_err(invalid)?;
             }
             Step::Done if shown == 0 && !side.state().is_handshaking() => break,
             Step::Done => return Err(invalid(Error::HandshakeNotComplete)),
@@ -157,17 +163,24 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
     Ok(Shaken { session, peer, kind, alpn })
 }
 
-/// Length of the record behind what was shown, 0 where not all of it has come. Of what is no record, all: rustls says what is
-/// wrong with it.
-fn next_record(incoming: &[u8], shown: usize) -> usize {
+/// Where the record ends that follows what was shown, or no farther where not all of it has come. All that has come where it is
+/// of no known type: rustls says so.
+/// Errors: a record or a message that is too long.
+fn seen(incoming: &[u8], shown: usize) -> Result<usize, Error> {
     let bytes = incoming.get(shown..).unwrap_or_default();
-    let Some((&[kind, _, _, high, low], rest)) = bytes.split_first_chunk::<HEADER>() else { return 0 };
-    let length = HEADER + usize::from(u16::from_be_bytes([high, low]));
-    match length {
-        _ if !(20..=23).contains(&kind) || length > MAX_RECORD => bytes.len(),
-        _ if rest.len() + HEADER < length => 0,
-        _ => length,
+    let Some((&[kind, _, _, high, low], rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(shown) };
+    if !(20..=23).contains(&kind) {
+        return Ok(incoming.len());
     }
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    if HEADER + length > MAX_RECORD {
+        return Err(Error::PeerSentOversizedRecord);
+    }
+    let end = shown + HEADER + length;
+    if shown > 0 && end > MAX_SHOWN {
+        return Err(InvalidMessage::HandshakePayloadTooLarge.into());
+    }
+    Ok(if rest.len() < length { shown } else { end })
 }
 
 fn encode<T>(mut data: EncodeTlsData<'_, T>, outgoing: &mut Vec<u8>) {

@@ -5,7 +5,7 @@
 //! read; what was sealed is written before anything else is.
 //!
 //! # Defaults
-//! One write seals at most [`WRITTEN_AT_ONCE`]. A handshake message: 64 KiB. Records without data in a row: 32.
+//! One write seals at most [`WRITTEN_AT_ONCE`]. A handshake message: 64 KiB. Records without data in a row: 32. Tickets: 8.
 
 use std::{
     cell::RefCell,
@@ -39,6 +39,8 @@ const SEALED: usize = WRITTEN_AT_ONCE + (WRITTEN_AT_ONCE / MAX_CONTENT) * OVERHE
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Records without data that may come in a row. BoringSSL and rustls allow as many changes of key.
 const MAX_WITHOUT_DATA: u8 = 32;
+/// Tickets of one connection that are kept; each costs a derivation, and the store's lock.
+const MAX_TICKETS: u8 = 8;
 /// A change of our key that asks for none of the peer's (RFC 8446 §4.6.3).
 const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 /// Places to seal in that a thread keeps.
@@ -67,6 +69,7 @@ pub(crate) struct Session {
     /// The beginning of a message of the handshake.
     message: Vec<u8>,
     without_data: u8,
+    tickets: u8,
     reading: Reading,
     /// Whoever asks hears that the peer has sent an alert.
     alerted: Option<Arc<AtomicBool>>,
@@ -100,6 +103,7 @@ impl Session {
             plain: Bytes::new(),
             message: Vec::new(),
             without_data: 0,
+            tickets: 0,
             reading: Reading::Open,
             alerted: None,
             unwritten: Vec::new(),
@@ -149,7 +153,7 @@ impl Session {
             match self.open_one(read, at, &mut end) {
                 Ok(Some(length)) => at += length,
                 Ok(None) => break,
-                Err(error) => self.fail(cx, error),
+                Err(error) => self.fail(error),
             }
         }
         let rest = read.get(at..).unwrap_or_default();
@@ -168,10 +172,10 @@ impl Session {
         let record = read.get_mut(at..at + length).unwrap_or_default();
         let (kind, count) = self.opens.open(record)?;
         let content = at + HEADER..at + HEADER + count;
+        if kind != ContentType::Handshake && !self.message.is_empty() {
+            return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
+        }
         if kind == ContentType::ApplicationData && count > 0 {
-            if !self.message.is_empty() {
-                return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
-            }
             self.without_data = 0;
             read.copy_within(content, *end);
             *end += count;
@@ -208,7 +212,11 @@ impl Session {
             let Some((body, behind)) = body.split_at_checked(length) else { break };
             rest = behind;
             match (HandshakeType::from(kind), &mut self.keys) {
-                (HandshakeType::NewSessionTicket, Keys::Client(keys)) => keys.handle_new_session_ticket(body)?,
+                (HandshakeType::NewSessionTicket, Keys::Client(_)) if self.tickets == MAX_TICKETS => {}
+                (HandshakeType::NewSessionTicket, Keys::Client(keys)) => {
+                    keys.handle_new_session_ticket(body)?;
+                    self.tickets += 1;
+                }
                 (HandshakeType::KeyUpdate, keys) => {
                     self.owes_key |= match body {
                         [0] => false,
@@ -237,7 +245,11 @@ impl Session {
 
     /// RFC 8446 §6: whatever its level says, an alert ends the connection; but one.
     fn alert(&mut self, content: &[u8]) -> Result<(), Error> {
-        let &[_level, description] = content else { return Err(InvalidMessage::MessageTooShort.into()) };
+        let &[_level, description] = content else {
+            let fault =
+                if content.is_empty() { InvalidMessage::InvalidEmptyPayload } else { InvalidMessage::MessageTooShort };
+            return Err(fault.into());
+        };
         let description = AlertDescription::from(description);
         if description == AlertDescription::CloseNotify {
             self.reading = Reading::Ended;
@@ -248,7 +260,7 @@ impl Session {
     }
 
     /// Nothing more is read. The peer hears why, as far as it listens.
-    fn fail(&mut self, cx: &mut Context<'_>, error: Error) {
+    fn fail(&mut self, error: Error) {
         if let Error::AlertReceived(_) = &error {
             self.closed = true;
             if let Some(alerted) = &self.alerted {
@@ -259,7 +271,11 @@ impl Session {
         }
         self.reading = Reading::Failed(error);
         // Not waited for: whoever hears of the fault closes the connection.
-        let _told = self.poll_unwritten(cx);
+        if let Some(rest @ [_, ..]) = self.unwritten.get(self.written..)
+            && let Ok(count) = self.tcp.try_write(rest)
+        {
+            self.written += count;
+        }
     }
 
     /// Queues a last word: an alert behind which nothing is sent.
@@ -375,6 +391,8 @@ fn description(error: &Error) -> AlertDescription {
     match error {
         Error::DecryptError => AlertDescription::BadRecordMac,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
+        Error::InvalidMessage(InvalidMessage::InvalidEmptyPayload) => AlertDescription::UnexpectedMessage,
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
         Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } | Error::PeerMisbehaved(_) => {
             AlertDescription::UnexpectedMessage
@@ -434,12 +452,15 @@ impl AsyncWrite for Session {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let mut place = place();
+        // Whatever goes wrong, a record is missing then: nothing can follow it.
+        this.closed = true;
         let (taken, length) = this.seal(bufs, &mut place).map_err(io::Error::other)?;
         let sealed = place.get(..length).unwrap_or_default();
         let written = match Pin::new(&mut this.tcp).poll_write(cx, sealed) {
             Poll::Ready(written) => written?,
             Poll::Pending => 0,
         };
+        this.closed = false;
         let rest = sealed.get(written..).unwrap_or_default();
         if rest.len() <= MAX_CONTENT {
             this.unwritten.extend_from_slice(rest);

@@ -278,7 +278,7 @@ async fn messages_of_the_handshake_that_have_no_place_are_refused() {
     use ContentType::{ApplicationData as Data, ChangeCipherSpec, Handshake};
     let ticket = [&[4, 0, 0, 13][..], &[0; 13]].concat();
     type Case<'a> = (&'a str, Vec<(ContentType, &'a [u8])>, fn(&Error) -> bool);
-    let faults: [Case<'_>; 9] = [
+    let faults: [Case<'_>; 11] = [
         ("a client's ticket", vec![(Handshake, &ticket)], |fault| {
             matches!(fault, Error::InappropriateHandshakeMessage { .. })
         }),
@@ -292,6 +292,12 @@ async fn messages_of_the_handshake_that_have_no_place_are_refused() {
         ("too long", vec![(Handshake, &[24, 1, 0, 1])], |fault| matches!(fault, Error::InvalidMessage(_))),
         ("behind a new key", vec![(Handshake, &[24, 0, 0, 1, 0, 24])], |fault| {
             *fault == PeerMisbehaved::KeyEpochWithPendingFragment.into()
+        }),
+        ("an alert of nothing", vec![(ContentType::Alert, &[])], |fault| {
+            *fault == InvalidMessage::InvalidEmptyPayload.into()
+        }),
+        ("nothing in the middle", vec![(Handshake, &[24, 0, 0]), (Data, b"")], |fault| {
+            *fault == PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into()
         }),
         ("data in the middle", vec![(Handshake, &[24, 0, 0]), (Data, b"x")], |fault| {
             *fault == PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into()
@@ -308,6 +314,41 @@ async fn messages_of_the_handshake_that_have_no_place_are_refused() {
         .await;
         assert!(read.is_empty() && is_it(&fault), "{name}: {fault:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_in_ever_more_records_is_not_waited_for() {
+    let (mut client, server) = sockets().await;
+    let tls = tls();
+    let accepted = tokio::spawn(handshake::accept(tls.server.clone(), server, Bytes::new()));
+    // A ClientHello of 65,520 bytes, one to a record: 393 KB on the wire, and with padding it could be 1 GB.
+    client.write_all(&[22, 3, 1, 0, 4, 1, 0, 0xff, 0xf0]).await.unwrap();
+    let records = [22, 3, 1, 0, 1, 0].repeat(65_000);
+    client.write_all(&records[..60_000]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!accepted.is_finished(), "so much may still be a message");
+    client.write_all(&records[60_000..]).await.ok();
+    let error = timeout(WAIT, accepted).await.unwrap().unwrap().unwrap_err();
+    let fault = crate::stream::tls_error(&error).unwrap();
+    assert_eq!(*fault, InvalidMessage::HandshakePayloadTooLarge.into());
+
+    let (mut client, server) = sockets().await;
+    client.write_all(&[22, 3, 1, 0x41, 1, 1]).await.unwrap();
+    let error = timeout(WAIT, handshake::accept(tls.server.clone(), server, Bytes::new())).await.unwrap().unwrap_err();
+    assert_eq!(crate::stream::tls_error(&error), Some(&Error::PeerSentOversizedRecord));
+}
+
+#[tokio::test]
+async fn so_many_tickets_are_kept() {
+    let (mut client, mut server) = pair().await;
+    // Lifetime, age, nonce, ticket, extensions (RFC 8446 §4.6.1).
+    let ticket = |nonce: u8| [&[4, 0, 0, 17, 0, 0, 14, 16, 0, 0, 0, 1, 1, nonce, 0, 3, 1, 2, 3, 0, 0][..]].concat();
+    for nonce in 0..20 {
+        send_raw(&mut server, ContentType::Handshake, &ticket(nonce)).await;
+    }
+    send_raw(&mut server, ContentType::ApplicationData, b"x").await;
+    assert_eq!(client.read_u8().await.unwrap(), b'x');
+    assert_eq!(client.tickets, MAX_TICKETS);
 }
 
 #[tokio::test]
