@@ -4,9 +4,9 @@
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
@@ -31,6 +31,11 @@ use crate::{
 /// Seconds of silence before a peer is asked for a sign of life, and before it is taken for dead.
 const SILENCE: u32 = 30;
 const DEAD: u32 = 50;
+
+/// Bytes to write that do not wait for more.
+const WAITS: usize = 16 * 1024;
+/// Most turns of the worker that others wait.
+const MAX_WAITS: u8 = 4;
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
@@ -185,6 +190,16 @@ impl State {
         }
     }
 
+    /// Whether others may soon have something to write too, which then leaves with the same record and system call. After the
+    /// first time only if they had.
+    fn may_wait(&mut self, patience: &mut Patience) -> bool {
+        let count = self.connection.unsent().remaining();
+        let grew = count > patience.bytes;
+        patience.bytes = count;
+        patience.turns += 1;
+        grew && count < WAITS && self.connection.len() > 1 && patience.turns <= MAX_WAITS
+    }
+
     fn has_written(&mut self) -> bool {
         self.flushed && self.connection.unsent().is_empty()
     }
@@ -229,6 +244,14 @@ pub(super) fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
+/// How a driver waits before it writes.
+#[derive(Debug, Default)]
+struct Patience {
+    /// What there was to write the last time.
+    bytes: usize,
+    turns: u8,
+}
+
 /// Drives a connection to its end. `arrived` is called with each request (server).
 pub(crate) struct Driver<F> {
     stream: Stream,
@@ -237,6 +260,7 @@ pub(crate) struct Driver<F> {
     rest: Vec<u8>,
     /// All that came was read: who wakes the driver for something to write need not cost a read.
     drained: bool,
+    patience: Patience,
     failed: Option<io::Error>,
     arrivals: Vec<Arrival>,
     arrived: F,
@@ -244,7 +268,16 @@ pub(crate) struct Driver<F> {
 
 impl<F: FnMut(Arrival)> Driver<F> {
     pub(crate) fn new(stream: Stream, mux: Arc<Mux>, arrived: F) -> Self {
-        Self { stream, mux, rest: Vec::new(), drained: false, failed: None, arrivals: Vec::new(), arrived }
+        Self {
+            stream,
+            mux,
+            rest: Vec::new(),
+            drained: false,
+            patience: Patience::default(),
+            failed: None,
+            arrivals: Vec::new(),
+            arrived,
+        }
     }
 
     /// Ready when the connection is over. Errors: it broke, or the peer broke the protocol.
@@ -283,6 +316,13 @@ impl<F: FnMut(Arrival)> Driver<F> {
             (self.arrived)(arrival);
         }
         let mut state = mux.state.lock();
+        if result.is_pending() && state.may_wait(&mut self.patience) {
+            // Woken behind those who have something to do by then, and by nobody before.
+            state.woken = true;
+            let _pending = pin!(tokio::task::yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        self.patience = Patience::default();
         if let Poll::Ready(Err(error)) = write(&mut self.stream, &mut state, cx) {
             state.end(Failure::Reset(error.to_string().into()));
             // What was found wrong with what came says more.

@@ -129,8 +129,7 @@ impl Session {
     /// peer has sent all, or what came was not for us.
     fn poll_open(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let start = buf.filled().len();
-        let (early, _) = self.sealed.split_at(self.sealed.len().min(buf.remaining()));
-        let early = early.len();
+        let early = self.sealed.len().min(buf.remaining());
         buf.put_slice(self.sealed.get(..early).unwrap_or_default());
         let whole = record::length(&self.sealed);
         if matches!(whole, Ok(None)) {
