@@ -12,14 +12,12 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncRead;
 
-use crate::tls::record::MAX_RECORD;
-
 /// Size of a buffer: eight TLS records.
 pub(crate) const SIZE: usize = 128 * 1024;
 /// Parts up to this are copied out, so that at most 16 times what is held is kept from others.
 pub(crate) const SMALL: usize = weft_http::SMALL;
-/// With less room than a TLS record needs nothing more is read behind what was.
-const RECORD: usize = MAX_RECORD;
+/// With less room than this nothing more is read behind what was: a TLS record has to fit in.
+pub(crate) const RECORD: usize = 17 * 1024;
 /// Buffers that a thread keeps.
 const KEPT: usize = 8;
 

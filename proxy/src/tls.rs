@@ -16,7 +16,7 @@
 pub(crate) mod handshake;
 pub mod hello;
 pub(crate) mod plane;
-pub(crate) mod record;
+mod record;
 pub(crate) mod resumption;
 pub(crate) mod session;
 pub mod svid;

@@ -9,9 +9,9 @@ use std::{io, sync::Arc};
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::{
     ClientConfig, CommonState, Error, ExtractedSecrets, InvalidMessage, ServerConfig,
-    client::UnbufferedClientConnection,
+    client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::ServerName,
-    server::UnbufferedServerConnection,
+    server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus},
 };
 use tokio::{
@@ -67,33 +67,24 @@ trait Side {
     fn finish(self) -> Result<(ExtractedSecrets, Keys), Error>;
 }
 
-impl Side for UnbufferedServerConnection {
-    type Data = rustls::server::ServerConnectionData;
-    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-    fn state(&self) -> &CommonState {
-        self
-    }
-    fn finish(self) -> Result<(ExtractedSecrets, Keys), Error> {
-        let (secrets, keys) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Keys::Server(keys)))
-    }
+macro_rules! side {
+    ($connection:ty, $data:ty, $keys:path) => {
+        impl Side for $connection {
+            type Data = $data;
+            fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
+                self.process_tls_records(incoming)
+            }
+            fn state(&self) -> &CommonState {
+                self
+            }
+            fn finish(self) -> Result<(ExtractedSecrets, Keys), Error> {
+                self.dangerous_into_kernel_connection().map(|(secrets, keys)| (secrets, $keys(keys)))
+            }
+        }
+    };
 }
-
-impl Side for UnbufferedClientConnection {
-    type Data = rustls::client::ClientConnectionData;
-    fn process<'a>(&'a mut self, incoming: &'a mut [u8]) -> UnbufferedStatus<'a, 'a, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-    fn state(&self) -> &CommonState {
-        self
-    }
-    fn finish(self) -> Result<(ExtractedSecrets, Keys), Error> {
-        let (secrets, keys) = self.dangerous_into_kernel_connection()?;
-        Ok((secrets, Keys::Client(keys)))
-    }
-}
+side!(UnbufferedServerConnection, ServerConnectionData, Keys::Server);
+side!(UnbufferedClientConnection, ClientConnectionData, Keys::Client);
 
 /// What is to be done next.
 enum Step {

@@ -11,7 +11,8 @@ pub(super) const MAX_CONTENT: usize = 1 << 14;
 /// What a record has more than its content: head, type, tag. We add no padding.
 pub(super) const OVERHEAD: usize = HEADER + TAIL;
 /// Longest record that is taken: its padding and tag may have 256 bytes.
-pub(crate) const MAX_RECORD: usize = HEADER + MAX_CONTENT + 256;
+pub(super) const MAX_RECORD: usize = HEADER + MAX_CONTENT + 256;
+const _: () = assert!(MAX_RECORD <= crate::buffer::RECORD);
 /// Records after which we change our key. AES-GCM must not protect more than 2^24.5 (RFC 8446 §5.5).
 pub(super) const REKEY: u64 = 1 << 23;
 
