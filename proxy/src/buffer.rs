@@ -9,8 +9,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut, BytesMut};
-use tokio::io::AsyncRead;
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Size of a buffer: eight TLS records.
 pub(crate) const SIZE: usize = 128 * 1024;
@@ -57,6 +57,15 @@ pub(crate) fn detach(buffer: &mut BytesMut) -> BytesMut {
     if buffer.len() <= 2 * SMALL { BytesMut::from(&buffer[..]) } else { buffer.split() }
 }
 
+/// Gives a reader what was kept for it, as far as it has room. Nothing is kept of what it has taken whole: the connection would
+/// hold that memory to its end.
+pub(crate) fn hand_on(kept: &mut Bytes, reader: &mut ReadBuf<'_>) {
+    reader.put_slice(&kept.split_to(kept.len().min(reader.remaining())));
+    if kept.is_empty() {
+        *kept = Bytes::new();
+    }
+}
+
 /// Reads as far as it goes at once, at most `most` bytes and what the buffer has room for. An error behind bytes is kept in `failed`, and told the next time.
 pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     stream: &mut S,
@@ -92,9 +101,6 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
-
-    use bytes::Bytes;
-    use tokio::io::ReadBuf;
 
     use super::*;
 

@@ -7,13 +7,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
-use crate::tls::session::Session;
+use crate::{buffer, tls::session::Session};
 
 /// A stream that first gives back what was read from it to look at.
 #[derive(Debug)]
@@ -69,15 +69,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
         if self.first.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let count = self.first.len().min(buf.remaining());
-        if let Some(part) = self.first.get(..count) {
-            buf.put_slice(part);
-        }
-        self.first.advance(count);
-        if self.first.is_empty() {
-            // Gives the memory back, which the connection would hold to its end.
-            self.first = Bytes::new();
-        }
+        buffer::hand_on(&mut self.first, buf);
         Poll::Ready(Ok(()))
     }
 }

@@ -18,7 +18,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use rustls::{
     AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
     client::ClientConnectionData, kernel::KernelConnection, server::ServerConnectionData,
@@ -54,6 +54,22 @@ thread_local! {
 pub(super) enum Keys {
     Client(KernelConnection<ClientConnectionData>),
     Server(KernelConnection<ServerConnectionData>),
+}
+
+impl Keys {
+    fn next_of_ours(&mut self) -> Result<Key, Error> {
+        Key::new(match self {
+            Self::Client(keys) => keys.update_tx_secret(),
+            Self::Server(keys) => keys.update_tx_secret(),
+        }?)
+    }
+
+    fn next_of_peer(&mut self) -> Result<Key, Error> {
+        Key::new(match self {
+            Self::Client(keys) => keys.update_rx_secret(),
+            Self::Server(keys) => keys.update_rx_secret(),
+        }?)
+    }
 }
 
 /// A mesh connection.
@@ -119,8 +135,7 @@ impl Session {
         self.alerted.get_or_insert_default().clone()
     }
 
-    /// Whether there may be bytes to read; if not, the task is woken when there are. Costs no system call. Always says yes,
-    /// unless it is known to be `drained`: a read has found nothing.
+    /// See [`Stream::poll_readable`](crate::stream::Stream::poll_readable).
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>, drained: bool) -> bool {
         !drained || self.tcp.poll_read_ready(cx).is_ready()
     }
@@ -225,10 +240,7 @@ impl Session {
                     if !rest.is_empty() {
                         return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
                     }
-                    self.opens = Key::new(match keys {
-                        Keys::Client(keys) => keys.update_rx_secret(),
-                        Keys::Server(keys) => keys.update_rx_secret(),
-                    }?)?;
+                    self.opens = keys.next_of_peer()?;
                 }
                 (got_type, _) => {
                     return Err(Error::InappropriateHandshakeMessage {
@@ -309,10 +321,7 @@ impl Session {
         let mut length = 0;
         if std::mem::take(&mut self.owes_key) || self.seals.sequence() >= self.rekey {
             length += self.seals.seal(ContentType::Handshake, KEY_UPDATE.len(), Some(&KEY_UPDATE), place)?;
-            self.seals = Key::new(match &mut self.keys {
-                Keys::Client(keys) => keys.update_tx_secret(),
-                Keys::Server(keys) => keys.update_tx_secret(),
-            }?)?;
+            self.seals = self.keys.next_of_ours()?;
         }
         let whole = parts.iter().map(|part| part.len()).sum::<usize>().min(WRITTEN_AT_ONCE);
         let mut parts = Parts { parts: parts.iter(), part: &[] };
@@ -405,13 +414,7 @@ impl AsyncRead for Session {
         let this = &mut *self;
         loop {
             if !this.plain.is_empty() {
-                let count = this.plain.len().min(buf.remaining());
-                buf.put_slice(this.plain.get(..count).unwrap_or_default());
-                this.plain.advance(count);
-                if this.plain.is_empty() {
-                    // Gives the memory back, which the connection would hold to its end.
-                    this.plain = Bytes::new();
-                }
+                buffer::hand_on(&mut this.plain, buf);
                 return Poll::Ready(Ok(()));
             }
             match &this.reading {

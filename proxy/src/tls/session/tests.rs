@@ -149,7 +149,7 @@ async fn a_peer_that_asks_for_our_new_key_gets_it_before_our_next_bytes() {
     for round in 0..3 {
         let asks = [24, 0, 0, 1, 1];
         send_raw(&mut client, ContentType::Handshake, &asks).await;
-        client.seals = Key::new(update_tx(&mut client)).unwrap();
+        client.seals = client.keys.next_of_ours().unwrap();
         client.write_all(b"new key?").await.unwrap();
         let mut read = [0; 8];
         server.read_exact(&mut read).await.unwrap();
@@ -158,13 +158,6 @@ async fn a_peer_that_asks_for_our_new_key_gets_it_before_our_next_bytes() {
         assert!(!server.owes_key && server.seals.sequence() == 1, "{round}");
         client.read_exact(&mut read[..4]).await.unwrap();
         assert_eq!(&read[..4], b"here");
-    }
-}
-
-fn update_tx(session: &mut Session) -> (u64, rustls::ConnectionTrafficSecrets) {
-    match &mut session.keys {
-        Keys::Client(keys) => keys.update_tx_secret().unwrap(),
-        Keys::Server(keys) => keys.update_tx_secret().unwrap(),
     }
 }
 
@@ -364,7 +357,7 @@ async fn records_that_bring_nothing_are_counted() {
     let (_, fault, _) = hostile(async |client| {
         for _ in 0..=MAX_WITHOUT_DATA {
             send_raw(client, ContentType::Handshake, &KEY_UPDATE).await;
-            client.seals = Key::new(update_tx(client)).unwrap();
+            client.seals = client.keys.next_of_ours().unwrap();
         }
     })
     .await;
@@ -377,7 +370,7 @@ async fn a_message_may_come_in_parts() {
     for part in KEY_UPDATE {
         send_raw(&mut client, ContentType::Handshake, &[part]).await;
     }
-    client.seals = Key::new(update_tx(&mut client)).unwrap();
+    client.seals = client.keys.next_of_ours().unwrap();
     send_raw(&mut client, ContentType::ApplicationData, b"x").await;
     assert_eq!(server.read_u8().await.unwrap(), b'x');
 }
