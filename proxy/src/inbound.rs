@@ -468,7 +468,9 @@ pub(crate) async fn revoked_request(worker: &Worker, connection: &Connection, he
 
 async fn dial(worker: &Arc<Worker>, destination: SocketAddr) -> Result<(Stream, Slot), Failure> {
     let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, "connections")?;
-    Ok((plain(worker.dialer.tcp(destination, APPLICATION.connect).await?), slot))
+    let stream = worker.dialer.tcp(destination, APPLICATION.connect).await?;
+    tcp::bound_unread(&stream);
+    Ok((plain(stream), slot))
 }
 
 /// Metrics and log line of an opaque connection that has ended.

@@ -167,6 +167,7 @@ fn unknown(
 /// Passes a connection through to where it was going.
 async fn outside(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
     let started = Instant::now();
+    tcp::bound_unread(&stream);
     let callee = match worker.dialer.tcp(destination, std::time::Duration::from_secs(10)).await {
         Ok(callee) => callee,
         Err(failure) => {
@@ -229,6 +230,7 @@ async fn in_mesh(
     } else if target.tcp.is_empty() {
         refuse(&worker, Direction::Outbound, peer, destination, None, "", &Failure::ProtocolRefused);
     } else if stream.write_all(&greeting).await.is_ok() {
+        tcp::bound_unread(&stream);
         opaque(worker, Stream::tcp(stream, bytes.freeze()), peer, destination, &target, dialled).await;
     }
 }

@@ -9,8 +9,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     time::{Instant, sleep},
 };
 
@@ -18,6 +20,21 @@ use crate::buffer::{self, Filled};
 
 /// Buffers that one way may move before others get their turn.
 const TURNS: usize = 4;
+
+/// SO_RCVBUF towards a workload, bytes: room for one segment as loopback has them (64 KiB) and not for two. With less the
+/// segments are broken up.
+const UNREAD: usize = 72 * 1024;
+
+/// Bounds what the kernel keeps for us of what the workload has sent and we have not read; the rest stays with the workload.
+/// By itself the kernel lets that grow to net.ipv4.tcp_rmem, many megabytes a connection, for the sake of long paths. The path
+/// to the workload has no length: there it costs memory, what comes out of a long queue is no longer in the CPU's cache, and
+/// where the workload's congestion control paces (BBR) each segment takes a timer, which none needs that waits for its window.
+/// What cannot be bounded works as well.
+pub(crate) fn bound_unread(workload: &TcpStream) {
+    if let Err(error) = SockRef::from(workload).set_recv_buffer_size(UNREAD) {
+        tracing::debug!(%error, "SO_RCVBUF");
+    }
+}
 
 /// What passed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,9 +166,36 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        net::{TcpListener, TcpSocket},
+        time::timeout,
+    };
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_read_stays_with_the_workload() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let workload = TcpSocket::new_v4().unwrap();
+        workload.set_send_buffer_size(64 * 1024).unwrap();
+        let mut workload = workload.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut ours, _) = listener.accept().await.unwrap();
+        bound_unread(&ours);
+        // What is read fast makes the kernel keep more and more, where nothing bounds it.
+        let (content, mut much) = (vec![b'x'; 64 << 20], vec![0; 64 << 20]);
+        let (written, read) = tokio::join!(workload.write_all(&content), ours.read_exact(&mut much));
+        assert!(written.is_ok() && read.is_ok());
+        let mut sent = 0;
+        // Written until the kernel takes no more, not even after a moment.
+        while let Ok(written) = timeout(Duration::from_millis(200), workload.write(&[b'x'; 16 * 1024])).await {
+            sent += written.unwrap();
+        }
+        assert!((UNREAD..4 * UNREAD).contains(&sent), "{sent} bytes");
+        // Nothing is lost by it.
+        workload.shutdown().await.unwrap();
+        assert_eq!(ours.read_to_end(&mut Vec::new()).await.unwrap(), sent);
+    }
 
     #[tokio::test]
     async fn half_close_reaches_the_other_side_and_the_answer_still_comes_back() {
