@@ -54,7 +54,7 @@ struct RunArgs {
     ///
     /// http1-1, http1-32, http2-32, grpc-32, grpc-stream, bodies-1m, tcp-bulk, handshakes, open-loop, open-loop-h2,
     /// memory-idle, memory-clients, memory-peers, services, start, growth-routes, growth-endpoints, growth-policies, churn,
-    /// workers-2
+    /// workers-2, workers-2-open
     #[arg(long = "scenario", value_delimiter = ',', value_name = "SCENARIO")]
     scenarios: Vec<Chosen>,
     /// Measure another pair too; may be given several times.

@@ -199,7 +199,7 @@ impl Bench<'_> {
         if contestants.is_empty() {
             return Ok(());
         }
-        if matches!(scenario, Scenario::OpenLoop | Scenario::OpenLoopHttp2 | Scenario::Churn) {
+        if scenario.is_open_loop() {
             let rate = Box::pin(self.rate(scenario)).await?;
             eprintln!("{scenario}: {rate} requests per second");
             self.rates.insert(scenario, rate);

@@ -46,8 +46,10 @@ pub enum Scenario {
     GrowthPolicies,
     /// Latency while endpoints come and go.
     Churn,
-    /// CPU with two workers.
+    /// CPU with two workers, as much as they take.
     WorkersTwo,
+    /// CPU with two workers at a fixed rate.
+    WorkersTwoOpen,
 }
 
 /// What client and server speak.
@@ -76,7 +78,7 @@ pub enum Family {
 
 impl Scenario {
     /// Every scenario, in the order of the report.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Http1One,
         Self::Http1Many,
         Self::Http2Many,
@@ -97,6 +99,7 @@ impl Scenario {
         Self::GrowthPolicies,
         Self::Churn,
         Self::WorkersTwo,
+        Self::WorkersTwoOpen,
     ];
 
     /// The name in the report, in `latest.json` and on the command line, and one line for people.
@@ -124,6 +127,7 @@ impl Scenario {
             Self::GrowthPolicies => ("growth-policies", "HTTP/1.1, 32 connections, with 1 or 1,000 policies"),
             Self::Churn => ("churn", "HTTP/1.1 at a fixed rate, with no and with 100 endpoint changes a second"),
             Self::WorkersTwo => ("workers-2", "HTTP/1.1, 32 connections, 1 or 2 workers a proxy"),
+            Self::WorkersTwoOpen => ("workers-2-open", "the same at a fixed rate"),
         }
     }
 
@@ -158,7 +162,8 @@ impl Scenario {
             | Self::GrowthRoutes
             | Self::GrowthEndpoints
             | Self::GrowthPolicies
-            | Self::WorkersTwo => Family::Traffic,
+            | Self::WorkersTwo
+            | Self::WorkersTwoOpen => Family::Traffic,
         }
     }
 
@@ -179,7 +184,8 @@ impl Scenario {
             | Self::GrowthEndpoints
             | Self::GrowthPolicies
             | Self::Churn
-            | Self::WorkersTwo => 32,
+            | Self::WorkersTwo
+            | Self::WorkersTwoOpen => 32,
         }
     }
 
@@ -206,7 +212,8 @@ impl Scenario {
             | Self::GrowthEndpoints
             | Self::GrowthPolicies
             | Self::Churn
-            | Self::WorkersTwo => Protocol::Http1,
+            | Self::WorkersTwo
+            | Self::WorkersTwoOpen => Protocol::Http1,
         }
     }
 
@@ -218,7 +225,7 @@ impl Scenario {
             Self::GrowthRoutes => &[Variant::Routes(10), Variant::Routes(10_000)],
             Self::GrowthEndpoints => &[Variant::Endpoints(10), Variant::Endpoints(10_000)],
             Self::GrowthPolicies => &[Variant::Policies(1), Variant::Policies(1000)],
-            Self::WorkersTwo => &[Variant::Workers(1), Variant::Workers(2)],
+            Self::WorkersTwo | Self::WorkersTwoOpen => &[Variant::Workers(1), Variant::Workers(2)],
             Self::Services => &[Variant::Services(10), Variant::Services(10_000)],
             Self::Churn => &[Variant::ChangesPerSecond(0), Variant::ChangesPerSecond(100)],
             Self::Start => &[Variant::Default],
@@ -253,6 +260,12 @@ impl Scenario {
             }
         };
         proxies.iter().flat_map(one).collect()
+    }
+
+    /// Whether requests are sent by the clock, at a rate that is the same for all.
+    #[must_use]
+    pub fn is_open_loop(self) -> bool {
+        matches!(self, Self::OpenLoop | Self::OpenLoopHttp2 | Self::Churn | Self::WorkersTwoOpen)
     }
 
     fn is_same_for_both_envoys(self) -> bool {

@@ -98,6 +98,16 @@ look_at_rust() {
   fi
 }
 
+# Cargo deletes nothing that it ever built, and what a full disk does to a build is hard to tell from other faults.
+look_at_disk() {
+  local dir=${CARGO_TARGET_DIR:-$top} free
+  [ -d "$dir" ] || dir=$top
+  free=$(df --output=avail -BM "$dir" 2>/dev/null | tail -n 1 | tr -dc 0-9) || return 0
+  if [ "${free:-8192}" -lt 8192 ]; then
+    say "only $free MiB are free in $dir; a build from nothing takes about 8,000. \"cargo clean\" frees what earlier builds left"
+  fi
+}
+
 install_packages() {
   local by_hand
   by_hand="apt-get install --no-install-recommends ${missing_packages[*]}"
@@ -140,7 +150,10 @@ install_cargo() { # unoptimised: built in a minute instead of several, and fast 
   done
 }
 
-if wanted build,lint; then look_at_rust; fi
+if wanted build,lint; then
+  look_at_rust
+  look_at_disk
+fi
 look
 [ ${#missing_lines[@]} -gt 0 ] || exit 0
 

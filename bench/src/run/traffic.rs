@@ -97,7 +97,6 @@ impl Bench<'_> {
             Scenario::OpenLoop | Scenario::OpenLoopHttp2 => {
                 let added = round.p99_us.zip(direct).map(|(through, direct)| through - direct.latency_us);
                 round.extra.extend(added.map(|added| ("added_p99_us", added)));
-                round.extra.insert("rate", f64::from(self.rates.get(&scenario).copied().unwrap_or_default()));
             }
             Scenario::GrpcStream | Scenario::Bodies | Scenario::TcpBulk => {
                 let bytes = window.after.bytes.saturating_sub(window.before.bytes) as f64;
@@ -106,7 +105,7 @@ impl Bench<'_> {
                 round.extra.insert("bytes_per_cpu_second", bytes / cpu);
                 round.extra.insert("bytes_per_second", bytes / window.seconds());
             }
-            Scenario::WorkersTwo => {
+            Scenario::WorkersTwo | Scenario::WorkersTwoOpen => {
                 if let ([before, _], [after, _]) = (window.before.cpu.as_slice(), window.after.cpu.as_slice()) {
                     let share = largest_share(outbound, "weft-worker", before, after);
                     round.extra.extend(share.map(|share| ("largest_worker_share", share)));
@@ -116,6 +115,9 @@ impl Bench<'_> {
                 }
             }
             _ => {}
+        }
+        if let Some(rate) = self.rates.get(&scenario).filter(|_| scenario != Scenario::Churn) {
+            round.extra.insert("rate", f64::from(*rate));
         }
         // What is taken off must be as undisturbed as the rest.
         round.foreign = round.foreign.max(direct.map_or(0.0, |direct| direct.foreign));
@@ -192,7 +194,7 @@ impl Bench<'_> {
             return Ok(rate);
         }
         let peak = match scenario {
-            Scenario::OpenLoop => Scenario::Http1Many,
+            Scenario::OpenLoop | Scenario::WorkersTwoOpen => Scenario::Http1Many,
             Scenario::OpenLoopHttp2 => Scenario::Http2Many,
             _ => return Ok(DEFAULT_RATE),
         };
@@ -227,7 +229,7 @@ impl Bench<'_> {
             Scenario::GrpcStream | Scenario::Bodies | Scenario::TcpBulk => {
                 Work::Bulk(bulk::start(scenario, entry, self.app.tally())?)
             }
-            Scenario::OpenLoop | Scenario::OpenLoopHttp2 | Scenario::Churn => {
+            scenario if scenario.is_open_loop() => {
                 let rate = self.rates.get(&scenario).copied().unwrap_or(DEFAULT_RATE);
                 Work::Open(OpenLoop::start(entry, scenario.protocol(), scenario.connections(), rate).await?)
             }
