@@ -116,7 +116,7 @@ impl Bench<'_> {
             }
             _ => {}
         }
-        if let Some(rate) = self.rates.get(&scenario).filter(|_| scenario != Scenario::Churn) {
+        if let Some(rate) = self.rates.get(&scenario) {
             round.extra.insert("rate", f64::from(*rate));
         }
         // What is taken off must be as undisturbed as the rest.
