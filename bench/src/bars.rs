@@ -38,8 +38,6 @@ enum Against {
 enum Limit {
     AtMost(f64),
     AtLeast(f64),
-    /// Nothing is asked; it is told because it helps to understand another bar.
-    Told,
 }
 
 /// The answer to one bar.
@@ -49,8 +47,6 @@ pub enum Verdict {
     Yes,
     /// It does not.
     No,
-    /// Nothing is asked.
-    Told,
     /// What it compares was not measured in this run.
     Missing,
     /// Other programs disturbed one of the rows.
@@ -97,7 +93,7 @@ fn outbound_mib(row: &Row) -> Option<f64> {
 /// Every bar, in the order of the scenarios.
 fn bars() -> Vec<Bar> {
     use Against::{Envoy, EnvoyOther, Floor, Itself, Setting, SettingPlus};
-    use Limit::{AtLeast, AtMost, Told};
+    use Limit::{AtLeast, AtMost};
     use Scenario as S;
     let bar = |scenario, what, figure, against, limit| Bar { scenario, what, figure, against, limit };
     let mut bars: Vec<Bar> = vec![
@@ -127,18 +123,13 @@ fn bars() -> Vec<Bar> {
     for scenario in [S::GrowthRoutes, S::GrowthEndpoints, S::GrowthPolicies] {
         bars.push(bar(scenario, "CPU per request", cpu, Setting, AtMost(1.1)));
     }
-    bars.extend([
-        bar(S::Churn, "p99", p99, Setting, AtMost(1.2)),
-        // Saturated, each writes as much at a time as has piled up, which is half as much for one of two workers on one CPU.
-        // So the bar is at a rate that neither is saturated by.
-        bar(S::WorkersTwo, "CPU per request", cpu, Setting, Told),
-        bar(S::WorkersTwoOpen, "CPU per request", cpu, Setting, AtMost(1.1)),
-    ]);
+    bars.push(bar(S::Churn, "p99", p99, Setting, AtMost(1.2)));
     for scenario in [S::WorkersTwo, S::WorkersTwoOpen] {
-        let (share, connections) =
-            (|row: &Row| row.extra("largest_worker_share"), |row: &Row| row.extra("mesh_connections"));
-        bars.push(bar(scenario, "largest worker's share", share, Itself, AtMost(0.6)));
-        bars.push(bar(scenario, "mesh connections", connections, Itself, AtLeast(2.0)));
+        bars.extend([
+            bar(scenario, "CPU per request", cpu, Setting, AtMost(1.1)),
+            bar(scenario, "largest worker's share", |row| row.extra("largest_worker_share"), Itself, AtMost(0.6)),
+            bar(scenario, "mesh connections", |row| row.extra("mesh_connections"), Itself, AtLeast(2.0)),
+        ]);
     }
     bars
 }
@@ -155,7 +146,7 @@ impl Bar {
             let envoys = block.iter().filter(|row| row.proxy.starts_with("envoy") && figure(row).is_some());
             let order = |a: &&&Row, b: &&&Row| of(a).unwrap_or(0.0).total_cmp(&of(b).unwrap_or(0.0));
             match self.limit {
-                Limit::AtMost(_) | Limit::Told => envoys.min_by(order),
+                Limit::AtMost(_) => envoys.min_by(order),
                 Limit::AtLeast(_) => envoys.max_by(order),
             }
             .copied()
@@ -180,13 +171,11 @@ impl Bar {
         let holds = value.map(|value| match self.limit {
             Limit::AtMost(limit) => value <= limit,
             Limit::AtLeast(limit) => value >= limit,
-            Limit::Told => true,
         });
         let noisy = weft.foreign > NOISY || other.is_some_and(|row| row.foreign > NOISY);
         let verdict = match holds {
             None => Verdict::Missing,
             Some(_) if noisy => Verdict::Noisy,
-            Some(_) if matches!(self.limit, Limit::Told) => Verdict::Told,
             Some(true) => Verdict::Yes,
             Some(false) => Verdict::No,
         };
@@ -201,20 +190,18 @@ impl Bar {
             Against::Envoy | Against::EnvoyOther(_) => " x Envoy",
             Against::Setting => " x first setting",
         };
+        let (relation, limit) = match self.limit {
+            Limit::AtMost(limit) => ("<=", limit),
+            Limit::AtLeast(limit) => (">=", limit),
+        };
         let value = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}{unit}"));
-        let (word, limit) = match self.limit {
-            Limit::AtMost(limit) => ("must", format!(" <= {limit}")),
-            Limit::AtLeast(limit) => ("must", format!(" >= {limit}")),
-            Limit::Told => ("told", String::new()),
-        };
         let verdict = match verdict {
-            Verdict::Yes => ": yes",
-            Verdict::No => ": no",
-            Verdict::Told => "",
-            Verdict::Missing => ": not measured",
-            Verdict::Noisy => ": not compared: the machine was too noisy",
+            Verdict::Yes => "yes",
+            Verdict::No => "no",
+            Verdict::Missing => "not measured",
+            Verdict::Noisy => "not compared: the machine was too noisy",
         };
-        format!("  {word}: {} {value}{limit}{verdict}", self.what)
+        format!("  must: {} {value} {relation} {limit}: {verdict}", self.what)
     }
 }
 
@@ -267,18 +254,6 @@ mod tests {
         let setting = |name: &str, cpu| Row { setting: Some(name.to_owned()), ..row("weft", cpu, 0.0) };
         let text = text(Scenario::GrowthRoutes, &[setting("routes=10", 10.0), setting("routes=10000", 12.0)]);
         assert!(text.contains("1.20 x first setting <= 1.1: no"), "{text}");
-    }
-
-    #[test]
-    fn what_is_only_told_has_no_verdict() {
-        let setting = |name: &str, cpu| Row { setting: Some(name.to_owned()), ..row("weft", cpu, 0.0) };
-        let rows = [setting("workers=1", 10.0), setting("workers=2", 20.0)];
-        let first = |text: String| text.lines().next().unwrap().to_owned();
-        assert_eq!(first(text(Scenario::WorkersTwo, &rows)), "  told: CPU per request 2.00 x first setting");
-        assert_eq!(
-            first(text(Scenario::WorkersTwoOpen, &rows)),
-            "  must: CPU per request 2.00 x first setting <= 1.1: no"
-        );
     }
 
     #[test]
