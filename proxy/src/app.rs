@@ -42,6 +42,7 @@ use crate::{
     drain::Drainer,
     file::{FileSource, read_identity, watch_identity},
     identity::Issuer,
+    listener::spread::Spread,
     live::{IncompleteError, State},
     status::Status,
     telemetry::AccessLog,
@@ -171,6 +172,8 @@ impl App {
             Source::ControlPlane(_) => None,
         };
         let (interest, wanted) = mpsc::channel(INTEREST);
+        let limit = (settings.max_connections / settings.workers).max(1);
+        let (spread, handed) = Spread::new(settings.workers, limit);
         let shared = Arc::new(Shared {
             state: state.clone(),
             tls: tls.clone(),
@@ -180,14 +183,14 @@ impl App {
             own_ports: addresses.own_ports(),
             mesh_ranges: settings.mesh_ranges.clone(),
             access_log: settings.access_log,
-            max_connections: (settings.max_connections / settings.workers).max(1),
+            spread,
             discovery_wait: settings.discovery_wait,
         });
         let (drainer, drain) = Drainer::new();
         let log = AccessLog::start();
         let workers: Vec<Arc<Worker>> =
             (0..settings.workers).map(|index| Worker::new(index, shared.clone(), log.clone(), drain.clone())).collect();
-        let threads = Threads::start(&workers).map_err(StartError::Thread)?;
+        let threads = Threads::start(&workers, handed).map_err(StartError::Thread)?;
         threads.listen(data).await;
         let edge = match settings.mode {
             Mode::Sidecar => false,

@@ -6,11 +6,11 @@ use std::{
     cell::RefCell,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Size of a buffer: eight TLS records.
 pub(crate) const SIZE: usize = 128 * 1024;
@@ -96,6 +96,28 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
             return Poll::Ready(Ok(Filled { count, drained: false }));
         }
     }
+}
+
+/// Writes all, as far as it goes at once. What is in one piece takes a cheaper system call than many.
+pub(crate) fn poll_drain<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    buffer: &mut impl Buf,
+) -> Poll<io::Result<()>> {
+    while buffer.has_remaining() {
+        let stream = Pin::new(&mut *stream);
+        let count = if buffer.chunk().len() == buffer.remaining() {
+            let count = ready!(stream.poll_write(cx, buffer.chunk()))?;
+            buffer.advance(count);
+            count
+        } else {
+            ready!(tokio_util::io::poll_write_buf(stream, cx, buffer))?
+        };
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ use crate::{
         hop, path,
         serve::{self, Handler, Refused},
     },
-    listener::detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
+    listener::{
+        accept::Accepted,
+        detect::{IDLE, PATIENCE, SILENCE, Speaks, detect, first_speaker},
+    },
     live::{InboundLive, Live},
     stream::{Stream, tls_error},
     tcp,
@@ -55,11 +58,11 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// Takes one connection that was on its way to `destination`.
-pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
+pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, accepted: Accepted) {
+    let Accepted { peer, destination, .. } = accepted;
     let Some((mode, protocol)) = settings(&worker, destination.port()) else {
         return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
     };
-    let accepted = Instant::now();
     let mut bytes = BytesMut::new();
     // An opaque connection may have to be dialled before anybody speaks; where that is not allowed, bytes must come first.
     let silence = match (mode, protocol) {
@@ -89,7 +92,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
     };
     if speaks == Speaks::MeshTls {
         drop(application);
-        return mesh(worker, (stream, bytes.freeze()), peer, destination, accepted).await;
+        return mesh(worker, (stream, bytes.freeze()), accepted).await;
     }
     if mode == InboundMode::Strict {
         return refuse_connection(&worker, peer, destination, None, &Failure::PlaintextRefused);
@@ -99,7 +102,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, mut stream: TcpStream, peer:
             drop(application);
             let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
             let stream = Stream::tcp(stream, bytes.freeze());
-            http(&worker, stream, [peer, destination], None, version, accepted);
+            http(&worker, stream, accepted, None, version);
         }
         (Protocol::Detect | Protocol::Tcp, _) | (_, Speaks::ApplicationTls) => {
             if stream.write_all(&greeting).await.is_ok() {
@@ -126,13 +129,8 @@ fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, Protocol)> {
 }
 
 /// A connection from another proxy.
-async fn mesh(
-    worker: Arc<Worker>,
-    (stream, first): (TcpStream, Bytes),
-    peer: SocketAddr,
-    destination: SocketAddr,
-    accepted: Instant,
-) {
+async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted: Accepted) {
+    let Accepted { peer, destination, .. } = accepted;
     let Some(tls) = worker.shared.tls.load_full() else {
         return refuse_connection(&worker, peer, destination, None, &Failure::NotConfigured);
     };
@@ -155,7 +153,7 @@ async fn mesh(
     worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", shaken.kind)]);
     let stream = Stream::Tls(shaken.session);
     if shaken.alpn.as_deref() == Some(ALPN_HTTP) {
-        http(&worker, stream, [peer, destination], Some(verified), Version::Http2, accepted);
+        http(&worker, stream, accepted, Some(verified), Version::Http2);
     } else {
         opaque(worker, stream, peer, destination, Some(verified), None).await;
     }
@@ -179,10 +177,9 @@ fn tls_failed(worker: &Worker, peer: SocketAddr, error: &std::io::Error) {
 fn http(
     worker: &Arc<Worker>,
     stream: Stream,
-    [peer, destination]: [SocketAddr; 2],
+    Accepted { peer, destination, since, place }: Accepted,
     verified: Option<Peer>,
     version: Version,
-    accepted: Instant,
 ) {
     let protocol = if version == Version::Http1 { "http1" } else { "http2" };
     let security = if verified.is_some() { Security::Mtls } else { Security::Plain };
@@ -196,8 +193,8 @@ fn http(
     });
     let entry = worker.connections.open(Direction::Inbound, peer, destination, identity, protocol);
     let connection = entry.connection.clone();
-    let guards = (worker.metrics.connection(Direction::Inbound), entry);
-    connection.http_begins(accepted);
+    let guards = (worker.metrics.connection(Direction::Inbound), entry, place);
+    connection.http_begins(since);
     if let Some(valid_for) = valid_for {
         connection.valid_for(valid_for);
     }

@@ -3,3 +3,4 @@
 pub mod accept;
 pub(crate) mod detect;
 pub mod original_dst;
+pub mod spread;

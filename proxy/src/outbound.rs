@@ -38,7 +38,10 @@ use crate::{
         upgrade,
     },
     inbound::{may_call_itself, refuse, refuse_head, tcp_ended},
-    listener::detect::{IDLE, SILENCE, Speaks, detect, first_speaker},
+    listener::{
+        accept::Accepted,
+        detect::{IDLE, SILENCE, Speaks, detect, first_speaker},
+    },
     live::{EndpointState, Live, OutboundLive, Routes, Upstream},
     stream::Stream,
     tcp,
@@ -59,34 +62,28 @@ const REFUSAL: std::time::Duration = std::time::Duration::from_millis(100);
 const TCP_TRIES: usize = 3;
 
 /// Takes one connection that the workload makes to `destination`.
-pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
-    match find(&worker, destination).await {
-        Ok(Some(target)) => in_mesh(worker, stream, peer, destination, target).await,
-        Ok(None) => outside(worker, stream, peer, destination).await,
-        Err(failure) => refused(worker, stream, peer, destination, &failure).await,
+pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
+    match find(&worker, accepted.destination).await {
+        Ok(Some(target)) => in_mesh(worker, stream, accepted, target).await,
+        Ok(None) => outside(worker, stream, accepted).await,
+        Err(failure) => refused(worker, stream, accepted, &failure).await,
     }
 }
 
 /// Refuses a connection. A caller that speaks HTTP is answered, request by request: the next one may be welcome.
-async fn refused(
-    worker: Arc<Worker>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    destination: SocketAddr,
-    failure: &Failure,
-) {
-    let accepted = Instant::now();
+async fn refused(worker: Arc<Worker>, mut stream: TcpStream, accepted: Accepted, failure: &Failure) {
     let mut bytes = BytesMut::new();
     let speaks = timeout(REFUSAL, detect(&mut stream, &mut bytes, SILENCE)).await;
     let version = match speaks.unwrap_or(Ok(Speaks::Unknown)) {
         Ok(Speaks::Http1) => Version::Http1,
         Ok(Speaks::Http2) => Version::Http2,
         Ok(Speaks::MeshTls | Speaks::ApplicationTls | Speaks::Unknown | Speaks::Silent | Speaks::Closed) | Err(_) => {
+            let Accepted { peer, destination, .. } = accepted;
             return refuse(&worker, Direction::Outbound, peer, destination, None, "", failure);
         }
     };
     let stream = Stream::tcp(stream, bytes.freeze());
-    http(&worker, stream, [peer, destination], Serves::Service, version, accepted);
+    http(&worker, stream, accepted, Serves::Service, version);
 }
 
 /// The listener of a destination; `None` when it is outside the mesh and may be called.
@@ -165,8 +162,8 @@ fn unknown(
 }
 
 /// Passes a connection through to where it was going.
-async fn outside(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, destination: SocketAddr) {
-    let started = Instant::now();
+async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
+    let Accepted { peer, destination, since: started, .. } = accepted;
     tcp::bound_unread(&stream);
     let callee = match worker.dialer.tcp(destination, std::time::Duration::from_secs(10)).await {
         Ok(callee) => callee,
@@ -185,14 +182,8 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, desti
 }
 
 /// Serves a connection to a service of the mesh.
-async fn in_mesh(
-    worker: Arc<Worker>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    destination: SocketAddr,
-    target: Arc<OutboundLive>,
-) {
-    let accepted = Instant::now();
+async fn in_mesh(worker: Arc<Worker>, mut stream: TcpStream, accepted: Accepted, target: Arc<OutboundLive>) {
+    let Accepted { peer, destination, .. } = accepted;
     let mut bytes = BytesMut::new();
     let mut dialled = None;
     let mut greeting = BytesMut::new();
@@ -226,7 +217,7 @@ async fn in_mesh(
         drop(dialled);
         let version = if speaks == Speaks::Http1 { Version::Http1 } else { Version::Http2 };
         let stream = Stream::tcp(stream, bytes.freeze());
-        http(&worker, stream, [peer, destination], Serves::Service, version, accepted);
+        http(&worker, stream, accepted, Serves::Service, version);
     } else if target.tcp.is_empty() {
         refuse(&worker, Direction::Outbound, peer, destination, None, "", &Failure::ProtocolRefused);
     } else if stream.write_all(&greeting).await.is_ok() {
@@ -343,10 +334,9 @@ pub(crate) enum Serves {
 pub(crate) fn http(
     worker: &Arc<Worker>,
     stream: Stream,
-    [peer, destination]: [SocketAddr; 2],
+    Accepted { peer, destination, since, place }: Accepted,
     serves: Serves,
     version: Version,
-    accepted: Instant,
 ) {
     let direction = match serves {
         Serves::Service => Direction::Outbound,
@@ -355,8 +345,8 @@ pub(crate) fn http(
     let protocol = if version == Version::Http1 { "http1" } else { "http2" };
     let entry = worker.connections.open(direction, peer, destination, None, protocol);
     let connection = entry.connection.clone();
-    let guards = (worker.metrics.connection(direction), entry);
-    connection.http_begins(accepted);
+    let guards = (worker.metrics.connection(direction), entry, place);
+    connection.http_begins(since);
     let handler = Arc::new(Outbound { worker: worker.clone(), connection: connection.clone(), serves });
     match version {
         Version::Http1 => {

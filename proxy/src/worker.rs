@@ -19,6 +19,7 @@ use crate::{
     connection::Table,
     drain::Drain,
     http::http2::Mux,
+    listener::spread::Spread,
     live::State,
     telemetry::{AccessLog, Metrics},
     tls::CurrentTls,
@@ -48,8 +49,8 @@ pub struct Shared {
     pub mesh_ranges: Vec<IpNet>,
     /// Overrides what the control plane says.
     pub access_log: Option<LogPolicy>,
-    /// Most connections from callers, per worker.
-    pub max_connections: usize,
+    /// The connections from callers, and which worker has them.
+    pub spread: Arc<Spread>,
     /// How long to wait for the control plane to say what a destination is.
     pub discovery_wait: Duration,
 }
@@ -69,8 +70,6 @@ pub struct Worker {
     pub(crate) drain: Drain,
     pub(crate) dialer: Dialer,
     pub(crate) muxes: Muxes,
-    /// Held once by the worker and once by each accepted connection, from its first moment.
-    accepted: Arc<()>,
     application: Mutex<HashMap<(SocketAddr, Version), Arc<Pool>>>,
     /// Connections to the workload.
     pub(crate) application_counts: Counts,
@@ -119,7 +118,6 @@ impl Worker {
             drain,
             dialer,
             muxes: Muxes::default(),
-            accepted: Arc::default(),
             application: Mutex::default(),
             application_counts: Counts::default(),
         })
@@ -158,19 +156,13 @@ impl Worker {
 
     /// Runs a connection's task; a panic in it is counted and hurts nothing else.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
-        let (metrics, accepted) = (self.metrics.clone(), self.accepted.clone());
+        let metrics = self.metrics.clone();
         // No async block: it would hold the task twice.
         tokio::spawn(AssertUnwindSafe(task).catch_unwind().map(move |result| {
-            drop(accepted);
             if result.is_err() {
                 metrics.event("weft_panics_total", &[("where", "connection")]);
             }
         }));
-    }
-
-    /// Connections whose tasks run, whatever they have said so far.
-    pub(crate) fn accepted(&self) -> usize {
-        Arc::strong_count(&self.accepted) - 1
     }
 
     /// The pool of connections to the workload at this address.

@@ -106,10 +106,12 @@ impl Bench<'_> {
                 round.extra.insert("bytes_per_second", bytes / window.seconds());
             }
             Scenario::WorkersTwo | Scenario::WorkersTwoOpen => {
-                if let ([before, _], [after, _]) = (window.before.cpu.as_slice(), window.after.cpu.as_slice()) {
-                    let share = largest_share(outbound, "weft-worker", before, after);
-                    round.extra.extend(share.map(|share| ("largest_worker_share", share)));
-                }
+                let edges = window.before.cpu.iter().zip(&window.after.cpu);
+                let shares = pids
+                    .iter()
+                    .zip(edges)
+                    .filter_map(|(&pid, (before, after))| largest_share(pid, "weft-worker", before, after));
+                round.extra.extend(shares.reduce(f64::max).map(|share| ("largest_worker_share", share)));
                 if let SocketAddr::V4(middle) = pair.middle() {
                     round.extra.insert("mesh_connections", f64::from(connections_to(middle)?));
                 }

@@ -11,7 +11,10 @@ use tokio::{
 
 use super::ports::Opened;
 use crate::{
-    listener::accept::{Role, serve},
+    listener::{
+        accept::{self, Role, serve},
+        spread::Handed,
+    },
     worker::Worker,
 };
 
@@ -39,9 +42,9 @@ pub(super) struct Threads {
 
 impl Threads {
     /// Starts one thread for each worker. To be called on the control thread's runtime.
-    pub(super) fn start(workers: &[Arc<Worker>]) -> io::Result<Self> {
+    pub(super) fn start(workers: &[Arc<Worker>], handed: Vec<mpsc::Receiver<Handed>>) -> io::Result<Self> {
         let mut threads = Self { commands: Vec::new(), stop: Vec::new(), ended: Vec::new() };
-        for worker in workers {
+        for (worker, handed) in workers.iter().zip(handed) {
             // Its clock ticks on this thread: a worker without timers sleeps without one, and wakes up cheaper.
             worker.start();
             let (commands, received) = mpsc::channel(COMMANDS);
@@ -51,7 +54,7 @@ impl Threads {
             let worker = worker.clone();
             let name = format!("weft-worker-{}", worker.index);
             thread::Builder::new().name(name).spawn(move || {
-                runtime.block_on(work(worker, received, stopped));
+                runtime.block_on(work(worker, received, handed, stopped));
                 // Every connection ends here; nothing waits for what blocks.
                 runtime.shutdown_background();
                 drop(end);
@@ -91,11 +94,20 @@ pub(super) async fn tell(commands: &mpsc::Sender<Command>, command: Command) {
     }
 }
 
-async fn work(worker: Arc<Worker>, mut commands: mpsc::Receiver<Command>, mut stopped: oneshot::Receiver<()>) {
+async fn work(
+    worker: Arc<Worker>,
+    mut commands: mpsc::Receiver<Command>,
+    mut handed: mpsc::Receiver<Handed>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut ports: HashMap<u16, AbortHandle> = HashMap::new();
     loop {
         let command = tokio::select! {
             Some(command) = commands.recv() => command,
+            Some(connection) = handed.recv() => {
+                accept::handed(&worker, connection);
+                continue;
+            }
             _ = &mut stopped => return,
         };
         match command {

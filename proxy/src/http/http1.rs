@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_core::failure::Failure;
@@ -168,16 +168,9 @@ impl Io {
     /// Writes all that waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        while self.out.has_remaining() {
-            match ready!(tokio_util::io::poll_write_buf(Pin::new(stream), cx, &mut self.out)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(error) => {
-                    self.broken = true;
-                    return Poll::Ready(Err(error));
-                }
-            }
-        }
+        let written = ready!(buffer::poll_drain(stream, cx, &mut self.out));
+        self.broken |= written.is_err();
+        written?;
         self.out.shrink();
         Pin::new(stream).poll_flush(cx)
     }

@@ -11,11 +11,14 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use weft_core::failure::Failure;
 
-use super::original_dst::{Destination, original_dst};
+use super::{
+    original_dst::{Destination, original_dst},
+    spread::{Handed, Place},
+};
 use crate::{gateway, inbound, outbound, telemetry::Direction, worker::Worker};
 
 /// Connections that may wait to be accepted.
@@ -67,15 +70,7 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
             () = stop(&worker, role) => return,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                if worker.accepted() >= worker.shared.max_connections {
-                    let failure = Failure::Overloaded("connections of the proxy");
-                    inbound::refuse(&worker, direction(role), peer, peer, None, "", &failure);
-                    continue;
-                }
-                let task = connection(worker.clone(), stream, unmapped(peer), role);
-                worker.spawn(task);
-            }
+            Ok((stream, peer)) => take(&worker, stream, unmapped(peer), role),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 sleep(Duration::from_millis(50)).await;
@@ -92,7 +87,47 @@ async fn stop(worker: &Worker, role: Role) {
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
+/// A connection that was accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// Who calls.
+    pub(crate) peer: SocketAddr,
+    /// Where the connection was going.
+    pub(crate) destination: SocketAddr,
+    pub(crate) since: Instant,
+    /// Held until the connection has ended.
+    pub(crate) place: Place,
+}
+
+/// Serves a connection, here or at a worker that has fewer.
+fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
+    let spread = &worker.shared.spread;
+    let Some(place) = spread.choose(worker.index, direction(role), peer.ip()) else {
+        let failure = Failure::Overloaded("connections of the proxy");
+        return inbound::refuse(worker, direction(role), peer, peer, None, "", &failure);
+    };
+    if place.worker() == worker.index {
+        return worker.spawn(connection(worker.clone(), stream, peer, role, place));
+    }
+    match stream.into_std() {
+        Ok(stream) => {
+            if let Err(back) = spread.hand(Handed { stream, peer, role, place }) {
+                handed(worker, back);
+            }
+        }
+        Err(error) => tracing::warn!(%error, %peer, "a connection could not be handed to another worker"),
+    }
+}
+
+/// Serves a connection that another worker has accepted.
+pub(crate) fn handed(worker: &Arc<Worker>, Handed { stream, peer, role, place }: Handed) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => worker.spawn(connection(worker.clone(), stream, peer, role, place)),
+        Err(error) => tracing::warn!(%error, %peer, "a connection that another worker has accepted is lost"),
+    }
+}
+
+async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role, place: Place) {
     if let Err(error) = stream.set_nodelay(true) {
         return tracing::debug!(%error, %peer, "connection is gone");
     }
@@ -100,19 +135,16 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
         Some(destination) => Some(destination),
         None => captured_destination(&worker, &stream, peer, role),
     };
+    let destination = match role {
+        Role::Outbound(fixed) | Role::Inbound(fixed) => captured(fixed),
+        Role::Gateway(_) => Some(stream.local_addr().map_or(peer, unmapped)),
+    };
+    let Some(destination) = destination else { return };
+    let accepted = Accepted { peer, destination, since: Instant::now(), place };
     match role {
-        Role::Outbound(fixed) => {
-            let Some(destination) = captured(fixed) else { return };
-            outbound::connection(worker, stream, peer, destination).await;
-        }
-        Role::Inbound(fixed) => {
-            let Some(destination) = captured(fixed) else { return };
-            inbound::connection(worker, stream, peer, destination).await;
-        }
-        Role::Gateway(port) => {
-            let local = stream.local_addr().map_or(peer, unmapped);
-            gateway::connection(worker, stream, peer, local, port).await;
-        }
+        Role::Outbound(_) => outbound::connection(worker, stream, accepted).await,
+        Role::Inbound(_) => inbound::connection(worker, stream, accepted).await,
+        Role::Gateway(port) => gateway::connection(worker, stream, accepted, port).await,
     }
 }
 

@@ -19,7 +19,10 @@ use weft_proxy::{
     config::{Overrides, SettingsArgs},
 };
 
-use crate::plane::{Ca, PATIENCE, Plane};
+use crate::{
+    apps::{raw_app, read_head},
+    plane::{Ca, PATIENCE, Plane},
+};
 
 /// Answers a GET of one of the proxy's own ports: status and body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
@@ -90,6 +93,49 @@ async fn a_reload_takes_new_objects_and_a_bad_file_changes_nothing() {
     app.reload(&args);
     assert_eq!(hear(address).await, "two");
     assert!(app.shutdown().await);
+}
+
+/// How many connections each of three workers has open.
+async fn by_worker(app: &App) -> [usize; 3] {
+    let (_, body) = get(app.addresses.admin, "/connections").await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let rows = body["connections"].as_array().unwrap();
+    [0, 1, 2].map(|worker| rows.iter().filter(|row| row["worker"] == worker).count())
+}
+
+#[tokio::test]
+async fn wherever_the_kernel_puts_them_connections_are_spread_evenly_over_the_workers() {
+    let answering = raw_app(|mut stream| async move {
+        while read_head(&mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok();
+        }
+    })
+    .await;
+    for protocol in ["http", "tcp"] {
+        let directory = tempfile::tempdir().unwrap();
+        let spec = format!("{SIDECAR}  workers: 3\n");
+        let objects = service(answering.port()).replace("appProtocol: tcp", &format!("appProtocol: {protocol}"));
+        let app = App::start(write(directory.path(), &spec, &objects).read().unwrap()).await.unwrap();
+        let address = app.addresses.forward_outbound[0];
+        for count in [12, 3] {
+            let mut open = Vec::new();
+            for _ in 0..count {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET / HTTP/1.1\r\nhost: s\r\n\r\n").await.unwrap();
+                let answer = timeout(PATIENCE, read_head(&mut stream)).await.expect("an answer in time").unwrap();
+                assert!(answer.starts_with("HTTP/1.1 200"), "{protocol}: {answer}");
+                open.push(stream);
+            }
+            assert_eq!(by_worker(&app).await, [count / 3; 3], "{protocol}");
+            drop(open);
+            let deadline = Instant::now() + PATIENCE;
+            while by_worker(&app).await != [0; 3] {
+                assert!(Instant::now() < deadline, "{protocol}: the connections have not ended");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(app.shutdown().await);
+    }
 }
 
 #[tokio::test]

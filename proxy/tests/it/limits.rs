@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use weft_core::policy::Authorization;
-use weft_proxy::listener::accept::Role;
+use weft_proxy::listener::{accept::Role, spread::Spread};
 
 use crate::{
     apps::{direct, empty, fixed_app, get, http2_app, http2_client, mesh, once, raw, raw_app, read_head, text, until},
@@ -160,7 +160,7 @@ async fn heads_above_a_limit_are_refused_at_once_in_http2() {
 #[tokio::test]
 async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
     let application = fixed_app(200, "ok").await;
-    let proxy = Proxy::start_with(None, |shared| shared.max_connections = 3);
+    let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 3).0);
     let model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
     proxy.shared.state.replace(model).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));

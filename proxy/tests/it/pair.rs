@@ -29,7 +29,10 @@ use weft_core::{
 };
 use weft_proxy::{
     drain::{Drain, Drainer},
-    listener::accept::{Role, bind, serve},
+    listener::{
+        accept::{Role, bind, serve},
+        spread::Spread,
+    },
     live::{Resources, State},
     telemetry::{AccessLog, exposition},
     tls::{CurrentTls, MeshTls, Svid},
@@ -149,7 +152,7 @@ impl Proxy {
             own_ports: Vec::new(),
             mesh_ranges: vec!["240.0.0.0/4".parse().unwrap()],
             access_log: Some(LogPolicy::Off),
-            max_connections: 1000,
+            spread: Spread::new(1, 1000).0,
             discovery_wait: Duration::from_secs(3),
         };
         change(&mut shared);

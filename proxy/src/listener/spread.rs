@@ -1,0 +1,206 @@
+//! Which worker serves a connection. The kernel picks one by a hash of the addresses (SO_REUSEPORT); the few connections that
+//! carry everything between two proxies may so fall to the same worker, and leave the others idle. So the worker that
+//! accepts a connection hands it to the one that has the fewest of this caller, and of those to the one with the fewest at all
+//! (what Envoy calls `exact_balance`).
+//! Shape: [`Spread::choose`] gives a [`Place`], and the connection counts until that is dropped.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::mpsc;
+
+use super::accept::Role;
+use crate::telemetry::Direction;
+
+/// Callers that are told apart, by a hash of their addresses; two that are not are spread as if they were one.
+const CALLERS: usize = 64;
+/// Connections that wait for the worker they were handed to.
+const WAITING: usize = 1_024;
+
+/// How the open connections from callers are spread over the workers.
+#[derive(Debug)]
+pub struct Spread {
+    /// Most connections of one worker.
+    limit: usize,
+    workers: Vec<Load>,
+    doors: Vec<mpsc::Sender<Handed>>,
+}
+
+/// A connection that another worker has accepted.
+#[derive(Debug)]
+pub struct Handed {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) role: Role,
+    pub(super) place: Place,
+}
+
+/// What one worker has open, by direction.
+#[derive(Debug, Default)]
+struct Load([Counts; 3]);
+
+#[derive(Debug)]
+struct Counts {
+    all: AtomicU32,
+    callers: [AtomicU32; CALLERS],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { all: AtomicU32::new(0), callers: [const { AtomicU32::new(0) }; CALLERS] }
+    }
+}
+
+/// A connection's place at its worker, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    spread: Arc<Spread>,
+    worker: usize,
+    direction: Direction,
+    caller: usize,
+}
+
+impl Spread {
+    /// For as many workers, each with at most `limit` connections; and what each of them is handed.
+    pub fn new(workers: usize, limit: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
+        let (doors, handed) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
+        let workers = (0..workers).map(|_| Load::default()).collect();
+        (Arc::new(Self { limit, workers, doors }), handed)
+    }
+
+    /// A place for a connection that the worker `here` has accepted; `None` when all workers are full. With equals it stays.
+    pub(super) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Place> {
+        let caller = bucket(caller);
+        let there = (0..self.workers.len()).filter(|&worker| worker != here);
+        let worker = std::iter::once(here).chain(there).min_by_key(|&worker| self.load(worker, direction, caller))?;
+        if self.open(worker) >= self.limit {
+            return None;
+        }
+        let place = Place { spread: self.clone(), worker, direction, caller };
+        place.count(|count| _ = count.fetch_add(1, Relaxed));
+        Some(place)
+    }
+
+    /// Hands a connection over. Errors: the worker has ended or is far behind; here is the connection.
+    pub(super) fn hand(&self, handed: Handed) -> Result<(), Handed> {
+        match self.doors.get(handed.place.worker) {
+            Some(door) => door.try_send(handed).map_err(mpsc::error::TrySendError::into_inner),
+            None => Err(handed),
+        }
+    }
+
+    /// What makes a worker a bad choice, the worst first.
+    fn load(&self, worker: usize, direction: Direction, caller: usize) -> (bool, u32, u32) {
+        let full = self.open(worker) >= self.limit;
+        let Some(counts) = self.counts(worker, direction) else { return (true, 0, 0) };
+        let callers = counts.callers.get(caller).map_or(0, |count| count.load(Relaxed));
+        (full, callers, counts.all.load(Relaxed))
+    }
+
+    fn open(&self, worker: usize) -> usize {
+        let all = self.workers.get(worker).into_iter().flat_map(|load| &load.0);
+        all.map(|counts| counts.all.load(Relaxed) as usize).sum()
+    }
+
+    fn counts(&self, worker: usize, direction: Direction) -> Option<&Counts> {
+        self.workers.get(worker)?.0.get(direction as usize)
+    }
+}
+
+impl Place {
+    pub(super) fn worker(&self) -> usize {
+        self.worker
+    }
+
+    fn count(&self, change: impl Fn(&AtomicU32)) {
+        if let Some(counts) = self.spread.counts(self.worker, self.direction) {
+            change(&counts.all);
+            counts.callers.get(self.caller).into_iter().for_each(change);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.count(|count| _ = count.fetch_sub(1, Relaxed));
+    }
+}
+
+fn bucket(caller: IpAddr) -> usize {
+    let mut hasher = DefaultHasher::new();
+    caller.hash(&mut hasher);
+    hasher.finish() as usize % CALLERS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTBOUND: Direction = Direction::Outbound;
+    const INBOUND: Direction = Direction::Inbound;
+
+    fn caller(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    #[test]
+    fn wherever_the_kernel_puts_them_connections_are_spread_evenly() {
+        let (spread, _handed) = Spread::new(3, 100);
+        let places: Vec<_> = (0..30).map(|_| spread.choose(1, OUTBOUND, caller(1)).unwrap()).collect();
+        assert_eq!([0, 1, 2].map(|worker| spread.open(worker)), [10; 3]);
+        assert_eq!(places.first().unwrap().worker, 1, "with equals it stays where it is");
+        drop(places);
+        assert_eq!([0, 1, 2].map(|worker| spread.open(worker)), [0; 3]);
+    }
+
+    #[test]
+    fn each_caller_is_spread_and_each_direction() {
+        let (spread, _handed) = Spread::new(2, 100);
+        let (busy, other) = (caller(1), caller(2));
+        assert_ne!(bucket(busy), bucket(other), "the test needs two that are told apart");
+        let mut places: Vec<_> = (0..8).map(|_| spread.choose(0, INBOUND, other).unwrap()).collect();
+        places.retain(|place| place.worker == 0);
+        assert_eq!([spread.open(0), spread.open(1)], [4, 0]);
+        let pair = [0, 0].map(|here| spread.choose(here, INBOUND, busy).unwrap());
+        assert_eq!(pair.each_ref().map(|place| place.worker), [1, 0], "not both to the worker with fewer");
+        let first = spread.choose(0, OUTBOUND, busy).unwrap();
+        assert_eq!(first.worker, 0, "what arrives does not weigh on what leaves");
+    }
+
+    #[test]
+    fn a_full_worker_gets_nothing_and_full_workers_refuse() {
+        let (spread, _handed) = Spread::new(2, 2);
+        let mut places = Vec::new();
+        while let Some(place) = spread.choose(0, OUTBOUND, caller(1)) {
+            places.push(place);
+        }
+        assert_eq!(places.len(), 4);
+        places.retain(|place| place.worker == 0);
+        places.extend(spread.choose(0, INBOUND, caller(1)));
+        assert_eq!(
+            [spread.open(0), spread.open(1)],
+            [2, 1],
+            "the one with room, although a direction is empty at the other"
+        );
+    }
+
+    #[test]
+    fn what_a_worker_that_has_ended_was_to_get_comes_back() {
+        let (spread, mut handed) = Spread::new(2, 2);
+        handed.truncate(1);
+        let _here = spread.choose(0, OUTBOUND, caller(1)).unwrap();
+        let place = spread.choose(0, OUTBOUND, caller(1)).unwrap();
+        assert_eq!(place.worker, 1);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = listener.local_addr().unwrap();
+        let back = spread.hand(Handed { stream, peer, role: Role::Outbound(None), place });
+        assert_eq!(back.unwrap_err().peer, peer);
+    }
+}
