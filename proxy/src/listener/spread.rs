@@ -135,7 +135,7 @@ impl Drop for Place {
 fn bucket(caller: IpAddr) -> usize {
     let mut hasher = DefaultHasher::new();
     caller.hash(&mut hasher);
-    hasher.finish() as usize % CALLERS
+    usize::try_from(hasher.finish() % CALLERS as u64).unwrap_or(0)
 }
 
 #[cfg(test)]
