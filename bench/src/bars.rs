@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::measure::median;
 use crate::report::Row;
 use crate::run::NOISY;
 use crate::scenario::Scenario;
@@ -51,6 +52,24 @@ pub enum Verdict {
     Missing,
     /// Other programs disturbed one of the rows.
     Noisy,
+}
+
+/// How many times the second figure the first one is: the median of the rounds' ratios, because what is measured one after the other
+/// finds the same machine. Where they cannot be paired, the ratio of the medians.
+fn ratio(
+    (row, figure): (&Row, fn(&Row) -> Option<f64>),
+    (base, base_figure): (&Row, fn(&Row) -> Option<f64>),
+) -> Option<f64> {
+    let divide = |row: &Row, base: &Row| {
+        let base = base_figure(base).filter(|base| *base > 0.0)?;
+        figure(row).map(|value| value / base)
+    };
+    let whole = divide(row, base)?;
+    if row.rounds.is_empty() || row.rounds.len() != base.rounds.len() {
+        return Some(whole);
+    }
+    let ratios: Option<Vec<f64>> = row.rounds.iter().zip(&base.rounds).map(|(row, base)| divide(row, base)).collect();
+    Some(ratios.map_or(whole, |ratios| median(&ratios)))
 }
 
 fn cpu(row: &Row) -> Option<f64> {
@@ -165,7 +184,7 @@ impl Bar {
             Against::Itself => value,
             Against::SettingPlus => value.zip(base).map(|(value, base)| value - base),
             Against::Floor | Against::Envoy | Against::EnvoyOther(_) | Against::Setting => {
-                value.zip(base.filter(|base| *base > 0.0)).map(|(value, base)| value / base)
+                other.and_then(|other| ratio((weft, self.figure), (other, other_figure)))
             }
         };
         let holds = value.map(|value| match self.limit {
@@ -237,6 +256,18 @@ mod tests {
         let text = text(Scenario::Http1Many, &rows);
         assert!(text.contains("1.50 x floor <= 1.5: yes"), "{text}");
         assert!(text.contains("0.50 x Envoy <= 0.4: no"), "{text}");
+    }
+
+    #[test]
+    fn rounds_that_were_measured_one_after_the_other_are_compared() {
+        // The machine is slower from round to round, and the last one was disturbed.
+        let of = |proxy, cpus: [f64; 5]| Row {
+            rounds: cpus.map(|cpu| row(proxy, cpu, 0.0)).to_vec(),
+            ..row(proxy, median(&cpus), 0.0)
+        };
+        let rows = [of("weft", [30.0, 33.0, 36.0, 39.0, 90.0]), of("floor", [20.0, 22.0, 10.0, 26.0, 28.0])];
+        let text = text(Scenario::Http1Many, &rows);
+        assert!(text.contains("1.50 x floor <= 1.5: yes"), "{text}");
     }
 
     #[test]

@@ -49,10 +49,19 @@ pub struct Row {
     /// Median share of foreign CPU time.
     #[serde(skip)]
     pub foreign: f64,
+    /// The same of each round alone, in their order.
+    #[serde(skip)]
+    pub rounds: Vec<Row>,
 }
 
 impl Row {
     fn of(scenario: Scenario, contestant: Contestant, rounds: &[Round]) -> Self {
+        let each = rounds.chunks(1).map(|round| Self::middle(scenario, contestant, round)).collect();
+        Self { rounds: each, ..Self::middle(scenario, contestant, rounds) }
+    }
+
+    /// The median of these rounds.
+    fn middle(scenario: Scenario, contestant: Contestant, rounds: &[Round]) -> Self {
         let column = |pick: &dyn Fn(&Round) -> Option<f64>| rounds.iter().filter_map(pick).collect::<Vec<f64>>();
         let middle = |pick: &dyn Fn(&Round) -> Option<f64>| {
             let values = column(pick);
@@ -82,6 +91,7 @@ impl Row {
             label: contestant.label(),
             spread: spread(&column(&|round| Some(round.cost()).filter(|cost| cost.is_finite()))),
             foreign,
+            rounds: Vec::new(),
         }
     }
 
