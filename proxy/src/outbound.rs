@@ -62,8 +62,11 @@ const REFUSAL: std::time::Duration = std::time::Duration::from_millis(100);
 const TCP_TRIES: usize = 3;
 
 /// Takes one connection that the workload makes to `destination`.
-pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
-    match find(&worker, accepted.destination).await {
+pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, mut accepted: Accepted) {
+    let found = find(&worker, accepted.destination).await;
+    // What the control plane took to answer is not the caller's time.
+    accepted.since = Instant::now();
+    match found {
         Ok(Some(target)) => in_mesh(worker, stream, accepted, target).await,
         Ok(None) => outside(worker, stream, accepted).await,
         Err(failure) => refused(worker, stream, accepted, &failure).await,

@@ -94,6 +94,7 @@ pub(crate) struct Accepted {
     pub(crate) peer: SocketAddr,
     /// Where the connection was going.
     pub(crate) destination: SocketAddr,
+    /// Since when it is waited for the caller.
     pub(crate) since: Instant,
     /// Held until the connection has ended.
     pub(crate) place: Place,
