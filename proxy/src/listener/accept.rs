@@ -56,6 +56,8 @@ fn bind_exactly(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    // What is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -129,9 +131,6 @@ pub(crate) fn handed(worker: &Arc<Worker>, Handed { stream, peer, role, place }:
 }
 
 async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role, place: Place) {
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!(%error, %peer, "connection is gone");
-    }
     let captured = |fixed: Option<SocketAddr>| match fixed {
         Some(destination) => Some(destination),
         None => captured_destination(&worker, &stream, peer, role),

@@ -22,6 +22,8 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Longest request line looked at.
 const MAX_LINE: usize = 16 * 1024;
+/// Room for what comes first, in bytes: a ClientHello of the mesh takes up to 1.9 KiB.
+const ROOM: usize = 2 * 1024;
 /// Longest method.
 const MAX_METHOD: usize = 32;
 
@@ -93,7 +95,7 @@ pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence
             return Ok(verdict);
         }
         let silent = bytes.is_empty();
-        bytes.reserve(hello::missing(bytes));
+        bytes.reserve(hello::missing(bytes).max(ROOM));
         match timeout_at(until, stream.read_buf(bytes)).await {
             Ok(Ok(0)) if silent && silence == SILENCE => return Ok(Speaks::Silent),
             Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),

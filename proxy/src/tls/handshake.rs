@@ -1,8 +1,10 @@
 //! Handshakes of the mesh: rustls speaks, this carries its bytes, and makes a [`Session`] of what was agreed on.
 //! Invariant: rustls sees one record after the other and none behind the handshake, which is the session's.
+//! What a side says last (the client's Finished, the server's ticket) leaves with the first bytes of the session, where it is
+//! sure that there are some: each side of HTTP/2 begins with its settings.
 //!
 //! # Defaults
-//! What rustls has seen and still needs, a message in many records: 64 KiB.
+//! What rustls has seen and still needs, a message in many records: 64 KiB. What is left to the session: 4 KiB.
 
 use std::{io, sync::Arc};
 
@@ -20,8 +22,9 @@ use tokio::{
 };
 
 use super::{
+    ALPN_HTTP,
     record::{HEADER, MAX_RECORD},
-    session::{Keys, Session},
+    session::{Keys, MAX_LAST_WORDS, Session},
     svid::SvidError,
     verify::{self, Peer},
 };
@@ -119,6 +122,7 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
         shown -= discard;
         match step {
             Step::Again => {}
+            Step::Write if !side.state().is_handshaking() && outgoing.len() <= MAX_LAST_WORDS => {}
             Step::Write => {
                 tcp.write_all(&outgoing).await?;
                 outgoing.clear();
@@ -150,7 +154,10 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
     let (peer, kind) = (verify::peer(state), verify::kind(state));
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
     let (secrets, keys) = side.finish().map_err(invalid)?;
-    let session = Box::new(Session::new(tcp, secrets, keys, incoming.to_vec()).map_err(invalid)?);
+    let mut session = Box::new(Session::new(tcp, secrets, keys, incoming.to_vec(), outgoing).map_err(invalid)?);
+    if alpn.as_deref() != Some(ALPN_HTTP) {
+        session.flush().await?;
+    }
     Ok(Shaken { session, peer, kind, alpn })
 }
 

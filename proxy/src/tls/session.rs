@@ -2,10 +2,11 @@
 //! In that way what comes is decrypted in the buffer of whoever reads it, what leaves is encrypted from where it stands, and a
 //! connection that is idle holds keys and nothing else (docs/adr/0014).
 //! Invariants: nothing is handed on that was not authenticated; after the first fault, or the peer's farewell, nothing more is
-//! read; what was sealed is written before anything else is.
+//! read; what was sealed is written before anything else is. What the handshake has left leaves with the first write or flush.
 //!
 //! # Defaults
-//! One write seals at most [`WRITTEN_AT_ONCE`]. A handshake message: 64 KiB. Records without data in a row: 32. Tickets: 8.
+//! One write seals at most [`WRITTEN_AT_ONCE`], behind at most [`MAX_LAST_WORDS`] of the handshake. A handshake message: 64 KiB.
+//! Records without data in a row: 32. Tickets: 8.
 
 use std::{
     cell::RefCell,
@@ -33,8 +34,11 @@ use crate::buffer;
 
 /// What one write encrypts at most, in bytes: so many leave in one system call.
 pub(crate) const WRITTEN_AT_ONCE: usize = buffer::SIZE;
-/// Room for it in records, and for a change of key before.
-const SEALED: usize = WRITTEN_AT_ONCE + (WRITTEN_AT_ONCE / MAX_CONTENT) * OVERHEAD + KEY_UPDATE.len() + OVERHEAD;
+/// Most bytes of the handshake that are left to the session to send.
+pub(super) const MAX_LAST_WORDS: usize = 4 * 1024;
+/// Room for it in records, and for the handshake's last words and a change of key before.
+const SEALED: usize =
+    MAX_LAST_WORDS + WRITTEN_AT_ONCE + (WRITTEN_AT_ONCE / MAX_CONTENT) * OVERHEAD + KEY_UPDATE.len() + OVERHEAD;
 /// Largest message of the handshake that comes after it.
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Records without data that may come in a row. BoringSSL and rustls allow as many changes of key.
@@ -92,6 +96,8 @@ pub(crate) struct Session {
     /// Sealed and not written, from `written` on.
     unwritten: Vec<u8>,
     written: usize,
+    /// What is unwritten are the handshake's last words, which no write was tried with.
+    last_words: bool,
     /// The peer has asked for a new key of ours.
     owes_key: bool,
     /// Records for each of our keys.
@@ -108,8 +114,14 @@ enum Reading {
 }
 
 impl Session {
-    /// `sealed`: what came behind the handshake.
-    pub(super) fn new(tcp: TcpStream, secrets: ExtractedSecrets, keys: Keys, sealed: Vec<u8>) -> Result<Self, Error> {
+    /// `sealed`: what came behind the handshake. `last_words`: what it has left to be sent, at most [`MAX_LAST_WORDS`].
+    pub(super) fn new(
+        tcp: TcpStream,
+        secrets: ExtractedSecrets,
+        keys: Keys,
+        sealed: Vec<u8>,
+        last_words: Vec<u8>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             tcp,
             keys,
@@ -122,7 +134,8 @@ impl Session {
             tickets: 0,
             reading: Reading::Open,
             alerted: None,
-            unwritten: Vec::new(),
+            last_words: !last_words.is_empty(),
+            unwritten: last_words,
             written: 0,
             owes_key: false,
             rekey: REKEY,
@@ -155,6 +168,8 @@ impl Session {
             }
             ready!(polled)?;
             if ended {
+                // Nobody is left to say farewell to.
+                self.closed = true;
                 return Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     "closed without TLS close_notify",
@@ -303,6 +318,7 @@ impl Session {
 
     /// Writes what is sealed.
     fn poll_unwritten(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.last_words = false;
         while let Some(rest @ [_, ..]) = self.unwritten.get(self.written..) {
             match ready!(Pin::new(&mut self.tcp).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -449,14 +465,20 @@ impl AsyncWrite for Session {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        ready!(this.poll_unwritten(cx))?;
+        if !this.last_words {
+            ready!(this.poll_unwritten(cx))?;
+        }
         if this.closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let mut place = place();
+        let (before, rest) = place.split_at_mut(this.unwritten.len());
+        before.copy_from_slice(&this.unwritten);
         // Whatever goes wrong, a record is missing then: nothing can follow it.
         this.closed = true;
-        let (taken, length) = this.seal(bufs, &mut place).map_err(io::Error::other)?;
+        let (taken, length) = this.seal(bufs, rest).map_err(io::Error::other)?;
+        let length = this.unwritten.len() + length;
+        (this.unwritten, this.last_words) = (Vec::new(), false);
         let sealed = place.get(..length).unwrap_or_default();
         let written = match Pin::new(&mut this.tcp).poll_write(cx, sealed) {
             Poll::Ready(written) => written?,

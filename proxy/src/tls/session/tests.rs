@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::tls::{ALPN_TCP, MeshTls, handshake, provider, tests::Authority};
+use crate::tls::{ALPN_HTTP, ALPN_TCP, MeshTls, handshake, provider, tests::Authority};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -141,6 +141,34 @@ async fn rustls_own_records_are_understood_and_understand_ours() {
     let (client, mut server) = (client.unwrap().session, server.unwrap());
     server.get_mut().1.refresh_traffic_keys().unwrap();
     exchange(*client, server).await;
+}
+
+#[tokio::test]
+async fn before_http_the_last_words_of_a_handshake_leave_with_the_first_write_or_flush() {
+    let tls = tls();
+    let (config, _) = tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity);
+    for flush in [false, true] {
+        let (client, server) = sockets().await;
+        let (client, server) = tokio::join!(
+            TlsConnector::from(config.clone()).connect(name(), client),
+            handshake::accept(tls.server.clone(), server, Bytes::new())
+        );
+        let (client, mut server) = (client.unwrap(), *server.unwrap().session);
+        let (tcp, mut seen) = (client.get_ref().0, [0; 8192]);
+        let ticket = server.unwritten.len();
+        assert!(ticket > 100);
+        timeout(Duration::from_millis(50), tcp.peek(&mut seen)).await.unwrap_err();
+        let expected = if flush {
+            server.flush().await.unwrap();
+            ticket
+        } else {
+            server.write_all(b"hello").await.unwrap();
+            ticket + OVERHEAD + 5
+        };
+        assert_eq!(timeout(WAIT, tcp.peek(&mut seen)).await.unwrap().unwrap(), expected, "in one piece");
+        server.flush().await.unwrap();
+        assert!(server.unwritten.is_empty());
+    }
 }
 
 #[tokio::test]
