@@ -74,7 +74,7 @@ impl Settings {
 }
 
 /// From the load's start to the clock's start: connections, handshakes, warm caches.
-pub const LEAD: Duration = Duration::from_millis(400);
+pub const LEAD: Duration = Duration::from_millis(250);
 /// From the clock's end to the load's end.
 pub const TAIL: Duration = Duration::from_millis(150);
 
