@@ -54,6 +54,8 @@ use crate::{
 const INTEREST: usize = 4_096;
 /// Longest time to say good-bye to the control plane.
 const LEAVE: Duration = Duration::from_millis(1_500);
+/// Longest time to write the end of the access log.
+const LOG: Duration = Duration::from_secs(1);
 /// How often the connections that are left are counted.
 const COUNT: Duration = Duration::from_millis(25);
 
@@ -63,6 +65,7 @@ pub struct App {
     pub addresses: Addresses,
     view: Arc<View>,
     threads: Threads,
+    log: AccessLog,
     tasks: JoinSet<()>,
     file: Option<FileSource>,
     agent: Option<JoinHandle<()>>,
@@ -226,7 +229,7 @@ impl App {
             ports = %addresses,
             "started"
         );
-        Ok(Self { addresses, view, threads, tasks, file, agent, leave, _checks: checks })
+        Ok(Self { addresses, view, threads, log, tasks, file, agent, leave, _checks: checks })
     }
 
     /// Why no traffic can be taken; empty when it can.
@@ -305,6 +308,9 @@ impl App {
         }
         self.tasks.abort_all();
         self.threads.stop().await;
+        if timeout(LOG, self.log.end()).await.is_err() {
+            tracing::warn!("the end of the access log was not written: whoever reads it is too slow");
+        }
         drained
     }
 
