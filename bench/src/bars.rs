@@ -130,6 +130,7 @@ fn bars() -> Vec<Bar> {
         bar(S::Handshakes, "full per CPU-second", full, Envoy, AtLeast(1.0)),
         bar(S::Handshakes, "resumed per CPU-second against Envoy's full", resumed, EnvoyOther(full), AtLeast(2.0)),
         bar(S::Handshakes, "resumed per CPU-second", resumed, Envoy, AtLeast(1.0)),
+        bar(S::AccessLog, "CPU per request", cpu, Envoy, AtMost(0.4)),
         bar(S::OpenLoop, "added p99", added_p99, Envoy, AtMost(0.5)),
         bar(S::OpenLoopHttp2, "added p99", added_p99, Envoy, AtMost(0.5)),
         bar(S::MemoryIdle, "MiB of each proxy", each_mib, Itself, AtMost(9.0)),

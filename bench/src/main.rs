@@ -44,7 +44,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// At most 3 minutes: 2 rounds of 1 s instead of 9 of 2 s, 1,000 peers instead of 10,000, one buffer size of the floor.
+    /// At most 3 minutes: 2 rounds of 1 s instead of 8 of 2 s, 1,000 peers instead of 10,000, one buffer size of the floor.
     #[arg(long)]
     quick: bool,
     /// Measure only these proxies, separated by commas.
@@ -145,7 +145,7 @@ fn measure(args: RunArgs) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("weft-bench: built without optimisation, so the floor is far too slow; use cargo run --release");
     }
-    let (rounds, seconds) = if args.quick { (2, 1) } else { (9, 2) };
+    let (rounds, seconds) = if args.quick { (2, 1) } else { (8, 2) };
     let chosen: Vec<Scenario> = args.scenarios.into_iter().flat_map(|Chosen(scenarios)| scenarios).collect();
     // A few, for the life of the program.
     let others = args.pairs.into_iter().map(|other| Proxy::Other(Box::leak(Box::new(other))));

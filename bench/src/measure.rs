@@ -154,6 +154,15 @@ fn parse_process_stat(text: &str) -> Option<u64> {
     times.sum()
 }
 
+/// How long the file is that process `pid` prints to, bytes.
+///
+/// # Errors
+/// There is no such process.
+pub fn printed_bytes(pid: i32) -> Result<u64> {
+    let output = format!("/proc/{pid}/fd/1");
+    Ok(std::fs::metadata(&output).with_context(|| format!("look at {output}"))?.len())
+}
+
 /// Reads a small file of /proc as a version check of this kernel: schedstat must be there.
 ///
 /// # Errors

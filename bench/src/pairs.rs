@@ -98,6 +98,8 @@ pub enum Variant {
     Services(u32),
     /// Endpoints that come or go in a second.
     ChangesPerSecond(u32),
+    /// Whether every request is logged.
+    Logged(bool),
 }
 
 impl Contestant {
@@ -123,6 +125,7 @@ impl Contestant {
             Variant::Policies(n) => Some(format!("policies={n}")),
             Variant::Services(n) => Some(format!("services={n}")),
             Variant::ChangesPerSecond(n) => Some(format!("changes={n}/s")),
+            Variant::Logged(logged) => Some(format!("logged={}", if logged { "all" } else { "errors" })),
         }
     }
 }
@@ -212,6 +215,15 @@ impl Pair {
     #[must_use]
     pub fn pids(&self) -> [i32; 2] {
         [self.outbound.pid(), self.inbound.pid()]
+    }
+
+    /// Empties both proxies' logs.
+    ///
+    /// # Errors
+    /// A log is gone.
+    pub fn empty_logs(&self) -> Result<()> {
+        self.outbound.empty_log()?;
+        self.inbound.empty_log()
     }
 
     /// Fails when one of the proxies has ended.

@@ -4,7 +4,7 @@
 //! started as `weft-bench child --cpu N -- PROGRAM ARGS…`, which sets both on itself and then becomes the program.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -69,7 +69,9 @@ impl Launcher {
 
     fn spawn(&self, name: &str, mut command: tokio::process::Command) -> Result<Child> {
         let log = self.logs.join(format!("{name}.log"));
-        let output = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        // Emptied, and appended to, so that it can be emptied again.
+        let output = File::create(&log).and_then(|_| OpenOptions::new().append(true).open(&log));
+        let output = output.with_context(|| format!("create {}", log.display()))?;
         command.stdout(output.try_clone()?).stderr(output);
         let process = command.spawn().with_context(|| format!("start {name}"))?;
         Child::new(name, log, process)
@@ -145,6 +147,15 @@ impl Child {
             bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.log_tail());
         }
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
+    /// Empties the log.
+    ///
+    /// # Errors
+    /// The log is gone.
+    pub fn empty_log(&self) -> Result<()> {
+        let log = OpenOptions::new().write(true).open(&self.log);
+        log.and_then(|log| log.set_len(0)).with_context(|| format!("empty {}", self.log.display()))
     }
 
     /// The last lines of the log.

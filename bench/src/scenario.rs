@@ -24,6 +24,8 @@ pub enum Scenario {
     TcpBulk,
     /// New mutual TLS connections, full and resumed.
     Handshakes,
+    /// HTTP/1.1 with every request in the access log.
+    AccessLog,
     /// HTTP/1.1 at a fixed rate.
     OpenLoop,
     /// HTTP/2 at a fixed rate.
@@ -78,7 +80,7 @@ pub enum Family {
 
 impl Scenario {
     /// Every scenario, in the order of the report.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Http1One,
         Self::Http1Many,
         Self::Http2Many,
@@ -87,6 +89,7 @@ impl Scenario {
         Self::Bodies,
         Self::TcpBulk,
         Self::Handshakes,
+        Self::AccessLog,
         Self::OpenLoop,
         Self::OpenLoopHttp2,
         Self::MemoryIdle,
@@ -115,6 +118,7 @@ impl Scenario {
             Self::Bodies => ("bodies-1m", "HTTP/1.1, GET and POST of 1 MiB in turn, 4 connections"),
             Self::TcpBulk => ("tcp-bulk", "opaque TCP, both directions at once, 4 connections"),
             Self::Handshakes => ("handshakes", "new mTLS 1.3 connections to the inbound proxy, X25519 for all"),
+            Self::AccessLog => ("access-log", "HTTP/1.1 keep-alive, 32 connections, every request logged as JSON"),
             Self::OpenLoop => ("open-loop", "HTTP/1.1 at a fixed rate, 32 connections, omission corrected"),
             Self::OpenLoopHttp2 => ("open-loop-h2", "HTTP/2 at a fixed rate, 2 connections, omission corrected"),
             Self::MemoryIdle => ("memory-idle", "memory of a pair that answered one request"),
@@ -157,6 +161,7 @@ impl Scenario {
             | Self::GrpcStream
             | Self::Bodies
             | Self::TcpBulk
+            | Self::AccessLog
             | Self::OpenLoop
             | Self::OpenLoopHttp2
             | Self::GrowthRoutes
@@ -179,6 +184,7 @@ impl Scenario {
             Self::MemoryClients => 1000,
             Self::MemoryPeers => 10_000,
             Self::Http1Many
+            | Self::AccessLog
             | Self::OpenLoop
             | Self::GrowthRoutes
             | Self::GrowthEndpoints
@@ -203,6 +209,7 @@ impl Scenario {
             Self::Http1One
             | Self::Http1Many
             | Self::Bodies
+            | Self::AccessLog
             | Self::OpenLoop
             | Self::MemoryIdle
             | Self::MemoryClients
@@ -217,7 +224,7 @@ impl Scenario {
         }
     }
 
-    /// Who is measured, of the chosen proxies. Rows about growth are about Weft alone; where Envoy's two ways would be the
+    /// Who is measured, of the chosen proxies. Rows about growth are about Weft alone, the access log's about what has one; where Envoy's two ways would be the
     /// same or one of them makes no sense, only `envoy-h2` takes part.
     #[must_use]
     pub fn contestants(self, proxies: &[Proxy], floor_buffers: &[u32]) -> Vec<Contestant> {
@@ -228,6 +235,7 @@ impl Scenario {
             Self::WorkersTwo | Self::WorkersTwoOpen => &[Variant::Workers(1), Variant::Workers(2)],
             Self::Services => &[Variant::Services(10), Variant::Services(10_000)],
             Self::Churn => &[Variant::ChangesPerSecond(0), Variant::ChangesPerSecond(100)],
+            Self::AccessLog => &[Variant::Logged(false), Variant::Logged(true)],
             Self::Start => &[Variant::Default],
             Self::Http1One
             | Self::Http1Many
@@ -247,6 +255,7 @@ impl Scenario {
             Proxy::Weft if !variants.is_empty() => {
                 variants.iter().map(|&variant| Contestant { proxy, variant }).collect()
             }
+            Proxy::EnvoyH2 if self == Self::AccessLog => vec![Contestant { proxy, variant: Variant::Logged(true) }],
             _ if !variants.is_empty() => Vec::new(),
             Proxy::Floor if self == Self::MemoryPeers => Vec::new(),
             Proxy::Floor => {
@@ -336,6 +345,7 @@ mod tests {
         assert_eq!(of(Scenario::GrpcMany), 4);
         assert_eq!(of(Scenario::GrowthRoutes), 2);
         assert_eq!(of(Scenario::Start), 1);
+        assert_eq!(of(Scenario::AccessLog), 3);
         assert!(Scenario::MemoryPeers.contestants(&[Proxy::Floor], &[16]).is_empty());
         assert!(Scenario::Churn.contestants(&[Proxy::Floor], &[16]).is_empty());
     }

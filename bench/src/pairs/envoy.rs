@@ -1,7 +1,8 @@
 //! Envoy, configured to do what Weft does by default, and nothing more.
 //!
 //! On: mutual TLS 1.3, the server's SAN checked, RBAC on the client's principal, retries under a budget, outlier detection,
-//! power of two choices, statistics. Off, in Envoy's favour: access log, request ids, admin port, hot restart.
+//! power of two choices, statistics. Off, in Envoy's favour: access log (but in the row about it), request ids, admin port, hot
+//! restart.
 //! One worker thread, like everybody here.
 
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Plan, Started};
+use super::{Plan, Started, Variant};
 use crate::certs::{Certs, Identity};
 use crate::floor::Side;
 use crate::scenario::Protocol;
@@ -25,7 +26,7 @@ pub(super) fn start(plan: &Plan<'_>, between: Protocol) -> Result<Started> {
     };
     if plan.protocol == Protocol::Tcp {
         let inbound = run(Side::Inbound, &inbound_tcp(plan.middle, plan.server, certs))?;
-        let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, Protocol::Tcp, certs))?;
+        let outbound = run(Side::Outbound, &outbound(plan, Protocol::Tcp))?;
         return Ok((
             outbound,
             inbound,
@@ -33,8 +34,42 @@ pub(super) fn start(plan: &Plan<'_>, between: Protocol) -> Result<Started> {
         ));
     }
     let inbound = run(Side::Inbound, &inbound(plan, alpn(between)))?;
-    let outbound = run(Side::Outbound, &outbound(plan.entry, plan.middle, between, certs))?;
+    let outbound = run(Side::Outbound, &outbound(plan, between))?;
     Ok((outbound, inbound, Some(Hop { alpn: alpn(between), protocol: between, caller: plan.protocol })))
+}
+
+fn is_logged(plan: &Plan<'_>) -> bool {
+    plan.variant == Variant::Logged(true)
+}
+
+/// Every request as one JSON object a line on standard output, with what Weft's lines tell.
+fn access_log() -> Value {
+    json!([{
+        "name": "envoy.access_loggers.stdout",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+            "log_format": {"json_format": {
+                "time": "%START_TIME%",
+                "protocol": "%PROTOCOL%",
+                "method": "%REQ(:METHOD)%",
+                "authority": "%REQ(:AUTHORITY)%",
+                "path": "%REQ(:PATH)%",
+                "status": "%RESPONSE_CODE%",
+                "flag": "%RESPONSE_FLAGS%",
+                "source": "%DOWNSTREAM_REMOTE_ADDRESS%",
+                "source_identity": "%DOWNSTREAM_PEER_URI_SAN%",
+                "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
+                "cluster": "%UPSTREAM_CLUSTER%",
+                "endpoint": "%UPSTREAM_HOST%",
+                "route": "%ROUTE_NAME%",
+                "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+                "duration_ms": "%DURATION%",
+                "bytes_sent": "%BYTES_RECEIVED%",
+                "bytes_received": "%BYTES_SENT%",
+                "traceparent": "%REQ(TRACEPARENT)%",
+            }},
+        },
+    }])
 }
 
 fn alpn(protocol: Protocol) -> &'static str {
@@ -45,7 +80,8 @@ fn alpn(protocol: Protocol) -> &'static str {
     }
 }
 
-fn outbound(listen: SocketAddr, peer: SocketAddr, between: Protocol, certs: &Certs) -> Value {
+fn outbound(plan: &Plan<'_>, between: Protocol) -> Value {
+    let certs = &plan.place.certs;
     // Weft's defaults: connect failure and REFUSED_STREAM; for idempotent methods also reset and 502, 503, 504;
     // two tries, 25 ms, budget 20 %. Envoy restricts all reasons to the methods named.
     let methods = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"];
@@ -61,7 +97,7 @@ fn outbound(listen: SocketAddr, peer: SocketAddr, between: Protocol, certs: &Cer
             "san_type": "URI", "matcher": {"exact": Identity::Server.spiffe_id()},
         }])),
     });
-    let mut cluster = cluster("peer", peer, between);
+    let mut cluster = cluster("peer", plan.middle, between);
     if let Some(cluster) = cluster.as_object_mut() {
         cluster
             .insert("transport_socket".to_owned(), json!({"name": "envoy.transport_sockets.tls", "typed_config": tls}));
@@ -82,10 +118,10 @@ fn outbound(listen: SocketAddr, peer: SocketAddr, between: Protocol, certs: &Cer
         );
     }
     if between == Protocol::Tcp {
-        return listen_with("outbound", listen, None, &json!([tcp_proxy("peer")]), &cluster);
+        return listen_with("outbound", plan.entry, None, &json!([tcp_proxy("peer")]), &cluster);
     }
     let route = json!({"cluster": "peer", "timeout": "0s", "retry_policy": retry});
-    bootstrap("outbound", listen, None, &route, &[], &cluster)
+    bootstrap("outbound", plan.entry, None, &route, &[], &cluster, is_logged(plan))
 }
 
 fn inbound(plan: &Plan<'_>, alpn: &str) -> Value {
@@ -98,7 +134,8 @@ fn inbound(plan: &Plan<'_>, alpn: &str) -> Value {
         },
     });
     let route = json!({"cluster": "server", "timeout": "0s"});
-    bootstrap("inbound", plan.middle, Some(socket), &route, &[rbac], &cluster("server", plan.server, plan.protocol))
+    let cluster = cluster("server", plan.server, plan.protocol);
+    bootstrap("inbound", plan.middle, Some(socket), &route, &[rbac], &cluster, is_logged(plan))
 }
 
 fn inbound_tcp(listen: SocketAddr, server: SocketAddr, certs: &Certs) -> Value {
@@ -151,6 +188,7 @@ fn bootstrap(
     route: &Value,
     filters: &[Value],
     cluster: &Value,
+    logged: bool,
 ) -> Value {
     let mut filters = filters.to_vec();
     filters.push(json!({
@@ -164,6 +202,7 @@ fn bootstrap(
         "generate_request_id": false,
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": route}]}]},
         "http_filters": filters,
+        "access_log": if logged { access_log() } else { json!([]) },
     });
     let filters = json!([{"name": "envoy.filters.network.http_connection_manager", "typed_config": http}]);
     listen_with(name, listen, socket, &filters, cluster)

@@ -193,8 +193,9 @@ spec:
 apiVersion: weft.dev/v1alpha1
 kind: MeshConfig
 metadata: {{name: default}}
-spec: {{inbound: strict}}
+spec: {{inbound: strict, accessLog: {log}}}
 ",
+        log = if plan.variant == Variant::Logged(true) { "all" } else { "errors" },
         port = plan.server.port(),
         protocol = protocol(plan.protocol),
         address = plan.middle.ip(),

@@ -11,7 +11,7 @@ use super::{Bench, LEAD, Round, TAIL};
 use crate::app::App;
 use crate::bulk;
 use crate::load::Load;
-use crate::measure::{CpuTime, ForeignTime, connections_to, largest_share, median, resident_bytes};
+use crate::measure::{CpuTime, ForeignTime, connections_to, largest_share, median, printed_bytes, resident_bytes};
 use crate::mesh::{Churn, Mesh};
 use crate::open_loop::{OpenLoop, Seen};
 use crate::pairs::{Contestant, Pair, Variant};
@@ -21,6 +21,8 @@ use crate::scenario::Scenario;
 const DEFAULT_RATE: u32 = 8000;
 /// The share of the better Envoy's peak that an open loop sends.
 const SHARE_OF_PEAK: f64 = 0.7;
+/// No access log has shorter lines, bytes.
+const LINE: f64 = 100.0;
 
 /// A load of any kind at work.
 enum Work {
@@ -41,6 +43,8 @@ struct Sample {
     requests: u64,
     bytes: u64,
     cpu: Vec<CpuTime>,
+    /// Bytes that the proxies have printed.
+    printed: u64,
     foreign: ForeignTime,
 }
 
@@ -82,6 +86,9 @@ impl Bench<'_> {
         direct: Option<Direct>,
     ) -> Result<Option<Round>> {
         let pids = pair.pids();
+        if scenario == Scenario::AccessLog {
+            pair.empty_logs()?;
+        }
         let window = self.window(scenario, pair.entry(), &pids).await?;
         if !window.in_time {
             return Ok(None);
@@ -104,6 +111,12 @@ impl Bench<'_> {
                 ensure!(bytes > 0.0 && cpu > 0.0, "no byte arrived inside the window");
                 round.extra.insert("bytes_per_cpu_second", bytes / cpu);
                 round.extra.insert("bytes_per_second", bytes / window.seconds());
+            }
+            Scenario::AccessLog => {
+                let bytes = window.after.printed.saturating_sub(window.before.printed) as f64 / window.requests();
+                let logged = contestant.variant == Variant::Logged(true);
+                ensure!(bytes > LINE || !logged, "{bytes:.0} bytes of log for each request: not all were logged");
+                round.extra.insert("log_bytes_per_request", bytes);
             }
             Scenario::WorkersTwo | Scenario::WorkersTwoOpen => {
                 let edges = window.before.cpu.iter().zip(&window.after.cpu);
@@ -289,7 +302,8 @@ impl Bench<'_> {
         let (requests, bytes) =
             if App::serves(scenario) { self.app.tally().read() } else { (self.server.requests().await?, 0) };
         let cpu = pids.iter().map(|&pid| CpuTime::read(pid)).collect::<Result<_>>()?;
-        Ok(Sample { at: Instant::now(), requests, bytes, cpu, foreign })
+        let printed = pids.iter().map(|&pid| printed_bytes(pid)).sum::<Result<_>>()?;
+        Ok(Sample { at: Instant::now(), requests, bytes, cpu, printed, foreign })
     }
 }
 
