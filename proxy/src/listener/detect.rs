@@ -1,16 +1,26 @@
 //! What a connection speaks, by its first bytes. Never stalls a caller: bytes decide at once, and silence is an answer too.
 //! Shape: [`sniff`] is pure; [`detect`] reads until it is sure, the caller stays silent for too long, or the bound is reached.
 
-use std::{io, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Poll, ready},
+    time::Duration,
+};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::AsyncRead,
     net::TcpStream,
     time::{Instant, sleep_until, timeout_at},
 };
+use tokio_util::io::poll_read_buf;
 
-use crate::tls::hello::{self, Hello};
+use crate::{
+    buffer,
+    tls::hello::{self, Hello},
+};
 
 /// After this much silence a caller is taken to wait for the server to speak first.
 pub(crate) const SILENCE: Duration = Duration::from_millis(20);
@@ -22,8 +32,8 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Longest request line looked at.
 const MAX_LINE: usize = 16 * 1024;
-/// Room for what comes first, in bytes: a ClientHello of the mesh takes up to 1.9 KiB.
-const ROOM: usize = 2 * 1024;
+/// Most bytes that are read at a time: a ClientHello of the mesh takes up to 1.9 KiB.
+const AT_A_TIME: usize = 4 * 1024;
 /// Longest method.
 const MAX_METHOD: usize = 32;
 
@@ -95,8 +105,7 @@ pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence
             return Ok(verdict);
         }
         let silent = bytes.is_empty();
-        bytes.reserve(hello::missing(bytes).max(ROOM));
-        match timeout_at(until, stream.read_buf(bytes)).await {
+        match timeout_at(until, read(stream, bytes)).await {
             Ok(Ok(0)) if silent && silence == SILENCE => return Ok(Speaks::Silent),
             Ok(Ok(0)) if bytes.is_empty() => return Ok(Speaks::Closed),
             Ok(Ok(0)) => return Ok(Speaks::Unknown),
@@ -107,6 +116,19 @@ pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence
             Err(_elapsed) => return Ok(Speaks::Unknown),
         }
     }
+}
+
+/// Reads what has come. A connection that is silent holds no room for it.
+async fn read<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        buffer::lend(|lent| {
+            let stream = Pin::new(&mut *stream);
+            let count = ready!(poll_read_buf(stream, cx, &mut (&mut *lent).limit(AT_A_TIME)))?;
+            bytes.extend_from_slice(lent);
+            Poll::Ready(Ok(count))
+        })
+    })
+    .await
 }
 
 /// After silence: watches a caller and the server that was dialled for it, and the first to speak decides. What the server said
@@ -123,11 +145,11 @@ pub(crate) async fn first_speaker<S: AsyncRead + Unpin>(
             return Ok(verdict);
         }
         tokio::select! {
-            spoken = caller.read_buf(bytes) => match spoken? {
+            spoken = read(caller, bytes) => match spoken? {
                 0 => return Ok(Speaks::Unknown),
                 _ => until = until.min(Instant::now() + PATIENCE),
             },
-            greeted = server.read_buf(greeting) => return greeted.map(|_bytes| Speaks::Unknown),
+            greeted = read(server, greeting) => return greeted.map(|_bytes| Speaks::Unknown),
             () = sleep_until(until) => return Ok(if bytes.is_empty() { Speaks::Closed } else { Speaks::Unknown }),
         }
     }
