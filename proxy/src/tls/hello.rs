@@ -24,7 +24,7 @@ pub(crate) enum Hello {
 }
 
 /// How many bytes of the first record have not come yet; 0 where it is whole or no record with a ClientHello.
-pub(crate) fn missing(bytes: &[u8]) -> usize {
+fn missing(bytes: &[u8]) -> usize {
     match bytes {
         // Type, legacy version, length; then the type of the message (RFC 8446 §5.1, §4).
         [HANDSHAKE, 3, _, high, low, rest @ ..] if matches!(rest.first(), None | Some(1)) => {
