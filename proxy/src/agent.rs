@@ -6,7 +6,8 @@
 //!
 //! # Defaults
 //! 2 s between heartbeats until told otherwise; 100 ms until what came into force is told; 10 s for the registration; 1 s to say
-//! good-bye; waits between tries as `control_plane`.
+//! good-bye; waits between tries as `control_plane`, but never longer than one interval: a control plane that comes back
+//! gives everybody three of them to be heard of, however long it was away.
 
 pub(crate) mod health;
 
@@ -50,6 +51,8 @@ pub(crate) struct Agent {
     status: Arc<Status>,
     register: Register,
     health: watch::Receiver<Verdict>,
+    /// Between heartbeats, as told last.
+    interval: Duration,
 }
 
 /// Why a stream ended.
@@ -75,7 +78,7 @@ impl Agent {
         status: Arc<Status>,
         health: watch::Receiver<Verdict>,
     ) -> Self {
-        Self { plane, tls, status, register: registration(settings), health }
+        Self { plane, tls, status, register: registration(settings), health, interval: INTERVAL }
     }
 
     /// Stays connected until `leave`, then takes the workload out of the registry.
@@ -100,7 +103,7 @@ impl Agent {
                 "no agent stream; the control plane does not know how we do"
             );
             tokio::select! {
-                () = sleep(backoff.next(fastrand::f64())) => {}
+                () = sleep(backoff.next_within(self.interval, fastrand::f64())) => {}
                 () = leave.cancelled() => return,
             }
         }
@@ -117,7 +120,6 @@ impl Agent {
         let mut client = AgentClient::new(channel);
         let opened = timeout(REGISTRATION, client.session(ReceiverStream::new(receiver))).await;
         let mut answers = opened.map_err(|_elapsed| AgentError::Silent)?.map_err(ended)?.into_inner();
-        let mut interval = INTERVAL;
         let mut registered = false;
         let silent_at = Instant::now() + REGISTRATION;
         let mut due = Instant::now();
@@ -131,7 +133,7 @@ impl Agent {
                     None => return Err(ended(tonic::Status::ok("closed"))),
                     Some(answer) => {
                         if let Some(control_message::Message::Registered(answer)) = answer.message {
-                            interval = told(&answer)?;
+                            self.interval = told(&answer)?;
                             self.missing(&answer);
                             if !registered {
                                 tracing::info!(interval_ms = answer.heartbeat_interval_ms, "registered");
@@ -154,7 +156,7 @@ impl Agent {
                 }
                 () = tokio::time::sleep_until(silent_at), if !registered => return Err(AgentError::Silent),
                 () = tokio::time::sleep_until(due), if registered => {
-                    due = Instant::now() + interval;
+                    due = Instant::now() + self.interval;
                     told_soon = false;
                     applied.mark_unchanged();
                     send(&messages, Message::Heartbeat(self.heartbeat()))?;

@@ -2,8 +2,8 @@
 //! `agent`, each with a connection of its own.
 //!
 //! # Defaults
-//! 5 s to connect; a ping after 10 s of silence with 10 s to answer; after a failure 100 ms, doubled up to 10 s, of which
-//! the last half is random.
+//! 5 s to connect; a ping after 10 s of silence with 10 s to answer; after a failure 100 ms, doubled up to 10 s (the agent
+//! stream: up to one heartbeat interval, if that is shorter), of which the last half is random.
 
 use std::{
     io,
@@ -156,9 +156,14 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The wait after one failure more. `random` is in 0..1.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
+        self.next_within(LONGEST_WAIT, random)
+    }
+
+    /// The same, with another longest wait where that is shorter.
+    pub(crate) fn next_within(&mut self, longest: Duration, random: f64) -> Duration {
         let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
-        doubled.min(LONGEST_WAIT).mul_f64(0.5 + random / 2.0)
+        doubled.min(LONGEST_WAIT).min(longest).mul_f64(0.5 + random / 2.0)
     }
 
     /// It went well.
@@ -178,6 +183,8 @@ mod tests {
         assert_eq!(&waits[..4], &[100, 200, 400, 800]);
         assert!(waits[7..].iter().all(|wait| *wait == 10_000));
         assert!(backoff.next(0.0) >= Duration::from_secs(5));
+        assert_eq!(backoff.next_within(Duration::from_secs(2), 1.0), Duration::from_secs(2));
+        assert_eq!(backoff.next_within(Duration::from_secs(60), 1.0), Duration::from_secs(10));
         backoff.reset();
         assert!(backoff.next(0.0) >= Duration::from_millis(50));
     }
