@@ -1,13 +1,17 @@
 //! Puts the functions that a proxy executes side by side in the program (`layout.ld`), which maps less of it and finds them sooner (docs/adr/0013).
 
-use std::env;
+use std::{env, fs, io, path::PathBuf};
 
 #[expect(clippy::disallowed_methods, reason = "it is how cargo tells a build script what is built")]
-fn main() {
+fn main() -> io::Result<()> {
     println!("cargo::rerun-if-changed=layout.ld");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
     // Debug builds link often and are not measured; other linkers may not know such scripts.
     if is("PROFILE", "release") && is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu") {
-        println!("cargo::rustc-link-arg-bins=-Wl,-T,{}/layout.ld", env!("CARGO_MANIFEST_DIR"));
+        // A copy beside what is built: cargo remembers its path, also for another checkout with the same target directory.
+        let layout = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default().join("layout.ld");
+        fs::write(&layout, include_str!("layout.ld"))?;
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{}", layout.display());
     }
+    Ok(())
 }
