@@ -144,6 +144,8 @@ fn bars() -> Vec<Bar> {
         bars.push(bar(scenario, "CPU per request", cpu, Setting, AtMost(1.1)));
     }
     bars.push(bar(S::Churn, "p99", p99, Setting, AtMost(1.2)));
+    // Without them the p99 says nothing.
+    bars.push(bar(S::Churn, "changes a second", |row| row.extra("changes_per_second"), Itself, AtLeast(90.0)));
     for scenario in [S::WorkersTwo, S::WorkersTwoOpen] {
         bars.extend([
             bar(scenario, "CPU per request", cpu, Setting, AtMost(1.1)),
@@ -286,6 +288,19 @@ mod tests {
         let setting = |name: &str, cpu| Row { setting: Some(name.to_owned()), ..row("weft", cpu, 0.0) };
         let text = text(Scenario::GrowthRoutes, &[setting("routes=10", 10.0), setting("routes=10000", 12.0)]);
         assert!(text.contains("1.20 x first setting <= 1.1: no"), "{text}");
+    }
+
+    #[test]
+    fn churn_that_is_slower_than_it_should_be_is_told() {
+        let setting = |name: &str, changes| Row {
+            setting: Some(name.to_owned()),
+            p99_us: Some(1000.0),
+            extra: [("changes_per_second", changes)].into(),
+            ..row("weft", 60.0, 0.0)
+        };
+        let text = text(Scenario::Churn, &[setting("changes=0/s", 0.0), setting("changes=100/s", 38.7)]);
+        assert!(text.contains("p99 1.00 x first setting <= 1.2: yes"), "{text}");
+        assert!(text.contains("changes a second 38.70 >= 90: no"), "{text}");
     }
 
     #[test]
