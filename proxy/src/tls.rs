@@ -13,6 +13,7 @@
 //! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; resumption
 //! within one [`MeshTls`], no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
 
+mod aead;
 pub(crate) mod handshake;
 pub mod hello;
 pub(crate) mod plane;

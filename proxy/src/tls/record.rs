@@ -1,8 +1,9 @@
 //! Records of TLS 1.3 (RFC 8446 §5.1 to §5.3): one key and one direction, no IO.
 //! Invariant: a sequence number is used once for each key; a key ends long before its cipher's limit ([`REKEY`]).
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, PeerMisbehaved};
+
+use super::aead::{self, Aead, NONCE, TAIL};
 
 /// Head of a record, in bytes.
 pub(super) const HEADER: usize = 5;
@@ -16,28 +17,24 @@ const _: () = assert!(MAX_RECORD <= crate::buffer::RECORD);
 /// Records after which we change our key. AES-GCM must not protect more than 2^24.5 (RFC 8446 §5.5).
 pub(super) const REKEY: u64 = 1 << 23;
 
-/// Type and tag, behind the content.
-const TAIL: usize = 1 + 16;
-
 /// What one side encrypts with.
 pub(super) struct Key {
-    key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+    aead: Aead,
+    iv: [u8; NONCE],
     sequence: u64,
 }
 
 impl Key {
     /// From what rustls agreed on, and the number of the next record.
     pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, Error> {
-        let (algorithm, key, iv) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+        let (cipher, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&aead::CHACHA20_POLY1305, key, iv),
             _ => return Err(Error::General("a cipher suite that records cannot be made with".into())),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_unspecified| Error::EncryptError)?;
         let iv = iv.as_ref().try_into().map_err(|_length| Error::EncryptError)?;
-        Ok(Self { key: LessSafeKey::new(key), iv, sequence })
+        Ok(Self { aead: Aead::new(cipher, key.as_ref(), aead::prefers_ring())?, iv, sequence })
     }
 
     /// The number of the next record.
@@ -45,13 +42,13 @@ impl Key {
         self.sequence
     }
 
-    fn nonce(&mut self) -> Result<Nonce, Error> {
+    fn nonce(&mut self) -> Result<[u8; NONCE], Error> {
         let mut nonce = self.iv;
         for (byte, number) in nonce.iter_mut().rev().zip(self.sequence.to_le_bytes()) {
             *byte ^= number;
         }
         self.sequence = self.sequence.checked_add(1).ok_or(Error::EncryptError)?;
-        Ok(Nonce::assume_unique_for_key(nonce))
+        Ok(nonce)
     }
 
     /// Makes a record of `length` bytes at the beginning of `out`: of `content`, or of what stands there behind the head's place.
@@ -65,17 +62,11 @@ impl Key {
         out: &mut [u8],
     ) -> Result<usize, Error> {
         let (header, rest) = out.split_first_chunk_mut().ok_or(Error::EncryptError)?;
-        let (body, rest) = rest.split_at_mut_checked(length).ok_or(Error::EncryptError)?;
-        let (tail, _) = rest.split_first_chunk_mut::<TAIL>().ok_or(Error::EncryptError)?;
+        let sealed = rest.get_mut(..length + TAIL).ok_or(Error::EncryptError)?;
         let [high, low] = u16::try_from(length + TAIL).map_err(|_large| Error::EncryptError)?.to_be_bytes();
         *header = [ContentType::ApplicationData.into(), 3, 3, high, low];
-        let (nonce, aad) = (self.nonce()?, Aad::from(*header));
-        let kind = [kind.into()];
-        match content {
-            Some(content) => self.key.seal_out_of_place_scatter(nonce, aad, content, body, &kind, tail),
-            None => self.key.seal_in_place_scatter(nonce, aad, body, &kind, tail),
-        }
-        .map_err(|_unspecified| Error::EncryptError)?;
+        let nonce = self.nonce()?;
+        self.aead.seal(nonce, *header, content, kind.into(), sealed)?;
         Ok(length + OVERHEAD)
     }
 
@@ -83,8 +74,8 @@ impl Key {
     /// Errors: it is not the peer's next record.
     pub(super) fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, usize), Error> {
         let (header, sealed) = record.split_first_chunk_mut::<HEADER>().ok_or(Error::DecryptError)?;
-        let (nonce, aad) = (self.nonce()?, Aad::from(*header));
-        let inner = self.key.open_in_place(nonce, aad, sealed).map_err(|_unspecified| Error::DecryptError)?;
+        let nonce = self.nonce()?;
+        let inner = self.aead.open(nonce, *header, sealed)?;
         // The type is the last byte that is not zero; behind it is padding.
         let Some(length) = inner.iter().rposition(|byte| *byte != 0) else {
             return Err(PeerMisbehaved::IllegalTlsInnerPlaintext.into());
@@ -117,8 +108,8 @@ mod tests {
 
     fn key(key: &str, iv: &str) -> Key {
         let bytes = |hex: &str| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
-        let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &bytes(key)).unwrap());
-        Key { key, iv: bytes(iv).try_into().unwrap(), sequence: 0 }
+        let aead = Aead::new(&aead::AES_128_GCM, &bytes(key), aead::prefers_ring()).unwrap();
+        Key { aead, iv: bytes(iv).try_into().unwrap(), sequence: 0 }
     }
 
     /// A client's of RFC 8448 §3, whose first record of data holds the bytes from 0 to 49.
