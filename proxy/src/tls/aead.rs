@@ -5,8 +5,10 @@ use aws_lc_rs::aead as aws_lc;
 use ring::aead as ring;
 use rustls::Error;
 
+use super::record::HEADER;
+
 /// Length of what makes a record's encryption unlike that of any other, in bytes.
-pub(super) const NONCE: usize = 12;
+pub(super) const NONCE: usize = aws_lc::NONCE_LEN;
 /// Length of what stands behind the content: its type and the tag, in bytes.
 pub(super) const TAIL: usize = 1 + 16;
 
@@ -50,12 +52,15 @@ impl Aead {
     pub(super) fn seal(
         &self,
         nonce: [u8; NONCE],
-        header: [u8; 5],
+        header: [u8; HEADER],
         content: Option<&[u8]>,
         kind: u8,
         sealed: &mut [u8],
     ) -> Result<(), Error> {
         let length = sealed.len().checked_sub(TAIL).ok_or(Error::EncryptError)?;
+        if content.is_some_and(|content| content.len() != length) {
+            return Err(Error::EncryptError);
+        }
         match self {
             Self::AwsLc(key) => {
                 let (nonce, aad) = (aws_lc::Nonce::assume_unique_for_key(nonce), aws_lc::Aad::from(header));
@@ -71,9 +76,6 @@ impl Aead {
                 let (inner, place) = sealed.split_at_mut(length + 1);
                 let (body, last) = inner.split_at_mut(length);
                 if let Some(content) = content {
-                    if content.len() != length {
-                        return Err(Error::EncryptError);
-                    }
                     body.copy_from_slice(content);
                 }
                 last.fill(kind);
@@ -89,7 +91,7 @@ impl Aead {
     pub(super) fn open<'a>(
         &self,
         nonce: [u8; NONCE],
-        header: [u8; 5],
+        header: [u8; HEADER],
         sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8], Error> {
         match self {
