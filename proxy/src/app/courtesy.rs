@@ -18,7 +18,7 @@ const LIMIT: u8 = 32;
 const PAUSE: Duration = Duration::from_secs(10);
 
 thread_local! {
-    static COURTESY: Cell<Courtesy> = const { Cell::new(Courtesy { points: 0, resumes: None }) };
+    static COURTESY: Cell<Courtesy> = const { Cell::new(Courtesy::NEW) };
 }
 
 /// To be called by a worker that has siblings when it has nothing to do.
@@ -32,7 +32,7 @@ pub(super) fn let_others_run() {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Courtesy {
     points: u8,
     /// Nobody is let go first until then.
@@ -40,6 +40,8 @@ struct Courtesy {
 }
 
 impl Courtesy {
+    const NEW: Self = Self { points: 0, resumes: None };
+
     fn is_due(&self, now: Instant) -> bool {
         self.resumes.is_none_or(|resumes| now >= resumes)
     }
@@ -51,7 +53,7 @@ impl Courtesy {
         }
         self.points = self.points.saturating_add(POINTS);
         if self.points >= LIMIT {
-            *self = Self { points: 0, resumes: Some(now + PAUSE) };
+            *self = Self { resumes: Some(now + PAUSE), ..Self::NEW };
         }
     }
 }
@@ -78,14 +80,14 @@ mod tests {
 
     #[test]
     fn siblings_are_always_let_go_first() {
-        let (mut courtesy, mut now) = (Courtesy::default(), Instant::now());
+        let (mut courtesy, mut now) = (Courtesy::NEW, Instant::now());
         let times = [900, 5_000, 200, 1_000, 900, 100, 300, 200, 400, 10, 200, 300].map(Duration::from_micros);
         assert_eq!(away(&mut courtesy, &mut now, times.into_iter().cycle().take(120_000)), 120_000);
     }
 
     #[test]
     fn who_computes_is_let_go_first_a_few_times_in_ten_seconds() {
-        let (mut courtesy, mut now) = (Courtesy::default(), Instant::now());
+        let (mut courtesy, mut now) = (Courtesy::NEW, Instant::now());
         for (times, count) in [(vec![LATE], 8), (vec![LATE * 4, Duration::ZERO], 21)] {
             for _ in 0..10 {
                 assert_eq!(away(&mut courtesy, &mut now, times.iter().copied().cycle().take(100)), count);
