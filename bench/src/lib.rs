@@ -6,6 +6,7 @@
 //! - [`scenario`]: the rows: what is measured, how, and who takes part. [`bars`]: what each must reach.
 //! - [`certs`]: the CA and the identities of one run, as PEM files and as rustls configurations.
 //! - [`programs`]: where wrk, h2load, nginx, Envoy and Weft are; what to install when they are not.
+//! - [`awake`]: CPUs that do not sleep meanwhile.
 //! - [`process`]: child programs: pinned to a CPU, logged, killed with the bench.
 //! - [`server`]: nginx, the application behind every pair; it also counts the requests. [`app`]: what nginx cannot serve.
 //! - [`floor`]: the relay that forwards bytes and reads nothing.
@@ -25,6 +26,7 @@
 )]
 
 pub mod app;
+pub mod awake;
 pub mod bars;
 pub mod bulk;
 pub mod certs;

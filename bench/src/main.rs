@@ -88,6 +88,9 @@ struct RunArgs {
     /// The CPU of the client and the server.
     #[arg(long, default_value_t = 1, value_name = "N")]
     load_cpu: usize,
+    /// Let CPUs sleep that have nothing to do. On a virtual machine the figures then hold what it costs to wake them.
+    #[arg(long)]
+    cpus_may_sleep: bool,
 }
 
 #[derive(Args)]
@@ -164,6 +167,7 @@ fn measure(args: RunArgs) -> Result<()> {
         envoy: args.envoy,
         proxy_cpu: args.proxy_cpu,
         load_cpu: args.load_cpu,
+        cpus_may_sleep: args.cpus_may_sleep,
     };
     let out = args.out.unwrap_or_else(|| programs::repository().join("bench/out/latest.json"));
     let mut rounds = Rounds::new();

@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use self::traffic::Direct;
 use crate::app::App;
+use crate::awake::{Awake, DEVICE};
 use crate::certs::Certs;
 use crate::measure::check_kernel;
 use crate::mesh::Mesh;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub proxy_cpu: usize,
     /// The CPU of the load and the server.
     pub load_cpu: usize,
+    /// Whether CPUs that have nothing to do may sleep.
+    pub cpus_may_sleep: bool,
 }
 
 impl Settings {
@@ -159,12 +162,26 @@ pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
     let bench = std::env::current_exe().context("find this program")?;
     let launcher = Launcher::new(bench, dir.path().to_owned());
     pin(settings.load_cpu)?;
+    let _awake = if settings.cpus_may_sleep { None } else { keep_awake() };
     let server = Server::start(&launcher, &tools.nginx, dir.path(), settings.load_cpu).await?;
     let certs = Certs::create(&dir.path().join("certs"))?;
     let place = Place { launcher, certs, dir: dir.path().to_owned(), cpu: settings.proxy_cpu, weft, envoy };
     let app = App::start().await?;
     let bench = Bench { settings, tools, server, app, place, rounds: Rounds::new(), rates: BTreeMap::new() };
     Box::pin(bench.run(finished)).await
+}
+
+/// Says so when it cannot be done: then what the hypervisor takes for waking a CPU is in every figure.
+fn keep_awake() -> Option<Awake> {
+    match Awake::keep() {
+        Ok(awake) => Some(awake),
+        Err(error) => {
+            eprintln!(
+                "CPUs may sleep, because {DEVICE} cannot be used ({error}): whoever wakes one pays for it. Be root to avoid that."
+            );
+            None
+        }
+    }
 }
 
 struct Bench<'a> {
