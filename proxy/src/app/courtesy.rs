@@ -7,7 +7,7 @@
 //! # Defaults
 //! Late: after [`LATE`]. Too often: at [`LIMIT`] points, [`POINTS`] for each time that was late, one off for each that was not;
 //! so more than one of five. For a while: [`PAUSE`]. Little: on average less than [`SEVERAL`] reads between two times of having
-//! nothing to do, each time a share of [`SHARE`] of the average.
+//! nothing to do; the last of these makes up one part in [`SHARE`] of the average.
 
 use std::{cell::Cell, time::Duration};
 
