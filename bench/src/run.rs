@@ -14,6 +14,7 @@ mod still;
 mod traffic;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,15 +174,12 @@ pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
 
 /// Says so when it cannot be done: then what the hypervisor takes for waking a CPU is in every figure.
 fn keep_awake() -> Option<Awake> {
-    match Awake::keep() {
-        Ok(awake) => Some(awake),
-        Err(error) => {
-            eprintln!(
-                "CPUs may sleep, because {DEVICE} cannot be used ({error}): whoever wakes one pays for it. Be root to avoid that."
-            );
-            None
-        }
-    }
+    let tell = |error: &io::Error| {
+        eprintln!(
+            "CPUs may sleep, because {DEVICE} cannot be used ({error}): whoever wakes one pays for it. Be root to avoid that."
+        );
+    };
+    Awake::keep().inspect_err(tell).ok()
 }
 
 struct Bench<'a> {

@@ -1,4 +1,4 @@
-//! Lets the other threads on a worker's CPU run before the worker sleeps (docs/adr/0017). What they do meanwhile the worker then
+//! Lets the other threads on a worker's CPU run before the worker sleeps (docs/adr/0017, 0019). What they do meanwhile the worker then
 //! finds together: where workers share a CPU each handles and writes more at a time than one that is woken for the first event.
 //! Invariant: who computes on that CPU gets little more of it than without. He would keep it to the end of his slice, and no event
 //! wakes a worker that does not sleep: so nobody is let go first for a while when the CPU too often comes back late.
@@ -118,12 +118,12 @@ mod tests {
         // When he has gone, siblings are let go first again.
         assert_eq!(away(&mut courtesy, &mut now, [Duration::ZERO; 100]), 100);
     }
+
     #[test]
     fn nobody_is_let_go_first_while_there_is_little_to_find() {
         // The last of `times` wakings with these reads in turn.
         let after = |courtesy: &mut Courtesy, reads: &[u32], times: usize| {
-            let mut found = reads.iter().cycle().take(times).map(|reads| courtesy.finds_several(*reads));
-            found.by_ref().last().unwrap()
+            reads.iter().cycle().take(times).map(|reads| courtesy.finds_several(*reads)).last().unwrap()
         };
         let mut courtesy = Courtesy::NEW;
         assert!(!after(&mut courtesy, &[1], 10_000));
