@@ -186,9 +186,23 @@ fn service_port(text: &str) -> Option<ServicePort> {
 
 /// Accepts a parsed name only when it prints as it was written, so that one thing has one name.
 fn canonical<T: fmt::Display>(parsed: Option<T>, what: &'static str, text: &str) -> Result<T, NameError> {
-    parsed
-        .filter(|name| name.to_string() == text)
-        .ok_or_else(|| NameError { what, text: text.chars().take(200).collect() })
+    parsed.filter(|name| Left(text).is(name)).ok_or_else(|| NameError { what, text: text.chars().take(200).collect() })
+}
+
+/// What is left of a text while something is printed that should be the same.
+struct Left<'a>(&'a str);
+
+impl Left<'_> {
+    fn is(mut self, printed: &impl fmt::Display) -> bool {
+        fmt::write(&mut self, format_args!("{printed}")).is_ok() && self.0.is_empty()
+    }
+}
+
+impl fmt::Write for Left<'_> {
+    fn write_str(&mut self, printed: &str) -> fmt::Result {
+        self.0 = self.0.strip_prefix(printed).ok_or(fmt::Error)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

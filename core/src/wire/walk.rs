@@ -49,68 +49,120 @@ pub(super) fn is_strict(name: &str) -> bool {
     STRICT.iter().any(|entry| if entry.ends_with('.') { name.starts_with(entry) } else { name == *entry })
 }
 
-/// What the descriptors say, by full name of the message. Constant data in a form that is quick to ask.
-static SCHEMA: LazyLock<HashMap<String, Shape>> = LazyLock::new(|| {
-    let mut shapes = HashMap::new();
+/// What the descriptors say. Constant data in a form that is quick to ask: every resource that comes is walked.
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
     // Our own descriptors, compiled in: if they did not decode, every message would be unknown and refused.
     let set = FileDescriptorSet::decode(weft_proto::DESCRIPTORS).unwrap_or_default();
-    for file in &set.file {
-        for message in &file.message_type {
-            describe(file.package(), message, &mut shapes);
-        }
-    }
-    shapes
+    Schema::new(&set)
 });
+
+#[derive(Debug)]
+struct Schema {
+    /// By full name, the place in `shapes`.
+    places: HashMap<String, usize>,
+    shapes: Vec<Shape>,
+}
 
 #[derive(Debug)]
 struct Shape {
     strict: bool,
-    map_entry: bool,
-    fields: HashMap<u32, Field>,
+    /// What it is called in a path when an `Any` holds it.
+    segment: String,
+    /// In the order of their numbers.
+    fields: Vec<Field>,
 }
 
 #[derive(Debug)]
 struct Field {
+    number: u32,
     name: String,
     repeated: bool,
     kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Kind {
     Scalar,
     DetectOnly,
-    Message(String),
+    Any,
+    /// Of the shape at this place.
+    Message(usize),
+    /// Its entries are of the shape at this place.
+    Map(usize),
+    /// A message without a descriptor.
+    Unknown,
 }
 
-fn describe(scope: &str, message: &DescriptorProto, shapes: &mut HashMap<String, Shape>) {
-    let name = format!("{scope}.{}", message.name());
-    for nested in &message.nested_type {
-        describe(&name, nested, shapes);
+impl Schema {
+    fn new(set: &FileDescriptorSet) -> Self {
+        let mut messages = Vec::new();
+        for file in &set.file {
+            file.message_type.iter().for_each(|message| list(file.package(), message, &mut messages));
+        }
+        let places = messages.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+        let kind = |field: &FieldDescriptorProto| kind(field, &places, &messages);
+        let shapes = messages.iter().map(|(name, message)| describe(name, message, kind)).collect();
+        Self { places, shapes }
     }
-    let strict = is_strict(&name);
-    let fields =
-        message.field.iter().filter_map(|field| Some((u32::try_from(field.number()).ok()?, describe_field(field))));
-    let map_entry = message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry);
-    let fields = fields.collect();
-    shapes.insert(name, Shape { strict, map_entry, fields });
+
+    fn find(&self, name: &str) -> Option<&Shape> {
+        self.shapes.get(*self.places.get(name)?)
+    }
 }
 
-fn describe_field(field: &FieldDescriptorProto) -> Field {
-    let kind = if field.r#type() == Type::Message {
-        Kind::Message(field.type_name().trim_start_matches('.').to_owned())
-    } else if field.r#type() == Type::Bytes && field.proto3_optional() {
-        Kind::DetectOnly
-    } else {
-        Kind::Scalar
+impl Shape {
+    fn field(&self, number: u32) -> Option<&Field> {
+        let place = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+        self.fields.get(place)
+    }
+}
+
+/// A message and those inside it, with their full names.
+fn list<'a>(scope: &str, message: &'a DescriptorProto, messages: &mut Vec<(String, &'a DescriptorProto)>) {
+    let name = format!("{scope}.{}", message.name());
+    message.nested_type.iter().for_each(|nested| list(&name, nested, messages));
+    messages.push((name, message));
+}
+
+fn describe(name: &str, message: &DescriptorProto, kind: impl Fn(&FieldDescriptorProto) -> Kind) -> Shape {
+    let describe = |field: &FieldDescriptorProto| {
+        let number = u32::try_from(field.number()).ok()?;
+        let repeated = field.label() == Label::Repeated;
+        Some(Field { number, name: field.name().to_owned(), repeated, kind: kind(field) })
     };
-    Field { name: field.name().to_owned(), repeated: field.label() == Label::Repeated, kind }
+    let mut fields: Vec<Field> = message.field.iter().filter_map(describe).collect();
+    fields.sort_by_key(|field| field.number);
+    Shape { strict: is_strict(name), segment: snake(message.name()), fields }
+}
+
+fn kind(
+    field: &FieldDescriptorProto,
+    places: &HashMap<String, usize>,
+    messages: &[(String, &DescriptorProto)],
+) -> Kind {
+    if field.r#type() == Type::Bytes && field.proto3_optional() {
+        return Kind::DetectOnly;
+    }
+    if field.r#type() != Type::Message {
+        return Kind::Scalar;
+    }
+    let name = field.type_name().trim_start_matches('.');
+    if name == ANY {
+        return Kind::Any;
+    }
+    let place = places.get(name).copied();
+    let Some((place, (_, message))) = place.and_then(|place| Some((place, messages.get(place)?))) else {
+        return Kind::Unknown;
+    };
+    let is_entry = message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry);
+    if is_entry { Kind::Map(place) } else { Kind::Message(place) }
 }
 
 /// Checks the bytes of a message of this type. An unknown type is refused.
 pub(super) fn walk(type_url: &str, bytes: &[u8], at: &At<'_>, errors: &mut Errors) {
-    match SCHEMA.get(message_name(type_url)) {
-        Some(shape) => walk_message(shape, bytes, at, 0, errors),
+    let schema = &*SCHEMA;
+    match schema.find(message_name(type_url)) {
+        Some(shape) => Walk { schema, errors }.message(shape, bytes, at, 0),
         None => errors.add(at, Reason::NotSupported),
     }
 }
@@ -119,96 +171,110 @@ fn message_name(type_url: &str) -> &str {
     type_url.rsplit_once('/').map_or(type_url, |(_, name)| name)
 }
 
-fn walk_message(shape: &Shape, bytes: &[u8], at: &At<'_>, depth: usize, errors: &mut Errors) {
-    if depth > MAX_DEPTH {
-        return errors.add(at, Reason::TooDeep);
+/// A walk under way. Depth counts the messages around the one that is looked at.
+struct Walk<'a> {
+    schema: &'a Schema,
+    errors: &'a mut Errors,
+}
+
+impl Walk<'_> {
+    fn message(&mut self, shape: &Shape, bytes: &[u8], at: &At<'_>, depth: usize) {
+        if depth > MAX_DEPTH {
+            return self.errors.add(at, Reason::TooDeep);
+        }
+        let (mut rest, mut counts) = (bytes, Vec::new());
+        loop {
+            let (number, content) = match next_field(&mut rest) {
+                Ok(Some(field)) => field,
+                Ok(None) => return,
+                Err(reason) => return self.errors.add(at, reason),
+            };
+            let Some(field) = shape.field(number) else {
+                if shape.strict {
+                    self.errors.add(at, Reason::UnknownField(number));
+                }
+                continue;
+            };
+            match (field.kind, content) {
+                (Kind::Scalar, _) => {}
+                (Kind::DetectOnly, _) => self.errors.add(&at.field(&field.name), Reason::NotSupported),
+                (_, None) => self.errors.add(&at.field(&field.name), Reason::Malformed),
+                (Kind::Any, Some(bytes)) => self.any(bytes, at, depth),
+                (Kind::Map(place), Some(bytes)) => self.entry(field, place, bytes, at, depth),
+                (kind, Some(bytes)) if field.repeated => {
+                    self.value(kind, bytes, &at.index(&field.name, count(&mut counts, number)), depth);
+                }
+                (kind, Some(bytes)) => self.value(kind, bytes, &at.field(&field.name), depth),
+            }
+        }
     }
-    let mut rest = bytes;
-    let mut counts: HashMap<u32, usize> = HashMap::new();
-    loop {
-        let (number, content) = match next_field(&mut rest) {
-            Ok(Some(field)) => field,
-            Ok(None) => return,
-            Err(reason) => return errors.add(at, reason),
+
+    fn value(&mut self, kind: Kind, bytes: &[u8], at: &At<'_>, depth: usize) {
+        match kind {
+            Kind::Message(place) | Kind::Map(place) => {
+                if let Some(shape) = self.schema.shapes.get(place) {
+                    self.message(shape, bytes, at, depth + 1);
+                }
+            }
+            Kind::Any => self.any(bytes, at, depth),
+            Kind::Unknown => self.errors.add(at, Reason::NotSupported),
+            Kind::Scalar | Kind::DetectOnly => {}
+        }
+    }
+
+    /// One entry of a map: its value is called by its key.
+    fn entry(&mut self, field: &Field, place: usize, bytes: &[u8], at: &At<'_>, depth: usize) {
+        let Some(entry) = self.schema.shapes.get(place) else { return };
+        let Some(kind) = entry.field(2).map(|value| value.kind) else { return };
+        let (mut rest, mut key, mut values) = (bytes, "", Vec::new());
+        loop {
+            match next_field(&mut rest) {
+                Ok(Some((1, Some(text)))) => key = std::str::from_utf8(text).unwrap_or_default(),
+                Ok(Some((2, Some(value)))) => values.push(value),
+                Ok(Some((number, _))) if entry.strict && number > 2 => {
+                    self.errors.add(&at.field(&field.name), Reason::UnknownField(number));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(reason) => return self.errors.add(&at.field(&field.name), reason),
+            }
+        }
+        let at = at.key(&field.name, key);
+        values.into_iter().for_each(|value| self.value(kind, value, &at, depth));
+    }
+
+    /// The message in an `Any`, when its type is known.
+    fn any(&mut self, bytes: &[u8], at: &At<'_>, depth: usize) {
+        let (mut rest, mut type_url, mut value): (_, &[u8], &[u8]) = (bytes, &[], &[]);
+        loop {
+            match next_field(&mut rest) {
+                Ok(Some((1, Some(content)))) => type_url = content,
+                Ok(Some((2, Some(content)))) => value = content,
+                Ok(Some((1 | 2, None))) | Err(_) => return self.errors.add(at, Reason::Malformed),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+            }
+        }
+        let Ok(type_url) = std::str::from_utf8(type_url) else {
+            return self.errors.add(at, Reason::Malformed);
         };
-        let Some(field) = shape.fields.get(&number) else {
-            if shape.strict {
-                errors.add(at, Reason::UnknownField(number));
-            }
-            continue;
-        };
-        match (&field.kind, content) {
-            (Kind::Scalar, _) => {}
-            (Kind::DetectOnly, _) => errors.add(&at.field(&field.name), Reason::NotSupported),
-            (Kind::Message(_), None) => errors.add(&at.field(&field.name), Reason::Malformed),
-            (Kind::Message(name), Some(bytes)) => {
-                let index = counts.entry(number).or_default();
-                walk_field(field, name, *index, bytes, at, depth, errors);
-                *index += 1;
-            }
+        if let Some(shape) = self.schema.find(message_name(type_url)) {
+            self.message(shape, value, &at.field(&shape.segment), depth + 1);
         }
     }
 }
 
-fn walk_field(
-    field: &Field,
-    message: &str,
-    index: usize,
-    bytes: &[u8],
-    at: &At<'_>,
-    depth: usize,
-    errors: &mut Errors,
-) {
-    if message == ANY {
-        return walk_any(bytes, at, depth, errors);
-    }
-    let Some(shape) = SCHEMA.get(message) else {
-        return errors.add(&at.field(&field.name), Reason::NotSupported);
-    };
-    if shape.map_entry {
-        walk_entry(field, shape, bytes, at, depth, errors);
-    } else if field.repeated {
-        walk_message(shape, bytes, &at.index(&field.name, index), depth + 1, errors);
-    } else {
-        walk_message(shape, bytes, &at.field(&field.name), depth + 1, errors);
-    }
-}
-
-/// One entry of a map: its value is called by its key.
-fn walk_entry(field: &Field, entry: &Shape, bytes: &[u8], at: &At<'_>, depth: usize, errors: &mut Errors) {
-    let Some(Field { kind: Kind::Message(message), .. }) = entry.fields.get(&2) else { return };
-    let (mut rest, mut key, mut values) = (bytes, "", Vec::new());
-    loop {
-        match next_field(&mut rest) {
-            Ok(Some((1, Some(text)))) => key = std::str::from_utf8(text).unwrap_or_default(),
-            Ok(Some((2, Some(value)))) => values.push(value),
-            Ok(Some((number, _))) if entry.strict && number > 2 => {
-                errors.add(&at.field(&field.name), Reason::UnknownField(number));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => break,
-            Err(reason) => return errors.add(&at.field(&field.name), reason),
+/// How often this repeated field came before.
+fn count(counts: &mut Vec<(u32, usize)>, number: u32) -> usize {
+    match counts.iter_mut().find(|(counted, _)| *counted == number) {
+        Some((_, before)) => {
+            *before += 1;
+            *before
         }
-    }
-    let at = at.key(&field.name, key);
-    for value in values {
-        if message == ANY {
-            walk_any(value, &at, depth, errors);
-        } else if let Some(shape) = SCHEMA.get(message) {
-            walk_message(shape, value, &at, depth + 1, errors);
+        None => {
+            counts.push((number, 0));
+            0
         }
-    }
-}
-
-/// The message in an `Any`, when its type is known.
-fn walk_any(bytes: &[u8], at: &At<'_>, depth: usize, errors: &mut Errors) {
-    let Ok(any) = prost_types::Any::decode(bytes) else {
-        return errors.add(at, Reason::Malformed);
-    };
-    let name = message_name(&any.type_url);
-    if let Some(shape) = SCHEMA.get(name) {
-        let segment = snake(name.rsplit_once('.').map_or(name, |(_, short)| short));
-        walk_message(shape, &any.value, &at.field(&segment), depth + 1, errors);
     }
 }
 
@@ -257,8 +323,10 @@ mod tests {
     #[test]
     fn every_strict_entry_names_something_of_the_descriptors() {
         for entry in STRICT {
-            let found =
-                SCHEMA.keys().any(|name| if entry.ends_with('.') { name.starts_with(entry) } else { name == entry });
+            let found = SCHEMA
+                .places
+                .keys()
+                .any(|name| if entry.ends_with('.') { name.starts_with(entry) } else { name == entry });
             assert!(found, "{entry}");
         }
     }
