@@ -173,7 +173,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         stop.clone(),
         connections.clone(),
     ));
-    loops.spawn(feed.run(discovery, stop.clone()));
+    loops.spawn(feed.run(discovery, config.publish_interval, stop.clone()));
     let (stated, ended) = (mesh.desired.clone(), stop.clone());
     loops.spawn(async move { status.follow(stated, ended).await });
     loops.spawn(certificates.keep_fresh(stop.clone()));

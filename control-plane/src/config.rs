@@ -37,6 +37,9 @@ pub struct Config {
     /// How often a proxy's heartbeat is due.
     #[serde(serialize_with = "seconds")]
     pub heartbeat_interval: Duration,
+    /// Shortest time from one publication of changes to the next.
+    #[serde(serialize_with = "seconds")]
+    pub publish_interval: Duration,
     /// `SO_MARK` of probes of silent workloads; `None` sets none.
     pub probe_mark: Option<NonZeroU32>,
     /// Names and addresses in the control plane's own certificate, besides those of loopback.
@@ -73,6 +76,9 @@ pub struct Flags {
     /// How often a proxy's heartbeat is due, 100ms to 60s; after three missed ones a workload expires
     #[arg(long, env = "WEFT_HEARTBEAT_INTERVAL", default_value = "2s", value_name = "TIME")]
     heartbeat_interval: String,
+    /// Shortest time from one publication of changes to the next, 0ms to 10s; the first after a quiet time goes at once
+    #[arg(long, env = "WEFT_PUBLISH_INTERVAL", default_value = "100ms", value_name = "TIME")]
+    publish_interval: String,
     /// SO_MARK of probes of silent workloads, so that a redirect on this machine lets them pass; 0 sets none
     #[arg(long, env = "WEFT_PROBE_MARK", default_value = "0x77656674", value_name = "MARK")]
     probe_mark: String,
@@ -133,6 +139,8 @@ impl Flags {
             Duration::from_millis(100),
             Duration::from_secs(60),
         );
+        let publish_interval =
+            duration("--publish-interval", &self.publish_interval, Duration::ZERO, Duration::from_secs(10));
         let probe_mark = keep(&mut mistakes, "--probe-mark", &self.probe_mark, parse_mark);
         for name in &self.advertise {
             keep(&mut mistakes, "--advertise", name, check_name);
@@ -154,7 +162,7 @@ impl Flags {
                 reason: "longer than 100 bytes, which a Unix socket's path may not be".into(),
             });
         }
-        match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval, probe_mark) {
+        match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval, publish_interval, probe_mark) {
             (
                 Some(trust_domain),
                 Some(grpc),
@@ -162,6 +170,7 @@ impl Flags {
                 Some(metrics),
                 Some(svid_ttl),
                 Some(heartbeat_interval),
+                Some(publish_interval),
                 Some(probe_mark),
             ) if mistakes.is_empty() => Ok(Config {
                 data_dir: self.data_dir,
@@ -172,6 +181,7 @@ impl Flags {
                 metrics,
                 svid_ttl,
                 heartbeat_interval,
+                publish_interval,
                 probe_mark: NonZeroU32::new(probe_mark),
                 advertise: self.advertise,
                 log: self.log,
@@ -263,6 +273,8 @@ mod tests {
             "1s",
             "--heartbeat-interval",
             "2",
+            "--publish-interval",
+            "11s",
             "--probe-mark",
             "0xyz",
             "--advertise",
@@ -278,6 +290,7 @@ mod tests {
             "--api",
             "--svid-ttl",
             "--heartbeat-interval",
+            "--publish-interval",
             "--probe-mark",
             "--advertise",
             "--log",

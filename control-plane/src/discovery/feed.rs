@@ -1,7 +1,8 @@
 //! Where the worlds come from: desired state and registered workloads, as they change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use weft_core::{
     compile::{Instance, InstancePort, Objects, Workloads, World},
@@ -45,14 +46,17 @@ impl Feed {
         Discovery::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
     }
 
-    /// Publishes every change until `stop`, or until nobody can change anything any more; then closes the server. Changes
-    /// that come while one is being published are published together.
-    pub async fn run(mut self, discovery: Discovery, stop: CancellationToken) {
-        self.follow(&discovery, stop).await;
+    /// Publishes every change until `stop`, or until nobody can change anything any more; then closes the server.
+    /// The first change after a quiet time goes at once. Those that come less than `interval` after a publication began,
+    /// or while it lasts, go together: whatever it brings, each publication makes every proxy work, on the CPUs that serve
+    /// the workloads.
+    pub async fn run(mut self, discovery: Discovery, interval: Duration, stop: CancellationToken) {
+        self.follow(&discovery, interval, stop).await;
         discovery.close();
     }
 
-    async fn follow(&mut self, discovery: &Discovery, stop: CancellationToken) {
+    async fn follow(&mut self, discovery: &Discovery, interval: Duration, stop: CancellationToken) {
+        let mut next = Instant::now();
         loop {
             let changed = tokio::select! {
                 () = stop.cancelled() => return,
@@ -62,6 +66,11 @@ impl Feed {
             if changed.is_err() {
                 return;
             }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep_until(next) => {}
+            }
+            next = Instant::now() + interval;
             if let Some(change) = self.advance() {
                 let resources = discovery.publish(Arc::clone(&self.world), change).await;
                 tracing::debug!(revision = self.world.revision(), resources, "published a change");

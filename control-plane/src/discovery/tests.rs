@@ -35,6 +35,8 @@ mod envoy;
 mod scale;
 mod subscriptions;
 
+/// Between publications.
+const INTERVAL: Duration = Duration::from_millis(50);
 const WAIT: Duration = Duration::from_secs(20);
 const CLUSTER: ResourceType = ResourceType::Cluster;
 const ENDPOINTS: ResourceType = ResourceType::Endpoints;
@@ -55,10 +57,10 @@ struct Plane {
 
 impl Plane {
     async fn start(yaml: &str) -> Self {
-        Self::with_limits(yaml, Limits::default()).await
+        Self::with(yaml, Limits::default(), INTERVAL).await
     }
 
-    async fn with_limits(yaml: &str, limits: Limits) -> Self {
+    async fn with(yaml: &str, limits: Limits, interval: Duration) -> Self {
         let (desired, desired_rx) = watch::channel(Arc::new(objects(yaml, 1)));
         let (registered, registered_rx) = watch::channel(Arc::new(Registered::default()));
         let proxies = Arc::new(ProxyTable::default());
@@ -66,7 +68,7 @@ impl Plane {
         let feed = Feed::new(mesh, TrustDomain::parse("weft.local").unwrap());
         let discovery = feed.discovery(limits);
         let stop = CancellationToken::new();
-        let run = tokio::spawn(feed.run(discovery.clone(), stop.clone()));
+        let run = tokio::spawn(feed.run(discovery.clone(), interval, stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = InterceptedService::new(discovery.service(), |mut request: Request<()>| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use tokio::time::Instant;
 use weft_core::{
     route::Action,
     wire::{Parsed, parse},
@@ -84,6 +85,34 @@ async fn a_revision_that_changes_nothing_here_is_only_the_barrier() {
     plane.end().await;
 }
 
+/// 30 revisions in 300 ms: the first is not kept waiting, the rest share publications, and the last one is not lost.
+#[tokio::test]
+async fn revisions_in_quick_succession_are_published_together() {
+    let plane = Plane::start(SHOP).await;
+    let mut client = plane.proxy("web").await;
+    client.ask(REVISION, &[REVISION_NAME], &[]).await;
+    client.until_barrier().await;
+    let start = Instant::now();
+    let change = async {
+        for revision in 2..=31 {
+            plane.apply(SHOP, revision);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let read = async {
+        let mut numbers = Vec::new();
+        while numbers.last() != Some(&31) {
+            numbers.push(client.until_barrier().await.1);
+        }
+        numbers
+    };
+    let ((), numbers) = tokio::join!(change, read);
+    let most = start.elapsed().as_millis() / INTERVAL.as_millis() + 1;
+    assert!(numbers.len() as u128 <= most, "{numbers:?}, at most {most}");
+    assert!(numbers.len() > 1 && numbers.is_sorted(), "{numbers:?}");
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn endpoints_come_at_once_without_a_barrier_and_a_workloads_own_address_with_one() {
     let plane = Plane::start(SHOP).await;
@@ -153,7 +182,7 @@ async fn route_and_backend_flip_a_thousand_times_without_a_tear() {
     // The backend that is routed to is the only one there is: each flip makes one and removes the other.
     let state = |name: &str| format!("{SHOP}{}{}", service(name), route_to(name));
     let (blue, green) = (objects(&state("blue"), 0), objects(&state("green"), 0));
-    let plane = Plane::start(&state("blue")).await;
+    let plane = Plane::with(&state("blue"), Limits::default(), Duration::ZERO).await;
     let mut client = plane.proxy("web").await;
     client.ask(REVISION, &[REVISION_NAME], &[]).await;
     client.ask(LISTENER, &["outbound/240.0.0.1:80"], &[]).await;

@@ -221,7 +221,7 @@ async fn a_gateway_that_names_its_service_account_is_for_that_one_only() {
 #[tokio::test]
 async fn streams_that_cannot_be_are_refused_with_the_reason() {
     let limits = Limits { names: 3, request: 64 << 10, ..Limits::default() };
-    let plane = Plane::with_limits(SHOP, limits).await;
+    let plane = Plane::with(SHOP, limits, INTERVAL).await;
     let (_requests, receiver) = mpsc::channel(1);
     assert_eq!(plane.call(None, receiver).await.unwrap_err().code(), tonic::Code::Unauthenticated);
 
