@@ -6,7 +6,7 @@
 //! - [`scenario`]: the rows: what is measured, how, and who takes part. [`bars`]: what each must reach.
 //! - [`certs`]: the CA and the identities of one run, as PEM files and as rustls configurations.
 //! - [`programs`]: where wrk, h2load, nginx, Envoy and Weft are; what to install when they are not.
-//! - [`awake`]: CPUs that do not sleep meanwhile.
+//! - [`awake`]: CPUs that do not sleep meanwhile. [`stolen`]: when the hypervisor took one away.
 //! - [`process`]: child programs: pinned to a CPU, logged, killed with the bench.
 //! - [`server`]: nginx, the application behind every pair; it also counts the requests. [`app`]: what nginx cannot serve.
 //! - [`floor`]: the relay that forwards bytes and reads nothing.
@@ -44,4 +44,5 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod server;
+pub mod stolen;
 pub mod verify;

@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::certs::NAMESPACE;
@@ -40,17 +41,24 @@ const AT_ONCE: usize = 1000;
 /// The control plane and the proxy.
 #[derive(Debug)]
 pub struct Mesh {
-    plane: Child,
-    grpc: SocketAddr,
-    socket: PathBuf,
-    token: String,
+    plane: Plane,
+    /// One that no proxy is connected to.
+    beside: Option<Plane>,
     dir: PathBuf,
-    /// The control plane's.
-    _data: tempfile::TempDir,
     cpu: usize,
     load_cpu: usize,
     server: SocketAddr,
     proxy: Option<Proxy>,
+}
+
+/// A control plane with its objects.
+#[derive(Debug)]
+struct Plane {
+    child: Child,
+    grpc: SocketAddr,
+    socket: PathBuf,
+    token: String,
+    _data: tempfile::TempDir,
 }
 
 /// Changes that are being made; dropping it ends them.
@@ -80,12 +88,9 @@ struct Proxy {
     entries: Vec<SocketAddr>,
 }
 
-impl Mesh {
+impl Plane {
     /// Starts a control plane with `services` services, all on `server`.
-    ///
-    /// # Errors
-    /// It does not start or refuses the objects.
-    pub async fn start(place: &Place, name: &str, load_cpu: usize, server: SocketAddr, services: u32) -> Result<Self> {
+    async fn start(place: &Place, name: &str, load_cpu: usize, server: SocketAddr, services: u32) -> Result<Self> {
         let dir = place.dir.join(name);
         std::fs::create_dir_all(&dir)?;
         let (grpc, api, metrics) = (free_address()?, free_address()?, free_address()?);
@@ -114,10 +119,10 @@ impl Mesh {
             program.is_file(),
             "no weft-control-plane beside weft-proxy; build it: cargo build --release -p weft-control-plane"
         );
-        let mut plane = place.launcher.start_elsewhere(&format!("{name}-control-plane"), load_cpu, &program, args)?;
+        let mut child = place.launcher.start_elsewhere(&format!("{name}-control-plane"), load_cpu, &program, args)?;
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = call(&socket, Method::GET, "/readyz", String::new()).await {
-            plane.check()?;
+            child.check()?;
             ensure!(Instant::now() < deadline, "the control plane does not answer: {error:#}");
             sleep(Duration::from_millis(20)).await;
         }
@@ -131,7 +136,31 @@ impl Mesh {
         let answer = call(&socket, Method::POST, "/api/v1/tokens", wish).await.context("make a token")?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
         let token = answer.get("token").and_then(|token| token.as_str()).context("no token in the answer")?.to_owned();
-        Ok(Self { plane, grpc, socket, token, dir, _data: data, cpu: place.cpu, load_cpu, server, proxy: None })
+        Ok(Self { child, grpc, socket, token, _data: data })
+    }
+}
+
+impl Mesh {
+    /// Starts a control plane with `services` services, all on `server`; and `beside` it another one like it, which has no
+    /// proxies and gets the changes of [`Mesh::churn`].
+    ///
+    /// # Errors
+    /// It does not start or refuses the objects.
+    pub async fn start(
+        place: &Place,
+        name: &str,
+        load_cpu: usize,
+        server: SocketAddr,
+        services: u32,
+        beside: bool,
+    ) -> Result<Self> {
+        let plane = Plane::start(place, name, load_cpu, server, services).await?;
+        let beside = if beside {
+            Some(Plane::start(place, &format!("{name}-beside"), load_cpu, server, services).await?)
+        } else {
+            None
+        };
+        Ok(Self { plane, beside, dir: place.dir.join(name), cpu: place.cpu, load_cpu, server, proxy: None })
     }
 
     /// Starts the proxy anew and returns how long it took until `/readyz` said 200.
@@ -185,30 +214,33 @@ impl Mesh {
         self.proxy()?.entries.first().copied().context("no entry")
     }
 
-    /// The process ids of the proxy and of the control plane.
+    /// The process ids of the proxy, of its control plane, and of the one beside if there is one.
     ///
     /// # Errors
     /// The proxy was not started.
-    pub fn pids(&self) -> Result<[i32; 2]> {
-        Ok([self.proxy()?.child.pid(), self.plane.pid()])
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let planes = [&self.plane].into_iter().chain(&self.beside);
+        Ok([self.proxy()?.child.pid()].into_iter().chain(planes.map(|plane| plane.child.pid())).collect())
     }
 
-    /// Fails when one of the two has ended.
+    /// Fails when one of them has ended.
     ///
     /// # Errors
     /// One has; with the end of its log.
     pub fn check(&mut self) -> Result<()> {
-        self.plane.check()?;
+        self.plane.child.check()?;
+        self.beside.as_mut().map_or(Ok(()), |plane| plane.child.check())?;
         self.proxy.as_mut().map_or(Ok(()), |proxy| proxy.child.check())
     }
 
     /// Begins to add and remove an endpoint of the first service, `rate` changes a second, each a revision of its own, on a
-    /// thread that gives way to the load.
+    /// thread that gives way to the load: at the control plane beside where there is one.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn churn(&self, rate: u32) -> Result<Churn> {
-        let (socket, body) = (self.socket.clone(), workload("second", &SECOND.to_string(), self.server.port()));
+        let socket = self.beside.as_ref().unwrap_or(&self.plane).socket.clone();
+        let body = workload("second", &SECOND.to_string(), self.server.port());
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, ended) = oneshot::channel();
         let churn = Churn { made: Arc::default(), ended, _stop: stop };
@@ -216,11 +248,12 @@ impl Mesh {
         let changes = async move {
             let mut ticks = interval(Duration::from_secs(1) / rate);
             let path = format!("/api/v1/workloads/{NAMESPACE}/second");
+            let mut api = Api::open(&socket).await?;
             loop {
                 for method in [Method::PUT, Method::DELETE] {
                     ticks.tick().await;
                     let body = if method == Method::PUT { body.clone() } else { String::new() };
-                    call(&socket, method, &path, body).await.context("change an endpoint")?;
+                    api.call(method, &path, body).await.context("change an endpoint")?;
                     made.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -271,8 +304,8 @@ spec:
   forward:
     outbound: [{forward}]
 ",
-            grpc = self.grpc,
-            token = self.token,
+            grpc = self.plane.grpc,
+            token = self.plane.token,
             metrics = metrics.port(),
             forward = forward.join(", "),
         )
@@ -317,24 +350,41 @@ spec:
     documents
 }
 
-/// One call of the API through its Unix socket.
+/// One call of the API through its Unix socket, on a connection of its own.
 async fn call(socket: &Path, method: Method, path: &str, body: String) -> Result<String> {
-    let exchange = async {
-        let stream = UnixStream::connect(socket).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", "localhost");
-        let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        connection.abort();
-        let body = String::from_utf8_lossy(&body).into_owned();
-        match status {
-            StatusCode::OK | StatusCode::CREATED => Ok(body),
-            status => bail!("{path} was answered {status}: {body}"),
-        }
-    };
-    timeout(PATIENCE, exchange).await.context("no answer within 30 s")?
+    Api::open(socket).await?.call(method, path, body).await
+}
+
+/// A connection to the API. It ends when dropped.
+struct Api {
+    sender: http1::SendRequest<Full<Bytes>>,
+    _connection: JoinSet<hyper::Result<()>>,
+}
+
+impl Api {
+    async fn open(socket: &Path) -> Result<Self> {
+        let stream = timeout(PATIENCE, UnixStream::connect(socket)).await.context("no connection within 30 s")??;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Ok(Self { sender, _connection: tasks })
+    }
+
+    async fn call(&mut self, method: Method, path: &str, body: String) -> Result<String> {
+        let exchange = async {
+            self.sender.ready().await?;
+            let request = Request::builder().method(method).uri(path).header("host", "localhost");
+            let answer = self.sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+            let status = answer.status();
+            let body = answer.into_body().collect().await?.to_bytes();
+            let body = String::from_utf8_lossy(&body).into_owned();
+            match status {
+                StatusCode::OK | StatusCode::CREATED => Ok(body),
+                status => bail!("{path} was answered {status}: {body}"),
+            }
+        };
+        timeout(PATIENCE, exchange).await.context("no answer within 30 s")?
+    }
 }
 
 async fn is_ready(metrics: SocketAddr) -> bool {

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::measure::percentile;
 use crate::scenario::Protocol;
+use crate::stolen::Stolen;
 
 /// Lanes of an HTTP/2 connection: requests under way at a time.
 const LANES_PER_HTTP2: u32 = 64;
@@ -71,7 +72,7 @@ pub struct OpenLoop {
 }
 
 /// What the requests of a window took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Seen {
     /// Requests that were due in the window and were answered.
     pub requests: u64,
@@ -79,6 +80,9 @@ pub struct Seen {
     pub p50: Duration,
     /// 99 of 100 took no longer.
     pub p99: Duration,
+    /// The share of requests that neither of the two counts, because little more is known of them than that a CPU was stolen
+    /// while they were under way; 0..=1.
+    pub left_out: f64,
 }
 
 impl OpenLoop {
@@ -119,11 +123,12 @@ impl OpenLoop {
     }
 
     /// Stops, and tells of the requests that were due from `from` to `to`. `to` must be long enough ago for their answers:
-    /// one that is missing counts as having waited until now.
+    /// one that is missing counts as having waited until now. Time in which a CPU was `stolen` is left out of the
+    /// latencies.
     ///
     /// # Errors
     /// A request failed, or nothing was answered at all.
-    pub async fn finish(mut self, from: Instant, to: Instant) -> Result<Seen> {
+    pub async fn finish(mut self, from: Instant, to: Instant, stolen: &Stolen) -> Result<Seen> {
         if let Some(ended) = self.tasks.try_join_next() {
             ended??;
             bail!("a connection was closed");
@@ -131,17 +136,22 @@ impl OpenLoop {
         self.tasks.shutdown().await;
         let now = Instant::now();
         let answered: HashMap<Instant, Duration> = self.samples.lock().iter().map(|s| (s.due, s.latency)).collect();
-        let (mut latencies, mut requests) = (Vec::new(), 0);
+        let (mut latencies, mut requests, mut left_out) = (Vec::new(), 0, 0.0);
         let due =
             (0..).map(|number| self.schedule.due(number)).skip_while(|due| *due < from).take_while(|due| *due < to);
         for due in due {
             requests += u64::from(answered.contains_key(&due));
-            latencies.push(micros(answered.get(&due).copied().unwrap_or(now - due)));
+            let latency = answered.get(&due).copied().unwrap_or(now - due);
+            match stolen.without(due, due + latency) {
+                Some(latency) => latencies.push(micros(latency)),
+                None => left_out += 1.0,
+            }
         }
         ensure!(requests > 0, "no request was answered inside the window");
-        let p50 = percentile(&mut latencies, 50).context("no latency")?;
-        let p99 = percentile(&mut latencies, 99).context("no latency")?;
-        Ok(Seen { requests, p50: Duration::from_micros(p50), p99: Duration::from_micros(p99) })
+        left_out /= left_out + latencies.len() as f64;
+        let mut percentile = |percent| percentile(&mut latencies, percent).context("the CPUs were away all the time");
+        let (p50, p99) = (percentile(50)?, percentile(99)?);
+        Ok(Seen { requests, p50: Duration::from_micros(p50), p99: Duration::from_micros(p99), left_out })
     }
 }
 

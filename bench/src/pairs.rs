@@ -96,7 +96,9 @@ pub enum Variant {
     Policies(u32),
     /// Services in the mesh.
     Services(u32),
-    /// Endpoints that come or go in a second.
+    /// Endpoints that come or go in a second at a control plane beside, which has no proxies.
+    ChangesBeside(u32),
+    /// The same at the control plane of the proxy.
     ChangesPerSecond(u32),
     /// Whether every request is logged.
     Logged(bool),
@@ -125,6 +127,7 @@ impl Contestant {
             Variant::Policies(n) => Some(format!("policies={n}")),
             Variant::Services(n) => Some(format!("services={n}")),
             Variant::ChangesPerSecond(n) => Some(format!("changes={n}/s")),
+            Variant::ChangesBeside(n) => Some(format!("beside={n}/s")),
             Variant::Logged(logged) => Some(format!("logged={}", if logged { "all" } else { "errors" })),
         }
     }

@@ -202,11 +202,23 @@ pub fn become_child(cpu: usize, yields: bool, parent: i32, program: &OsStr, args
 /// # Errors
 /// `chrt`, of util-linux, is missing or fails.
 pub fn give_way() -> Result<()> {
+    chrt("--idle", 0).context("give way to others")
+}
+
+/// Lets the calling thread run before all that are not as urgent (SCHED_FIFO), which takes root.
+///
+/// # Errors
+/// `chrt`, of util-linux, is missing or fails.
+pub fn go_first() -> Result<()> {
+    chrt("--fifo", 50).context("go before others")
+}
+
+fn chrt(policy: &str, priority: u8) -> Result<()> {
     let thread = gettid().as_raw_nonzero().to_string();
-    let made = std::process::Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
-    let status = made.context("give way to others: start chrt")?;
-    if !status.success() {
-        bail!("give way to others: chrt ended with {status}");
+    let chrt = std::process::Command::new("chrt").args([policy, "--pid", &priority.to_string(), &thread]).output();
+    let made = chrt.context("start chrt")?;
+    if !made.status.success() {
+        bail!("{}", String::from_utf8_lossy(&made.stderr).trim());
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ use crate::process::{Launcher, pin};
 use crate::programs::{self, Tools};
 use crate::scenario::{Family, Scenario};
 use crate::server::Server;
+use crate::stolen::Lookout;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -65,13 +66,14 @@ impl Settings {
         if self.quick { &[64] } else { &[16, 64, 256] }
     }
 
-    /// Memory repeats well, and filling it takes long.
+    /// Memory repeats well, and filling it takes long. A p99 repeats badly, and that of churn is compared closely.
     fn rounds_of(&self, scenario: Scenario) -> usize {
         match scenario {
             Scenario::MemoryPeers | Scenario::Services => 1,
             Scenario::MemoryIdle | Scenario::MemoryClients | Scenario::Start => {
                 self.rounds.min(if self.quick { 1 } else { 3 })
             }
+            Scenario::Churn => self.rounds * if self.quick { 1 } else { 3 },
             _ => self.rounds,
         }
     }
@@ -100,7 +102,8 @@ pub struct Round {
     pub rss_mib: Option<[f64; 2]>,
     /// Figures of single scenarios by their names in `latest.json`.
     pub extra: BTreeMap<&'static str, f64>,
-    /// The CPU time of others during the window, as a share of two CPUs; 0..=1 on a machine with two.
+    /// The CPU time of others during the window, as a share of two CPUs, 0..=1 on a machine with two; or the share of an open
+    /// loop's requests that were left out, if that is more.
     pub foreign: f64,
 }
 
@@ -168,7 +171,8 @@ pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
     let certs = Certs::create(&dir.path().join("certs"))?;
     let place = Place { launcher, certs, dir: dir.path().to_owned(), cpu: settings.proxy_cpu, weft, envoy };
     let app = App::start().await?;
-    let bench = Bench { settings, tools, server, app, place, rounds: Rounds::new(), rates: BTreeMap::new() };
+    let looks_out = looks_out(&[settings.proxy_cpu, settings.load_cpu]);
+    let bench = Bench { settings, tools, server, app, place, looks_out, rounds: Rounds::new(), rates: BTreeMap::new() };
     Box::pin(bench.run(finished)).await
 }
 
@@ -182,12 +186,24 @@ fn keep_awake() -> Option<Awake> {
     Awake::keep().inspect_err(tell).ok()
 }
 
+/// Says so when it cannot be done: then what the hypervisor steals is in the latencies of the open loops.
+fn looks_out(cpus: &[usize]) -> bool {
+    let tell = |error: &anyhow::Error| {
+        eprintln!(
+            "Stolen CPU time is not looked out for ({error:#}), and so is in every latency. Be root to avoid that."
+        );
+    };
+    Lookout::begin(cpus).inspect_err(tell).is_ok()
+}
+
 struct Bench<'a> {
     settings: &'a Settings,
     tools: Tools,
     server: Server,
     app: App,
     place: Place,
+    /// Whether stolen time can be looked out for.
+    looks_out: bool,
     rounds: Rounds,
     /// The fixed rate of each open loop, requests per second.
     rates: BTreeMap<Scenario, u32>,
@@ -274,7 +290,8 @@ impl Bench<'_> {
                 Variant::Services(services) => services,
                 _ => 10,
             };
-            let mut mesh = Mesh::start(&self.place, &name, self.settings.load_cpu, server, services).await?;
+            let beside = matches!(contestant.variant, Variant::ChangesBeside(_));
+            let mut mesh = Mesh::start(&self.place, &name, self.settings.load_cpu, server, services, beside).await?;
             mesh.start_proxy(&self.place).await?;
             mesh.use_services().await?;
             return Ok(Subject::Mesh(mesh));

@@ -234,7 +234,7 @@ impl Scenario {
             Self::GrowthPolicies => &[Variant::Policies(1), Variant::Policies(1000)],
             Self::WorkersTwo | Self::WorkersTwoOpen => &[Variant::Workers(1), Variant::Workers(2)],
             Self::Services => &[Variant::Services(10), Variant::Services(10_000)],
-            Self::Churn => &[Variant::ChangesPerSecond(0), Variant::ChangesPerSecond(100)],
+            Self::Churn => &[Variant::ChangesBeside(100), Variant::ChangesPerSecond(0), Variant::ChangesPerSecond(100)],
             Self::AccessLog => &[Variant::Logged(false), Variant::Logged(true)],
             Self::Start => &[Variant::Default],
             Self::Http1One

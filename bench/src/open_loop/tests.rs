@@ -50,7 +50,7 @@ async fn a_steady_server_gets_the_rate() {
     sleep(Duration::from_secs(1)).await;
     let to = Instant::now();
     sleep(Duration::from_millis(100)).await;
-    let seen = load.finish(from, to).await.unwrap();
+    let seen = load.finish(from, to, &Stolen::default()).await.unwrap();
     assert!((490..=520).contains(&seen.requests), "{seen:?}");
     assert!(seen.p50 < Duration::from_millis(50), "{seen:?}");
 }
@@ -63,7 +63,7 @@ async fn a_stall_of_a_second_shows_in_the_99th_percentile() {
     sleep(Duration::from_secs(2)).await;
     let to = Instant::now();
     sleep(Duration::from_millis(200)).await;
-    let seen = load.finish(from, to).await.unwrap();
+    let seen = load.finish(from, to, &Stolen::default()).await.unwrap();
     // Half of the requests were due in the stalled second; they waited 0.5 s on average and one in fifty 0.97 s and more.
     assert!(seen.p99 > Duration::from_millis(900), "{seen:?}");
     assert!((380..=420).contains(&seen.requests), "{seen:?}");
@@ -75,7 +75,7 @@ async fn a_server_that_never_answers_again_shows_too() {
     let from = Instant::now();
     sleep(Duration::from_millis(1000)).await;
     // The stall is not over; two thirds of the requests have no answer.
-    let seen = load.finish(from, Instant::now()).await.unwrap();
+    let seen = load.finish(from, Instant::now(), &Stolen::default()).await.unwrap();
     assert!(seen.requests < 50, "{seen:?}");
     assert!(seen.p50 > Duration::from_millis(150) && seen.p99 > Duration::from_millis(600), "{seen:?}");
 }
@@ -90,5 +90,5 @@ async fn a_closed_connection_fails_the_load() {
     });
     let load = OpenLoop::start(address, Protocol::Http1, 1, 100).await.unwrap();
     sleep(Duration::from_millis(300)).await;
-    load.finish(Instant::now(), Instant::now()).await.unwrap_err();
+    load.finish(Instant::now(), Instant::now(), &Stolen::default()).await.unwrap_err();
 }

@@ -77,7 +77,7 @@ impl Bench<'_> {
         match (scenario, contestant.variant) {
             (Scenario::Services, _) => {
                 sleep(SETTLE).await;
-                let [proxy, plane] = mesh.pids()?;
+                let [proxy, plane, ..] = mesh.pids()?[..] else { bail!("no control plane") };
                 let mut round = Round::default();
                 round.extra.insert("proxy_mib", mib(resident_bytes(proxy)?));
                 round.extra.insert("control_plane_mib", mib(resident_bytes(plane)?));
@@ -93,7 +93,9 @@ impl Bench<'_> {
                 round.extra.insert("binary_mib", mib(std::fs::metadata(&self.place.weft)?.len()));
                 Ok(round)
             }
-            (Scenario::Churn, Variant::ChangesPerSecond(rate)) => self.churn(rate, mesh).await,
+            (Scenario::Churn, Variant::ChangesPerSecond(rate) | Variant::ChangesBeside(rate)) => {
+                self.churn(rate, mesh).await
+            }
             (scenario, _) => bail!("{scenario} needs no control plane"),
         }
     }

@@ -13,9 +13,10 @@ use crate::bulk;
 use crate::load::Load;
 use crate::measure::{CpuTime, ForeignTime, connections_to, largest_share, median, printed_bytes, resident_bytes};
 use crate::mesh::{Churn, Mesh};
-use crate::open_loop::{OpenLoop, Seen};
+use crate::open_loop::OpenLoop;
 use crate::pairs::{Contestant, Pair, Variant};
 use crate::scenario::Scenario;
+use crate::stolen::{Lookout, Stolen};
 
 /// The rate of an open loop when there is no Envoy to take it from, requests per second.
 const DEFAULT_RATE: u32 = 8000;
@@ -54,6 +55,8 @@ struct Window {
     after: Sample,
     /// p50 and p99, where the load tells.
     latency: Option<[f64; 2]>,
+    /// The share of an open loop's requests that are not in it.
+    left_out: Option<f64>,
     in_time: bool,
 }
 
@@ -72,7 +75,8 @@ impl Window {
     }
 
     fn foreign(&self) -> f64 {
-        self.after.foreign.since(self.before.foreign).as_secs_f64() / (2.0 * self.seconds())
+        let spent = self.after.foreign.since(self.before.foreign).as_secs_f64() / (2.0 * self.seconds());
+        spent.max(self.left_out.unwrap_or(0.0))
     }
 }
 
@@ -159,6 +163,7 @@ impl Bench<'_> {
     fn round(&self, window: &Window, proxies: usize) -> Result<Round> {
         let requests = window.requests();
         let mut round = Round { foreign: window.foreign(), ..Round::default() };
+        round.extra.extend(window.left_out.map(|share| ("left_out_percent", share * 100.0)));
         if let Some([p50, p99]) = window.latency {
             (round.p50_us, round.p99_us) = (Some(p50), Some(p99));
             ensure!(requests > 0.0, "no request was answered inside the window");
@@ -185,7 +190,7 @@ impl Bench<'_> {
             Work::Open(load) => {
                 let from = Instant::now();
                 sleep(time).await;
-                load.finish(from, Instant::now()).await.map(drop)
+                load.finish(from, Instant::now(), &Stolen::default()).await.map(drop)
             }
         }
     }
@@ -254,6 +259,9 @@ impl Bench<'_> {
 
     /// Runs the load of `scenario` on `entry` and reads everything when the clock starts and when it stops.
     async fn window(&self, scenario: Scenario, entry: SocketAddr, pids: &[i32]) -> Result<Window> {
+        let cpus = [self.settings.proxy_cpu, self.settings.load_cpu];
+        let looks_out = self.looks_out && scenario.is_open_loop();
+        let lookout = if looks_out { Some(Lookout::begin(&cpus)?) } else { None };
         let work = self.begin(scenario, entry, self.settings.seconds).await?;
         let load = match &work {
             Work::Tool(load) => Some(load.pid()),
@@ -268,7 +276,7 @@ impl Bench<'_> {
         if !App::serves(scenario) {
             after.requests = after.requests.saturating_sub(1);
         }
-        let mut in_time = true;
+        let (mut in_time, mut left_out) = (true, None);
         let latency = match work {
             Work::Tool(mut load) => {
                 in_time = load.is_running()?;
@@ -284,12 +292,14 @@ impl Bench<'_> {
             }
             Work::Open(load) => {
                 sleep(TAIL).await;
-                let Seen { p50, p99, .. } = load.finish(before.at, after.at).await?;
-                Some([p50, p99])
+                let stolen = lookout.as_ref().map(Lookout::seen).unwrap_or_default();
+                let seen = load.finish(before.at, after.at, &stolen).await?;
+                left_out = lookout.map(|_| seen.left_out);
+                Some([seen.p50, seen.p99])
             }
         };
         let latency = latency.map(|times| times.map(|time| time.as_secs_f64() * 1e6));
-        Ok(Window { before, after, latency, in_time })
+        Ok(Window { before, after, latency, left_out, in_time })
     }
 
     async fn sample(&self, scenario: Scenario, pids: &[i32], load: Option<i32>) -> Result<Sample> {
