@@ -4,12 +4,13 @@
 #[path = "../../bench/micro.rs"]
 mod micro;
 
-use std::{hint::black_box, process::ExitCode, sync::Arc, time::Duration};
+use std::{hint::black_box, num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
 
 use micro::Case;
 use weft_core::{
     balancer::{self, Load},
     cluster::RetryBudget,
+    endpoint::{Endpoint, EndpointSet, Health},
     identity::Identity,
     names::{ClusterName, RouteName},
     policy::{Authorization, Judge, Operation, PathPattern, Principal, Request, Rule as PolicyRule},
@@ -18,6 +19,7 @@ use weft_core::{
         Action, Forward, HeaderMatch, Match, Matcher, PathMatch, Pattern, RequestHead, RouteTable, Rule, ValueMatch,
         VirtualHost,
     },
+    wire::{self, ClientClass},
 };
 
 const CASES: &[Case] = &[
@@ -39,6 +41,8 @@ const CASES: &[Case] = &[
     Case { name: "balancer/pick-10000", make: || pick(10_000) },
     Case { name: "balancer/pick-10000-half", make: || pick_half(10_000) },
     Case { name: "retry/budget", make: budget },
+    Case { name: "wire/parse-endpoints-2", make: || parse_endpoints(2) },
+    Case { name: "wire/parse-endpoints-1000", make: || parse_endpoints(1_000) },
 ];
 
 fn main() -> ExitCode {
@@ -226,6 +230,24 @@ fn dice() -> impl FnMut(usize) -> usize {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 33).unwrap_or_default() % below
     }
+}
+
+/// What a proxy does with an endpoint set that comes.
+fn parse_endpoints(size: u32) -> Box<dyn FnMut(usize)> {
+    let endpoints = (0..size).map(|n| Endpoint {
+        address: (std::net::Ipv4Addr::from_bits(0x0a00_0001 + n), 8080).into(),
+        workload: format!("shop/product-{n}"),
+        identity: Identity::parse("spiffe://weft.local/ns/shop/sa/product").ok(),
+        weight: NonZeroU32::MIN,
+        zone: "a".to_owned(),
+        health: Health::Healthy,
+    });
+    let cluster = ClusterName::Direct(([10, 0, 0, 1], 80).into());
+    let set = EndpointSet { cluster, endpoints: endpoints.collect() };
+    let encoded = wire::render_endpoints(&set, ClientClass::Weft);
+    let (name, any) = (encoded.name.clone(), encoded.to_any());
+    assert_eq!(wire::parse_endpoints(&name, &any).ok(), Some(set));
+    Box::new(move |_| drop(black_box(wire::parse_endpoints(&name, &any))))
 }
 
 /// A request and a retry.

@@ -70,8 +70,8 @@ impl Feed {
                 () = stop.cancelled() => return,
                 () = sleep_until(next) => {}
             }
-            next = Instant::now() + interval;
             if let Some(change) = self.advance() {
+                next = Instant::now() + interval;
                 let resources = discovery.publish(Arc::clone(&self.world), change).await;
                 tracing::debug!(revision = self.world.revision(), resources, "published a change");
             }
