@@ -211,8 +211,8 @@ struct Bench<'a> {
 
 /// What runs for one contestant in one scenario, through all its rounds.
 enum Subject {
-    Pair(Pair),
-    Mesh(Mesh),
+    Pair(Box<Pair>),
+    Mesh(Box<Mesh>),
 }
 
 impl Bench<'_> {
@@ -294,7 +294,7 @@ impl Bench<'_> {
             let mut mesh = Mesh::start(&self.place, &name, self.settings.load_cpu, server, services, beside).await?;
             mesh.start_proxy(&self.place).await?;
             mesh.use_services().await?;
-            return Ok(Subject::Mesh(mesh));
+            return Ok(Subject::Mesh(Box::new(mesh)));
         }
         let resumption = scenario == Scenario::Handshakes;
         let pair = Pair::start(&self.place, contestant, &name, server, protocol, resumption).await?;
@@ -303,7 +303,7 @@ impl Bench<'_> {
             let warm = Duration::from_millis(if self.settings.quick { 300 } else { 1000 });
             self.warm_up(scenario, &pair, warm).await.map_err(|error| pair.explain(&error))?;
         }
-        Ok(Subject::Pair(pair))
+        Ok(Subject::Pair(Box::new(pair)))
     }
 
     async fn measure(
