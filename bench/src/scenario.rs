@@ -129,7 +129,7 @@ impl Scenario {
             Self::GrowthRoutes => ("growth-routes", "HTTP/1.1, 32 connections, with 10 or 10,000 routes"),
             Self::GrowthEndpoints => ("growth-endpoints", "HTTP/1.1, 32 connections, with 10 or 10,000 endpoints"),
             Self::GrowthPolicies => ("growth-policies", "HTTP/1.1, 32 connections, with 1 or 1,000 policies"),
-            Self::Churn => ("churn", "HTTP/1.1 at a fixed rate, with no and with 100 endpoint changes a second"),
+            Self::Churn => ("churn", "HTTP/1.1 at a fixed rate, with 100 endpoint changes a second, beside, none"),
             Self::WorkersTwo => ("workers-2", "HTTP/1.1, 32 connections, 1 or 2 workers a proxy"),
             Self::WorkersTwoOpen => ("workers-2-open", "the same at a fixed rate"),
         }
