@@ -15,6 +15,19 @@ use tokio::{
 
 use crate::{buffer, tls::session::Session};
 
+/// What one side of a relay has to offer beside reading and writing.
+pub(crate) trait End: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, if what comes from it is all there is to read.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// The mesh connection that this is.
+    fn session(&mut self) -> Option<&mut Session> {
+        None
+    }
+}
+
 /// A stream that first gives back what was read from it to look at.
 #[derive(Debug)]
 pub(crate) struct Rewind<S = TcpStream> {
@@ -93,6 +106,48 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl End for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl<S: End> End for Rewind<S> {
+    fn plain(&self) -> Option<&TcpStream> {
+        self.stream.plain().filter(|_| self.first.is_empty())
+    }
+
+    fn session(&mut self) -> Option<&mut Session> {
+        self.stream.session()
+    }
+}
+
+impl End for Stream {
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => stream.plain(),
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn session(&mut self) -> Option<&mut Session> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(session) => Some(session),
+        }
+    }
+}
+
+impl<E: End> End for &mut E {
+    fn plain(&self) -> Option<&TcpStream> {
+        (**self).plain()
+    }
+
+    fn session(&mut self) -> Option<&mut Session> {
+        (**self).session()
     }
 }
 

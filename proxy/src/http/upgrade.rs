@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::failure::Failure;
 use weft_http::{fields::Name, head::Response};
 
@@ -12,7 +11,7 @@ use super::{
     hop, http1,
     http2::{StreamRef, Tunnel},
 };
-use crate::{inbound, tcp};
+use crate::{inbound, stream::End, tcp};
 
 /// A tunnel with no byte either way is closed after this.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -61,7 +60,7 @@ pub(crate) fn head(answer: &mut Response, asked: Option<&[u8]>, http2: bool) -> 
 }
 
 /// Joins the caller with the other side, until both are done, or the request would no longer be allowed.
-pub(crate) async fn join(switch: Box<Switch>, caller: impl AsyncRead + AsyncWrite + Unpin) {
+pub(crate) async fn join(switch: Box<Switch>, caller: impl End) {
     let Switch { exchange, far, .. } = *switch;
     let relay = async {
         match far {

@@ -10,12 +10,17 @@ use tokio::{
         TcpListener,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::tls::{ALPN_HTTP, ALPN_TCP, MeshTls, handshake, provider, tests::Authority};
+use crate::{
+    stream::Stream,
+    tcp::{self, RelayError},
+    tls::{ALPN_HTTP, ALPN_TCP, MeshTls, handshake, provider, tests::Authority},
+};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -118,6 +123,67 @@ async fn bytes_of_any_size_pass_both_ways_and_keys_change_on_the_way() {
     let (mut client, mut server) = pair().await;
     (client.rekey, server.rekey) = (3, 50);
     exchange(client, server).await;
+}
+
+/// Two workloads whose connections two proxies relay over the mesh, and those proxies.
+async fn relayed(rekey: u64) -> ([TcpStream; 2], JoinSet<Result<(), RelayError>>) {
+    let (client, server) = pair().await;
+    let (mut workloads, mut proxies) = (Vec::new(), JoinSet::new());
+    for mut session in [client, server] {
+        session.rekey = rekey;
+        let (workload, plain) = sockets().await;
+        workloads.push(workload);
+        let (plain, mesh) = (Stream::tcp(plain, Bytes::new()), Stream::Tls(Box::new(session)));
+        proxies.spawn(async { tcp::relay(plain, mesh, WAIT).await.1 });
+    }
+    (workloads.try_into().unwrap(), proxies)
+}
+
+#[tokio::test]
+async fn what_comes_from_a_socket_is_sealed_where_it_is_read() {
+    for rekey in [REKEY, 3, 50] {
+        let ([one, other], mut proxies) = relayed(rekey).await;
+        exchange(one, other).await;
+        while let Some(ended) = timeout(WAIT, proxies.join_next()).await.unwrap() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_workload_that_does_not_read_stops_the_other_and_nothing_is_lost() {
+    let ([mut one, mut other], _proxies) = relayed(REKEY).await;
+    let content: Vec<u8> = std::iter::repeat_with(content).take(4).flatten().collect();
+    let mut taken = 0;
+    while let Ok(count) = timeout(Duration::from_millis(500), one.write(&content[taken..])).await {
+        taken += count.unwrap();
+        assert!(taken < content.len(), "the sockets have no end");
+    }
+    // The other direction goes on meanwhile.
+    other.write_all(b"still here").await.unwrap();
+    let mut heard = [0; 10];
+    timeout(WAIT, one.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"still here");
+    one.shutdown().await.unwrap();
+    let mut read = Vec::new();
+    timeout(WAIT, other.read_to_end(&mut read)).await.unwrap().unwrap();
+    assert!(read == content[..taken]);
+}
+
+#[tokio::test]
+async fn a_workload_that_breaks_off_ends_the_relay_behind_its_last_bytes() {
+    let ([mut one, mut other], mut proxies) = relayed(REKEY).await;
+    one.write_all(b"last words").await.unwrap();
+    let mut heard = [0; 10];
+    timeout(WAIT, other.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"last words");
+    SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(one);
+    let ended = timeout(WAIT, proxies.join_next()).await.unwrap().unwrap().unwrap();
+    assert!(
+        matches!(&ended, Err(RelayError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
