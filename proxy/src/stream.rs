@@ -22,7 +22,8 @@ pub(crate) trait End: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
-    /// The mesh connection that this is.
+    /// The mesh connection that this is, as long as it can be written to. Behind one that cannot, what was read is still handed
+    /// on, and whoever writes hears why not.
     fn session(&mut self) -> Option<&mut Session> {
         None
     }
@@ -136,7 +137,7 @@ impl End for Stream {
     fn session(&mut self) -> Option<&mut Session> {
         match self {
             Self::Tcp(_) => None,
-            Self::Tls(session) => Some(session),
+            Self::Tls(session) => Some(&mut **session).filter(|session| session.is_open()),
         }
     }
 }

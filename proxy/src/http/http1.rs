@@ -134,7 +134,8 @@ impl Io {
             })
         } else {
             self.input.reserve(READ);
-            tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.input)
+            let filled = buffer::poll_fill(stream, cx, &mut self.input, most.min(READ), &mut self.failed);
+            filled.map_ok(|filled| filled.count)
         };
         let Poll::Ready(read) = read else {
             remember(&mut self.reader, cx);
@@ -467,4 +468,36 @@ pub(crate) fn poll_body(
         }
     }
     io.lock().poll_flush(cx).map_err(|_broken| None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use socket2::SockRef;
+    use tokio::{
+        io::{AsyncWriteExt, Interest},
+        net::{TcpListener, TcpStream},
+        task::yield_now,
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_caller_that_breaks_off_behind_much_that_it_sent_ahead_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (caller, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut caller, (accepted, _)) = (caller.unwrap(), accepted.unwrap());
+        caller.write_all(&[b'x'; 3 * COPIED]).await.unwrap();
+        SockRef::from(&caller).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(caller);
+        while !accepted.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+            yield_now().await;
+        }
+        let mut io = Io::new(Stream::tcp(accepted, Bytes::new()), None, None);
+        let read = poll_fn(|cx| io.poll_fill(cx, buffer::SIZE)).await.unwrap();
+        assert_eq!(read, 3 * COPIED);
+        timeout(Duration::from_secs(10), poll_fn(|cx| io.poll_gone(cx))).await.unwrap();
+    }
 }

@@ -165,8 +165,15 @@ mod tests {
                 let sealed = aead.seal(nonce, header, Some(&vec![0; content]), 23, &mut [0; 10 + TAIL]);
                 assert_eq!(sealed, Err(Error::EncryptError), "{content}");
             }
-            for short in 0..TAIL - 1 {
-                assert_eq!(aead.open(nonce, header, &mut vec![0; short], 0), Err(Error::DecryptError));
+            for at in [0, 5, 300] {
+                for short in 0..TAIL - 1 {
+                    assert_eq!(
+                        aead.open(nonce, header, &mut vec![0; at + short], at),
+                        Err(Error::DecryptError),
+                        "{short} at {at}"
+                    );
+                }
+                assert_eq!(aead.open(nonce, header, &mut vec![0; at], at + 1), Err(Error::DecryptError));
             }
         }
         assert!(Aead::new(&AES_256_GCM, &[0; 16], false).is_err());

@@ -35,7 +35,7 @@ use super::record::{self, HEADER, Key, MAX_CONTENT, MAX_RECORD, OVERHEAD, REKEY}
 use crate::buffer::{self, Filled};
 
 /// What one write encrypts at most, in bytes: so many leave in one system call.
-pub(crate) const WRITTEN_AT_ONCE: usize = buffer::RECORDS * MAX_CONTENT;
+const WRITTEN_AT_ONCE: usize = buffer::RECORDS * MAX_CONTENT;
 const _: () = assert!(WRITTEN_AT_ONCE + buffer::RECORDS * OVERHEAD == buffer::SIZE);
 /// Most bytes of the handshake that are left to the session to send.
 pub(super) const MAX_LAST_WORDS: usize = 4 * 1024;
@@ -150,6 +150,11 @@ impl Session {
         self.alerted.get_or_insert_default().clone()
     }
 
+    /// Whether something can still be written: neither side has said, nor shown, that it is over.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed
+    }
+
     /// See [`Stream::poll_readable`](crate::stream::Stream::poll_readable).
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>, drained: bool) -> bool {
         !drained || self.tcp.poll_read_ready(cx).is_ready()
@@ -188,7 +193,8 @@ impl Session {
             }
         }
         let rest = read.get(at..).unwrap_or_default();
-        if rest.is_empty() && early == self.sealed.len() {
+        let over = !matches!(self.reading, Reading::Open);
+        if over || rest.is_empty() && early == self.sealed.len() {
             self.sealed = Vec::new();
         } else {
             self.sealed.splice(..early, rest.iter().copied());

@@ -10,14 +10,14 @@ use tokio::{
         TcpListener,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::{
-    stream::Stream,
+    stream::{End, Stream},
     tcp::{self, RelayError},
     tls::{ALPN_HTTP, ALPN_TCP, MeshTls, handshake, provider, tests::Authority},
 };
@@ -133,7 +133,8 @@ async fn relayed(rekey: u64) -> ([TcpStream; 2], JoinSet<Result<(), RelayError>>
         session.rekey = rekey;
         let (workload, plain) = sockets().await;
         workloads.push(workload);
-        let (plain, mesh) = (Stream::tcp(plain, Bytes::new()), Stream::Tls(Box::new(session)));
+        let (plain, mut mesh) = (Stream::tcp(plain, Bytes::new()), Stream::Tls(Box::new(session)));
+        assert!(plain.plain().is_some() && mesh.session().is_some(), "sealed where it is read");
         proxies.spawn(async { tcp::relay(plain, mesh, WAIT).await.1 });
     }
     (workloads.try_into().unwrap(), proxies)
@@ -170,20 +171,60 @@ async fn a_workload_that_does_not_read_stops_the_other_and_nothing_is_lost() {
     assert!(read == content[..taken]);
 }
 
+/// What a relay stands between, and its two ends: a workload for which the kernel keeps little, and a peer in the mesh.
+async fn apart() -> (TcpStream, [Stream; 2], Session) {
+    let (session, peer) = pair().await;
+    let (workload, plain) = sockets().await;
+    SockRef::from(&plain).set_send_buffer_size(4 * 1024).unwrap();
+    SockRef::from(&workload).set_recv_buffer_size(4 * 1024).unwrap();
+    (workload, [Stream::tcp(plain, Bytes::new()), Stream::Tls(Box::new(session))], peer)
+}
+
+fn kind(ended: Result<(), RelayError>) -> io::ErrorKind {
+    match ended {
+        Err(RelayError::Io(error)) => error.kind(),
+        ended => panic!("{ended:?}"),
+    }
+}
+
 #[tokio::test]
 async fn a_workload_that_breaks_off_ends_the_relay_behind_its_last_bytes() {
-    let ([mut one, mut other], mut proxies) = relayed(REKEY).await;
-    one.write_all(b"last words").await.unwrap();
-    let mut heard = [0; 10];
-    timeout(WAIT, other.read_exact(&mut heard)).await.unwrap().unwrap();
-    assert_eq!(&heard, b"last words");
-    SockRef::from(&one).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(one);
-    let ended = timeout(WAIT, proxies.join_next()).await.unwrap().unwrap().unwrap();
-    assert!(
-        matches!(&ended, Err(RelayError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset),
-        "{ended:?}"
-    );
+    let (mut workload, [plain, mesh], mut peer) = apart().await;
+    workload.write_all(b"last words").await.unwrap();
+    SockRef::from(&workload).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(workload);
+    while !plain.plain().unwrap().ready(Interest::READABLE).await.unwrap().is_read_closed() {
+        yield_now().await;
+    }
+    let ((heard, result), (_, ended)) = tokio::join!(read_all(&mut peer), tcp::relay(plain, mesh, WAIT));
+    assert_eq!(heard, b"last words");
+    result.expect_err("no farewell");
+    assert_eq!(kind(ended), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_workload_that_reads_slowly_gets_all_that_a_peer_sent_before_it_broke_off() {
+    for fault in [false, true] {
+        let (mut workload, [plain, mesh], mut peer) = apart().await;
+        let content = &content()[..130_000];
+        peer.write_all(content).await.unwrap();
+        peer.flush().await.unwrap();
+        if fault {
+            send_raw(&mut peer, ContentType::Alert, &[2, AlertDescription::InternalError.into()]).await;
+        } else {
+            // No close_notify before it.
+            peer.tcp.shutdown().await.unwrap();
+        }
+        let read = async {
+            let mut all = Vec::new();
+            timeout(WAIT, workload.read_to_end(&mut all)).await.unwrap().unwrap();
+            all
+        };
+        let (read, (_, ended)) = tokio::join!(read, tcp::relay(plain, mesh, WAIT));
+        assert!(read == content, "{} bytes of {}", read.len(), content.len());
+        let told = if fault { io::ErrorKind::InvalidData } else { io::ErrorKind::UnexpectedEof };
+        assert_eq!(kind(ended), told);
+    }
 }
 
 #[tokio::test]
@@ -477,9 +518,13 @@ async fn a_farewell_ends_one_direction_and_a_fin_without_one_is_a_fault() {
     assert_eq!(client.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     let (question, end) = read_all(&mut server).await;
     assert_eq!((&question[..], end.unwrap()), (&b"question"[..], 8));
+    assert_eq!(server.sealed.capacity(), 0);
     server.write_all(b"answer").await.unwrap();
-    server.shutdown().await.unwrap();
+    server.say(1, AlertDescription::CloseNotify);
+    server.unwritten.extend_from_slice(&[b'x'; 1000]);
+    server.flush().await.unwrap();
     assert_eq!(read_all(&mut client).await.0, b"answer");
+    assert_eq!(client.sealed.capacity(), 0, "what stands behind a farewell is not kept");
 
     let (mut client, mut server) = pair().await;
     client.write_all(b"question").await.unwrap();
