@@ -52,9 +52,9 @@ struct RunArgs {
     only: Vec<Proxy>,
     /// Measure only these scenarios, separated by commas; the beginning of names will do: `growth`, `memory`, `http1`.
     ///
-    /// http1-1, http1-32, http2-32, grpc-32, grpc-stream, bodies-1m, tcp-bulk, handshakes, open-loop, open-loop-h2,
-    /// memory-idle, memory-clients, memory-peers, services, start, growth-routes, growth-endpoints, growth-policies, churn,
-    /// workers-2, workers-2-open
+    /// http1-1, http1-32, http2-32, grpc-32, grpc-stream, bodies-1m, tcp-bulk, handshakes, access-log, open-loop,
+    /// open-loop-h2, memory-idle, memory-clients, memory-peers, services, start, growth-routes, growth-endpoints,
+    /// growth-policies, churn, workers-2, workers-2-open
     #[arg(long = "scenario", value_delimiter = ',', value_name = "SCENARIO")]
     scenarios: Vec<Chosen>,
     /// Measure another pair too; may be given several times.

@@ -259,6 +259,23 @@ mod tests {
     }
 
     #[test]
+    fn the_page_has_every_flag_with_its_variable_and_default() {
+        use clap::CommandFactory as _;
+        let page = include_str!("../../docs/reference/control-plane.md");
+        let mut told = 0;
+        for flag in Flags::command().get_arguments() {
+            let row = format!("| `--{} ", flag.get_long().unwrap());
+            let row = page.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("no row {row}"));
+            assert!(row.contains(&format!("| `{}` |", flag.get_env().unwrap().to_str().unwrap())), "{row}");
+            for default in flag.get_default_values() {
+                assert!(row.ends_with(&format!("| `{}` |", default.to_str().unwrap())), "{row}");
+            }
+            told += 1;
+        }
+        assert_eq!(told, page.lines().filter(|line| line.starts_with("| `--")).count());
+    }
+
+    #[test]
     fn every_mistake_is_reported_at_once() {
         let mistakes = check(&[
             "--trust-domain",

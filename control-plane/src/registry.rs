@@ -3,7 +3,7 @@
 //! milliseconds after a change and many changes at once. [`Registry::maintain`] is the long loop that expires the silent.
 //! Kept in a file of its own, written behind, without a flush per heartbeat.
 //!
-//! Rules of expiry (DESIGN.md "Desired state is not the registry"):
+//! Rules of expiry:
 //! 1. A workload expires after three heartbeats were missed.
 //! 2. Nothing expires until one full heartbeat window has passed since [`Registry::opened`].
 //! 3. Of one service at most 30 % expires in one window, but one always may when another is left, unless connections to

@@ -3,7 +3,8 @@
 #
 #   deploy/setup/as-root.sh COMMAND...      runs it, passing on PATH and WEFT_*, CARGO_*, RUST_*, PROPTEST_* and CI
 #   deploy/setup/as-root.sh --check         only asks: can we be root here, and may root make network namespaces?
-#   deploy/setup/as-root.sh --test COMMAND  a cargo runner: root for the tests of weft-e2e, as we are for all others
+#   deploy/setup/as-root.sh --test COMMAND  a cargo runner: root for the tests of weft-e2e, and for the control plane's
+#                                           where the ignored ones run too (one mounts a file system); as we are for all others
 set -euo pipefail
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -39,6 +40,9 @@ case ${1-} in
     fi ;;
   --test)
     shift
-    if [ "${CARGO_PKG_NAME-}" = weft-e2e ]; then run "$@"; else exec "$@"; fi ;;
+    case "${CARGO_PKG_NAME-} $* " in
+      "weft-e2e "* | "weft-control-plane "*" --include-ignored "*) run "$@" ;;
+      *) exec "$@" ;;
+    esac ;;
   *) run "$@" ;;
 esac

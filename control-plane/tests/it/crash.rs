@@ -157,7 +157,7 @@ fn fifty_kills_lose_no_acknowledged_write() {
 }
 
 #[test]
-#[ignore = "about ten minutes"]
+#[ignore = "slow: about ten minutes"]
 fn a_thousand_kills_lose_no_acknowledged_write() {
     rounds(1_000, 2);
 }

@@ -311,11 +311,13 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn the_page_of_the_proxy_names_every_flag_and_field() {
     let page = include_str!("../../../docs/reference/proxy.md");
-    let help = text(&weft_proxy(&["run", "--help"]).stdout);
-    let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
-    assert!(flags.len() > 8, "{help}");
-    for flag in flags.iter().map(|flag| flag.trim_end_matches(['.', ',', ':'])).filter(|flag| *flag != "--help") {
-        assert!(page.contains(flag), "{flag} is not on the page");
+    for (command, least) in [("run", 8), ("redirect", 13)] {
+        let help = text(&weft_proxy(&[command, "--help"]).stdout);
+        let flags: Vec<&str> = help.split_whitespace().filter(|word| word.starts_with("--")).collect();
+        assert!(flags.len() > least, "{help}");
+        for flag in flags.iter().map(|flag| flag.trim_end_matches(['.', ',', ':'])).filter(|flag| *flag != "--help") {
+            assert!(page.contains(&format!("`{flag}")), "{flag} is not on the page");
+        }
     }
     for command in ["run", "redirect", "identity", "ready", "drain", "completion"] {
         assert!(page.contains(&format!("weft-proxy {command}")), "{command} is not on the page");

@@ -109,9 +109,8 @@ fn a_token_is_changed_in_one_step() {
     assert!(store.delete_token("t").unwrap() && !store.delete_token("t").unwrap());
 }
 
-/// Needs root for the mount, so it is among the tests of `make test-full`, which has it.
 #[test]
-#[ignore = "mounts a file system, which needs root"]
+#[ignore = "root: mounts a file system"]
 fn a_full_disk_is_an_error_and_room_on_it_is_the_end_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let mount = std::process::Command::new("mount")
