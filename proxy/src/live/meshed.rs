@@ -1,5 +1,4 @@
-//! Which addresses were once announced with an identity. An endpoint once known as meshed never falls
-//! back to plaintext.
+//! Which addresses were once announced with an identity. An endpoint once known as meshed never falls back to plaintext.
 //! Shape: addresses in; "was it?" out. One table for the whole proxy, whatever service an address belongs to, so that it
 //! outlives snapshots, clusters and endpoint sets. Time is an argument. Nothing of it is on disk: a restart forgets all.
 //!

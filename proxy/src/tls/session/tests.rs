@@ -522,7 +522,7 @@ async fn a_farewell_ends_one_direction_and_a_fin_without_one_is_a_fault() {
     server.write_all(b"answer").await.unwrap();
     server.say(1, AlertDescription::CloseNotify);
     server.unwritten.extend_from_slice(&[b'x'; 1000]);
-    server.flush().await.unwrap();
+    server.shutdown().await.unwrap();
     assert_eq!(read_all(&mut client).await.0, b"answer");
     assert_eq!(client.sealed.capacity(), 0, "what stands behind a farewell is not kept");
 
