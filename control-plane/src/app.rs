@@ -24,7 +24,6 @@ use crate::{
     ca::Authority,
     config::Config,
     desired::DesiredState,
-    discovery::{Feed, Limits},
     files::{self, DataDirLock},
     identity,
     metrics::{self, Gauges, Metrics, Readings},
@@ -35,6 +34,7 @@ use crate::{
     store::{Embedded, Store},
     tls::{self, Certificates},
     tokens::{Secret, Tokens},
+    xds::{Feed, Limits},
 };
 
 /// The control plane's own namespace and service account.
@@ -101,7 +101,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let connections = TaskTracker::new();
     let mut loops = JoinSet::new();
     let feed = Feed::new(mesh.clone(), config.trust_domain.clone());
-    let discovery = feed.discovery(Limits::default());
+    let ads = feed.server(Limits::default());
     let issue = identity::Service::new(Arc::clone(&authority), tokens.clone(), config.svid_ttl, Arc::clone(&metrics));
     let bind = async |flag: &str, address| {
         serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"))
@@ -118,7 +118,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let agent = agent::Service::new(Arc::clone(&registry), Arc::clone(&proxies), own, stop.clone());
     let grpc = Routes::new(IdentityServer::new(issue).max_decoding_message_size(MAX_MESSAGE))
         .add_service(AgentServer::new(agent).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(discovery.service())
+        .add_service(ads.service())
         .prepare()
         .into_axum_router();
     let status = Arc::new(StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)));
@@ -173,7 +173,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         stop.clone(),
         connections.clone(),
     ));
-    loops.spawn(feed.run(discovery, config.publish_interval, stop.clone()));
+    loops.spawn(feed.run(ads, config.publish_interval, stop.clone()));
     let (stated, ended) = (mesh.desired.clone(), stop.clone());
     loops.spawn(async move { status.follow(stated, ended).await });
     loops.spawn(certificates.keep_fresh(stop.clone()));

@@ -5,7 +5,7 @@
 //! - [`state`]: what the rooms show each other: desired state, registered workloads, connected proxies.
 //! - [`store`], [`desired`]: desired state as numbered revisions, crash-safe on disk; admission of changes.
 //! - [`registry`], [`agent`]: registered workloads, fed by the agent stream; expiry.
-//! - [`discovery`]: the delta ADS server.
+//! - [`xds`]: the ADS server.
 //! - [`ca`], [`identity`], [`tokens`]: certificates, and who may have one.
 //! - [`api`]: the REST API. [`serve`], [`tls`]: listeners. [`metrics`]: health and figures.
 
@@ -15,7 +15,6 @@ pub mod app;
 pub mod ca;
 pub mod config;
 pub mod desired;
-pub mod discovery;
 pub mod files;
 pub mod identity;
 pub mod metrics;
@@ -27,6 +26,7 @@ pub mod status;
 pub mod store;
 pub mod tls;
 pub mod tokens;
+pub mod xds;
 
 /// SHA-256.
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

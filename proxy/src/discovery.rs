@@ -1,6 +1,6 @@
 //! Discovery: what this proxy obeys, from a control plane, over delta ADS.
 //! Spec: xDS transport protocol, incremental; gRFC A46 (one bad resource does not spoil the others). The rules of our own
-//! server are at the head of control-plane/src/discovery.rs; the numbers below are those.
+//! server are at the head of control-plane/src/xds.rs; the numbers below are those.
 //!
 //! Shape: [`Discovery::run`] connects, for ever; `stream` is one connection; `held` (pure) is what was sent;
 //! `subscriptions` (pure) is what we ask for. The names `inbound` and `outbound`, or the gateway's, are asked for at the

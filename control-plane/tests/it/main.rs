@@ -10,9 +10,9 @@
 mod agent;
 mod api;
 mod crash;
-mod discovery;
 mod docs;
 mod harness;
 mod identity;
 mod ports;
 mod program;
+mod xds;

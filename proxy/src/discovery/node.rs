@@ -1,4 +1,4 @@
-//! Who we say we are: `node` with `metadata["weft.dev"]`, as control-plane/src/discovery/client.rs reads it. What counts is
+//! Who we say we are: `node` with `metadata["weft.dev"]`, as control-plane/src/xds/client.rs reads it. What counts is
 //! our certificate; this decides only what is rendered for ourselves.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};

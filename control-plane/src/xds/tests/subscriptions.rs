@@ -1,6 +1,7 @@
 //! XDS.md 1.6, rules 3 to 8 for the delta variant.
 
 use super::*;
+use crate::status::StatusBook;
 
 const PRODUCT: &str = "svc/shop/product:80";
 const CART: &str = "svc/shop/cart:80";
@@ -24,7 +25,7 @@ metadata: {name: p, namespace: shop}
 spec: {targetRef: {kind: Service, name: NAME}, timeouts: {connect: 3s}}
 "#;
     plane.apply(&format!("{SHOP}{}", policy.replace("NAME", "product")), 2);
-    eventually("published", || plane.discovery.shared.store.lock().world().revision() == 2).await;
+    eventually("published", || plane.ads.server.cache.lock().world().revision() == 2).await;
     client.is_quiet().await;
     plane.apply(&format!("{SHOP}{}", policy.replace("NAME", "cart")), 3);
     assert_eq!(client.next().await, sent(CLUSTER, &[CART]));
@@ -143,14 +144,17 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
     let (name, key, nack) = plane.proxies.standing_nacks().remove(0);
     assert_eq!((name.as_str(), key.name.as_ref(), nack.message.as_str()), (CART, "shop/web", reason));
     // It is on the status of the object that it was made of, and of no other.
-    let programmed = |name: &str| {
+    let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&plane.proxies));
+    let refused = |name: &str| {
+        let desired = Arc::clone(&plane.desired.borrow());
         let key = weft_core::api::ObjectKey::new(weft_core::api::Kind::Service, "shop", name);
-        let status = plane.discovery.status(&key).unwrap();
-        status.conditions.into_iter().find(|condition| condition.kind == PROGRAMMED)
+        let object = book.view(&desired).with_status(&desired.objects[&key]);
+        let conditions = object.status().unwrap().conditions.clone();
+        conditions.into_iter().find(|condition| condition.kind == "Programmed" && condition.reason == "Refused")
     };
-    let message = programmed("cart").unwrap().message;
+    let message = refused("cart").unwrap().message;
     assert!(message.contains("shop/web refuses svc/shop/cart:80") && message.contains("too long"), "{message}");
-    assert_eq!(programmed("product"), None);
+    assert_eq!(refused("product"), None);
     // The same bytes are not sent again; a stale nonce does not void what comes with it.
     client.is_quiet().await;
     client
@@ -165,7 +169,7 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
     client.ask(CLUSTER, &[CART], &[]).await;
     client.next().await;
     eventually("the refusal is over", || plane.proxies.standing_nacks().is_empty()).await;
-    assert_eq!(programmed("cart"), None);
+    assert_eq!(refused("cart"), None);
     drop(client);
     eventually("the entry goes with its stream", || plane.proxies.connected() == 0).await;
     plane.end().await;

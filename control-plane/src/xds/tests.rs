@@ -50,7 +50,7 @@ struct Plane {
     desired: watch::Sender<Arc<Desired>>,
     registered: watch::Sender<Arc<Registered>>,
     proxies: Arc<ProxyTable>,
-    discovery: Discovery,
+    ads: Ads,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -66,12 +66,12 @@ impl Plane {
         let proxies = Arc::new(ProxyTable::default());
         let mesh = Mesh { desired: desired_rx, registered: registered_rx, proxies: Arc::clone(&proxies) };
         let feed = Feed::new(mesh, TrustDomain::parse("weft.local").unwrap());
-        let discovery = feed.discovery(limits);
+        let ads = feed.server(limits);
         let stop = CancellationToken::new();
-        let run = tokio::spawn(feed.run(discovery.clone(), interval, stop.clone()));
+        let run = tokio::spawn(feed.run(ads.clone(), interval, stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = InterceptedService::new(discovery.service(), |mut request: Request<()>| {
+        let service = InterceptedService::new(ads.service(), |mut request: Request<()>| {
             let caller = request.metadata().get("caller").map(|caller| caller.to_str().unwrap().to_owned());
             let lifetime = request.metadata().get("lifetime-ms").map(|ms| ms.to_str().unwrap().parse().unwrap());
             let svid = caller.map(|caller| Svid {
@@ -89,7 +89,7 @@ impl Plane {
                 server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await.unwrap();
             }
         });
-        Self { address, desired, registered, proxies, discovery, stop, tasks: vec![run, serve] }
+        Self { address, desired, registered, proxies, ads, stop, tasks: vec![run, serve] }
     }
 
     fn apply(&self, yaml: &str, revision: u64) {

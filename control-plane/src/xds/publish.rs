@@ -9,9 +9,9 @@ use std::{
 use weft_core::compile::{Instance, World};
 
 use super::{
-    Discovery,
+    Ads,
+    cache::{Cache, Key},
     content::{Answer, Class, Kind},
-    store::{Key, Store},
 };
 
 /// Resources that are compiled before other tasks get a turn.
@@ -29,17 +29,17 @@ pub enum Change {
 /// A workload before and after; `None` where there is none.
 pub type WorkloadChange = (Option<Arc<Instance>>, Option<Arc<Instance>>);
 
-impl Discovery {
+impl Ads {
     /// Switches every stream to another world. One call at a time; the caller gives the worlds in their order.
     /// Returns how many resources that somebody holds really changed.
     /// Cost: for [`Change::Workloads`] the resources that these workloads touch, for [`Change::Objects`] all that are held.
     pub async fn publish(&self, world: Arc<World>, change: Change) -> usize {
         let keys = {
-            let mut store = self.shared.store.lock();
-            store.begin();
+            let mut cache = self.server.cache.lock();
+            cache.begin();
             match &change {
-                Change::Objects => store.held(),
-                Change::Workloads(changed) => touched(&store, &world, changed),
+                Change::Objects => cache.held(),
+                Change::Workloads(changed) => touched(&cache, &world, changed),
             }
         };
         let mut answers = BTreeMap::new();
@@ -51,30 +51,30 @@ impl Discovery {
             answers.insert(key, answer);
         }
         let (generation, changed) = {
-            let mut store = self.shared.store.lock();
-            let changed = store.switch(world, answers, matches!(change, Change::Objects));
-            (store.generation(), changed)
+            let mut cache = self.server.cache.lock();
+            let changed = cache.switch(world, answers, matches!(change, Change::Objects));
+            (cache.generation(), changed)
         };
-        self.shared.changed.send_replace(generation);
+        self.server.changed.send_replace(generation);
         changed
     }
 }
 
 /// The held resources that these workloads may change.
-fn touched(store: &Store, world: &World, changed: &[WorkloadChange]) -> BTreeSet<Key> {
+fn touched(cache: &Cache, world: &World, changed: &[WorkloadChange]) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     for instance in changed.iter().flat_map(|(before, after)| [before, after]).flatten() {
         for cluster in world.clusters_of(instance) {
             let name: Arc<str> = cluster.to_string().into();
             for class in Class::ALL {
                 let key = Key { kind: Kind::Endpoints, name: Arc::clone(&name), class };
-                if store.holds(&key) {
+                if cache.holds(&key) {
                     keys.insert(key);
                 }
             }
         }
         for address in &instance.addresses {
-            keys.extend(store.held_at(*address));
+            keys.extend(cache.held_at(*address));
         }
     }
     keys

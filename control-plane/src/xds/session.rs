@@ -1,6 +1,6 @@
 //! One stream: what its client asked for, what it holds, and what it is owed.
-//! Shape: requests in; [`Session::collect`] decides the messages out; no task, no socket. Calls on one [`Store`] lock.
-//! Spec: xDS transport protocol, incremental; the numbered rules are those of the head of `discovery.rs`.
+//! Shape: requests in; [`Session::collect`] decides the messages out; no task, no socket. Calls on one [`Cache`] lock.
+//! Spec: xDS transport protocol, incremental; the numbered rules are those of the head of `xds.rs`.
 //! Invariant: `Name::sent` is what the client holds once it has read everything up to the last message.
 
 use std::{
@@ -19,10 +19,10 @@ use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDisc
 
 use super::{
     Limits,
+    cache::{Cache, Key, Slot},
     client::{Client, ClientError},
     content::{self, Absence, Answer, Class, Kind, revision_type},
     messages::{Messages, Outgoing},
-    store::{Key, Slot, Store},
 };
 
 /// Messages whose answer has not come; the oldest is forgotten beyond it.
@@ -261,27 +261,27 @@ impl Session {
         }
     }
 
-    /// Whether there can be something to send: a request came, or the store changed something that this client holds.
-    pub(super) fn concerned(&mut self, store: &Store) -> bool {
+    /// Whether there can be something to send: a request came, or the cache changed something that this client holds.
+    pub(super) fn concerned(&mut self, cache: &Cache) -> bool {
         if self.client.is_none() {
             return false;
         }
         if self.dirty {
             return true;
         }
-        if self.cursor < store.objects_changed()
+        if self.cursor < cache.objects_changed()
             && (self.barrier.is_some() || self.holds_own() || self.lists.values().any(|list| list.wildcard))
         {
             return true;
         }
-        let concerned = store.changed_since(self.cursor).is_none_or(|mut keys| {
+        let concerned = cache.changed_since(self.cursor).is_none_or(|mut keys| {
             keys.any(|key| {
                 self.client.as_ref().is_some_and(|client| client.class == key.class)
                     && self.lists.get(&key.kind).is_some_and(|list| list.names.contains_key(&key.name))
             })
         });
         if !concerned {
-            self.cursor = store.generation();
+            self.cursor = cache.generation();
         }
         concerned
     }
@@ -290,19 +290,19 @@ impl Session {
         self.lists.iter().any(|(kind, list)| list.names.keys().any(|name| is_own(*kind, name)))
     }
 
-    /// The messages that bring the client to the store's state, in the order in which they have to be sent.
+    /// The messages that bring the client to the cache's state, in the order in which they have to be sent.
     /// Cost: linear in the names that this client holds.
-    pub(super) fn collect(&mut self, store: &mut Store) -> Vec<Outgoing> {
+    pub(super) fn collect(&mut self, cache: &mut Cache) -> Vec<Outgoing> {
         let Some(client) = self.client.clone() else { return Vec::new() };
-        if self.own_compiled < store.objects_changed() {
+        if self.own_compiled < cache.objects_changed() {
             self.own.clear();
-            self.own_compiled = store.generation();
+            self.own_compiled = cache.generation();
         }
-        self.cursor = store.generation();
+        self.cursor = cache.generation();
         self.dirty = false;
-        self.expand_wildcards(&client, store);
+        self.expand_wildcards(&client, cache);
         if self.barrier.is_some() {
-            self.imply(&client, store);
+            self.imply(&client, cache);
         }
         // Until a Weft proxy asked for the barrier it may still be telling what it holds of its dependency trees.
         let keep_carried_over = client.class == Class::Weft && self.barrier.is_none();
@@ -311,7 +311,7 @@ impl Session {
             messages.refuse(type_url, names);
         }
         for kind in Kind::ALL {
-            self.collect_kind(kind, &client, store, keep_carried_over, &mut messages);
+            self.collect_kind(kind, &client, cache, keep_carried_over, &mut messages);
         }
         if let Some(barrier) = &mut self.barrier {
             // Also when the hash is that of the last one: let go and asked for again within one batch.
@@ -322,32 +322,32 @@ impl Session {
             outgoing.message.nonce = self.sent(type_url, names, None);
             out.push(outgoing);
         }
-        out.extend(self.barrier_message(store).map(Outgoing::from));
+        out.extend(self.barrier_message(cache).map(Outgoing::from));
         out
     }
 
-    fn expand_wildcards(&mut self, client: &Client, store: &Store) {
+    fn expand_wildcards(&mut self, client: &Client, cache: &Cache) {
         for (kind, list) in &mut self.lists {
-            if !list.wildcard || list.expanded >= store.objects_changed() {
+            if !list.wildcard || list.expanded >= cache.objects_changed() {
                 continue;
             }
-            list.expanded = store.objects_changed();
+            list.expanded = cache.objects_changed();
             list.names.values_mut().for_each(|entry| entry.wildcard = false);
-            for name in kind.all_names(store.world(), client.class) {
+            for name in kind.all_names(cache.world(), client.class) {
                 list.names.entry(name).or_default().wildcard = true;
             }
         }
     }
 
     /// Marks what the client needs for what it asked for: listener -> routes -> clusters -> endpoints (rule 7).
-    fn imply(&mut self, client: &Client, store: &mut Store) {
+    fn imply(&mut self, client: &Client, cache: &mut Cache) {
         for list in self.lists.values_mut() {
             list.names.values_mut().for_each(|entry| entry.implied = false);
         }
         for kind in Kind::BY_DEPENDENCY {
             let names: Vec<Arc<str>> = self.lists.get(&kind).map(List::wanted).unwrap_or_default();
             for name in names {
-                let answer = self.answer(kind, &name, client, store);
+                let answer = self.answer(kind, &name, client, cache);
                 let Answer::Found(content) = &*answer else { continue };
                 for (kind, needed) in &content.needs {
                     if let Some(list) = self.lists.get_mut(kind) {
@@ -362,7 +362,7 @@ impl Session {
         &mut self,
         kind: Kind,
         client: &Client,
-        store: &mut Store,
+        cache: &mut Cache,
         keep_carried_over: bool,
         messages: &mut Messages,
     ) {
@@ -378,9 +378,9 @@ impl Session {
                 return keep;
             }
             entry.carried_over = false;
-            let answer = self.own_answer(kind, name, client, store).unwrap_or_else(|| {
+            let answer = self.own_answer(kind, name, client, cache).unwrap_or_else(|| {
                 let key = || Key { kind, name: Arc::clone(name), class: client.class };
-                entry.slot.get_or_insert_with(|| store.slot(key())).answer()
+                entry.slot.get_or_insert_with(|| cache.slot(key())).answer()
             });
             let owed = std::mem::take(&mut entry.owed);
             match &*answer {
@@ -413,20 +413,20 @@ impl Session {
         }
     }
 
-    fn answer(&mut self, kind: Kind, name: &Arc<str>, client: &Client, store: &mut Store) -> Arc<Answer> {
-        if let Some(own) = self.own_answer(kind, name, client, store) {
+    fn answer(&mut self, kind: Kind, name: &Arc<str>, client: &Client, cache: &mut Cache) -> Arc<Answer> {
+        if let Some(own) = self.own_answer(kind, name, client, cache) {
             return own;
         }
         let key = Key { kind, name: Arc::clone(name), class: client.class };
         match self.lists.get_mut(&kind).and_then(|list| list.names.get_mut(name)) {
-            Some(entry) => entry.slot.get_or_insert_with(|| store.slot(key)).answer(),
-            None => store.slot(key).answer(),
+            Some(entry) => entry.slot.get_or_insert_with(|| cache.slot(key)).answer(),
+            None => cache.slot(key).answer(),
         }
     }
 
     /// What is not shared: resources rendered for who asks, and refusals.
-    fn own_answer(&mut self, kind: Kind, name: &Arc<str>, client: &Client, store: &Store) -> Option<Arc<Answer>> {
-        if let Some(absence) = forbidden(kind, name, client, store.world()) {
+    fn own_answer(&mut self, kind: Kind, name: &Arc<str>, client: &Client, cache: &Cache) -> Option<Arc<Answer>> {
+        if let Some(absence) = forbidden(kind, name, client, cache.world()) {
             return Some(Arc::new(Answer::Absent(absence)));
         }
         if !is_own(kind, name) {
@@ -435,13 +435,13 @@ impl Session {
         let answer = self
             .own
             .entry((kind, Arc::clone(name)))
-            .or_insert_with(|| Arc::new(Answer::compile_for(store.world(), &client.who, client.class, kind, name)));
+            .or_insert_with(|| Arc::new(Answer::compile_for(cache.world(), &client.who, client.class, kind, name)));
         Some(Arc::clone(answer))
     }
 
-    fn barrier_message(&mut self, store: &Store) -> Option<DeltaDiscoveryResponse> {
+    fn barrier_message(&mut self, cache: &Cache) -> Option<DeltaDiscoveryResponse> {
         self.barrier.as_ref()?;
-        let number = store.world().revision();
+        let number = cache.world().revision();
         let hash = self.hash();
         let barrier = self.barrier.as_mut()?;
         if !std::mem::take(&mut barrier.owed) && barrier.sent == Some((number, hash)) {

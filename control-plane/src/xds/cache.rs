@@ -1,7 +1,7 @@
 //! What every stream shares: one world, and one encoding of each resource that somebody is subscribed to.
-//! Shape: [`Store`] sits behind one lock that is held for compiling what is new and never across an await; a [`Slot`] is
+//! Shape: [`Cache`] sits behind one lock that is held for compiling what is new and never across an await; a [`Slot`] is
 //! one resource for one class of client, kept alive by the sessions that hold it.
-//! Invariant: under the lock every slot's content is that of [`Store::world`], so that what a session reads in one hold
+//! Invariant: under the lock every slot's content is that of [`Cache::world`], so that what a session reads in one hold
 //! is one consistent view.
 
 use std::{
@@ -35,12 +35,12 @@ pub(super) struct Slot {
 
 /// The shared state of all streams.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(super) struct Cache {
     world: Arc<World>,
     generation: u64,
     objects_changed: u64,
     slots: BTreeMap<Key, Arc<Slot>>,
-    /// What came up since [`Store::begin`] of the change before.
+    /// What came up since [`Cache::begin`] of the change before.
     born: Vec<Key>,
     /// How many came up since the ones that nobody holds were last dropped.
     unchecked: usize,
@@ -53,7 +53,7 @@ impl Slot {
     }
 }
 
-impl Store {
+impl Cache {
     pub(super) fn new(world: Arc<World>) -> Self {
         Self {
             world,
@@ -99,7 +99,7 @@ impl Store {
         known.then(|| self.log.iter().filter(move |(at, _)| *at > cursor).flat_map(|(_, keys)| keys))
     }
 
-    /// Starts a change, which [`Store::switch`] ends; there is one at a time. Resources that nobody holds any more are
+    /// Starts a change, which [`Cache::switch`] ends; there is one at a time. Resources that nobody holds any more are
     /// dropped now and then, so that the cost stays below that of what came up. Cost: constant on average.
     pub(super) fn begin(&mut self) {
         self.unchecked += self.born.len();
@@ -152,7 +152,7 @@ impl Store {
     }
 
     /// Switches to another world. `answers`: what was compiled from it for the held resources that it may change; what
-    /// came up since [`Store::begin`] is compiled again here. `objects`: whether desired state changed.
+    /// came up since [`Cache::begin`] is compiled again here. `objects`: whether desired state changed.
     /// Returns how many resources really changed.
     pub(super) fn switch(&mut self, world: Arc<World>, answers: BTreeMap<Key, Answer>, objects: bool) -> usize {
         self.generation += 1;

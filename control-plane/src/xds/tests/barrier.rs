@@ -43,7 +43,7 @@ async fn the_whole_tree_comes_with_one_request_and_goes_with_one() {
     let (seen, number, hash) = client.until_barrier().await;
     assert_eq!(seen.iter().flat_map(|seen| &seen.removed).count(), 3, "{seen:?}");
     assert_eq!((number, hash), (2, empty));
-    eventually("nobody holds anything", || plane.discovery.shared.store.lock().held().is_empty()).await;
+    eventually("nobody holds anything", || plane.ads.server.cache.lock().held().is_empty()).await;
     plane.end().await;
 }
 
@@ -139,10 +139,8 @@ async fn endpoints_come_at_once_without_a_barrier_and_a_workloads_own_address_wi
     assert_eq!(hash, before);
     // What another service's workload does is not this client's matter.
     plane.register(add("cart-1", "cart", "10.0.0.2"));
-    eventually("published", || {
-        plane.discovery.shared.store.lock().world().registered().find("shop", "cart-1").is_some()
-    })
-    .await;
+    eventually("published", || plane.ads.server.cache.lock().world().registered().find("shop", "cart-1").is_some())
+        .await;
     client.is_quiet().await;
     plane.end().await;
 }

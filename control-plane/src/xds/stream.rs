@@ -8,7 +8,7 @@ use tonic::{Status, Streaming};
 use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::{
-    Shared,
+    Server,
     messages::Outgoing,
     proxy::Connected,
     session::{Session, SessionError},
@@ -19,7 +19,7 @@ use crate::serve::Svid;
 const MAX_TOGETHER: usize = 64;
 
 struct Driver {
-    shared: Arc<Shared>,
+    server: Arc<Server>,
     session: Session,
     requests: Streaming<DeltaDiscoveryRequest>,
     changed: watch::Receiver<u64>,
@@ -32,16 +32,16 @@ struct Driver {
 
 /// The answers to a client's requests, as long as its certificate is valid.
 pub(super) fn answers(
-    shared: Arc<Shared>,
+    server: Arc<Server>,
     svid: Svid,
     requests: Streaming<DeltaDiscoveryRequest>,
     permit: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static {
     let left = svid.expires.duration_since(SystemTime::now()).unwrap_or_default();
     let driver = Driver {
-        session: Session::new(svid.identity, shared.limits),
-        changed: shared.changed.subscribe(),
-        shared,
+        session: Session::new(svid.identity, server.limits),
+        changed: server.changed.subscribe(),
+        server,
         requests,
         pending: VecDeque::new(),
         expires: tokio::time::Instant::now() + left,
@@ -81,10 +81,10 @@ impl Driver {
                     }
                     None => return Ok(None),
                 },
-                () = self.shared.closed.cancelled() => {
+                () = self.server.closed.cancelled() => {
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
-                // The sender lives as long as `shared`.
+                // The sender lives as long as `server`.
                 _ = self.changed.changed() => {}
                 () = tokio::time::sleep_until(self.expires) => {
                     return Err(Status::unauthenticated("the certificate of this connection has expired"));
@@ -98,11 +98,11 @@ impl Driver {
     /// Puts what the client is owed into `pending`. The lock is held for no longer than that.
     fn collect(&mut self) {
         let messages = {
-            let mut store = self.shared.store.lock();
-            if !self.session.concerned(&store) {
+            let mut cache = self.server.cache.lock();
+            if !self.session.concerned(&cache) {
                 return;
             }
-            self.session.collect(&mut store)
+            self.session.collect(&mut cache)
         };
         if let Some(proxy) = &self.proxy {
             proxy.sent(&self.session);
@@ -113,7 +113,7 @@ impl Driver {
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         let report = self.session.request(request).map_err(status)?;
         if self.proxy.is_none() {
-            let connected = |client| Connected::new(&self.shared.proxies, &self.session, client);
+            let connected = |client| Connected::new(&self.server.proxies, &self.session, client);
             self.proxy = self.session.client().map(connected);
         }
         if let (Some(proxy), Some(report)) = (&self.proxy, report) {

@@ -9,7 +9,7 @@ use weft_core::{
     identity::TrustDomain,
 };
 
-use super::{Change, Discovery, Limits, WorkloadChange};
+use super::{Ads, Change, Limits, WorkloadChange};
 use crate::state::{Desired, Mesh, Registered, RegisteredWorkload};
 
 /// What the last world was made of, so that the next one is made of what changed.
@@ -42,20 +42,20 @@ impl Feed {
     }
 
     /// The server for it.
-    pub fn discovery(&self, limits: Limits) -> Discovery {
-        Discovery::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
+    pub fn server(&self, limits: Limits) -> Ads {
+        Ads::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
     }
 
     /// Publishes every change until `stop`, or until nobody can change anything any more; then closes the server.
     /// The first change after a quiet time goes at once. Those that come less than `interval` after a publication began,
     /// or while it lasts, go together: whatever it brings, each publication makes every proxy work, on the CPUs that serve
     /// the workloads.
-    pub async fn run(mut self, discovery: Discovery, interval: Duration, stop: CancellationToken) {
-        self.follow(&discovery, interval, stop).await;
-        discovery.close();
+    pub async fn run(mut self, ads: Ads, interval: Duration, stop: CancellationToken) {
+        self.follow(&ads, interval, stop).await;
+        ads.close();
     }
 
-    async fn follow(&mut self, discovery: &Discovery, interval: Duration, stop: CancellationToken) {
+    async fn follow(&mut self, ads: &Ads, interval: Duration, stop: CancellationToken) {
         let mut next = Instant::now();
         loop {
             let changed = tokio::select! {
@@ -72,7 +72,7 @@ impl Feed {
             }
             if let Some(change) = self.advance() {
                 next = Instant::now() + interval;
-                let resources = discovery.publish(Arc::clone(&self.world), change).await;
+                let resources = ads.publish(Arc::clone(&self.world), change).await;
                 tracing::debug!(revision = self.world.revision(), resources, "published a change");
             }
         }

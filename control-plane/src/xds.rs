@@ -1,9 +1,9 @@
-//! Discovery: the delta ADS server. Resources by name, on demand; one barrier for each change.
+//! xDS: the ADS server, incremental variant. Resources by name, on demand; one barrier for each change.
 //!
-//! Map: `feed` sees desired state and the registry change; `publish` takes a change in: what somebody holds of it is compiled and encoded once into the shared `store`;
-//! each `stream` then asks its `session` what its client is owed, and `messages` puts that in order. `content` compiles
-//! and renders one resource, `client` reads who asks, `proxy` keeps its entry in the table of proxies,
-//! `status` says what became of an object.
+//! Map: `feed` follows desired state and the registry; `publish` compiles and encodes each subscribed resource that a
+//! change touches, once, into the `cache`. Each `stream` asks its `session` which resources its client is due;
+//! `messages` orders them. `content` compiles and renders one resource, `client` reads the node of a client,
+//! `proxy` keeps a client's entry in the table of proxies.
 //!
 //! # Rules of the wire
 //! Spec: xDS transport protocol, incremental variant.
@@ -60,15 +60,15 @@ use weft_proto::envoy::service::discovery::v3::{
     aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
 
-use self::store::Store;
+use self::cache::Cache;
 pub use self::{
     client::WEFT_USER_AGENT,
     feed::Feed,
     publish::{Change, WorkloadChange},
-    status::PROGRAMMED,
 };
 use crate::{serve::Peer, state::ProxyTable};
 
+mod cache;
 mod client;
 mod content;
 mod feed;
@@ -76,8 +76,6 @@ mod messages;
 mod proxy;
 mod publish;
 mod session;
-mod status;
-mod store;
 mod stream;
 
 /// Bounds of the server.
@@ -96,13 +94,13 @@ pub struct Limits {
 
 /// The delta ADS server. A clone is the same server.
 #[derive(Clone, Debug)]
-pub struct Discovery {
-    shared: Arc<Shared>,
+pub struct Ads {
+    server: Arc<Server>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    store: Mutex<Store>,
+struct Server {
+    cache: Mutex<Cache>,
     changed: watch::Sender<u64>,
     streams: Arc<Semaphore>,
     limits: Limits,
@@ -116,33 +114,33 @@ impl Default for Limits {
     }
 }
 
-impl Discovery {
-    /// A server that answers from this world until [`Discovery::publish`] gives it another one.
+impl Ads {
+    /// A server that answers from this world until [`Ads::publish`] gives it another one.
     pub fn new(world: Arc<World>, proxies: Arc<ProxyTable>, limits: Limits) -> Self {
-        let shared = Shared {
-            store: Mutex::new(Store::new(world)),
+        let server = Server {
+            cache: Mutex::new(Cache::new(world)),
             changed: watch::Sender::new(1),
             streams: Arc::new(Semaphore::new(limits.streams)),
             limits,
             proxies,
             closed: CancellationToken::new(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { server: Arc::new(server) }
     }
 
     /// Ends every stream with UNAVAILABLE, so that its client goes to another replica; there are no new ones.
     pub fn close(&self) {
-        self.shared.closed.cancel();
+        self.server.closed.cancel();
     }
 
     /// The gRPC service, to be put on the TLS listener.
     pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(self.shared.limits.request)
+        AggregatedDiscoveryServiceServer::new(self.clone()).max_decoding_message_size(self.server.limits.request)
     }
 }
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
+impl AggregatedDiscoveryService for Ads {
     type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
     type DeltaAggregatedResourcesStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
 
@@ -161,10 +159,10 @@ impl AggregatedDiscoveryService for Discovery {
         let Some(svid) = svid else {
             return Err(Status::unauthenticated("discovery needs a client certificate of this mesh"));
         };
-        let Ok(permit) = Arc::clone(&self.shared.streams).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.server.streams).try_acquire_owned() else {
             return Err(Status::resource_exhausted("too many discovery streams on this control plane"));
         };
-        let answers = stream::answers(Arc::clone(&self.shared), svid, request.into_inner(), permit);
+        let answers = stream::answers(Arc::clone(&self.server), svid, request.into_inner(), permit);
         Ok(Response::new(Box::pin(answers)))
     }
 }

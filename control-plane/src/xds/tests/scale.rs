@@ -28,7 +28,7 @@ async fn two_hundred_clients_share_one_encoding_and_all_hear_of_one_endpoint() {
         clients.push(client);
     }
     assert_eq!(plane.proxies.connected(), 200);
-    assert_eq!(plane.discovery.shared.store.lock().held().len(), 4, "one slot for each resource, whoever holds it");
+    assert_eq!(plane.ads.server.cache.lock().held().len(), 4, "one slot for each resource, whoever holds it");
     plane.register(add("product-1", "product", "10.0.0.1"));
     for client in &mut clients {
         assert_eq!(client.next().await, sent(ENDPOINTS, &["svc/shop/product:80"]));
@@ -104,7 +104,7 @@ async fn an_entry_of_a_new_stream_is_not_taken_away_by_the_old_ones_end() {
     new.next().await;
     drop(old);
     eventually("one stream is left", || {
-        plane.discovery.shared.streams.available_permits() == plane.discovery.shared.limits.streams - 1
+        plane.ads.server.streams.available_permits() == plane.ads.server.limits.streams - 1
     })
     .await;
     let status = plane.proxies.list().remove(0).discovery.unwrap();
