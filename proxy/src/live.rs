@@ -15,8 +15,8 @@ use std::{
     net::SocketAddr,
     num::NonZeroU16,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,24 +25,18 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use weft_core::{
-    balancer::{self, Load},
-    cluster::Cluster,
-    endpoint::{Endpoint, EndpointSet, Health},
-    failure::Failure,
-    identity::Identity,
+    cluster::Cluster as Settings,
+    endpoint::{Endpoint, EndpointSet},
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
-    outlier::{self, Record},
     policy::Judge,
-    retry::Budget,
     route::{Action, Matcher, RouteTable, WeightedCluster},
 };
-use weft_http::head::Version as HttpVersion;
 
 use self::meshed::Meshed;
-use crate::{
-    telemetry::RequestSeries,
-    upstream::pool::{Counts, Pool, Target, Transport, Version},
+use crate::upstream::{
+    cluster::{Cluster, ClusterState, EndpointState},
+    pool::Pool,
 };
 
 /// Most destinations noted between two looks of discovery.
@@ -64,7 +58,7 @@ pub struct Resources {
     /// Route tables by name.
     pub routes: BTreeMap<RouteName, RouteTable>,
     /// Clusters by name.
-    pub clusters: BTreeMap<ClusterName, Cluster>,
+    pub clusters: BTreeMap<ClusterName, Settings>,
 }
 
 /// A model that refers to something it does not hold.
@@ -119,7 +113,7 @@ pub(crate) struct InboundLive {
 pub(crate) struct OutboundLive {
     pub(crate) listener: Outbound,
     pub(crate) routes: Option<Arc<Routes>>,
-    pub(crate) tcp: Vec<(Arc<Upstream>, u32)>,
+    pub(crate) tcp: Vec<(Arc<Cluster>, u32)>,
     /// Learned: here the server speaks first.
     pub(crate) server_first: Arc<AtomicBool>,
 }
@@ -134,17 +128,7 @@ pub(crate) struct GatewayLive {
 #[derive(Debug)]
 pub(crate) struct Routes {
     pub(crate) matcher: Matcher,
-    pub(crate) targets: Vec<Vec<Vec<Arc<Upstream>>>>,
-}
-
-/// A cluster as one snapshot sees it: its settings, and its state, which outlives the snapshot.
-#[derive(Debug)]
-pub(crate) struct Upstream {
-    pub(crate) name: Arc<str>,
-    pub(crate) settings: Cluster,
-    pub(crate) state: Arc<ClusterState>,
-    /// By worker: the metrics of requests to it.
-    series: Vec<OnceLock<Arc<RequestSeries>>>,
+    pub(crate) targets: Vec<Vec<Vec<Arc<Cluster>>>>,
 }
 
 /// An endpoint that has left its cluster's set, and may come back.
@@ -153,93 +137,6 @@ struct Left {
     cluster: Arc<ClusterState>,
     known: Arc<EndpointState>,
     since: Duration,
-}
-
-/// What a cluster remembers; shared by all workers.
-#[derive(Debug)]
-pub(crate) struct ClusterState {
-    pub(crate) endpoints: ArcSwap<Endpoints>,
-    /// Endpoints that were in the mesh and are now announced without an identity: never called.
-    withheld: ArcSwap<Vec<Endpoint>>,
-    /// Set once an endpoint set arrived, and notified at each change.
-    pub(crate) known: AtomicBool,
-    pub(crate) changed: Notify,
-    /// Whether every endpoint has an identity.
-    meshed: AtomicBool,
-    pub(crate) budget: Budget,
-    pub(crate) requests: AtomicU32,
-    /// Open connections and requests that wait for one.
-    pub(crate) counts: Counts,
-    /// Held while deciding on an ejection, so that the limit holds.
-    ejecting: Mutex<()>,
-}
-
-/// The endpoints of a cluster, the healthy ones first.
-#[derive(Debug, Default)]
-pub(crate) struct Endpoints {
-    all: Vec<Arc<EndpointState>>,
-    healthy: usize,
-}
-
-impl Endpoints {
-    fn new(mut all: Vec<Arc<EndpointState>>) -> Self {
-        all.sort_by_key(|known| known.endpoint.health != Health::Healthy);
-        let healthy = all.partition_point(|known| known.endpoint.health == Health::Healthy);
-        Self { all, healthy }
-    }
-}
-
-impl std::ops::Deref for Endpoints {
-    type Target = [Arc<EndpointState>];
-    fn deref(&self) -> &Self::Target {
-        &self.all
-    }
-}
-
-/// An endpoint and what is remembered of it.
-#[derive(Debug)]
-pub(crate) struct EndpointState {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) memory: Arc<EndpointMemory>,
-}
-
-impl EndpointState {
-    /// What makes it the same endpoint after an update.
-    fn key(&self) -> (SocketAddr, Option<&Identity>) {
-        (self.endpoint.address, self.endpoint.identity.as_ref())
-    }
-
-    /// Whether it may get requests while there are others.
-    fn is_usable(&self, now: Duration) -> bool {
-        self.endpoint.health == Health::Healthy && !self.memory.record.is_ejected(now)
-    }
-
-    fn is_fresh(&self, tried: &[SocketAddr]) -> bool {
-        !tried.contains(&self.endpoint.address)
-    }
-
-    /// The pool of one worker for requests of a version; to an endpoint in the mesh they all go by HTTP/2.
-    pub(crate) fn pool(&self, worker: usize, version: HttpVersion) -> Option<&Arc<Pool>> {
-        let pools = self.memory.pools.get(worker)?;
-        let is_http2 = self.endpoint.identity.is_some() || version == HttpVersion::Http2;
-        Some(if is_http2 { &pools.http2 } else { &pools.http1 })
-    }
-}
-
-/// What outlives an update of the endpoint's weight or health.
-#[derive(Debug)]
-pub(crate) struct EndpointMemory {
-    pub(crate) load: Load,
-    pub(crate) record: Record,
-    /// By worker.
-    pub(crate) pools: Vec<WorkerPools>,
-}
-
-/// The pools of one worker to one endpoint.
-#[derive(Debug)]
-pub(crate) struct WorkerPools {
-    pub(crate) http1: Arc<Pool>,
-    pub(crate) http2: Arc<Pool>,
 }
 
 /// The snapshot and the memory beside it.
@@ -326,14 +223,13 @@ impl State {
         if before.resources == resources {
             return Ok(());
         }
-        let upstreams: HashMap<&ClusterName, Arc<Upstream>> = resources
+        let upstreams: HashMap<&ClusterName, Arc<Cluster>> = resources
             .clusters
             .iter()
             .map(|(name, settings)| {
                 let state = self.cluster(name, settings);
                 let text: Arc<str> = name.to_string().into();
-                let series = (0..self.workers).map(|_| OnceLock::new()).collect();
-                (name, Arc::new(Upstream { name: text, settings: settings.clone(), state, series }))
+                (name, Arc::new(Cluster::new(text, settings.clone(), state, self.workers)))
             })
             .collect();
         let mut tables: HashMap<&RouteName, Arc<Routes>> = HashMap::new();
@@ -388,9 +284,7 @@ impl State {
             clusters.extract_if(|name, _| !resources.clusters.contains_key(name)).map(|(_, state)| state).collect()
         };
         for state in gone {
-            let endpoints = state.endpoints.load();
-            self.meshed.lock().still(endpoints.iter().map(|known| known.endpoint.address), self.now());
-            self.meshed.lock().still(state.withheld.load().iter().map(|endpoint| endpoint.address), self.now());
+            self.meshed.lock().still(state.addresses().into_iter(), self.now());
         }
         self.learned.lock().retain(|address, _| live.outbound.contains_key(address));
         self.live.store(Arc::new(live));
@@ -403,7 +297,7 @@ impl State {
     /// that had one is withheld.
     pub fn endpoints(&self, set: &EndpointSet) {
         let Some(state) = self.clusters.lock().get(&set.cluster).cloned() else { return };
-        let old = state.endpoints.load_full();
+        let old = state.endpoints();
         let withheld = self.withheld(set, &state);
         let kept: HashMap<_, &Arc<EndpointState>> = old.iter().map(|known| (known.key(), known)).collect();
         let mut left = self.left.lock();
@@ -420,11 +314,8 @@ impl State {
                 };
                 match kept.get(&key).map(|known| Arc::clone(known)).or_else(returned) {
                     Some(known) if known.endpoint == *endpoint => known,
-                    Some(known) => Arc::new(EndpointState { endpoint: endpoint.clone(), memory: known.memory.clone() }),
-                    None => Arc::new(EndpointState {
-                        endpoint: endpoint.clone(),
-                        memory: Arc::new(EndpointMemory::new(endpoint, &state.counts, self.workers)),
-                    }),
+                    Some(known) => Arc::new(known.updated(endpoint.clone())),
+                    None => Arc::new(EndpointState::new(endpoint.clone(), &state.counts, self.workers)),
                 }
             })
             .collect();
@@ -439,12 +330,7 @@ impl State {
         let forgotten: Vec<_> = left.drain(..beyond).collect();
         drop(left);
         drop(forgotten);
-        let meshed = new.iter().all(|known| known.endpoint.identity.is_some());
-        state.meshed.store(meshed && !new.is_empty(), Relaxed);
-        state.endpoints.store(Arc::new(Endpoints::new(new)));
-        state.withheld.store(Arc::new(withheld));
-        state.known.store(true, Relaxed);
-        state.changed.notify_waiters();
+        state.set_endpoints(new, withheld);
     }
 
     /// Closes the connections to endpoints that have left and not come back.
@@ -494,10 +380,9 @@ impl State {
     fn withheld(&self, set: &EndpointSet, state: &ClusterState) -> Vec<Endpoint> {
         let now = self.now();
         self.sweep_meshed(now);
-        let before = state.withheld.load();
+        let before = state.withheld();
         let mut meshed = self.meshed.lock();
-        meshed.still(state.endpoints.load().iter().map(|known| known.endpoint.address), now);
-        meshed.still(before.iter().map(|endpoint| endpoint.address), now);
+        meshed.still(state.addresses().into_iter(), now);
         for endpoint in set.endpoints.iter().filter(|endpoint| endpoint.identity.is_some()) {
             meshed.learn(endpoint.address, now);
         }
@@ -528,8 +413,7 @@ impl State {
         let clusters: Vec<_> = self.clusters.lock().values().cloned().collect();
         let mut current = HashSet::new();
         for state in clusters {
-            current.extend(state.endpoints.load().iter().map(|known| known.endpoint.address));
-            current.extend(state.withheld.load().iter().map(|endpoint| endpoint.address));
+            current.extend(state.addresses());
         }
         self.meshed.lock().sweep(&current, now);
     }
@@ -565,7 +449,7 @@ impl State {
             .clusters
             .lock()
             .iter()
-            .map(|(name, state)| EndpointSet { cluster: name.clone(), endpoints: state.withheld.load().to_vec() })
+            .map(|(name, state)| EndpointSet { cluster: name.clone(), endpoints: state.withheld().to_vec() })
             .filter(|set| !set.endpoints.is_empty())
             .collect();
         sets.sort_by(|a, b| a.cluster.cmp(&b.cluster));
@@ -580,7 +464,7 @@ impl State {
             .iter()
             .map(|(name, state)| EndpointSet {
                 cluster: name.clone(),
-                endpoints: state.endpoints.load().iter().map(|known| known.endpoint.clone()).collect(),
+                endpoints: state.endpoints().iter().map(|known| known.endpoint.clone()).collect(),
             })
             .collect();
         sets.sort_by(|a, b| a.cluster.cmp(&b.cluster));
@@ -590,16 +474,11 @@ impl State {
     /// Visits every pool of one worker.
     pub(crate) fn each_pool(&self, worker: usize, mut visit: impl FnMut(&Pool)) {
         for cluster in self.clusters.lock().values() {
-            for endpoint in cluster.endpoints.load().iter() {
-                if let Some(pools) = endpoint.memory.pools.get(worker) {
-                    visit(&pools.http1);
-                    visit(&pools.http2);
-                }
-            }
+            cluster.each_pool(worker, &mut visit);
         }
     }
 
-    fn cluster(&self, name: &ClusterName, settings: &Cluster) -> Arc<ClusterState> {
+    fn cluster(&self, name: &ClusterName, settings: &Settings) -> Arc<ClusterState> {
         let mut clusters = self.clusters.lock();
         let state = clusters.entry(name.clone()).or_insert_with(|| Arc::new(ClusterState::new(settings, self.now())));
         state.clone()
@@ -609,8 +488,8 @@ impl State {
 fn resolve_clusters(
     user: &str,
     clusters: &[WeightedCluster],
-    upstreams: &HashMap<&ClusterName, Arc<Upstream>>,
-) -> Result<Vec<Arc<Upstream>>, IncompleteError> {
+    upstreams: &HashMap<&ClusterName, Arc<Cluster>>,
+) -> Result<Vec<Arc<Cluster>>, IncompleteError> {
     clusters
         .iter()
         .map(|to| {
@@ -623,7 +502,7 @@ fn resolve_clusters(
 }
 
 impl Routes {
-    fn resolve(table: &RouteTable, upstreams: &HashMap<&ClusterName, Arc<Upstream>>) -> Result<Self, IncompleteError> {
+    fn resolve(table: &RouteTable, upstreams: &HashMap<&ClusterName, Arc<Cluster>>) -> Result<Self, IncompleteError> {
         let user = table.name.to_string();
         let mut targets = Vec::with_capacity(table.hosts.len());
         for host in &table.hosts {
@@ -650,132 +529,5 @@ impl InboundLive {
     /// Who may open a connection that is not HTTP to a port.
     pub(crate) fn connections(&self, port: u16) -> &Judge {
         NonZeroU16::new(port).and_then(|port| self.connections.get(&port)).unwrap_or(&self.other_connections)
-    }
-}
-
-impl Upstream {
-    /// Whether every endpoint is reached by mesh TLS.
-    pub(crate) fn is_meshed(&self) -> bool {
-        self.state.meshed.load(Relaxed)
-    }
-
-    /// The metrics of requests to it, looked up once per worker and snapshot.
-    pub(crate) fn series(&self, worker: usize, make: impl FnOnce() -> Arc<RequestSeries>) -> Arc<RequestSeries> {
-        match self.series.get(worker) {
-            Some(series) => series.get_or_init(make).clone(),
-            None => make(),
-        }
-    }
-}
-
-impl ClusterState {
-    fn new(settings: &Cluster, now: Duration) -> Self {
-        Self {
-            endpoints: ArcSwap::default(),
-            withheld: ArcSwap::default(),
-            known: AtomicBool::new(false),
-            changed: Notify::new(),
-            meshed: AtomicBool::new(false),
-            budget: Budget::new(&settings.budget, now),
-            requests: AtomicU32::new(0),
-            counts: Counts::default(),
-            ejecting: Mutex::new(()),
-        }
-    }
-
-    /// The endpoint for the next try, avoiding those `tried` before where there is another. Ejected, draining and unhealthy
-    /// ones are used only when nothing better is left (panic routing).
-    pub(crate) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
-        // The common case looks at two of the healthy ones, or some more; only when none of them is any good are all looked at.
-        self.pick_where(tried, now, |_| true).or_else(|| self.pick_among_all(tried, now))
-    }
-
-    /// A healthy endpoint that was not tried and is as the caller wants it, if one is found among a few.
-    pub(crate) fn pick_where(
-        &self,
-        tried: &[SocketAddr],
-        now: Duration,
-        wanted: impl Fn(&EndpointState) -> bool,
-    ) -> Option<Arc<EndpointState>> {
-        let endpoints = self.endpoints.load();
-        let good = |index: usize| {
-            endpoints.get(index).is_some_and(|known| known.is_usable(now) && known.is_fresh(tried) && wanted(known))
-        };
-        let cost = |index: usize| cost(endpoints.get(index), now);
-        let picked = balancer::pick_usable(endpoints.healthy, |below| fastrand::usize(..below), good, cost)?;
-        endpoints.get(picked).cloned()
-    }
-
-    fn pick_among_all(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
-        let endpoints = self.endpoints.load();
-        let all: Vec<&Arc<EndpointState>> = endpoints.iter().collect();
-        let good: Vec<_> = all.iter().copied().filter(|known| known.is_usable(now)).collect();
-        let good_fresh: Vec<_> = good.iter().copied().filter(|known| known.is_fresh(tried)).collect();
-        let is_alive = |known: &&Arc<EndpointState>| known.endpoint.health != Health::Draining && known.is_fresh(tried);
-        let alive: Vec<_> = all.iter().copied().filter(is_alive).collect();
-        for candidates in [good_fresh, good, alive, all] {
-            if let Some(picked) = choose_ref(&candidates, now) {
-                return Some(picked.clone());
-            }
-        }
-        None
-    }
-
-    /// Why there is no endpoint to pick.
-    pub(crate) fn none(&self) -> Failure {
-        if self.withheld.load().is_empty() { Failure::NoEndpoint } else { Failure::LostIdentity }
-    }
-
-    /// Closes the idle connections of one worker, so that the limit leaves room for a new one. Returns whether any was.
-    pub(crate) fn close_idle(&self, worker: usize) -> bool {
-        let mut closed = false;
-        for endpoint in self.endpoints.load().iter() {
-            if let Some(pools) = endpoint.memory.pools.get(worker) {
-                closed |= pools.http1.close_idle() | pools.http2.close_idle();
-            }
-        }
-        closed
-    }
-
-    /// Counts a failure of an endpoint and ejects it if that is called for. Returns whether it did.
-    pub(crate) fn failed(&self, endpoint: &EndpointState, settings: &Cluster, now: Duration) -> bool {
-        let Some(detection) = &settings.outlier else { return false };
-        if endpoint.memory.record.failed(detection) == outlier::Verdict::Keep {
-            return false;
-        }
-        let _one_at_a_time = self.ejecting.lock();
-        let endpoints = self.endpoints.load();
-        let ejected = endpoints.iter().filter(|known| known.memory.record.is_ejected(now)).count();
-        if endpoint.memory.record.is_ejected(now) || !outlier::may_eject(detection, ejected, endpoints.len()) {
-            return false;
-        }
-        endpoint.memory.record.eject(detection, now);
-        true
-    }
-}
-
-fn choose_ref<'a>(endpoints: &[&'a Arc<EndpointState>], now: Duration) -> Option<&'a Arc<EndpointState>> {
-    let index =
-        balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i).copied(), now))?;
-    endpoints.get(index).copied()
-}
-
-fn cost(endpoint: Option<&Arc<EndpointState>>, now: Duration) -> f64 {
-    endpoint.map_or(f64::INFINITY, |known| known.memory.load.cost(known.endpoint.weight.get(), now))
-}
-
-impl EndpointMemory {
-    fn new(endpoint: &Endpoint, counts: &Counts, workers: usize) -> Self {
-        let transport = match &endpoint.identity {
-            Some(identity) => Transport::Mesh(identity.clone()),
-            None => Transport::Plain,
-        };
-        let pool = |version| {
-            let target = Target { address: endpoint.address, transport: transport.clone() };
-            Arc::new(Pool::new(target, version, counts.clone()))
-        };
-        let pools =
-            (0..workers).map(|_| WorkerPools { http1: pool(Version::Http1), http2: pool(Version::Http2) }).collect();
-        Self { load: Load::default(), record: Record::default(), pools }
     }
 }

@@ -42,12 +42,13 @@ use crate::{
         accept::Accepted,
         detect::{IDLE, SILENCE, Speaks, detect, first_speaker},
     },
-    live::{EndpointState, Live, OutboundLive, Routes, Upstream},
+    live::{Live, OutboundLive, Routes},
     stream::Stream,
     tcp,
     telemetry::{Direction, RequestLabels, Security},
     upstream::{
         attempt,
+        cluster::{Cluster, EndpointState},
         dial::{Alpn, Slot, plain},
         pool::Version,
     },
@@ -241,7 +242,7 @@ async fn speaks_first(target: &OutboundLive, stream: &mut TcpStream, bytes: &mut
 /// An opaque connection to an endpoint.
 struct Callee {
     stream: Stream,
-    upstream: Arc<Upstream>,
+    upstream: Arc<Cluster>,
     endpoint: Arc<EndpointState>,
     _slot: Slot,
 }
@@ -415,7 +416,7 @@ fn forwarded(fields: &mut Fields, client: IpAddr) {
 
 impl Outbound {
     /// Finds the rule and the cluster of a request: pure but for the dice.
-    fn decide<'a>(&self, live: &'a Live, exchange: &mut Exchange) -> Result<(&'a Forward, &'a Arc<Upstream>), Failure> {
+    fn decide<'a>(&self, live: &'a Live, exchange: &mut Exchange) -> Result<(&'a Forward, &'a Arc<Cluster>), Failure> {
         let routes = self.routes(live)?;
         let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
         let found =

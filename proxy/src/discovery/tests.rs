@@ -295,7 +295,7 @@ async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
     assert_eq!(bench.client.status.applied.borrow().revision, 2);
     assert!(Arc::ptr_eq(&before, &after));
     let target = |live: &crate::live::Live| live.outbound[&destination(1)].clone().unwrap();
-    let weight = |live| target(live).tcp[0].0.state.endpoints.load()[0].endpoint.weight.get();
+    let weight = |live| target(live).tcp[0].0.state.endpoints()[0].endpoint.weight.get();
     assert_eq!(weight(&after), 7);
     // And one that changes more is taken over.
     bench.send_all(&[wire::render_cluster(

@@ -23,9 +23,11 @@ use super::{
 };
 use crate::{
     connection::{Connection, Running},
-    live::{EndpointState, Upstream},
     telemetry::{Direction, Entry, RequestLabels, RequestSeries, Security, access_log},
-    upstream::pool::Lease,
+    upstream::{
+        cluster::{Cluster, EndpointState},
+        pool::Lease,
+    },
     worker::Worker,
 };
 
@@ -74,7 +76,7 @@ pub(crate) struct Flight {
     pub(crate) lease: Option<Lease>,
     /// The connection, where the answer switched it to another protocol.
     pub(crate) far: Option<Far>,
-    pub(crate) upstream: Option<(Arc<Upstream>, Arc<EndpointState>)>,
+    pub(crate) upstream: Option<(Arc<Cluster>, Arc<EndpointState>)>,
 }
 
 impl Exchange {

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
 use weft_http::head::Version as HttpVersion;
 
+use super::cluster::{Cluster, EndpointState};
 use super::pool::{Bounds, CONNECTIONS, SendError};
 use crate::{
     http::{
@@ -15,7 +16,6 @@ use crate::{
         head::Head,
     },
     inbound,
-    live::{EndpointState, Upstream},
     telemetry::Direction,
     worker::Worker,
 };
@@ -30,7 +30,7 @@ const CLOSING: Duration = Duration::from_millis(1);
 pub(crate) async fn run(
     worker: &Arc<Worker>,
     rule: &Forward,
-    upstream: &Arc<Upstream>,
+    upstream: &Arc<Cluster>,
     body: Body,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
@@ -104,7 +104,7 @@ fn version(head: &Head, cluster: ClusterVersion, direction: Direction) -> HttpVe
 /// One try.
 async fn once(
     worker: &Arc<Worker>,
-    upstream: &Arc<Upstream>,
+    upstream: &Arc<Cluster>,
     endpoint: &Arc<EndpointState>,
     body: Body,
     exchange: &mut Exchange,
@@ -143,7 +143,7 @@ async fn once(
 
 async fn send(
     worker: &Arc<Worker>,
-    upstream: &Arc<Upstream>,
+    upstream: &Arc<Cluster>,
     endpoint: &Arc<EndpointState>,
     head: &mut Head,
     body: Body,
@@ -175,7 +175,7 @@ async fn send(
     Ok(Answer::new(response, body))
 }
 
-fn bounds(upstream: &Upstream) -> Bounds {
+fn bounds(upstream: &Cluster) -> Bounds {
     let settings = &upstream.settings;
     Bounds {
         connect: settings.connect_timeout,
@@ -186,7 +186,7 @@ fn bounds(upstream: &Upstream) -> Bounds {
 }
 
 /// Counts a failure of an endpoint, and tells when that ejects it.
-fn count_failure(worker: &Worker, upstream: &Upstream, endpoint: &EndpointState, now: Duration) {
+fn count_failure(worker: &Worker, upstream: &Cluster, endpoint: &EndpointState, now: Duration) {
     if upstream.state.failed(endpoint, &upstream.settings, now) {
         let address = endpoint.endpoint.address.to_string();
         worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
@@ -198,7 +198,7 @@ fn count_failure(worker: &Worker, upstream: &Upstream, endpoint: &EndpointState,
 /// other one: this request does not wait for a connection, which is opened meanwhile for those to come (docs/adr/0011).
 fn with_connection(
     worker: &Arc<Worker>,
-    upstream: &Arc<Upstream>,
+    upstream: &Arc<Cluster>,
     picked: Arc<EndpointState>,
     tried: &[SocketAddr],
     version: HttpVersion,
@@ -219,7 +219,7 @@ fn with_connection(
 }
 
 /// Opens a connection to an endpoint for requests to come. That it cannot be counts as a failed request would.
-async fn warm(worker: Arc<Worker>, upstream: Arc<Upstream>, endpoint: Arc<EndpointState>, version: HttpVersion) {
+async fn warm(worker: Arc<Worker>, upstream: Arc<Cluster>, endpoint: Arc<EndpointState>, version: HttpVersion) {
     let Some(pool) = endpoint.pool(worker.index, version) else { return };
     let Err(failure) = pool.warm(worker.opener(), bounds(&upstream)).await else { return };
     tracing::debug!(cluster = %upstream.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
@@ -231,7 +231,7 @@ async fn warm(worker: Arc<Worker>, upstream: Arc<Upstream>, endpoint: Arc<Endpoi
 /// The next endpoint; waits a moment when the cluster's endpoints have not arrived yet.
 pub(crate) async fn pick(
     worker: &Worker,
-    upstream: &Upstream,
+    upstream: &Cluster,
     tried: &[SocketAddr],
     now: Instant,
 ) -> Result<Arc<EndpointState>, Failure> {
@@ -246,7 +246,7 @@ pub(crate) async fn pick(
 }
 
 /// Whether the budget has a retry left; counts it either way.
-fn may_retry(worker: &Worker, upstream: &Upstream, cause: &str) -> bool {
+fn may_retry(worker: &Worker, upstream: &Cluster, cause: &str) -> bool {
     let granted = upstream.state.budget.withdraw(&upstream.settings.budget, worker.shared.state.now());
     let result = if granted { "tried" } else { "over_budget" };
     worker.metrics.event("weft_retries_total", &[("cluster", &upstream.name), ("cause", cause), ("result", result)]);
