@@ -5,10 +5,9 @@
 //! At the end: readiness goes first, then the control plane hears of it, then listeners close and idle connections end;
 //! the workload leaves the registry when the last connection has ended or the time is up.
 //!
-//! - [`ports`]: opening listening sockets. `threads`: the workers. `courtesy`: they let each other run.
+//! - [`ports`]: opening listening sockets. `threads`: the workers.
 //!   `edge`: the ports of a gateway come and go.
 
-mod courtesy;
 mod edge;
 mod ports;
 mod threads;

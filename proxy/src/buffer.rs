@@ -3,7 +3,7 @@
 //! What is cut out of one and handed on keeps it from being lent again until it is dropped; so small parts are to be copied.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -25,7 +25,6 @@ const KEPT: usize = 8;
 
 thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-    static READS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// What was read.
@@ -53,11 +52,6 @@ pub(crate) fn lend<R>(user: impl FnOnce(&mut BytesMut) -> R) -> R {
         kept.push(buffer);
     });
     result
-}
-
-/// How often this thread has read something since it was last asked.
-pub(crate) fn take_reads() -> u32 {
-    READS.take()
 }
 
 /// Takes the content out of a lent buffer.
@@ -102,10 +96,7 @@ pub(crate) fn poll_fill_by(
         match read(count) {
             // Who has sent all is asked again by the next call, which then hears so.
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Filled { count, drained: false })),
-            Poll::Ready(Ok(more)) => {
-                count += more;
-                READS.set(READS.get().saturating_add(1));
-            }
+            Poll::Ready(Ok(more)) => count += more,
             Poll::Ready(Err(error)) if count == 0 => return Poll::Ready(Err(error)),
             Poll::Ready(Err(error)) => {
                 *failed = Some(error);
@@ -163,20 +154,6 @@ mod tests {
 
     fn fill(source: &mut Source, most: usize, failed: &mut Option<io::Error>) -> Poll<io::Result<Filled>> {
         lend(|buffer| poll_fill(source, &mut Context::from_waker(Waker::noop()), buffer, most, failed))
-    }
-
-    #[test]
-    fn reads_that_bring_something_are_counted() {
-        take_reads();
-        let mut source = Source(vec![Ok(10), Ok(20), Err(io::ErrorKind::ConnectionReset.into())]);
-        lend(|buffer| {
-            let filled = poll_fill(&mut source, &mut Context::from_waker(Waker::noop()), buffer, SIZE, &mut None);
-            assert!(matches!(filled, Poll::Ready(Ok(Filled { count: 30, .. }))), "{filled:?}");
-            assert!(
-                poll_fill(&mut source, &mut Context::from_waker(Waker::noop()), buffer, SIZE, &mut None).is_pending()
-            );
-        });
-        assert_eq!((take_reads(), take_reads()), (2, 0));
     }
 
     #[test]

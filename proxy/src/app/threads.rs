@@ -9,7 +9,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{courtesy, ports::Opened};
+use super::ports::Opened;
 use crate::{
     listener::{
         accept::{self, Role, serve},
@@ -50,11 +50,7 @@ impl Threads {
             let (commands, received) = mpsc::channel(COMMANDS);
             let (stop, stopped) = oneshot::channel();
             let (end, ended) = oneshot::channel();
-            let mut runtime = runtime::Builder::new_current_thread();
-            if workers.len() > 1 {
-                runtime.on_thread_park(courtesy::let_others_run);
-            }
-            let runtime = runtime.enable_all().build()?;
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
             let worker = worker.clone();
             let name = format!("weft-worker-{}", worker.index);
             thread::Builder::new().name(name).spawn(move || {
