@@ -1,4 +1,4 @@
-# What a person runs here. `make` alone lists it. Options for a program go through ARGS, e.g. make demo ARGS=--help
+# The commands of this repository. `make` alone lists them. ARGS passes options to a program, e.g. make demo ARGS=--help
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -6,25 +6,25 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
-# Where Debian keeps nft and ip for people who are not root, and where rustup puts cargo.
+# nft and ip are outside the PATH of ordinary users on Debian, and cargo is in rustup's directory.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
-# In continuous integration Cargo.lock is the truth; a developer who adds a dependency may let cargo update it.
+# Continuous integration uses Cargo.lock as committed; when a developer adds a dependency, cargo may update it.
 CARGO_FLAGS := $(if $(CI),--locked)
 SETUP := deploy/setup/setup.sh
 AS_ROOT := deploy/setup/as-root.sh
-# e2e tests make network namespaces and so run as root; all other tests run as whoever runs make.
+# e2e tests create network namespaces and therefore run as root; all other tests run as the user of make.
 TEST_RUNNER := --config 'target."cfg(all())".runner=["$(CURDIR)/$(AS_ROOT)", "--test"]'
 DEMO_PACKAGES := -p weft -p weft-proxy -p weft-control-plane -p weft-demo-order
-# The demo's services that are not Rust have tests of their own, which need no mesh.
+# The demo's Node and Python services have tests of their own, which need no mesh.
 NODE_TESTS := $(wildcard deploy/demo/shop/*/*.test.js)
 PYTHON_TESTS := $(wildcard deploy/demo/shop/*/test_*.py)
 
-help: ## Print this list
+help: ## Print this list of commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options: make demo ARGS='--help', make bench ARGS=--quick, make test ARGS='-p weft-core'"
 
-# $(1) what `weft` is called with
+# $(1) arguments of `weft`
 define run-demo
 	@$(SETUP) build demo
 	@$(AS_ROOT) --check
@@ -32,13 +32,13 @@ define run-demo
 	@WEFT_BIN=$(TARGET)/release $(AS_ROOT) $(TARGET)/release/weft $(1) $(ARGS)
 endef
 
-demo: ## Bring up a small shop in the mesh, with a live view; Ctrl-C takes it down (needs root, asks sudo)
+demo: ## Run a small shop in the mesh, with a live view; Ctrl-C removes it (needs root, asks sudo)
 	$(call run-demo,demo)
 
 demo-check: ## Run the same demo without a terminal and check every step (needs root, asks sudo)
 	$(call run-demo,demo --check)
 
-# $(1) environment, $(2) arguments for the test programs; ARGS replaces --workspace and leaves out the shop's services.
+# $(1) environment, $(2) arguments of the test programs; ARGS replaces --workspace and skips the shop's services.
 define run-tests
 	@$(SETUP) build test
 	@$(AS_ROOT) --check
@@ -47,10 +47,10 @@ define run-tests
 	$(if $(ARGS),,@$(MAKE) test-services)
 endef
 
-test: ## Unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
+test: ## Run unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
 	$(call run-tests)
 
-test-full: ## The same with the slow tests (#[ignore]), more cases per property, and bench-micro
+test-full: ## Run all tests, including slow ones (#[ignore]), with more cases per property, and bench-micro
 	$(call run-tests,PROPTEST_CASES=4096,-- --include-ignored)
 	$(if $(ARGS),,@$(MAKE) bench-micro)
 
@@ -58,26 +58,26 @@ test-services:
 	$(if $(NODE_TESTS),node --test --test-reporter=spec $(NODE_TESTS))
 	$(if $(PYTHON_TESTS),set -e; for file in $(PYTHON_TESTS); do .tools/venv/bin/python -B $$file; done)
 
-lint: ## Formatting, clippy with warnings as errors, licences and duplicate or forbidden crates
+lint: ## Check formatting, clippy (warnings are errors), licences, and duplicate or forbidden crates
 	@$(SETUP) build lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	@deploy/setup/deny.sh
 
-bench: ## Weft, Envoy and a bare relay side by side; writes bench/out/latest.json (ARGS=--quick: 3 minutes)
+bench: ## Compare Weft with Envoy and a plain relay; writes bench/out/latest.json (ARGS=--quick: 3 minutes)
 	@$(SETUP) build bench
 	cargo build --release $(CARGO_FLAGS) -p weft-proxy -p weft-control-plane -p weft-bench
 	@WEFT_BIN=$(TARGET)/release $(TARGET)/release/weft-bench $(ARGS)
 
 # The benches of all packages that have one named micro.
-bench-micro: ## Instructions per operation of the data path's parts; fails if one grew (ARGS=--accept: new baseline)
+bench-micro: ## Count instructions of the data path's parts; fails if one grew (ARGS=--accept: new baseline)
 	@$(SETUP) build test
 	cargo bench --profile micro $(CARGO_FLAGS) --workspace --bench micro -- $(ARGS)
 
-layout: ## Find anew which functions a proxy executes, for proxy/layout.ld (some minutes)
+layout: ## Regenerate proxy/layout.ld from the functions that a proxy executes (some minutes)
 	@$(SETUP) build test bench
 	cargo build --profile profiling $(CARGO_FLAGS) -p weft-proxy -p weft-control-plane -p weft-bench
 	@python3 bench/layout.py $(TARGET)/profiling proxy/layout.ld
 
-setup: ## Install what all targets need, and do nothing else
+setup: ## Install the requirements of all targets, and do nothing else
 	@$(SETUP) build lint test demo bench

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs Debian packages without questions, and without starting the daemons some of them bring.
+# Installs Debian packages without prompts, and without starting the daemons that some of them contain.
 #
 #   deploy/setup/apt-install.sh PACKAGE...      (as root; called by setup.sh)
 #
-# Daemons: for the time of the installation a policy-rc.d answers "not allowed" (101) to every start; the one that
-# was there before comes back afterwards, also after an interrupted run. Of the packages that this run brought in,
-# known daemons are also disabled, so that they do not start at the next boot either: the tests run their own.
-# The package lists are fetched only when apt does not know a package or cannot download it.
+# Daemons: during the installation a policy-rc.d answers "not allowed" (101) to every start; the previous one is
+# restored afterwards, also after an interrupted run. Known daemons that this run installed are also disabled, so that
+# they do not start at the next boot: the tests run their own.
+# The package lists are fetched only if apt does not know a package or cannot download it.
 set -euo pipefail
 
 [ "$(id -u)" = 0 ] || { echo "apt-install: error: must run as root" >&2; exit 1; }
@@ -42,7 +42,7 @@ installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" = "
 
 exec 8>/run/weft-apt.lock
 flock 8
-restore_policy # what an interrupted run left behind
+restore_policy # of an interrupted run
 trap restore_policy EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -53,7 +53,7 @@ for daemon in "${daemons[@]}"; do
   if installed "$daemon"; then was_there+="$daemon "; fi
 done
 
-# apt's status lines on its file descriptor 3 (stage:package:percent:text) as a few lines of progress.
+# Prints apt's status lines on its file descriptor 3 (stage:package:percent:text) as a few lines of progress.
 progress() {
   local stage package percent text shown=-20
   while IFS=: read -r stage package percent text; do
@@ -75,7 +75,7 @@ trap 'restore_policy; rm -f "$log"' EXIT
 install() {
   local status=0
   quiet_apt -o APT::Status-Fd=3 install --no-install-recommends "$@" 3> >(progress) >"$log" 2>&1 || status=$?
-  wait $! || true # progress has said all
+  wait $! || true # all progress is printed
   return $status
 }
 
@@ -86,18 +86,18 @@ update() {
   quiet_apt update
 }
 
-# After an interrupted installation dpkg wants this first; otherwise it does nothing.
+# Required after an interrupted installation; otherwise it does nothing.
 dpkg --force-confdef --force-confold --configure -a </dev/null >/dev/null 2>&1 || true
 if ! quiet_apt --simulate install --no-install-recommends "$@" >/dev/null 2>&1; then update; fi
 installed_all=yes
 install "$@" || installed_all=no
 if [ $installed_all$updated = nono ]; then
-  update # the lists were old: what they name is gone from the mirror
+  update # the lists were outdated: the mirror no longer has the packages that they name
   if install "$@"; then installed_all=yes; fi
 fi
 if [ $installed_all = no ]; then
   tail -n 30 "$log" >&2
-  echo "apt-install: error: apt-get could not install: $*" >&2
+  echo "apt-install: error: apt-get cannot install: $*" >&2
   exit 1
 fi
 

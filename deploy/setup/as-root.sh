@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs a program as root: directly when we are root, through sudo otherwise.
+# Runs a program as root: directly if the user is root, otherwise through sudo.
 #
 #   deploy/setup/as-root.sh COMMAND...      runs it, passing on PATH and WEFT_*, CARGO_*, RUST_*, PROPTEST_* and CI
-#   deploy/setup/as-root.sh --check         only asks: can we be root here, and may root make network namespaces?
-#   deploy/setup/as-root.sh --test COMMAND  a cargo runner: root for the tests of weft-e2e, and for the control plane's
-#                                           where the ignored ones run too (one mounts a file system); as we are for all others
+#   deploy/setup/as-root.sh --check         checks that root is available and that root may create network namespaces
+#   deploy/setup/as-root.sh --test COMMAND  a cargo runner: root for the tests of weft-e2e, and for those of the control
+#                                           plane if ignored tests run too (one mounts a file system); otherwise the user
 set -euo pipefail
 
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -29,14 +29,14 @@ case ${1-} in
     else
       command -v sudo >/dev/null || fail "$why; run make as root, or install sudo and allow it to $(id -un)"
       if ! sudo -n true 2>/dev/null; then
-        [ -t 0 ] || fail "$why; sudo wants a password and there is no terminal to ask on: run make as root"
+        [ -t 0 ] || fail "$why; sudo requires a password and there is no terminal: run make as root"
         echo "$why: asking through sudo" >&2
         sudo -v || fail "$why; sudo refused"
       fi
       sudo=(sudo)
     fi
     if ! "${sudo[@]}" unshare --net --mount true 2>/dev/null; then
-      fail "$why, and root may not make network namespaces here; in a container, start it with --privileged"
+      fail "$why, but root may not create network namespaces here; start a container with --privileged"
     fi ;;
   --test)
     shift

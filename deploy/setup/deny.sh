@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the dependency tree against deny.toml: bans, licences and sources always, advisories when their database
-# (github.com/rustsec/advisory-db) can be fetched. Without network it says that they were not checked, and passes.
+# Checks the dependency tree against deny.toml: bans, licences and sources always, advisories if their database
+# (github.com/rustsec/advisory-db) can be fetched. Without network it prints that they were not checked, and passes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 PATH=$PWD/.tools/cargo/bin:$PATH

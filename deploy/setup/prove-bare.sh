@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Proves that a fresh clone works on a machine with nothing installed by hand: makes a minimal Debian or Ubuntu with
-# debootstrap, puts a fresh clone of this repository's HEAD and the Rust toolchain into it, and runs commands there.
+# Proves that a fresh clone works on a bare machine: creates a minimal Debian or Ubuntu with debootstrap, puts a fresh
+# clone of this repository's HEAD and the Rust toolchain into it, and runs commands there.
 #
 #   deploy/setup/prove-bare.sh [--suite SUITE] [--mirror URL] [--keyring FILE] [--dir DIR] [--keep] [--registry] [--user] [COMMAND...]
 #
 #   --suite     bookworm (default), trixie, noble ...
 #   --mirror    default: http://deb.debian.org/debian, for Ubuntu suites http://archive.ubuntu.com/ubuntu
-#   --keyring   whose keys sign the suite (Ubuntu on Debian: ubuntu-archive-keyring.gpg of the package ubuntu-keyring)
-#   --dir       where to build it (default: a new directory in /var/tmp)
-#   --keep      leave the directory there; with --dir it is used again next time, with a new clone
-#   --registry  copy this machine's crates.io cache in, to spare the download (default: fetched afresh)
+#   --keyring   keys that sign the suite (Ubuntu on Debian: ubuntu-archive-keyring.gpg of the package ubuntu-keyring)
+#   --dir       directory of the system (default: a new directory in /var/tmp)
+#   --keep      keep the directory; with --dir the next run uses it again, with a new clone
+#   --registry  copy this machine's crates.io cache into it, to avoid the download
 #   --user      run the commands as an ordinary user without sudo instead of root
-#   COMMAND     each one argument, run by bash in the clone; default: "make test" "make demo-check"
+#   COMMAND     one argument each, run by bash in the clone; default: "make test" "make demo-check"
 #
-# Inside are: debootstrap's minbase with make, this machine's apt proxy and certificate settings, the Rust toolchain
-# (~/.rustup and ~/.cargo/bin, read-only), the clone. Everything else is for `make` to install. It shares this
-# machine's kernel and network. Needs root and debootstrap.
+# The system contains debootstrap's minbase with make, this machine's apt proxy and certificate settings, the Rust
+# toolchain (~/.rustup and ~/.cargo/bin, read-only) and the clone. `make` installs everything else. The system shares
+# this machine's kernel and network. Needs root and debootstrap.
 #
-# All mounts are made in a mount namespace of its own, whose processes die with this script: nothing stays mounted,
-# even after kill -9, and what is removed at the end has no mount in it.
+# All mounts are in a mount namespace of its own, whose processes end with this script: nothing stays mounted, even
+# after kill -9, and the directory has no mounts when it is removed.
 set -euo pipefail
 
 say() { printf 'bare: %s\n' "$*" >&2; }
@@ -41,12 +41,12 @@ if [ "${1-}" = --inside ]; then
     mount -o remount,bind,ro "$root/opt/rust/$part"
   done
   # The bare system becomes the root of this mount namespace, not only of a process: the kernel refuses user namespaces,
-  # which some tests make, to whoever is in a chroot.
+  # which some tests create, to processes in a chroot.
   cd "$root"
   pivot_root . mnt
   cd /
   umount --lazy /mnt
-  # Nothing of this machine's environment but what the network here needs.
+  # Of this machine's environment, only the variables that the network needs.
   variables=(HOME="/home/$user" USER="$user" LANG=C.UTF-8 TERM=dumb CI=true CARGO_HOME="/home/$user/.cargo"
     RUSTUP_HOME=/opt/rust/.rustup PATH=/opt/rust/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
   for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY PIP_CERT PIP_INDEX_URL SSL_CERT_FILE \
@@ -94,10 +94,10 @@ esac
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 dir=${dir:-$(mktemp -d /var/tmp/weft-bare-XXXXXX)}
 mkdir -p "$dir"
-# It becomes the root folder, which everyone may pass through: tests run programs as other users.
+# It becomes the root directory, which all users must be able to traverse: tests run programs as other users.
 chmod 755 "$dir"
 dir=$(realpath "$dir")
-[ "$dir" != / ] || fail "--dir / makes no sense"
+[ "$dir" != / ] || fail "--dir must not be /"
 
 inside=""
 clean_up() {
@@ -119,7 +119,7 @@ trap 'exit 143' TERM
 
 if [ ! -e "$dir/.debootstrap-done" ]; then
   say "debootstrap $suite from $mirror into $dir"
-  # Younger suites than this debootstrap differ in nothing but the name.
+  # A suite that is newer than this debootstrap uses the script of an older one.
   script=/usr/share/debootstrap/scripts/$suite
   if [ -e "$script" ]; then :; elif [ $family = ubuntu ]; then script=${script%/*}/gutsy; else script=${script%/*}/sid; fi
   debootstrap --variant=minbase --include=make --components="$components" \
@@ -146,7 +146,7 @@ mkdir -p "$dir/home/$user"
 rm -rf "${dir:?}/home/$user/weft"
 git clone --quiet --no-hardlinks "$top" "$dir/home/$user/weft"
 say "fresh clone of $(git -C "$dir/home/$user/weft" log -1 --format='%h %s')"
-if [ -n "$(git -C "$top" status --porcelain)" ]; then say "note: uncommitted changes of $top are not in it"; fi
+if [ -n "$(git -C "$top" status --porcelain)" ]; then say "note: the clone does not contain uncommitted changes of $top"; fi
 if [ $registry = yes ]; then
   say "copying the crates.io cache of this machine"
   mkdir -p "$dir/home/$user/.cargo"

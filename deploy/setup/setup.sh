@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes sure that everything a make target needs is here, and installs what is missing.
+# Checks that the requirements of a make target are installed, and installs those that are missing.
 #
 #   deploy/setup/setup.sh [--check] PURPOSE...     PURPOSE: build lint test demo bench (see needs.txt)
 #
-# Looks for the programs themselves, not for packages, so nothing is installed that is there already and a second
-# run costs a few milliseconds of looking. Debian packages go through apt-get, as root or with sudo; where neither
-# is to be had, it prints the list to install and fails. Python packages go to .tools/venv, Rust programs to
-# .tools/cargo; both belong to this directory alone. With --check nothing is installed: it only says what is missing.
+# The script looks for programs, not for packages, so it installs nothing that is already there, and a second run takes
+# a few milliseconds. Debian packages are installed by apt-get, as root or with sudo; without either, the script prints
+# the list to install and fails. Python packages go to .tools/venv, Rust programs to .tools/cargo; both belong to this
+# directory only. With --check the script only prints what is missing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -28,7 +28,7 @@ for argument in "$@"; do
 done
 [ ${#purposes[@]} -gt 0 ] || fail "no purpose given; usage: setup.sh [--check] build|lint|test|demo|bench ..."
 
-wanted() { # wanted PURPOSE,PURPOSE: is one of them asked for?
+wanted() { # wanted PURPOSE,PURPOSE: is one of them requested?
   local purpose
   for purpose in "${purposes[@]}"; do
     [[ ",$1," == *",$purpose,"* ]] && return 0
@@ -36,7 +36,7 @@ wanted() { # wanted PURPOSE,PURPOSE: is one of them asked for?
   return 1
 }
 
-# A python3 that can make a virtual environment; on a machine with several the first one that can.
+# The first python3 that can create a virtual environment.
 python_with() { # python_with MODULE: prints the interpreter
   local candidate
   for candidate in python3 /usr/bin/python3; do
@@ -59,7 +59,7 @@ cargo_present() { # cargo_present NAME==VERSION: installed in .tools/cargo?
   [ -x "$tools/cargo/bin/$name" ] && grep -qsF "\"$name $version " "$tools/cargo/.crates.toml"
 }
 
-# Fills missing_packages, missing_pip and missing_cargo, and missing_lines with what a person wants to read.
+# Fills missing_packages, missing_pip and missing_cargo, and missing_lines for the user.
 look() {
   missing_packages=() missing_pip=() missing_cargo=() missing_lines=()
   local names kind what package
@@ -82,29 +82,29 @@ look() {
   done <"$here/needs.txt"
 }
 
-# The Rust toolchain is the user's: only look at it.
+# The Rust toolchain is the user's: it is checked, never changed.
 look_at_rust() {
   local need have
-  command -v cargo >/dev/null || fail "cargo is not on PATH. Install Rust (https://rustup.rs); under sudo, run make as yourself instead: it asks for root where it needs it"
+  command -v cargo >/dev/null || fail "cargo is not on PATH. Install Rust (https://rustup.rs). Do not run make under sudo: it asks for root itself"
   need=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$top/Cargo.toml")
   have=$(rustc --version) || fail "rustc does not run"
   have=${have#rustc } have=${have%% *}
   if [ "$(printf '%s\n' "$need" "${have%%-*}" | sort -V | head -n 1)" != "$need" ]; then
-    fail "Rust $need or newer is needed, rustc is $have; update with: rustup update"
+    fail "rustc is $have, but Rust $need or newer is required; run: rustup update"
   fi
   if wanted lint; then
-    cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is missing; add it with: rustup component add rustfmt"
-    cargo clippy --version >/dev/null 2>&1 || fail "clippy is missing; add it with: rustup component add clippy"
+    cargo fmt --version >/dev/null 2>&1 || fail "rustfmt is missing; run: rustup component add rustfmt"
+    cargo clippy --version >/dev/null 2>&1 || fail "clippy is missing; run: rustup component add clippy"
   fi
 }
 
-# Cargo deletes nothing that it ever built, and what a full disk does to a build is hard to tell from other faults.
+# Cargo never deletes old artifacts, and a build that fails on a full disk is hard to recognize.
 look_at_disk() {
   local dir=${CARGO_TARGET_DIR:-$top} free
   [ -d "$dir" ] || dir=$top
   free=$(df --output=avail -BM "$dir" 2>/dev/null | tail -n 1 | tr -dc 0-9) || return 0
   if [ "${free:-8192}" -lt 8192 ]; then
-    say "only $free MiB are free in $dir; a build from nothing takes about 8,000. \"cargo clean\" frees what earlier builds left"
+    say "warning: only $free MiB are free in $dir, and a full build takes about 8,000; \"cargo clean\" removes old artifacts"
   fi
 }
 
@@ -112,7 +112,7 @@ install_packages() {
   local by_hand
   by_hand="apt-get install --no-install-recommends ${missing_packages[*]}"
   if ! command -v apt-get >/dev/null; then
-    fail "no apt-get here; install what gives you the programs above, then try again. On Debian: $by_hand"
+    fail "apt-get is not available; install the programs above and try again. On Debian: $by_hand"
   fi
   say "installing Debian packages for ${purposes[*]}: ${missing_packages[*]}"
   if [ "$(id -u)" = 0 ]; then
@@ -121,23 +121,23 @@ install_packages() {
     say "asking for root through sudo"
     sudo bash "$here/apt-install.sh" "${missing_packages[@]}"
   else
-    fail "neither root nor sudo without a password here. As root, run: $by_hand"
+    fail "not root, and sudo is not available without a password. As root, run: $by_hand"
   fi
 }
 
 install_pip() {
   local python
-  # A virtual environment dies with the interpreter it was made from.
+  # A virtual environment stops working when its interpreter is removed.
   if ! "$tools/venv/bin/python" -c pass >/dev/null 2>&1; then
-    python=$(python_with ensurepip) || fail "no python3 that can make a virtual environment; install python3 and python3-venv"
-    say "making a Python environment in .tools/venv"
+    python=$(python_with ensurepip) || fail "no python3 that can create a virtual environment; install python3 and python3-venv"
+    say "creating a Python environment in .tools/venv"
     rm -rf "$tools/venv"
     "$python" -m venv "$tools/venv"
   fi
   say "installing from PyPI into .tools/venv: ${missing_pip[*]}"
   "$tools/venv/bin/python" -m pip install --no-input --disable-pip-version-check --only-binary :all: --no-deps \
     --progress-bar off "${missing_pip[@]}" >&2 ||
-    fail "pip could not install ${missing_pip[*]} (no network, or no wheel for this Python and processor?)"
+    fail "pip cannot install ${missing_pip[*]} (is there a network, and a wheel for this Python and processor?)"
 }
 
 install_cargo() { # unoptimised: built in a minute instead of several, and fast enough
@@ -164,7 +164,7 @@ printf '  %s\n' "${missing_lines[@]}" >&2
 started=$SECONDS
 mkdir -p "$tools"
 exec 9>"$tools/.setup-lock"
-flock 9 2>/dev/null || true # two targets started at once: the second waits; without flock (not Linux) no matter
+flock 9 2>/dev/null || true # if two targets start at once, the second waits; flock may be absent (not Linux)
 look
 [ ${#missing_packages[@]} = 0 ] || install_packages
 [ ${#missing_pip[@]} = 0 ] || install_pip
