@@ -3,6 +3,7 @@
 //!
 //! - [`api`]: the shapes people write (Gateway API and `weft.dev`), parsing and validation.
 //! - [`identity`], [`names`], [`listener`], [`route`], [`cluster`], [`endpoint`], [`policy`]: the model a proxy obeys.
+//! - [`snapshot`]: the whole configuration of a proxy, and which parts of it need which.
 //! - [`compile`]: objects and workloads -> model.
 //! - [`wire`]: model <-> xDS messages.
 //! - [`balancer`], [`outlier`], [`retry`], [`failure`]: decisions of the data path, without IO.
@@ -21,4 +22,5 @@ pub mod outlier;
 pub mod policy;
 pub mod retry;
 pub mod route;
+pub mod snapshot;
 pub mod wire;

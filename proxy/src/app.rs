@@ -27,6 +27,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+use weft_core::snapshot::IncompleteError;
 
 pub use self::ports::Addresses;
 pub(crate) use self::threads::Command;
@@ -44,7 +45,7 @@ use crate::{
     file::{FileSource, read_identity, watch_identity},
     identity::Issuer,
     listener::spread::Spread,
-    live::{IncompleteError, State},
+    live::State,
     status::Status,
     telemetry::AccessLog,
     tls::{CurrentTls, SvidError},

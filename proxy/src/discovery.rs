@@ -29,7 +29,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use weft_core::names::ListenerName;
+use weft_core::{names::ListenerName, snapshot::IncompleteError};
 use weft_proto::envoy::config::core::v3::Node;
 
 pub(crate) use self::node::protocol;
@@ -40,7 +40,7 @@ use self::{
 use crate::{
     config::{Mode, Settings},
     control_plane::{Backoff, ConnectError, ControlPlane},
-    live::{IncompleteError, State},
+    live::State,
     status::Status,
     tls::CurrentTls,
 };

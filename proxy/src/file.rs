@@ -16,15 +16,15 @@ use weft_core::{
     endpoint::EndpointSet,
     identity::TrustDomain,
     names::{ClusterName, ListenerName},
+    snapshot::{IncompleteError, Resources},
 };
 
 use crate::{
     config::{Mode, Settings},
     identity::files::{Stamp, stamp},
-    live::{IncompleteError, Resources, State},
+    live::State,
     status::{Applied, Status},
     tls::{CurrentTls, MeshTls, Svid, SvidError},
-    tree::{clusters_of, clusters_of_table, routes_of},
 };
 
 /// The trust domain where there is no certificate to say it.
@@ -47,10 +47,10 @@ pub fn compile(
             resources.absent.insert(name);
             continue;
         };
-        clusters.extend(clusters_of(&listener).into_iter().cloned());
-        for route in routes_of(&listener) {
+        clusters.extend(listener.clusters().into_iter().cloned());
+        for route in listener.routes() {
             if let Some(table) = world.routes(route, &who) {
-                clusters.extend(clusters_of_table(&table).into_iter().cloned());
+                clusters.extend(table.clusters().into_iter().cloned());
                 resources.routes.insert(route.clone(), table);
             }
         }

@@ -30,6 +30,5 @@ mod stream;
 mod tcp;
 pub mod telemetry;
 pub mod tls;
-mod tree;
 mod upstream;
 pub mod worker;

@@ -11,7 +11,7 @@ mod evadable;
 mod meshed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     num::NonZeroU16,
     sync::{
@@ -31,6 +31,7 @@ use weft_core::{
     names::{ClusterName, ListenerName, RouteName},
     policy::Judge,
     route::{Action, Matcher, RouteTable, WeightedCluster},
+    snapshot::{IncompleteError, Resources},
 };
 
 use self::meshed::Meshed;
@@ -47,40 +48,6 @@ const RETURN: Duration = Duration::from_secs(2);
 const MAX_LEFT: usize = 1_000;
 /// Most destinations remembered that were asked for during an outage and not answered.
 const MAX_UNANSWERED: usize = 20_000;
-
-/// The whole configuration of a proxy as a model: what discovery or a file hands over.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-pub struct Resources {
-    /// Listeners by name.
-    pub listeners: BTreeMap<ListenerName, Listener>,
-    /// Listeners that were asked for and do not exist.
-    pub absent: BTreeSet<ListenerName>,
-    /// Route tables by name.
-    pub routes: BTreeMap<RouteName, RouteTable>,
-    /// Clusters by name.
-    pub clusters: BTreeMap<ClusterName, Settings>,
-}
-
-/// A model that refers to something it does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IncompleteError {
-    /// A listener names a route table that is missing.
-    #[error("{listener}: route table {route} is missing")]
-    Route {
-        /// The listener.
-        listener: String,
-        /// The route table.
-        route: String,
-    },
-    /// A listener or route table names a cluster that is missing.
-    #[error("{user}: cluster {cluster} is missing")]
-    Cluster {
-        /// The listener or route table.
-        user: String,
-        /// The cluster.
-        cluster: String,
-    },
-}
 
 /// One immutable snapshot with its references resolved.
 #[derive(Clone, Debug, Default)]

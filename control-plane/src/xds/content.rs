@@ -8,7 +8,7 @@ use weft_core::{
     compile::{Who, World},
     listener::Listener,
     names::{ClusterName, ListenerName, NameError, RouteName},
-    route::{Action, RouteTable},
+    route::RouteTable,
     wire::{self, ClientClass, Encoded, NotForClient, ResourceType, Revision},
 };
 
@@ -171,34 +171,16 @@ fn content(world: &World, who: &Who, class: Class, kind: Kind, name: &str) -> Re
     Ok(Content { name: name.into(), version: encoded.version.as_str().into(), encoded, needs })
 }
 
+/// The names below a listener.
 fn listener_needs(listener: &Listener) -> Vec<(Kind, Arc<str>)> {
-    let mut needs: Vec<(Kind, Arc<str>)> = Vec::new();
-    let routes = |name: &RouteName| (Kind::Routes, name.to_string().into());
-    match listener {
-        Listener::Inbound(inbound) => {
-            needs.extend(inbound.ports.values().chain([&inbound.default]).map(|port| routes(&port.routes)));
-        }
-        Listener::OutboundDefault(_) => {}
-        Listener::Outbound(outbound) => {
-            needs.extend(outbound.http.iter().map(routes));
-            needs.extend(outbound.tcp.iter().map(|to| (Kind::Cluster, to.cluster.to_string().into())));
-        }
-        Listener::Gateway(gateway) => needs.extend(gateway.ports.values().map(routes)),
-    }
-    needs
+    let routes = listener.routes().into_iter().map(|name| (Kind::Routes, name.to_string().into()));
+    let clusters = listener.clusters().into_iter().map(|name| (Kind::Cluster, name.to_string().into()));
+    routes.chain(clusters).collect()
 }
 
+/// The names below a route table.
 fn table_needs(table: &RouteTable) -> Vec<(Kind, Arc<str>)> {
-    let rules = table.hosts.iter().flat_map(|host| &host.rules);
-    let clusters = rules.flat_map(|rule| match &rule.action {
-        Action::Forward(forward) => forward.clusters.as_slice(),
-        Action::Respond(_) | Action::Deliver => &[],
-    });
-    let mut needs: Vec<(Kind, Arc<str>)> =
-        clusters.map(|to| (Kind::Cluster, Arc::from(to.cluster.to_string()))).collect();
-    needs.sort();
-    needs.dedup();
-    needs
+    table.clusters().into_iter().map(|name| (Kind::Cluster, name.to_string().into())).collect()
 }
 
 impl Absence {

@@ -11,14 +11,10 @@ use weft_core::{
     listener::Listener,
     names::{ClusterName, ListenerName, RouteName},
     route::RouteTable,
+    snapshot::{IncompleteError, Resources},
     wire::{self, Parsed, ResourceType, Revision},
 };
 use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
-
-use crate::{
-    live::Resources,
-    tree::{clusters_of, clusters_of_table, routes_of},
-};
 
 /// Most resources held; more end the stream.
 const MAX_HELD: usize = 100_000;
@@ -169,24 +165,22 @@ impl Held {
         wanted: impl Iterator<Item = &'a ListenerName>,
         absent: &BTreeSet<ListenerName>,
         before: &Resources,
-    ) -> (Resources, Vec<String>) {
+    ) -> (Resources, Vec<IncompleteError>) {
         let mut out = Resources { absent: absent.clone(), ..Resources::default() };
         let mut incomplete = Vec::new();
         for name in wanted.filter(|name| !absent.contains(name)) {
-            let staged = self.listener(name);
-            if let Some(listener) = staged {
-                match self.add_tree(listener, before, &mut out) {
-                    Ok(()) => {
-                        out.listeners.insert(name.clone(), listener.clone());
-                        continue;
-                    }
-                    Err(missing) => incomplete.push(format!("listener {:?}: {missing}", name.to_string())),
+            if let Some(listener) = self.listener(name) {
+                match self.add_tree(name, listener, before, &mut out) {
+                    Ok(()) => continue,
+                    Err(missing) => incomplete.push(missing),
                 }
             }
+            // The listener in force stays, unless its own tree has gaps that nothing fills: then it is left out, as its
+            // replacement was.
             if let Some(listener) = before.listeners.get(name)
-                && self.add_tree(listener, before, &mut out).is_ok()
+                && let Err(gap) = self.add_tree(name, listener, before, &mut out)
             {
-                out.listeners.insert(name.clone(), listener.clone());
+                tracing::debug!(%gap, "a listener in force has become incomplete");
             }
         }
         (out, incomplete)
@@ -196,10 +190,10 @@ impl Held {
     pub(super) fn needs<'a>(&self, wanted: impl Iterator<Item = &'a ListenerName>) -> BTreeSet<(ResourceType, String)> {
         let mut needs = BTreeSet::new();
         for listener in wanted.filter_map(|name| self.listener(name)) {
-            let mut clusters = clusters_of(listener);
-            for route in routes_of(listener) {
+            let mut clusters = listener.clusters();
+            for route in listener.routes() {
                 needs.insert((ResourceType::Route, route.to_string()));
-                clusters.extend(self.route(route).map(clusters_of_table).unwrap_or_default());
+                clusters.extend(self.route(route).map(RouteTable::clusters).unwrap_or_default());
             }
             for cluster in clusters {
                 needs.insert((ResourceType::Cluster, cluster.to_string()));
@@ -209,28 +203,21 @@ impl Held {
         needs
     }
 
-    /// Adds what a listener needs to `out`; when something is missing, says what, and adds nothing.
-    fn add_tree(&self, listener: &Listener, before: &Resources, out: &mut Resources) -> Result<(), String> {
-        let mut routes = Vec::new();
-        let mut clusters = clusters_of(listener);
-        for name in routes_of(listener) {
-            let table = self.route(name).or_else(|| before.routes.get(name));
-            let table = table.ok_or_else(|| format!("route table {:?} is missing", name.to_string()))?;
-            clusters.extend(clusters_of_table(table));
-            routes.push(table);
-        }
-        let mut found = Vec::new();
-        for name in clusters {
-            let cluster = self.cluster(name).or_else(|| before.clusters.get(name));
-            found.push(cluster.ok_or_else(|| format!("cluster {:?} is missing", name.to_string()))?);
-        }
-        for table in routes {
-            out.routes.entry(table.name.clone()).or_insert_with(|| table.clone());
-        }
-        for cluster in found {
-            out.clusters.entry(cluster.name.clone()).or_insert_with(|| cluster.clone());
-        }
-        Ok(())
+    /// Adds a listener and everything below it to `out`, with the gaps filled from `before`.
+    /// Errors: something is missing in both; then nothing is added.
+    fn add_tree(
+        &self,
+        name: &ListenerName,
+        listener: &Listener,
+        before: &Resources,
+        out: &mut Resources,
+    ) -> Result<(), IncompleteError> {
+        out.add(
+            name,
+            listener,
+            |route| self.route(route).or_else(|| before.routes.get(route)),
+            |cluster| self.cluster(cluster).or_else(|| before.clusters.get(cluster)),
+        )
     }
 
     fn good(&self, kind: ResourceType, name: &str) -> Option<&Parsed> {

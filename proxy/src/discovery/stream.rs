@@ -15,6 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use weft_core::{
     names::ListenerName,
+    snapshot::Resources,
     wire::{REVISION_NAME, ResourceType, Revision},
 };
 use weft_proto::{
@@ -33,7 +34,7 @@ use super::{
     held::{self, Taken},
     subscriptions::Added,
 };
-use crate::{live::Resources, status::Applied};
+use crate::status::Applied;
 
 /// Longest wait for a stream to open.
 const OPEN: Duration = Duration::from_secs(10);
@@ -198,7 +199,7 @@ impl Discovery {
             let (resources, incomplete) = make();
             self.apply(resources, &before)?;
             self.in_force = incomplete.is_empty().then_some(made_of);
-            problems.extend(incomplete);
+            problems.extend(incomplete.iter().map(ToString::to_string));
         }
         if problems.is_empty() {
             tracing::debug!(revision = revision.number, "revision in force");

@@ -7,11 +7,9 @@ use tokio::net::TcpStream;
 use weft_core::{
     listener::InboundMode,
     policy::{Authorization, Operation, Principal, Rule},
+    snapshot::Resources,
 };
-use weft_proxy::{
-    listener::accept::Role,
-    live::{Resources, State},
-};
+use weft_proxy::{listener::accept::Role, live::State};
 
 use crate::{
     apps::{fixed_app, once},

@@ -9,8 +9,9 @@ use weft_core::{
     names::{ClusterName, ListenerName, RouteName},
     policy::Authorization,
     route::{Action, Forward, Match, PathMatch, RouteTable, Rule, VirtualHost},
+    snapshot::Resources,
 };
-use weft_proxy::{listener::accept::Role, live::Resources};
+use weft_proxy::listener::accept::Role;
 
 use crate::{
     apps::{empty, full, http1_app, http2_client, raw, text},

@@ -26,6 +26,7 @@ use weft_core::{
     names::{ClusterName, ListenerName, RouteName, ServicePort},
     policy::Authorization,
     route::{Action, Forward, Match, RouteTable, Rule, VirtualHost, WeightedCluster},
+    snapshot::Resources,
 };
 use weft_proxy::{
     drain::{Drain, Drainer},
@@ -33,7 +34,7 @@ use weft_proxy::{
         accept::{Role, bind, serve},
         spread::Spread,
     },
-    live::{Resources, State},
+    live::State,
     telemetry::{AccessLog, exposition},
     tls::{CurrentTls, MeshTls, Svid},
     worker::{Shared, Worker},
