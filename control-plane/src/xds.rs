@@ -1,9 +1,11 @@
 //! xDS: the ADS server, incremental variant. Resources by name, on demand; one barrier for each change.
 //!
 //! Map: `feed` follows desired state and the registry; `publish` compiles and encodes each subscribed resource that a
-//! change touches, once, into the `cache`. Each `stream` asks its `session` which resources its client is due;
-//! `messages` orders them. `content` compiles and renders one resource, `client` reads the node of a client,
-//! `proxy` keeps a client's entry in the table of proxies.
+//! change touches, once, into the `cache`; `content` is one such resource.
+//!
+//! One stream: `client` is its node and identity; `subscriptions` is what the client asks for and holds, whatever the variant
+//! of the protocol (`access`: which resources it may have), and returns what is `due`; `delta` is the incremental variant on
+//! top of it, `messages` its encoding, `stream` its loop; `connected` is the client's entry in the table of proxies.
 //!
 //! # Rules of the wire
 //! Spec: xDS transport protocol, incremental variant.
@@ -68,15 +70,18 @@ pub use self::{
 };
 use crate::{serve::Peer, state::ProxyTable};
 
+mod access;
 mod cache;
 mod client;
+mod connected;
 mod content;
+mod delta;
+mod due;
 mod feed;
 mod messages;
-mod proxy;
 mod publish;
-mod session;
 mod stream;
+mod subscriptions;
 
 /// Bounds of the server.
 ///

@@ -1,8 +1,8 @@
-//! From what a client is owed to messages: in order, and each below a size.
-//! Order (rule 5): clusters, endpoints, listeners, routes, then what is gone in the opposite order of need, so that
-//! nothing ever points at something that was not sent before or is already gone.
+//! Messages of the incremental variant: what is due to a client, in order, each message below a size.
+//! Order (rule 5): clusters, endpoints, listeners, routes, then removals in the opposite order of need, so that no resource
+//! ever refers to one that was not sent yet or is already removed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use prost::Message;
 use weft_proto::{
@@ -10,7 +10,10 @@ use weft_proto::{
     google::rpc::Status,
 };
 
-use super::content::{Absence, Content, INVALID_ARGUMENT, Kind};
+use super::{
+    content::{Absence, Content, INVALID_ARGUMENT, Kind},
+    due::Due,
+};
 
 /// Largest message, in bytes; only a single resource that is larger goes above it.
 pub(super) const MAX_MESSAGE: usize = 1 << 20;
@@ -20,22 +23,10 @@ const FRAME: usize = 128;
 /// What an entry costs on the wire besides its own bytes: tags and lengths.
 const ENTRY: usize = 16;
 
-/// What one client is owed.
-#[derive(Debug, Default)]
-pub(super) struct Messages {
-    added: BTreeMap<Kind, Vec<Arc<Content>>>,
-    removed: BTreeMap<Kind, Vec<Removed>>,
-    answered: Vec<Kind>,
-    refused: Vec<(String, Vec<String>)>,
-}
-
-/// A name, and why it is an error that there is nothing.
-type Removed = (Arc<str>, Option<Absence>);
-
 /// A message with the names in it, for the pairing of its answer.
 pub(super) type Built = (&'static str, Vec<Arc<str>>, Outgoing);
 
-/// A message that waits for its turn: its resources are still the shared ones.
+/// A message in the queue of a stream: its resources are still the shared ones.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     pub(super) message: DeltaDiscoveryResponse,
@@ -56,68 +47,41 @@ impl From<DeltaDiscoveryResponse> for Outgoing {
     }
 }
 
-impl Messages {
-    /// A resource.
-    pub(super) fn add(&mut self, kind: Kind, content: Arc<Content>) {
-        self.added.entry(kind).or_default().push(content);
-    }
-
-    /// The news that there is no such resource, with the reason if that is an error.
-    pub(super) fn remove(&mut self, kind: Kind, name: Arc<str>, reason: Option<Absence>) {
-        self.removed.entry(kind).or_default().push((name, reason));
-    }
-
-    /// At least one message of this kind, even an empty one: a client that asked for everything waits for it.
-    pub(super) fn answer(&mut self, kind: Kind) {
-        self.answered.push(kind);
-    }
-
-    /// Names that cannot exist, or of a type that is not served.
-    pub(super) fn refuse(&mut self, type_url: String, names: Vec<String>) {
-        self.refused.push((type_url, names));
-    }
-
-    /// Whether a client of the barrier has something to stage, and so waits for a barrier.
-    pub(super) fn are_staged(&self) -> bool {
-        self.added.keys().any(|kind| *kind != Kind::Endpoints)
-    }
-
-    /// The messages, without their nonces.
-    pub(super) fn build(mut self) -> Vec<Built> {
-        let mut out = Vec::new();
-        for kind in Kind::ALL {
-            let added = self.added.remove(&kind).unwrap_or_default();
-            if added.is_empty() && self.answered.contains(&kind) && !self.removed.contains_key(&kind) {
-                out.push((kind.type_url(), Vec::new(), empty(kind.type_url()).into()));
-            }
-            let mut parts = Parts::new(kind.type_url());
-            for content in added {
-                parts.reserve(content.encoded.value.len() + content.name.len() + FRAME);
-                parts.contents.push(Arc::clone(&content));
-                parts.names.push(Arc::clone(&content.name));
-            }
-            out.extend(parts.finish());
+/// The messages that carry what is due, without their nonces.
+pub(super) fn build(mut due: Due) -> Vec<Built> {
+    let mut out = Vec::new();
+    for kind in Kind::ALL {
+        let added = due.added.remove(&kind).unwrap_or_default();
+        if added.is_empty() && due.responses.contains(&kind) && !due.removed.contains_key(&kind) {
+            out.push((kind.type_url(), Vec::new(), empty(kind.type_url()).into()));
         }
-        for kind in [Kind::Listener, Kind::Routes, Kind::Cluster, Kind::Endpoints] {
-            let mut parts = Parts::new(kind.type_url());
-            for (name, reason) in self.removed.remove(&kind).unwrap_or_default() {
-                parts.gone(name, reason);
-            }
-            out.extend(parts.finish());
+        let mut parts = Parts::new(kind.type_url());
+        for content in added {
+            parts.reserve(content.encoded.value.len() + content.name.len() + FRAME);
+            parts.contents.push(Arc::clone(&content));
+            parts.names.push(Arc::clone(&content.name));
         }
-        for (type_url, names) in self.refused {
-            // The static name of a type that is served, or the client's own text, which pairs with nothing.
-            let known = Kind::parse(&type_url).map_or("", Kind::type_url);
-            let message = format!("{} has no resource of this name", if known.is_empty() { "Weft" } else { known });
-            let mut parts = Parts::new(known);
-            parts.message.type_url = type_url;
-            for name in names {
-                parts.gone(name.into(), Some(Absence { code: INVALID_ARGUMENT, message: message.clone() }));
-            }
-            out.extend(parts.finish());
-        }
-        out
+        out.extend(parts.finish());
     }
+    for kind in [Kind::Listener, Kind::Routes, Kind::Cluster, Kind::Endpoints] {
+        let mut parts = Parts::new(kind.type_url());
+        for (name, reason) in due.removed.remove(&kind).unwrap_or_default() {
+            parts.gone(name, reason);
+        }
+        out.extend(parts.finish());
+    }
+    for (type_url, names) in due.invalid {
+        // The static name of a type that is served, or the client's own text, which pairs with nothing.
+        let known = Kind::parse(&type_url).map_or("", Kind::type_url);
+        let message = format!("{} has no resource of this name", if known.is_empty() { "Weft" } else { known });
+        let mut parts = Parts::new(known);
+        parts.message.type_url = type_url;
+        for name in names {
+            parts.gone(name.into(), Some(Absence { code: INVALID_ARGUMENT, message: message.clone() }));
+        }
+        out.extend(parts.finish());
+    }
+    out
 }
 
 fn empty(type_url: &str) -> DeltaDiscoveryResponse {

@@ -1,4 +1,5 @@
-//! One stream as a task-free loop: whoever reads the answers drives it, so a slow client holds only its cursor.
+//! One stream of the incremental variant, without a task of its own: the reader of its responses drives it, so a slow client
+//! holds only its cursor.
 
 use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
@@ -9,9 +10,9 @@ use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDisc
 
 use super::{
     Server,
+    connected::Connected,
+    delta::{Session, SessionError},
     messages::Outgoing,
-    proxy::Connected,
-    session::{Session, SessionError},
 };
 use crate::serve::Svid;
 
@@ -30,7 +31,7 @@ struct Driver {
     _permit: OwnedSemaphorePermit,
 }
 
-/// The answers to a client's requests, as long as its certificate is valid.
+/// The responses to a client's requests, until its certificate expires.
 pub(super) fn answers(
     server: Arc<Server>,
     svid: Svid,
@@ -95,7 +96,7 @@ impl Driver {
         }
     }
 
-    /// Puts what the client is owed into `pending`. The lock is held for no longer than that.
+    /// Puts the messages that are due into `pending`. The lock is held for no longer than that.
     fn collect(&mut self) {
         let messages = {
             let mut cache = self.server.cache.lock();
@@ -111,13 +112,13 @@ impl Driver {
     }
 
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let report = self.session.request(request).map_err(status)?;
+        let reply = self.session.request(request).map_err(status)?;
         if self.proxy.is_none() {
             let connected = |client| Connected::new(&self.server.proxies, &self.session, client);
             self.proxy = self.session.client().map(connected);
         }
-        if let (Some(proxy), Some(report)) = (&self.proxy, report) {
-            proxy.report(report);
+        if let (Some(proxy), Some(reply)) = (&self.proxy, reply) {
+            proxy.reply(reply);
         }
         Ok(())
     }
@@ -126,7 +127,7 @@ impl Driver {
 fn status(error: SessionError) -> Status {
     match error {
         SessionError::NoNode | SessionError::Client(_) => Status::invalid_argument(chain(&error)),
-        SessionError::TooManyNames(_) => Status::resource_exhausted(error.to_string()),
+        SessionError::TooManyNames(_) => Status::resource_exhausted(chain(&error)),
     }
 }
 

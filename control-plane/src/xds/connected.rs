@@ -1,4 +1,4 @@
-//! A connected proxy's entry in the table of proxies: what its stream sent, applied and refused.
+//! A connected proxy's entry in the table of proxies: what its stream has sent, and what the proxy has applied or rejected.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     client::Client,
     content::{Class, revision_type},
-    session::{Report, Session},
+    delta::{Reply, Session},
 };
 use crate::state::{DiscoveryStream, Nack, ProxyKey, ProxyTable};
 
@@ -30,18 +30,18 @@ impl Connected {
         Self { entry, name }
     }
 
-    /// Writes what the client said.
-    pub(super) fn report(&self, report: Report) {
+    /// Writes an ACK or NACK of the client.
+    pub(super) fn reply(&self, reply: Reply) {
         let now = Timestamp::now();
-        match report {
-            Report::Applied(number, _) => {
+        match reply {
+            Reply::Applied(number) => {
                 self.entry.update(|status| status.applied_revision = Some(number));
                 self.entry.ack([weft_core::wire::REVISION_NAME], now);
             }
-            Report::Accepted { names, .. } => self.entry.ack(names.iter().map(AsRef::as_ref), now),
-            Report::Refused { type_url, names, reason } => {
+            Reply::Ack(names) => self.entry.ack(names.iter().map(AsRef::as_ref), now),
+            Reply::Nack { type_url, names, reason } => {
                 let what = if type_url == revision_type() { "a revision" } else { "resources" };
-                tracing::warn!(proxy = %self.name, type_url, ?names, reason, "a proxy refused {what}");
+                tracing::warn!(proxy = %self.name, type_url, ?names, reason, "a proxy rejected {what}");
                 let nack = Nack { type_url: type_url.into(), message: reason, at: now };
                 self.entry.nack(names.iter().map(ToString::to_string), nack);
             }
