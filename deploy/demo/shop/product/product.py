@@ -165,8 +165,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def not_allowed(self):
         self.server.busy(self.connection)
-        self.close_connection = True  # a body may follow that nobody reads
-        self.reply(405, {"error": f"{self.command} is not allowed here"}, allow="GET")
+        self.close_connection = True  # a body may follow, which is not read
+        self.reply(405, {"error": f"method {self.command} not allowed"}, allow="GET")
 
     do_POST = do_PUT = do_PATCH = do_DELETE = not_allowed
 

@@ -118,13 +118,13 @@ async function answer(request) {
     return [ready ? 200 : 503, { ready }];
   }
   if (path === '/users') {
-    if (request.method !== 'POST') return [405, { error: `${request.method} is not allowed here` }, { allow: 'POST' }];
+    if (request.method !== 'POST') return [405, { error: `method ${request.method} not allowed` }, { allow: 'POST' }];
     const user = await createUser(request);
     return [201, user, { location: `/users/${user.id}` }];
   }
   const match = /^\/users\/([A-Za-z0-9_-]{1,64})$/.exec(path);
   if (!match) throw new Refused(404, `no such path: ${path.slice(0, 200)}`);
-  if (request.method !== 'GET') return [405, { error: `${request.method} is not allowed here` }, { allow: 'GET' }];
+  if (request.method !== 'GET') return [405, { error: `method ${request.method} not allowed` }, { allow: 'GET' }];
   return [200, await readUser(match[1])];
 }
 

@@ -61,7 +61,7 @@ impl App {
         match serde_json::to_vec(&Body { body, instance: &self.instance }) {
             Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
             Err(error) => {
-                tracing::error!(service = "order", %error, "cannot write an answer");
+                tracing::error!(service = "order", %error, "cannot serialize a response");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }
@@ -83,7 +83,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/orders/{id}", get(read))
         .fallback(async |State(app): State<Arc<App>>| app.refuse(StatusCode::NOT_FOUND, "no such path"))
         .method_not_allowed_fallback(async |State(app): State<Arc<App>>| {
-            app.refuse(StatusCode::METHOD_NOT_ALLOWED, "not allowed here")
+            app.refuse(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(Arc::clone(&app), observe))
@@ -151,7 +151,7 @@ async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     let trace = Trace::of(request.headers());
     let mut response = match app.requests.try_acquire() {
         Ok(_slot) => next.run(request).await,
-        Err(_full) => app.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once"),
+        Err(_full) => app.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many concurrent requests"),
     };
     response.headers_mut().insert("x-instance", app.instance_header.clone());
     tracing::info!(

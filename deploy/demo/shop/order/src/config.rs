@@ -12,7 +12,7 @@ pub(crate) struct Config {
     /// Address to listen on.
     #[arg(long, env = "BIND", default_value = "0.0.0.0:8080")]
     pub(crate) bind: SocketAddr,
-    /// Name of this instance, in every answer.
+    /// Name of this instance, in every response.
     #[arg(long, env = "INSTANCE", default_value_t = host_name())]
     pub(crate) instance: String,
     /// The user service, `host:port`.
@@ -24,7 +24,7 @@ pub(crate) struct Config {
     /// The payment service, `host:port`.
     #[arg(long, env = "PAYMENT_ADDR", default_value = "payment:50051")]
     pub(crate) payment_addr: String,
-    /// How often a charge is tried when payment cannot be reached. Charges are idempotent by order id.
+    /// Attempts of a charge, the first one included. Charges are idempotent by order id.
     #[arg(long, env = "PAYMENT_ATTEMPTS", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=10))]
     pub(crate) payment_attempts: u32,
     /// PostgreSQL, `host:port`.
@@ -36,18 +36,18 @@ pub(crate) struct Config {
     /// PostgreSQL database.
     #[arg(long, env = "ORDER_DB_NAME", default_value = "postgres")]
     pub(crate) order_db_name: String,
-    /// PostgreSQL password, when the server asks for one.
+    /// PostgreSQL password, if the server requires one.
     #[arg(long, env = "ORDER_DB_PASSWORD", hide_env_values = true)]
     pub(crate) order_db_password: Option<String>,
-    /// Most connections to PostgreSQL.
+    /// Maximum number of connections to PostgreSQL.
     #[arg(long, env = "ORDER_DB_CONNECTIONS", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) order_db_connections: u16,
-    /// `info` logs each request, `warn` only what an operator should see.
+    /// `info` logs each request, `warn` only problems.
     #[arg(long, env = "LOG", value_enum, default_value = "info")]
     pub(crate) log: Log,
 }
 
-/// How much is logged.
+/// The log level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Log {
     /// A line for each request.

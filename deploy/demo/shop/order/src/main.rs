@@ -1,4 +1,4 @@
-//! `shop-order`: the demo shop's order service. It knows nothing of a mesh.
+//! `shop-order`: the demo shop's order service. It contains no code for a mesh.
 //!
 //! `POST /orders` reads the user and the product over HTTP, charges over gRPC, inserts into PostgreSQL and only
 //! then answers 201. `GET /orders/{id}`, `GET /orders?limit=`, `GET /healthz`.
@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     app.draining.store(true, Ordering::Relaxed);
     stop.send_replace(true);
     if tokio::time::timeout(DRAIN, serve).await.is_err() {
-        tracing::warn!(service = "order", instance = %config.instance, "requests cut off at the deadline");
+        tracing::warn!(service = "order", instance = %config.instance, "requests still in flight at the deadline were dropped");
     }
     tracing::info!(service = "order", instance = %config.instance, "stopped");
     Ok(())

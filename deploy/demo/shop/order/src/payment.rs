@@ -24,7 +24,7 @@ struct ChargeRequest {
     currency: String,
 }
 
-/// What payment answers.
+/// The response of payment.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Charge {
     /// The charge's id at payment.
@@ -33,12 +33,12 @@ pub(crate) struct Charge {
     /// Whether the money moves.
     #[prost(bool, tag = "2")]
     pub(crate) accepted: bool,
-    /// Which instance answered.
+    /// The instance that responded.
     #[prost(string, tag = "3")]
     pub(crate) instance: String,
 }
 
-/// A charge that was not answered.
+/// A charge without a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChargeError {
     #[error("payment refused: {}: {}", .0.code().description(), .0.message())]
@@ -86,7 +86,7 @@ impl Payment {
                     return Err(ChargeError::Unreachable { attempts: attempt, status });
                 }
                 Err(status) => {
-                    tracing::warn!(service = "order", order_id, attempt, code = ?status.code(), "charge lost, trying again");
+                    tracing::warn!(service = "order", order_id, attempt, code = ?status.code(), "charge without a response, retrying");
                     tokio::time::sleep(PAUSE * attempt).await;
                     attempt += 1;
                 }
@@ -106,7 +106,7 @@ impl Payment {
         };
         let reply = tokio::time::timeout(CALL_TIMEOUT, exchange)
             .await
-            .map_err(|_elapsed| Status::deadline_exceeded("no answer in time"))??;
+            .map_err(|_elapsed| Status::deadline_exceeded("timeout"))??;
         Ok(reply.into_inner())
     }
 }

@@ -44,15 +44,15 @@ pub(crate) struct Product {
 pub(crate) enum ReadError {
     #[error("no {service} {id}")]
     Missing { service: &'static str, id: String },
-    #[error("{service} answered {status}")]
+    #[error("{service} responded with {status}")]
     Status { service: &'static str, status: StatusCode },
-    #[error("{service} cannot be reached")]
+    #[error("cannot connect to {service}")]
     Unreachable { service: &'static str, source: hyper_util::client::legacy::Error },
-    #[error("{service} did not answer within {READ_TIMEOUT:?}")]
+    #[error("{service} timed out after {READ_TIMEOUT:?}")]
     Slow { service: &'static str },
-    #[error("the answer of {service} broke off or is too long")]
+    #[error("the response of {service} is incomplete or too long")]
     Body { service: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("the answer of {service} is not understood")]
+    #[error("the response of {service} is malformed")]
     Shape { service: &'static str, source: serde_json::Error },
     #[error("{service} has no usable address")]
     Address { service: &'static str, source: http::Error },

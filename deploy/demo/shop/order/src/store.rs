@@ -59,11 +59,11 @@ pub(crate) struct Order {
 /// A statement that has no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("the database cannot be reached")]
+    #[error("cannot connect to the database")]
     Unreachable(#[source] tokio_postgres::Error),
-    #[error("the database did not answer within {PATIENCE:?}")]
+    #[error("the database timed out after {PATIENCE:?}")]
     Slow,
-    #[error("the database refused a statement")]
+    #[error("the database rejected a statement")]
     Statement(#[source] tokio_postgres::Error),
     #[error("the database lost order {0} right after its insert")]
     Vanished(String),

@@ -1,7 +1,7 @@
 //! `shop-load`: an open-loop load generator for the shop's edge.
 //!
 //! Requests leave at fixed times whether or not earlier ones were answered; latency counts from the time a request
-//! was due. At most `--concurrency` are under way: what is due beyond that is counted as `not_sent`, not delayed.
+//! was due. At most `--concurrency` are in flight: requests due beyond that are counted as `not_sent`, not delayed.
 //!
 //! Map: `plan` chooses the next request, `send` makes it, `tally` counts outcomes, `report` prints.
 
@@ -31,31 +31,31 @@ use crate::tally::Tally;
 #[derive(Debug, Parser)]
 #[command(name = "shop-load", version)]
 struct Args {
-    /// Where the shop is, for example http://127.0.0.1:8080
+    /// URL of the shop's edge, for example http://127.0.0.1:8080
     #[arg(long)]
     edge: Uri,
-    /// Host header, when it is not the edge's own address.
+    /// Host header, if it differs from the edge's own address.
     #[arg(long)]
     host: Option<String>,
-    /// Requests a second.
+    /// Requests per second.
     #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rps: u32,
-    /// How long to send, in seconds; 0 until SIGTERM.
+    /// Duration of the load in seconds; 0 until SIGTERM.
     #[arg(long, default_value = "0")]
     seconds: u64,
-    /// Most requests under way at once.
+    /// Maximum number of requests in flight.
     #[arg(long, default_value = "256", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// Time for one request, in milliseconds.
+    /// Timeout of one request, in milliseconds.
     #[arg(long, default_value = "10000", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     timeout_ms: u64,
-    /// How many users the shop has: u1 to uN.
+    /// Number of users in the shop: u1 to uN.
     #[arg(long, default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     users: u32,
-    /// How many products the shop has: p1 to pN.
+    /// Number of products in the shop: p1 to pN.
     #[arg(long, default_value = "12", value_parser = clap::value_parser!(u32).range(1..))]
     products: u32,
-    /// Read every acknowledged order again at the end and report those that are gone.
+    /// Read every acknowledged order again at the end and report those that are missing.
     #[arg(long)]
     verify: bool,
     /// Print JSON lines instead of text.
@@ -141,7 +141,7 @@ fn finish(
     second: &mut Tally,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let outcome = joined.context("a request's task broke")?;
+    let outcome = joined.context("the task of a request panicked")?;
     if let Some(order) = &outcome.order {
         plan.acknowledge(order);
     }
@@ -149,7 +149,7 @@ fn finish(
     report.request(&outcome)
 }
 
-/// What became of the acknowledged orders.
+/// The acknowledged orders by result of reading them again.
 #[derive(Debug, Default)]
 struct Verified {
     found: usize,
@@ -157,7 +157,7 @@ struct Verified {
     unreadable: usize,
 }
 
-/// Reads acknowledged orders again, eight at a time. 404 is missing; no answer, or no time for it, is unreadable.
+/// Reads acknowledged orders again, eight at a time. 404 is missing; no response before the deadline is unreadable.
 async fn verify(sender: &Sender, plan: &Plan) -> anyhow::Result<Verified> {
     let deadline = Instant::now() + VERIFY;
     let mut verified = Verified::default();
@@ -172,7 +172,7 @@ async fn verify(sender: &Sender, plan: &Plan) -> anyhow::Result<Verified> {
             reads.spawn(async move { (order, sender.send(request, Instant::now()).await) });
         }
         match timeout_at(deadline, reads.join_next()).await {
-            Ok(Some(joined)) => match joined.context("a request's task broke")? {
+            Ok(Some(joined)) => match joined.context("the task of a request panicked")? {
                 (_, outcome) if outcome.ok() => verified.found += 1,
                 (order, outcome) if outcome.status == Some(404) => verified.missing.push(order),
                 _ => verified.unreadable += 1,

@@ -94,7 +94,9 @@ impl Sender {
         let (key, body) = planned.post.unzip();
         let result = match tokio::time::timeout(self.timeout, self.exchange(&planned.path, body)).await {
             Ok(result) => result,
-            Err(_elapsed) => Err(Failure { reason: "timeout", detail: format!("no answer within {:?}", self.timeout) }),
+            Err(_elapsed) => {
+                Err(Failure { reason: "timeout", detail: format!("no response within {:?}", self.timeout) })
+            }
         };
         let mut outcome = Outcome {
             route: planned.route,
