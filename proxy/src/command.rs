@@ -13,6 +13,7 @@ mod log;
 use std::{io, io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
+use weft_redirect::RedirectArgs;
 
 use self::{
     call::{DrainArgs, ReadyArgs},
@@ -21,7 +22,6 @@ use self::{
 use crate::{
     app::{App, Signals},
     config::{ConfigError, LogArgs, SettingsArgs},
-    redirect::{self, RedirectArgs},
 };
 
 /// A wrong command line or file.
@@ -90,7 +90,7 @@ pub struct RunArgs {
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
         Command::Run(args) => carry(&args),
-        Command::Redirect(args) => redirect::run(&args),
+        Command::Redirect(args) => weft_redirect::run(&args).map_err(Into::into),
         Command::Identity(args) => enrol::run(&args),
         Command::Ready(args) => call::ready(&args),
         Command::Drain(args) => call::drain(&args),

@@ -19,11 +19,9 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
+use weft_redirect::original_dst::set_mark;
 
-use crate::{
-    listener::original_dst::set_mark,
-    tls::{CurrentTls, SvidError, plane},
-};
+use crate::tls::{CurrentTls, SvidError, plane};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);

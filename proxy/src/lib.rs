@@ -24,7 +24,6 @@ mod inbound;
 pub mod listener;
 pub mod live;
 mod outbound;
-pub mod redirect;
 mod status;
 mod stream;
 mod tcp;

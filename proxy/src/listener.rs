@@ -1,6 +1,5 @@
-//! Listeners: where connections come in, where they were going, and what they speak.
+//! Listeners: accept connections, spread them over the workers, detect their protocol.
 
 pub mod accept;
 pub(crate) mod detect;
-pub mod original_dst;
 pub mod spread;

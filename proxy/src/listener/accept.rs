@@ -14,11 +14,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 use weft_core::failure::Failure;
+use weft_redirect::original_dst::{Destination, original_dst};
 
-use super::{
-    original_dst::{Destination, original_dst},
-    spread::{Handed, Place},
-};
+use super::spread::{Handed, Place};
 use crate::{gateway, inbound, outbound, telemetry::Direction, worker::Worker};
 
 /// Connections that may wait to be accepted.

@@ -18,9 +18,9 @@ use tokio::{
     time::timeout,
 };
 use weft_core::{failure::Failure, identity::Identity};
+use weft_redirect::original_dst::set_mark;
 
 use crate::{
-    listener::original_dst::set_mark,
     stream::{Stream, tls_error},
     telemetry::Metrics,
     tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, handshake, verify},

@@ -1,7 +1,7 @@
 //! `weft-e2e-probe`: the small network program of the end-to-end tests.
 //! `listen` tells each client where it was going (by original destination); `connect` dials and prints the answer;
 //! `load` sends steady HTTP/1.1 requests and says how each ended; `relay` does what a proxy does with captured bytes, and nothing else; `datagram` sends one UDP packet.
-//! The original destination comes from the proxy's own source file, so the tests prove that file.
+//! The original destination comes from `weft_redirect::original_dst`, as in the proxy, so the tests cover that module.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,14 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use socket2::{Domain, Protocol, Socket, Type};
-
-#[path = "../../../../proxy/src/listener/original_dst.rs"]
-#[expect(unreachable_pub, reason = "public in the proxy")]
-mod original_dst;
+use weft_redirect::original_dst::{Destination, original_dst, set_mark};
 
 mod load;
-
-use original_dst::{Destination, original_dst, set_mark};
 
 const CONNECT: Duration = Duration::from_secs(3);
 

@@ -1,9 +1,9 @@
-//! Runs `nft` and `ip`, and turns what they say into a [`RedirectError`].
+//! Runs `nft` and `ip`, and turns their failures into a [`RedirectError`].
 
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 
-use super::RedirectError;
+use crate::RedirectError;
 
 /// One of the two programs.
 #[derive(Clone, Copy)]
@@ -16,17 +16,17 @@ const NFT: Program = Program { name: "nft", package: "nftables" };
 const IP: Program = Program { name: "ip", package: "iproute2" };
 
 /// `nft -f -` with `script` on its standard input: all or nothing.
-pub(super) fn nft_script(script: &str) -> Result<(), RedirectError> {
+pub(crate) fn nft_script(script: &str) -> Result<(), RedirectError> {
     run(NFT, &["-f", "-"], script).map(drop)
 }
 
 /// `nft` with arguments; its standard output.
-pub(super) fn nft(arguments: &[&str]) -> Result<String, RedirectError> {
+pub(crate) fn nft(arguments: &[&str]) -> Result<String, RedirectError> {
     run(NFT, arguments, "")
 }
 
 /// `ip` with arguments; its standard output.
-pub(super) fn ip(arguments: &[&str]) -> Result<String, RedirectError> {
+pub(crate) fn ip(arguments: &[&str]) -> Result<String, RedirectError> {
     run(IP, arguments, "")
 }
 
@@ -49,7 +49,7 @@ fn run(program: Program, arguments: &[&str], input: &str) -> Result<String, Redi
     })
 }
 
-/// Looks in PATH, then where Debian keeps programs for root: an unprivileged PATH often lacks it.
+/// Searches PATH, then /usr/sbin, which the PATH of an unprivileged user often lacks.
 fn spawn_and_feed(program: Program, arguments: &[&str], input: &str) -> io::Result<Output> {
     let spawn = |path: &str| {
         Command::new(path)
@@ -66,7 +66,7 @@ fn spawn_and_feed(program: Program, arguments: &[&str], input: &str) -> io::Resu
     };
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {
-            // It ended before it read everything: its exit status and words tell why.
+            // The program ended before it read everything: its exit status and error output say why.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
         }
@@ -74,7 +74,7 @@ fn spawn_and_feed(program: Program, arguments: &[&str], input: &str) -> io::Resu
     child.wait_with_output()
 }
 
-/// The first three lines that say something, in one.
+/// The first three lines that are not empty, joined.
 fn first_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).take(3).collect();
     lines.join("; ")

@@ -1,38 +1,41 @@
-//! `weft-proxy redirect`: makes the kernel hand a workload's TCP connections to the proxy, and undoes it.
+//! Sends a workload's TCP connections to its proxy with nftables rules, and takes that back.
 //! Shape: [`Redirect`] (settings) -> `rules()` (one nftables script) -> `apply` / `remove` / `check`.
-//! It lives in the network namespace of whoever calls: table `inet weft`, and local routes with protocol 119.
-//! Rooms: `rules` (pure text), `routes` and `program` (`ip`, `nft`), `check` (probe connections), `args` (flags).
+//! It works in the network namespace of the calling thread: table `inet weft`, and local routes with protocol 119.
+//! Rooms: `rules` (pure text), `routes` and `program` (`ip`, `nft`), `check` (probe connections), `args` (flags),
+//! [`original_dst`] (the two socket options on which proxy and rules agree).
 //! Invariants: the table is replaced in one netfilter transaction; the proxy's own ports and exempt connections are
-//! never captured; an address of a mesh range reaches the proxy or is refused, never something else on this host.
+//! never captured; an address of a mesh range reaches the proxy or is refused, and never reaches another listener of
+//! this host. The crate knows nothing of the proxy (docs/adr/0022).
 
 mod args;
 mod check;
+mod error;
+pub mod original_dst;
 mod program;
 mod routes;
 mod rules;
 
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::process::ExitStatus;
 
 use ipnet::IpNet;
 
 pub use args::{RedirectArgs, run};
-pub use check::{Check, Finding, Verdict};
+pub use check::{Check, Finding, Outcome};
+pub use error::RedirectError;
 
 /// The mark on the proxy's own connections: "weft" in ASCII.
 pub const DEFAULT_MARK: u32 = 0x7765_6674;
 
-/// What is captured, and what is let through. See [`Redirect::default`].
+/// Which connections are captured and which bypass the proxy. See [`Redirect::default`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
-    /// Where connections of the workload are sent.
+    /// Port of the proxy that receives the workload's outgoing connections.
     pub outbound_port: NonZeroU16,
-    /// Where connections to the workload are sent.
+    /// Port of the proxy that receives connections to the workload.
     pub inbound_port: NonZeroU16,
-    /// More ports of the proxy on this host, never captured (admin, metrics).
+    /// Other ports of the proxy on this host, never captured (admin, metrics).
     pub own_ports: Vec<u16>,
     /// Connections opened by these users are not captured.
     pub uids: Vec<u32>,
@@ -40,13 +43,13 @@ pub struct Redirect {
     pub gids: Vec<u32>,
     /// Connections with this `SO_MARK` are not captured.
     pub mark: Option<u32>,
-    /// Ports of this host that are reached without the proxy.
+    /// Ports of this host that peers reach without the proxy.
     pub skip_inbound_ports: Vec<u16>,
-    /// Destination ports, on any host, that are reached without the proxy. Not in mesh ranges.
+    /// Destination ports, on any host, that the workload reaches without the proxy. Not applied to mesh ranges.
     pub skip_outbound_ports: Vec<u16>,
-    /// Destinations that are reached without the proxy. Not in mesh ranges.
+    /// Destinations that the workload reaches without the proxy. Not applied to mesh ranges.
     pub skip_outbound_ranges: Vec<IpNet>,
-    /// Addresses that exist only in the mesh: always captured, and given a local route.
+    /// Addresses that exist only in the mesh: always captured, each with a local route.
     pub mesh_ranges: Vec<IpNet>,
     /// Whether IPv6 is captured.
     pub ipv6: bool,
@@ -80,10 +83,10 @@ fn default_mesh_ranges() -> Vec<IpNet> {
     vec![v4, v6]
 }
 
-/// What `apply` or `remove` did.
+/// The routes after `apply`, or those that `remove` removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The routes that are there now (`apply`), or that were taken away (`remove`).
+    /// Local routes now present (`apply`), or removed (`remove`).
     pub routes: Vec<IpNet>,
     /// Whether the loopback interface has an IPv6 address; without it the IPv6 mesh ranges get no route.
     pub loopback_ipv6: bool,
@@ -96,77 +99,20 @@ impl fmt::Display for Report {
     }
 }
 
-/// Why the redirection could not be written, removed or looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum RedirectError {
-    /// The program is not installed.
-    #[error("the program {program} is missing: install the Debian package {package}")]
-    MissingProgram {
-        /// `nft` or `ip`.
-        program: &'static str,
-        /// Where it comes from.
-        package: &'static str,
-    },
-    /// The kernel refused for lack of a capability.
-    #[error(
-        "{program} is not permitted to change this network namespace: run as root or with CAP_NET_ADMIN ({detail})"
-    )]
-    NotPermitted {
-        /// `nft` or `ip`.
-        program: &'static str,
-        /// Its own words.
-        detail: String,
-    },
-    /// The program ran and failed.
-    #[error("{program} {arguments} failed ({status}): {detail}")]
-    Failed {
-        /// `nft` or `ip`.
-        program: &'static str,
-        /// Its arguments.
-        arguments: String,
-        /// How it ended.
-        status: ExitStatus,
-        /// Its own words.
-        detail: String,
-    },
-    /// The program's output is not what it documents.
-    #[error("cannot read the output of {program}")]
-    Unreadable {
-        /// `nft` or `ip`.
-        program: &'static str,
-        /// What does not parse.
-        source: serde_json::Error,
-    },
-    /// The program could not be started or spoken to.
-    #[error("cannot run {program}")]
-    Run {
-        /// `nft` or `ip`.
-        program: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A probe could not even be set up.
-    #[error("cannot set up the probe: {step}")]
-    Probe {
-        /// What was being done.
-        step: &'static str,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
 impl Redirect {
-    /// Every mistake in the settings, in words; empty when they can be applied.
+    /// Every mistake in the settings, one sentence each; empty when they can be applied.
     pub fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         if self.outbound_port == self.inbound_port {
             mistakes.push(format!("the outbound and the inbound port are both {}", self.outbound_port));
         }
         if self.uids.is_empty() && self.gids.is_empty() && self.mark.is_none() {
-            mistakes.push("nothing is exempt: without a mark, uid or gid the proxy would capture itself".to_owned());
+            mistakes.push(
+                "nothing is exempt: without a mark, uid or gid the proxy captures its own connections".to_owned(),
+            );
         }
         if self.mark == Some(0) {
-            mistakes.push("the mark 0 is on every connection: choose another".to_owned());
+            mistakes.push("the mark 0 exempts every connection: choose another".to_owned());
         }
         for port in [self.outbound_port.get(), self.inbound_port.get()] {
             if self.own_ports.contains(&port) {
@@ -190,10 +136,10 @@ impl Redirect {
         rules::script(self)
     }
 
-    /// Writes the rules and the routes; what an earlier `apply` left is replaced. Brings the loopback interface up.
+    /// Writes the rules and the routes, replacing those of an earlier `apply`. Brings the loopback interface up.
     ///
-    /// Connections that are already open stay as they are. When it fails half way the state stays closed rather
-    /// than open (rules before routes): apply again or [`Redirect::remove`].
+    /// Connections already open are not affected. After a failure half way, mesh addresses are refused rather than
+    /// delivered elsewhere (rules come before routes): apply again, or call [`Redirect::remove`].
     ///
     /// Errors: [`RedirectError`]; blocking, milliseconds.
     pub fn apply(&self) -> Result<Report, RedirectError> {
@@ -210,9 +156,9 @@ impl Redirect {
         Ok(Report { routes: wanted, loopback_ipv6 })
     }
 
-    /// Takes away everything `apply` made, also after a half-done `apply`, also when there is nothing.
+    /// Removes everything that `apply` wrote, also after an incomplete `apply`, also when nothing is there.
     ///
-    /// Errors: [`RedirectError`]; tries the table even when the routes failed.
+    /// Errors: [`RedirectError`]; the table is removed even when the routes cannot be.
     pub fn remove() -> Result<Report, RedirectError> {
         let loopback_ipv6 = routes::loopback_ipv6();
         let routes = routes::remove_all(loopback_ipv6);
@@ -220,7 +166,10 @@ impl Redirect {
         Ok(Report { routes: routes?, loopback_ipv6 })
     }
 
-    /// Proves by probe connections that these settings are in force, with or without a running proxy.
+    /// Verifies with probe connections that these settings are in force, with or without a running proxy.
+    ///
+    /// The probes of [`Redirect::uids`] and [`Redirect::gids`] start the calling program again, as
+    /// `PROGRAM redirect --probe ADDRESS`; that sub-command must end in [`run`].
     ///
     /// Errors: only when a probe cannot be set up at all; a failed probe is a [`Finding`].
     pub fn check(&self) -> Result<Check, RedirectError> {

@@ -1,8 +1,8 @@
-//! Where a captured connection was going before the redirect, and the mark that keeps our own out of it.
+//! The original destination of a captured connection, and the mark that exempts a connection from capture.
 //! Shape: an accepted stream in, [`Destination`] out. Two socket options, no state; safe calls of socket2.
 //! A dual-stack listener sees IPv4 peers as v4-mapped addresses: the kernel answers only the IPv4 call for them.
-//! Invariant: an address is `Captured` only when it differs from the address the connection really arrived at,
-//! because the kernel's call also succeeds for a connection that nobody redirected.
+//! Invariant: an address is `Captured` only when it differs from the address at which the connection arrived,
+//! because the kernel's call also succeeds for a connection that was not redirected.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -14,14 +14,14 @@ use socket2::SockRef;
 /// Whether a connection came through the redirect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
-    /// Redirected here; the address is where the client wanted to go, never v4-mapped.
+    /// Redirected here; the address is the client's destination, never v4-mapped.
     Captured(SocketAddr),
-    /// The client dialled this listener itself. Such a connection must be closed: forwarding it
-    /// "to its destination" would be a loop.
+    /// The client connected to this listener itself. Such a connection must be closed: its destination is the
+    /// listener, so forwarding it is a loop.
     Direct,
 }
 
-/// Asks the kernel where `stream` was going.
+/// Asks the kernel for the original destination of `stream`.
 ///
 /// Errors: the socket is gone (`ENOTCONN`), or is not IP. No conntrack entry, or a kernel without
 /// netfilter, is `Ok(Direct)`.   Cost: at most four system calls.
@@ -35,10 +35,10 @@ pub fn original_dst<S: AsFd>(stream: &S) -> io::Result<Destination> {
         Err(error) if without_conntrack(&error) => return Ok(Destination::Direct),
         Err(error) => return Err(error),
     };
-    Ok(if same_place(original, local) { Destination::Direct } else { Destination::Captured(original) })
+    Ok(if same_address(original, local) { Destination::Direct } else { Destination::Captured(original) })
 }
 
-/// Sets `SO_MARK`, so that the redirect lets the connection pass. Call before `connect`.
+/// Sets `SO_MARK`, which exempts the connection from capture. Call before `connect`.
 ///
 /// Errors: `EPERM` without `CAP_NET_ADMIN` (or `CAP_NET_RAW`) in the namespace's user namespace.
 pub fn set_mark<S: AsFd>(socket: &S, mark: u32) -> io::Result<()> {
@@ -62,7 +62,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 }
 
 /// Compares address and port; the scope of a link-local address is not part of the kernel's answer.
-fn same_place(a: SocketAddr, b: SocketAddr) -> bool {
+fn same_address(a: SocketAddr, b: SocketAddr) -> bool {
     a.ip() == b.ip() && a.port() == b.port()
 }
 

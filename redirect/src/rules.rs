@@ -1,29 +1,29 @@
 //! The nftables script: settings in, text out. No IO.
-//! Two NAT chains take connections away (`outbound` in the output hook, `inbound` in prerouting), two filter chains
+//! Two NAT chains capture connections (`outbound` in the output hook, `inbound` in prerouting), two filter chains
 //! guard the mesh ranges: their local route would otherwise deliver an uncaptured packet to any listener of this host.
-//! The table's comment carries a hash of the rules, so that `check` sees whether these settings are the applied ones.
+//! The table's comment carries a hash of the rules, by which `check` sees whether these settings are applied.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
-use super::Redirect;
+use crate::Redirect;
 
-/// The table that belongs to us: `inet weft`.
-pub(super) const TABLE: &str = "weft";
+/// Name of the table, in family `inet`.
+pub(crate) const TABLE: &str = "weft";
 
-/// The whole script: whatever table there is goes, ours comes, in one transaction.
-pub(super) fn script(redirect: &Redirect) -> String {
+/// The whole script: removes the old table and creates the new one in one transaction.
+pub(crate) fn script(redirect: &Redirect) -> String {
     let chains = chains(redirect);
     format!("{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n", removal(), comment_of(&chains))
 }
 
-/// Removes the table, also when there is none (the first line makes it).
-pub(super) fn removal() -> String {
+/// Removes the table. Its first line creates the table, because deleting a missing one is an error.
+pub(crate) fn removal() -> String {
     format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
 }
 
-/// What the table's comment says when these settings are applied.
-pub(super) fn comment(redirect: &Redirect) -> String {
+/// The table's comment when these settings are applied.
+pub(crate) fn comment(redirect: &Redirect) -> String {
     comment_of(&chains(redirect))
 }
 
@@ -41,6 +41,7 @@ fn chains(redirect: &Redirect) -> String {
     // NAT priorities are numbers: nft 1.0 knows the name `dstnat` in prerouting only.
     let mut outbound = Chain::new("outbound", "nat hook output priority -100");
     outbound.rule("meta l4proto != tcp return");
+    // Exemptions precede every capture rule, or the proxy would capture its own connections.
     if let Some(mark) = redirect.mark {
         outbound.rule(format!("meta mark {mark:#010x} return"));
     }
@@ -49,6 +50,7 @@ fn chains(redirect: &Redirect) -> String {
     if !redirect.ipv6 {
         outbound.rule("meta nfproto ipv6 return");
     }
+    // Mesh ranges precede every skip rule: their addresses exist nowhere else.
     let to_proxy = format!("meta l4proto tcp redirect to :{}", redirect.outbound_port);
     outbound.rule_for_each("ip daddr", &mesh4, &to_proxy);
     outbound.rule_for_each("ip6 daddr", &mesh6, &to_proxy);
@@ -73,7 +75,7 @@ fn chains(redirect: &Redirect) -> String {
     inbound.rule(format!("meta l4proto tcp redirect to :{}", redirect.inbound_port));
     out.push_str(&inbound.end());
 
-    // After the output NAT: what still carries a mesh address was not captured.
+    // After the output NAT: a packet that still carries a mesh address was not captured.
     let mut guard_output = Chain::new("guard_output", "filter hook output priority 0");
     guard_output.rule_for_each("ip daddr", &mesh4, "meta l4proto tcp reject with tcp reset");
     guard_output.rule_for_each("ip6 daddr", &mesh6, "meta l4proto tcp reject with tcp reset");
@@ -81,7 +83,7 @@ fn chains(redirect: &Redirect) -> String {
     guard_output.rule_for_each("ip6 daddr", &mesh6, "reject with icmpx admin-prohibited");
     out.push_str(&guard_output.end());
 
-    // Before the inbound NAT: mesh addresses never come from another host.
+    // Before the inbound NAT: no other host may send to a mesh address.
     let mut guard_input = Chain::new("guard_input", "filter hook prerouting priority -110");
     guard_input.rule("iif lo return");
     guard_input.rule_for_each("ip daddr", &mesh4, "drop");
@@ -90,7 +92,7 @@ fn chains(redirect: &Redirect) -> String {
     out
 }
 
-/// One chain being written.
+/// Text of one chain under construction.
 struct Chain(String);
 
 impl Chain {
@@ -118,7 +120,7 @@ impl Chain {
     }
 }
 
-/// Every port the proxy itself listens on.
+/// Every port that the proxy itself listens on.
 fn own_ports(redirect: &Redirect) -> Vec<u16> {
     let mut ports = redirect.own_ports.clone();
     ports.extend([redirect.outbound_port.get(), redirect.inbound_port.get()]);
@@ -132,7 +134,7 @@ fn sorted(ports: &[u16]) -> Vec<u16> {
     ports
 }
 
-/// Merged and sorted: nft refuses overlapping ranges in one set.
+/// The ranges by family, merged and sorted: nft rejects overlapping ranges in one set.
 fn by_family(ranges: &[IpNet]) -> (Vec<Ipv4Net>, Vec<Ipv6Net>) {
     let mut families = (Vec::new(), Vec::new());
     for range in IpNet::aggregate(&ranges.to_vec()) {

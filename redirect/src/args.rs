@@ -1,4 +1,4 @@
-//! The flags of `weft-proxy redirect` and what it prints.
+//! The flags of `weft-proxy redirect`, the action each one selects, and its output.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -7,24 +7,24 @@ use std::process::ExitCode;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::{DEFAULT_MARK, Redirect, check};
+use crate::{DEFAULT_MARK, Redirect, RedirectError, check};
 
-/// A wrong flag, as sysexits.h and the other Weft programs have it.
+/// Exit status of a wrong command line (sysexits.h `EX_USAGE`).
 const USAGE: u8 = 64;
 
 /// Send the workload's TCP connections through the proxy, in this network namespace
 ///
 /// Writes the nftables table `inet weft` and local routes for the mesh's address ranges, for IPv4 and IPv6.
-/// Running it again replaces what it wrote before; `--undo` removes all of it. Needs the programs `nft` and `ip`,
-/// and root or CAP_NET_ADMIN in the namespace. Connections that are already open are not touched. UDP is not captured.
+/// A second run replaces the rules and routes of the first; `--undo` removes them. Needs the programs `nft` and `ip`,
+/// and root or CAP_NET_ADMIN in the namespace. Connections already open are not affected. UDP is not captured.
 #[derive(Debug, Clone, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one per flag")]
 pub struct RedirectArgs {
-    /// Port of the proxy that gets the workload's outgoing connections
+    /// Port of the proxy that receives the workload's outgoing connections
     #[arg(long, value_name = "PORT", default_value = "15001")]
     pub outbound_port: NonZeroU16,
 
-    /// Port of the proxy that gets connections to the workload
+    /// Port of the proxy that receives connections to the workload
     #[arg(long, value_name = "PORT", default_value = "15006")]
     pub inbound_port: NonZeroU16,
 
@@ -42,11 +42,11 @@ pub struct RedirectArgs {
 
     /// Do not capture connections with this SO_MARK; decimal or 0x…
     ///
-    /// Must be the `mark` of the proxy's file. Only a process with CAP_NET_ADMIN or CAP_NET_RAW can set a mark.
+    /// Must equal `spec.mark` in the proxy's file. Only a process with CAP_NET_ADMIN or CAP_NET_RAW can set a mark.
     #[arg(long, value_name = "MARK", value_parser = parse_mark, default_value = "0x77656674")]
     pub mark: u32,
 
-    /// No exemption by mark; then --proxy-uid or --proxy-gid is needed
+    /// Exempt no connection by mark; requires --proxy-uid or --proxy-gid
     #[arg(long)]
     pub no_mark: bool,
 
@@ -67,23 +67,23 @@ pub struct RedirectArgs {
           default_value = "240.0.0.0/4,fd77:6566:7400::/48")]
     pub mesh_ranges: Vec<IpNet>,
 
-    /// Leave IPv6 alone: IPv6 connections then bypass the proxy
+    /// Do not capture IPv6: IPv6 connections bypass the proxy
     #[arg(long)]
     pub no_ipv6: bool,
 
-    /// Print the nftables script and change nothing
+    /// Print the nftables script without applying it
     #[arg(long, group = "action")]
     pub print: bool,
 
-    /// Prove by probe connections that capture works with these flags; exit 1 and say why if not
+    /// Verify with probe connections that capture works with these flags; exit 1 with the reason if not
     #[arg(long, group = "action")]
     pub check: bool,
 
-    /// Remove the table and the routes, also half of them, also when there are none
+    /// Remove the table and the routes; succeeds also when only some or none of them exist
     #[arg(long, group = "action")]
     pub undo: bool,
 
-    /// Connect to ADDRESS, print the own address, stay until standard input ends (used by --check)
+    /// Connect to ADDRESS, print the local address, stay connected until end of standard input (used by --check)
     #[arg(long, value_name = "ADDRESS", group = "action", hide = true)]
     pub probe: Option<SocketAddr>,
 }
@@ -93,13 +93,13 @@ fn parse_mark(text: &str) -> Result<u32, String> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|error| format!("{error}: expected a number like {DEFAULT_MARK:#x}, of 32 bits"))
+    parsed.map_err(|error| format!("{error}: expected a 32-bit number such as {DEFAULT_MARK:#x}"))
 }
 
-/// `10.0.0.0/8`, or a bare address for itself alone.
+/// `10.0.0.0/8`, or a bare address, which is the range of that address alone.
 fn parse_range(text: &str) -> Result<IpNet, String> {
     let bare = || text.parse().ok().map(|address: std::net::IpAddr| IpNet::from(address));
-    text.parse().ok().or_else(bare).ok_or_else(|| "expected a range like 10.0.0.0/8 or fd00::/8".to_owned())
+    text.parse().ok().or_else(bare).ok_or_else(|| "expected a range such as 10.0.0.0/8 or fd00::/8".to_owned())
 }
 
 impl From<&RedirectArgs> for Redirect {
@@ -121,11 +121,12 @@ impl From<&RedirectArgs> for Redirect {
     }
 }
 
-/// Does what the flags say. Blocking; call it before any runtime starts.
+/// Carries out the action that the flags select. Blocking; call it before any runtime starts.
 ///
 /// Returns 0; 1 for a failed check; 64 for flags that contradict each other (printed to standard error).
-/// Errors: [`super::RedirectError`], as `anyhow` because only `main` sees it; exit 1.
-pub fn run(args: &RedirectArgs) -> anyhow::Result<ExitCode> {
+/// Errors: [`RedirectError`], for the caller to print; exit 1.
+pub fn run(args: &RedirectArgs) -> Result<ExitCode, RedirectError> {
+    // `--probe` and `--undo` need no settings, so mistakes in them do not matter.
     if let Some(target) = args.probe {
         check::probe(target)?;
         return Ok(ExitCode::SUCCESS);
@@ -155,7 +156,7 @@ pub fn run(args: &RedirectArgs) -> anyhow::Result<ExitCode> {
     let report = redirect.apply()?;
     eprintln!("redirect: applied {report}");
     if redirect.ipv6 && !report.loopback_ipv6 {
-        eprintln!("redirect: no IPv6 on the loopback interface, so the IPv6 mesh ranges have no route");
+        eprintln!("redirect: the loopback interface has no IPv6 address; the IPv6 mesh ranges have no route");
     }
     Ok(ExitCode::SUCCESS)
 }

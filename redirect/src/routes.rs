@@ -1,22 +1,22 @@
 //! Local routes for the mesh ranges: without a route, `connect` fails before nftables sees the packet.
-//! Ours carry protocol 119 (`w`), so that exactly they are replaced and removed.
-//! The source is the loopback address: otherwise the kernel takes the destination itself as source.
+//! They carry protocol 119 (`w`), by which they are found again; routes of other protocols are never touched.
+//! The source is the loopback address: without it the kernel uses the destination as source.
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{RedirectError, program};
+use crate::{RedirectError, program};
 
 const PROTOCOL: &str = "119";
 
-/// Whether `lo` has `::1`; the table also lists nothing when the kernel has no IPv6.
-pub(super) fn loopback_ipv6() -> bool {
+/// Whether `lo` has `::1`. The kernel's table is missing or empty when IPv6 is off.
+pub(crate) fn loopback_ipv6() -> bool {
     std::fs::read_to_string("/proc/thread-self/net/if_inet6")
         .is_ok_and(|table| table.lines().any(|line| line.starts_with("00000000000000000000000000000001 ")))
 }
 
-/// Makes the routes be exactly `wanted`.
-pub(super) fn replace_all(wanted: &[IpNet], ipv6: bool) -> Result<(), RedirectError> {
+/// Adds the routes of `wanted` and removes all others of protocol 119.
+pub(crate) fn replace_all(wanted: &[IpNet], ipv6: bool) -> Result<(), RedirectError> {
     for range in wanted {
         let (family, source) = match range {
             IpNet::V4(_) => ("-4", "127.0.0.1"),
@@ -31,8 +31,8 @@ pub(super) fn replace_all(wanted: &[IpNet], ipv6: bool) -> Result<(), RedirectEr
     Ok(())
 }
 
-/// Removes every route of ours; tells which there were.
-pub(super) fn remove_all(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
+/// Removes every route of protocol 119 and returns them.
+pub(crate) fn remove_all(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
     let ours = ours(ipv6)?;
     for range in &ours {
         remove(range)?;
@@ -57,8 +57,8 @@ struct Route {
     dst: String,
 }
 
-/// The routes with our protocol number in the local table.
-pub(super) fn ours(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
+/// The routes of protocol 119 in the local table.
+pub(crate) fn ours(ipv6: bool) -> Result<Vec<IpNet>, RedirectError> {
     let families: &[&str] = if ipv6 { &["-4", "-6"] } else { &["-4"] };
     let mut routes = Vec::new();
     for family in families {
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_ip_prints() {
+    fn the_output_of_ip_is_parsed() {
         let json = r#"[{"type":"local","dst":"240.0.0.0/4","dev":"lo","flags":[]},{"type":"local","dst":"fd77::1","dev":"lo"}]"#;
         let routes: Vec<String> = parse(json).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(routes, ["240.0.0.0/4", "fd77::1/128"]);
