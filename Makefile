@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-full lint bench bench-micro layout setup test-services
+.PHONY: help demo demo-check test test-full fuzz lint bench bench-micro layout setup test-services
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -50,9 +50,15 @@ endef
 test: ## Run unit, integration and end-to-end tests (end-to-end needs root, asks sudo)
 	$(call run-tests)
 
-test-full: ## Run all tests, including slow ones (#[ignore]), with more cases per property, and bench-micro
+test-full: ## Run all tests, including slow ones (#[ignore]), with more cases per property, bench-micro, and five minutes of each fuzz target
+	@$(SETUP) build fuzz
 	$(call run-tests,PROPTEST_CASES=4096,-- --include-ignored)
 	$(if $(ARGS),,@$(MAKE) bench-micro)
+	$(if $(ARGS),,@$(MAKE) fuzz FUZZ_SECONDS=300)
+
+fuzz: ## Fuzz the parsers and codecs, FUZZ_SECONDS=60 each (ARGS=http1_head: one target)
+	@$(SETUP) build fuzz
+	@fuzz/run.sh --seconds $(or $(FUZZ_SECONDS),60) $(ARGS)
 
 test-services:
 	$(if $(NODE_TESTS),node --test --test-reporter=spec $(NODE_TESTS))
@@ -80,4 +86,4 @@ layout: ## Regenerate proxy/layout.ld from the functions that a proxy executes (
 	@python3 bench/layout.py $(TARGET)/profiling proxy/layout.ld
 
 setup: ## Install the requirements of all targets, and do nothing else
-	@$(SETUP) build lint test demo bench
+	@$(SETUP) build lint test fuzz demo bench

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that the requirements of a make target are installed, and installs those that are missing.
 #
-#   deploy/setup/setup.sh [--check] PURPOSE...     PURPOSE: build lint test demo bench (see needs.txt)
+#   deploy/setup/setup.sh [--check] PURPOSE...     PURPOSE: build lint test fuzz demo bench (see needs.txt)
 #
 # The script looks for programs, not for packages, so it installs nothing that is already there, and a second run takes
 # a few milliseconds. Debian packages are installed by apt-get, as root or with sudo; without either, the script prints
@@ -22,11 +22,11 @@ fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 for argument in "$@"; do
   case $argument in
     --check) check_only=yes ;;
-    build | lint | test | demo | bench) purposes+=("$argument") ;;
-    *) fail "unknown argument \"$argument\"; usage: setup.sh [--check] build|lint|test|demo|bench ..." ;;
+    build | lint | test | fuzz | demo | bench) purposes+=("$argument") ;;
+    *) fail "unknown argument \"$argument\"; usage: setup.sh [--check] build|lint|test|fuzz|demo|bench ..." ;;
   esac
 done
-[ ${#purposes[@]} -gt 0 ] || fail "no purpose given; usage: setup.sh [--check] build|lint|test|demo|bench ..."
+[ ${#purposes[@]} -gt 0 ] || fail "no purpose given; usage: setup.sh [--check] build|lint|test|fuzz|demo|bench ..."
 
 wanted() { # wanted PURPOSE,PURPOSE: is one of them requested?
   local purpose
