@@ -1,8 +1,8 @@
-//! The harness of micro-benchmarks: instructions for each operation, counted by valgrind, which repeat where times do not.
+//! The harness of micro-benchmarks: instructions per operation, counted by valgrind, which are reproducible unlike times.
 //! Shape: a `benches/micro.rs` with `harness = false` includes this file by `#[path]`, lists its [`Case`]s and calls [`run`].
-//! How: the program runs itself once for each case under callgrind, which counts only inside [`measured`]; the time in
-//! nanoseconds beside it is measured without valgrind, for information. What is counted is compared with `baseline.txt` beside
-//! the bench: a case that takes more than [`LIMIT`] more instructions fails, until somebody accepts it with `--accept`.
+//! How: the program runs itself once per case under callgrind, which counts only inside [`measured`]; the time in
+//! nanoseconds is measured without valgrind, for information. Counts are compared with `baseline.txt` beside the bench: a
+//! case that takes over [`LIMIT`] more instructions fails, until `--accept` rewrites the baseline.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much more than its baseline a case may take.
+/// Permitted growth over the baseline, as a ratio.
 const LIMIT: f64 = 0.05;
-/// The same when another compiler made the baseline: inlining differs, a scan in place of a look-up still shows.
+/// The same if another compiler made the baseline: inlining differs, but a scan in place of a look-up still shows.
 const LIMIT_OTHER_COMPILER: f64 = 0.25;
-/// Operations that are counted; before them as many are run that are not, for caches that fill at first use.
+/// Counted operations; as many uncounted ones run first, for caches that fill at first use.
 const OPERATIONS: usize = 1000;
 const BATCHES: usize = 20;
 
@@ -25,7 +25,7 @@ const BATCHES: usize = 20;
 pub(crate) struct Case {
     /// `<room>/<what>-<size>`.
     pub(crate) name: &'static str,
-    /// Makes the input, which is not counted, and gives the operation; its argument counts up, to vary what is asked.
+    /// Creates the input, which is not counted, and returns the operation; its argument counts up, to vary the input.
     pub(crate) make: fn() -> Box<dyn FnMut(usize)>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn run(directory: &str, cases: &[Case]) -> ExitCode {
         }
         [] | ["--accept"] => {}
         _ => {
-            eprintln!("usage: [--accept] [NAME...]   --accept: what is counted now is the new baseline");
+            eprintln!("usage: [--accept] [NAME...]   --accept: make the current counts the new baseline");
             return ExitCode::from(64);
         }
     }
@@ -62,7 +62,7 @@ pub(crate) fn run(directory: &str, cases: &[Case]) -> ExitCode {
     }
 }
 
-/// Only what happens in here is counted. The name is what callgrind looks for.
+/// Only instructions in this function are counted; callgrind looks for its name.
 #[inline(never)]
 fn measured(operation: &mut dyn FnMut(usize)) {
     for index in 0..OPERATIONS {
@@ -82,10 +82,10 @@ fn compare(path: &Path, cases: &[&Case], accept: bool) -> io::Result<bool> {
     let is_comparable = architecture(made_by) == architecture(&compiler);
     let limit = if made_by == compiler { LIMIT } else { LIMIT_OTHER_COMPILER };
     if !is_comparable {
-        println!("The baseline was counted on another architecture ({made_by}): nothing is compared.");
+        println!("The baseline is of another architecture ({made_by}): nothing is compared.");
     } else if made_by != compiler {
         println!(
-            "The baseline was made by {made_by}, this is {compiler}: only growth by more than {:.0} % fails.",
+            "The baseline is of {made_by}, this compiler is {compiler}: only growth by more than {:.0} % fails.",
             limit * 100.0
         );
     }
@@ -105,7 +105,7 @@ fn compare(path: &Path, cases: &[&Case], accept: bool) -> io::Result<bool> {
             _ if accept || !is_comparable => "",
             None => "  no baseline",
             Some(change) if change > limit => "  GREW",
-            Some(change) if change < -limit => "  less than before: accept it, so that it stays so",
+            Some(change) if change < -limit => "  fewer than the baseline: accept them to guard the improvement",
             Some(_) => "",
         };
         good &= !matches!(verdict, "  GREW" | "  no baseline");
@@ -123,7 +123,7 @@ fn compare(path: &Path, cases: &[&Case], accept: bool) -> io::Result<bool> {
         fs::write(path, text)?;
         println!("Written to {}.", path.display());
     } else if !good {
-        println!("If this is what you want: make bench-micro ARGS=--accept, and say why in the commit.");
+        println!("To accept these counts: make bench-micro ARGS=--accept, and give the reason in the commit.");
     }
     Ok(good)
 }

@@ -65,7 +65,7 @@ impl Load {
                 let args = ["-t", "1", "-c", &connections, "-d", &duration, "--timeout", "5", "--latency", &url];
                 Ok(Self { child: launcher.start("wrk", cpu, &tools.wrk, args)?, kind: Kind::Wrk })
             }
-            Protocol::Tcp => bail!("neither wrk nor h2load sends opaque bytes"),
+            Protocol::Tcp => bail!("neither wrk nor h2load can send opaque bytes"),
             Protocol::Http2 => {
                 let log = tempfile::NamedTempFile::new_in(launcher.logs()).context("a file for h2load's log")?;
                 let (path, streams) = (log.path().display().to_string(), STREAMS.to_string());
@@ -171,7 +171,7 @@ fn check_h2load(text: &str) -> Result<()> {
     let count = |name: &str| requests.get(name).copied().with_context(|| format!("h2load names no {name:?}:\n{text}"));
     let bad = count("failed")? + count("errored")? + count("timeout")?;
     let other: u64 = statuses.iter().filter(|(class, _)| *class != "2xx").map(|(_, count)| count).sum();
-    ensure!(bad == 0 && other == 0, "h2load saw errors: requests {requests:?}, status codes {statuses:?}");
+    ensure!(bad == 0 && other == 0, "h2load reported errors: requests {requests:?}, status codes {statuses:?}");
     ensure!(count("succeeded")? > 0, "h2load completed no request; it printed:\n{text}");
     Ok(())
 }
@@ -196,7 +196,7 @@ fn parse_h2load_log(text: &str, window: Range<u128>) -> Result<Vec<u64>> {
         let mut columns = line.split('\t');
         let mut next = || columns.next().with_context(|| format!("h2load's log: {line:?}"));
         let (start, status, duration) = (next()?, next()?, next()?);
-        ensure!(status.starts_with('2'), "h2load's log tells of status {status}");
+        ensure!(status.starts_with('2'), "h2load's log contains status {status}");
         let start = start.parse::<u128>().with_context(|| format!("h2load's log: {line:?}"))?;
         let duration = duration.parse::<u64>().with_context(|| format!("h2load's log: {line:?}"))?;
         last = last.max(start + u128::from(duration));
@@ -205,7 +205,7 @@ fn parse_h2load_log(text: &str, window: Range<u128>) -> Result<Vec<u64>> {
         }
     }
     let silent = window.end.saturating_sub(last);
-    ensure!(silent <= SILENCE, "h2load got no answer in the last {} ms: its connection was lost", silent / 1000);
+    ensure!(silent <= SILENCE, "h2load received no response in the last {} ms: its connection was lost", silent / 1000);
     Ok(durations)
 }
 

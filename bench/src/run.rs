@@ -148,10 +148,10 @@ pub type Rounds = BTreeMap<(Scenario, Contestant), Vec<Round>>;
 /// the future stops all children.
 ///
 /// # Errors
-/// A program is missing, a pair does not do its work, or a request failed under load.
+/// A program is missing, a pair fails its verification, or a request failed under load.
 pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
     check_kernel()?;
-    ensure!(settings.proxy_cpu != settings.load_cpu, "the proxies and the load need different CPUs");
+    ensure!(settings.proxy_cpu != settings.load_cpu, "--proxy-cpu and --load-cpu must differ");
     let tools = Tools::find()?;
     let takes_part = |proxy: fn(&Proxy) -> bool| settings.proxies.iter().any(proxy);
     let weft = if takes_part(|&proxy| proxy == Proxy::Weft) {
@@ -178,22 +178,20 @@ pub async fn run(settings: &Settings, finished: &mut Rounds) -> Result<()> {
     Box::pin(bench.run(finished)).await
 }
 
-/// Says so when it cannot be done: then what the hypervisor takes for waking a CPU is in every figure.
+/// Keeps CPUs awake. If that is not possible, a warning says that the figures include the cost of waking a CPU.
 fn keep_awake() -> Option<Awake> {
     let tell = |error: &io::Error| {
         eprintln!(
-            "CPUs may sleep, because {DEVICE} cannot be used ({error}): whoever wakes one pays for it. Be root to avoid that."
+            "warning: cannot use {DEVICE} ({error}), so CPUs may sleep and figures include the cost of waking them; run as root"
         );
     };
     Awake::keep().inspect_err(tell).ok()
 }
 
-/// Says so when it cannot be done: then what the hypervisor steals is in the latencies of the open loops.
+/// Looks for stolen CPU time. If that is not possible, a warning says that the latencies include it.
 fn looks_out(cpus: &[usize]) -> bool {
     let tell = |error: &anyhow::Error| {
-        eprintln!(
-            "Stolen CPU time is not looked out for ({error:#}), and so is in every latency. Be root to avoid that."
-        );
+        eprintln!("warning: cannot detect stolen CPU time ({error:#}), so latencies include it; run as root");
     };
     Lookout::begin(cpus).inspect_err(tell).is_ok()
 }
@@ -337,7 +335,7 @@ impl Bench<'_> {
                 return Ok((round, subject));
             }
         }
-        bail!("the load ended before the clock stopped, {TRIES} times: this machine is too busy to measure on")
+        bail!("the load ended before the measurement did, {TRIES} times: this machine is too busy")
     }
 }
 

@@ -113,7 +113,7 @@ impl Scenario {
             Self::Http2Many => ("http2-32", "HTTP/2, 1 connection, 32 streams"),
             Self::GrpcMany => ("grpc-32", "gRPC unary, 1 connection, 32 streams"),
             Self::GrpcStream => {
-                ("grpc-stream", "gRPC bidirectional streaming, 8 streams, 32 messages of 128 bytes under way on each")
+                ("grpc-stream", "gRPC bidirectional streaming, 8 streams, 32 messages of 128 bytes in flight on each")
             }
             Self::Bodies => ("bodies-1m", "HTTP/1.1, GET and POST of 1 MiB in turn, 4 connections"),
             Self::TcpBulk => ("tcp-bulk", "opaque TCP, both directions at once, 4 connections"),
@@ -125,12 +125,15 @@ impl Scenario {
             Self::MemoryClients => ("memory-clients", "memory with 1,000 idle HTTP/1.1 clients at the outbound proxy"),
             Self::MemoryPeers => ("memory-peers", "memory with idle mTLS HTTP/2 peers at the inbound proxy"),
             Self::Services => ("services", "memory with a control plane and 10 or 10,000 services, 5 in use"),
-            Self::Start => ("start", "start to ready with a control plane on loopback; size of the program"),
+            Self::Start => ("start", "from start to ready with a control plane on loopback; size of the program"),
             Self::GrowthRoutes => ("growth-routes", "HTTP/1.1, 32 connections, with 10 or 10,000 routes"),
             Self::GrowthEndpoints => ("growth-endpoints", "HTTP/1.1, 32 connections, with 10 or 10,000 endpoints"),
             Self::GrowthPolicies => ("growth-policies", "HTTP/1.1, 32 connections, with 1 or 1,000 policies"),
-            Self::Churn => ("churn", "HTTP/1.1 at a fixed rate, with 100 endpoint changes a second, beside, none"),
-            Self::WorkersTwo => ("workers-2", "HTTP/1.1, 32 connections, 1 or 2 workers a proxy"),
+            Self::Churn => (
+                "churn",
+                "HTTP/1.1 at a fixed rate, with 100 endpoint changes a second, with as many elsewhere, with none",
+            ),
+            Self::WorkersTwo => ("workers-2", "HTTP/1.1, 32 connections, 1 or 2 workers per proxy"),
             Self::WorkersTwoOpen => ("workers-2-open", "the same at a fixed rate"),
         }
     }

@@ -48,7 +48,7 @@ pub async fn answers(address: SocketAddr, protocol: Protocol) -> Result<()> {
         let stream = TcpStream::connect(address).await?;
         request(stream, protocol, protocol, address).await
     };
-    let (status, body) = timeout(PATIENCE, exchange).await.context("no answer within 5 s")??;
+    let (status, body) = timeout(PATIENCE, exchange).await.context("no response within 5 s")??;
     check_answer(status, &body)
 }
 
@@ -64,24 +64,27 @@ pub async fn refuses_strangers(address: SocketAddr, hop: Hop, certs: &Certs) -> 
     check_answer(status, &body).with_context(|| format!("inbound, as {}", Identity::Client.spiffe_id()))?;
     match over_tls(address, hop, certs, Identity::Stranger).await {
         Ok((StatusCode::FORBIDDEN, body)) => {
-            ensure!(body != BODY, "the inbound proxy says 403 to a wrong identity, and sends the content");
+            ensure!(body != BODY, "the inbound proxy responds with 403 to a wrong identity, but sends the content");
             Ok(())
         }
         Ok((status, _)) => {
-            bail!("the inbound proxy answered {status} to {}, which no policy allows", Identity::Stranger.spiffe_id())
+            bail!(
+                "the inbound proxy responded with {status} to {}, which no policy allows",
+                Identity::Stranger.spiffe_id()
+            )
         }
         Err(error) if error.is::<tokio::time::error::Elapsed>() => {
-            Err(error.context("a wrong identity is left waiting"))
+            Err(error.context("the inbound proxy does not respond to a wrong identity"))
         }
         // An alert or a closed connection is a refusal too.
         Err(_) => Ok(()),
     }
 }
 
-/// The inbound proxy at `address` must refuse who shows no certificate: for pairs whose way between them is not known.
+/// The inbound proxy at `address` must refuse a client without a certificate: for pairs with an unknown hop protocol.
 ///
 /// # Errors
-/// Such a client is sent something.
+/// Such a client is served.
 pub async fn refuses_the_nameless(address: SocketAddr, certs: &Certs) -> Result<()> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
@@ -100,19 +103,19 @@ pub async fn refuses_the_nameless(address: SocketAddr, certs: &Certs) -> Result<
             Ok(())
         }
         Ok(Err(_)) => Ok(()),
-        Err(_) => bail!("a client without a certificate is left waiting"),
+        Err(_) => bail!("the inbound proxy does not respond to a client without a certificate"),
     }
 }
 
 /// What is sent to the server of opaque bytes comes back.
 async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Result<()> {
-    // No protocol begins like this, so whoever looks at the bytes takes them as opaque.
+    // No protocol begins like this, so protocol detection treats the bytes as opaque.
     let sent = [0; 64];
     stream.write_all(&sent).await?;
     stream.flush().await?;
     let mut received = [1; 64];
     stream.read_exact(&mut received).await?;
-    ensure!(received == sent, "other bytes came back than were sent");
+    ensure!(received == sent, "the echoed bytes differ from the sent ones");
     Ok(())
 }
 
@@ -161,14 +164,14 @@ where
             connection.abort();
             parts
         }
-        Protocol::Tcp => bail!("opaque bytes are no request"),
+        Protocol::Tcp => bail!("opaque bytes have no request"),
     };
     Ok((status, body))
 }
 
 fn check_answer(status: StatusCode, body: &Bytes) -> Result<()> {
-    ensure!(status == StatusCode::OK, "answered {status}: {}", String::from_utf8_lossy(body));
-    ensure!(body == BODY, "answered another body: {:?}", String::from_utf8_lossy(body));
+    ensure!(status == StatusCode::OK, "status {status}: {}", String::from_utf8_lossy(body));
+    ensure!(body == BODY, "unexpected body: {:?}", String::from_utf8_lossy(body));
     Ok(())
 }
 
@@ -219,7 +222,7 @@ mod tests {
         assert!(error.to_string().contains("sa/stranger, which no policy allows"), "{error:#}");
     }
 
-    /// A port where nobody serves anybody must not count as "refuses strangers".
+    /// A port on which nothing is served must not count as "refuses strangers".
     #[tokio::test]
     async fn a_proxy_that_refuses_everybody_is_found_out() {
         let dir = tempfile::tempdir().unwrap();

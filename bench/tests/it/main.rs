@@ -51,7 +51,7 @@ async fn a_child_that_ends_is_reported_with_its_log() {
     let launcher = Launcher::new(bench(), dir.path().to_owned());
     let child = launcher.start("failing", 0, Path::new("/bin/sh"), ["-c", "echo no such luck >&2; exit 3"]).unwrap();
     let error = child.finish().await.unwrap_err().to_string();
-    assert!(error.contains("failing ended with exit status: 3"), "{error}");
+    assert!(error.contains("failing exited with exit status: 3"), "{error}");
     assert!(error.contains("no such luck"), "{error}");
 
     let child = launcher.start("absent", 0, Path::new("/does/not/exist"), ["x"]).unwrap();
