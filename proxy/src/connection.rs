@@ -26,7 +26,7 @@ use tokio::{
 };
 use weft_core::identity::Identity;
 
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, Flow, Protocol};
 
 /// Longest time from the first byte of a head to its last, and for the first request of an HTTP connection.
 pub(crate) const HEAD: Duration = Duration::from_secs(10);
@@ -50,13 +50,10 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) id: u64,
-    pub(crate) direction: Direction,
-    pub(crate) peer: SocketAddr,
-    /// Where the caller wanted to go.
-    pub(crate) destination: SocketAddr,
+    pub(crate) flow: Flow,
     /// The caller's verified identity.
     pub(crate) identity: Option<Identity>,
-    pub(crate) protocol: &'static str,
+    pub(crate) protocol: Protocol,
     opened: Instant,
     /// On the table's coarse clock: when a head began; 0 while none is awaited.
     head_since: AtomicU64,
@@ -127,20 +124,11 @@ impl Default for Table {
 
 impl Table {
     /// Enters a connection.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        direction: Direction,
-        peer: SocketAddr,
-        destination: SocketAddr,
-        identity: Option<Identity>,
-        protocol: &'static str,
-    ) -> Entry {
+    pub(crate) fn open(self: &Arc<Self>, flow: Flow, identity: Option<Identity>, protocol: Protocol) -> Entry {
         let id = self.next.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection {
             id,
-            direction,
-            peer,
-            destination,
+            flow,
             identity,
             protocol,
             opened: Instant::now(),
@@ -183,7 +171,8 @@ impl Table {
     /// Where the workload's open connections lead.
     pub(crate) fn destinations(&self) -> Vec<SocketAddr> {
         let rows = self.rows.lock();
-        rows.values().filter(|row| row.direction == Direction::Outbound).map(|row| row.destination).collect()
+        let outbound = rows.values().map(|row| row.flow).filter(|flow| flow.direction == Direction::Outbound);
+        outbound.map(|flow| flow.destination).collect()
     }
 
     /// Moves the clock and closes what has waited for too long.
@@ -311,10 +300,10 @@ impl Connection {
     fn row(&self) -> Row {
         Row {
             id: self.id,
-            direction: self.direction.as_str(),
-            protocol: self.protocol,
-            peer: self.peer,
-            destination: self.destination,
+            direction: self.flow.direction.as_str(),
+            protocol: self.protocol.as_str(),
+            peer: self.flow.peer,
+            destination: self.flow.destination,
             identity: self.identity.as_ref().map(ToString::to_string),
             age_ms: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
             requests: self.requests.load(Relaxed),
@@ -343,7 +332,7 @@ mod tests {
 
     fn entry(table: &Arc<Table>) -> Entry {
         let address = "127.0.0.1:1".parse().unwrap();
-        table.open(Direction::Inbound, address, address, None, "http1")
+        table.open(Flow { direction: Direction::Inbound, peer: address, destination: address }, None, Protocol::Http1)
     }
 
     fn end_after(table: &Table, entry: &Entry, time: Duration) -> Option<End> {

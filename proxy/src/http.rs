@@ -1,8 +1,8 @@
 //! HTTP: connections of both versions on a stream, heads and bodies as the request path sees them, and the answers of the proxy
 //! itself. The bytes are `weft-http`'s.
 
+pub(crate) mod answer;
 pub(crate) mod body;
-pub(crate) mod exchange;
 pub(crate) mod head;
 pub(crate) mod hop;
 pub(crate) mod http1;

@@ -1,7 +1,7 @@
 //! The Weft proxy: moves bytes beside a workload or at the edge.
 //!
-//! A connection enters by [`listener`], is taken by `inbound`, `outbound` or `gateway`, and leaves through `upstream` (HTTP) or
-//! `tcp` (opaque bytes). What it obeys is in [`live`]; what it may touch on its way is its [`worker`].
+//! A connection is accepted by `serve`, travels through `request` (inbound, outbound or gateway), and leaves through `upstream`
+//! (HTTP) or `tcp` (opaque bytes). Its configuration is in [`live`]; the state it uses on its way is its [`worker`]'s.
 //!
 //! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] says what is obeyed, `identity`
 //! gets the certificate, `agent` tells the control plane how we do, `admin` tells everyone else.
@@ -17,13 +17,12 @@ mod control_plane;
 mod discovery;
 pub mod drain;
 pub mod file;
-mod gateway;
 mod http;
 pub mod identity;
-mod inbound;
 pub mod listener;
 pub mod live;
-mod outbound;
+mod request;
+pub mod serve;
 mod status;
 mod stream;
 mod tcp;

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{buffer, tls::session::Session};
 
 /// What one side of a relay has to offer beside reading and writing.
-pub(crate) trait End: AsyncRead + AsyncWrite + Unpin {
+pub(crate) trait End: AsyncRead + AsyncWrite + Send + Unpin {
     /// The socket, if what comes from it is all there is to read.
     fn plain(&self) -> Option<&TcpStream> {
         None
@@ -107,6 +107,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<T: End + ?Sized> End for Box<T> {
+    fn plain(&self) -> Option<&TcpStream> {
+        (**self).plain()
+    }
+
+    fn session(&mut self) -> Option<&mut Session> {
+        (**self).session()
     }
 }
 

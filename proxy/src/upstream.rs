@@ -1,6 +1,5 @@
-//! Sending to an application or to another proxy: clusters and their endpoints, tries, pooled connections, and opening them.
+//! Upstreams: clusters and their endpoints, connections to them, and pools of connections.
 
-pub(crate) mod attempt;
 pub(crate) mod cluster;
 pub(crate) mod dial;
 pub(crate) mod pool;

@@ -21,7 +21,7 @@ use crate::{
     http::http2::Mux,
     listener::spread::Spread,
     live::State,
-    telemetry::{AccessLog, Metrics},
+    telemetry::{AccessLog, Metrics, Outcome},
     tls::CurrentTls,
     upstream::{
         dial::Dialer,
@@ -76,8 +76,8 @@ pub struct Worker {
 }
 
 /// The HTTP/2 connections of a worker, which are looked after once a second.
-#[derive(Debug, Default)]
-pub(crate) struct Muxes(Mutex<Vec<Weak<Mux>>>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Muxes(Arc<Mutex<Vec<Weak<Mux>>>>);
 
 impl Muxes {
     /// Looks after a connection from now on.
@@ -123,7 +123,7 @@ impl Worker {
         })
     }
 
-    /// Starts the worker's clock on the current runtime, which need not be the worker's. Listeners are started by `listener::accept`.
+    /// Starts the worker's clock on the current runtime, which need not be the worker's. Listeners are started by `serve`.
     pub fn start(self: &Arc<Self>) {
         let (drain, connections) = (self.drain.clone(), self.connections.clone());
         tokio::spawn(async move {
@@ -179,7 +179,17 @@ impl Worker {
         Opener { dialer: &self.dialer, muxes: &self.muxes }
     }
 
-    /// Which requests get a line in the access log.
+    /// Records how a request or connection ended, under the access log's policy of now.
+    pub(crate) fn record(&self, outcome: &Outcome<'_>) {
+        self.record_as(self.log_policy(self.shared.state.live().access_log), outcome);
+    }
+
+    /// The same under the policy that the request began with.
+    pub(crate) fn record_as(&self, policy: LogPolicy, outcome: &Outcome<'_>) {
+        outcome.record(policy, &self.metrics, &self.log);
+    }
+
+    /// Which outcomes get a line in the access log.
     pub(crate) fn log_policy(&self, from_snapshot: LogPolicy) -> LogPolicy {
         self.shared.access_log.unwrap_or(from_snapshot)
     }

@@ -13,7 +13,7 @@ use super::{
     ports::shared,
     threads::{Command, tell},
 };
-use crate::{admin::View, listener::accept::Role};
+use crate::{admin::View, listener::socket::Role};
 
 /// A port that could not be opened is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     config::{LoopError, Mode, Settings, loops},
-    listener::accept::{Role, bind},
+    listener::socket::{Role, bind},
 };
 
 /// Where a proxy listens, with the numbers that were picked for 0.

@@ -11,10 +11,8 @@ use tokio::{
 
 use super::ports::Opened;
 use crate::{
-    listener::{
-        accept::{self, Role, serve},
-        spread::Handed,
-    },
+    listener::{socket::Role, spread::Handed},
+    serve::{self, serve},
     worker::Worker,
 };
 
@@ -105,7 +103,7 @@ async fn work(
         let command = tokio::select! {
             Some(command) = commands.recv() => command,
             Some(connection) = handed.recv() => {
-                accept::handed(&worker, connection);
+                serve::handed(&worker, connection);
                 continue;
             }
             _ = &mut stopped => return,

@@ -8,7 +8,20 @@ use weft_http::{
     head::{Response, Version},
 };
 
-use super::{body::Body, exchange::Answer, hop::ERROR};
+use super::{answer::Answer, body::Body, hop::ERROR};
+
+/// The answer that a route itself gives. Not a failure: it carries no flag. A gRPC caller gets the status that gRPC clients map
+/// the HTTP status to.
+pub(crate) fn configured(status: u16, grpc: bool) -> Answer {
+    let mut fields = Fields::with_capacity(64, 3);
+    if grpc {
+        fields.push(b"content-type", b"application/grpc");
+        fields.push(b"grpc-status", grpc_status(status).as_bytes());
+        return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
+    }
+    fields.push(b"content-length", b"0");
+    Answer::new(Response::new(Version::Http11, status, fields), Body::Empty)
+}
 
 /// The answer to a request that failed.
 pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {

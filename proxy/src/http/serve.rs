@@ -25,17 +25,18 @@ use weft_http::{
 };
 
 use super::{
+    answer::Answer,
     body::Body,
-    exchange::Answer,
     head::{Head, MAX_FIELDS},
     http1::{self, Incoming, Io, Shared},
     http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
-    respond, upgrade,
+    respond,
 };
 use crate::{
     connection::{Connection, End, Running},
     stream::Stream,
-    worker::Worker,
+    telemetry::Metrics,
+    worker::Muxes,
 };
 
 /// Largest request head in HTTP/1, in bytes; above it 431.
@@ -76,7 +77,7 @@ pub(crate) async fn http1(
     stream: Stream,
     connection: Arc<Connection>,
     handler: Arc<impl Handler>,
-    worker: Arc<Worker>,
+    metrics: Arc<Metrics>,
 ) {
     let io = Arc::new(Mutex::new(Io::new(stream, None, Some(connection.clone()))));
     let _hang_up = HangUp(io.clone());
@@ -98,7 +99,7 @@ pub(crate) async fn http1(
         match next.await {
             Ok(Some(parsed)) => {
                 // Boxed: an idle connection holds nothing of a request.
-                let kept = Box::pin(exchange(&io, parsed, &connection, &handler, &worker)).await;
+                let kept = Box::pin(exchange(&io, parsed, &connection, &handler, &metrics)).await;
                 if !kept {
                     return;
                 }
@@ -143,7 +144,7 @@ async fn exchange(
     parsed: ParsedRequest,
     connection: &Arc<Connection>,
     handler: &Arc<impl Handler>,
-    worker: &Arc<Worker>,
+    metrics: &Metrics,
 ) -> bool {
     let running = connection.request_starts();
     let request = parsed.head;
@@ -162,7 +163,7 @@ async fn exchange(
     };
     let body = Incoming::body(io, parsed.framing, true);
     let answer = {
-        let mut call = pin!(caught(handler.handle(head, body, running), worker));
+        let mut call = pin!(caught(handler.handle(head, body, running), metrics));
         poll_fn(|cx| match call.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending if connection.is_cut() => Poll::Ready(Some(Ok(respond::to(&Failure::IdleTimeout, false)))),
@@ -177,7 +178,7 @@ async fn exchange(
         if switched(io, &answer.head, &switch.protocol).await {
             let caller = io.lock().take_stream();
             if let Some(caller) = caller {
-                Box::pin(upgrade::join(switch, caller)).await;
+                (switch.join)(Box::new(caller)).await;
             }
         }
         return false;
@@ -196,12 +197,12 @@ async fn exchange(
 /// Runs one request; a panic in it becomes a 500 and hurts nothing else.
 fn caught(
     call: impl Future<Output = Result<Answer, Refused>>,
-    worker: &Worker,
+    metrics: &Metrics,
 ) -> impl Future<Output = Result<Answer, Refused>> {
     // No async block: it would hold the call twice.
     AssertUnwindSafe(call).catch_unwind().map(|result| {
         result.unwrap_or_else(|_panic| {
-            worker.metrics.event("weft_panics_total", &[("where", "request")]);
+            metrics.event("weft_panics_total", &[("where", "request")]);
             Ok(respond::to(&Failure::Panic, false))
         })
     })
@@ -274,7 +275,8 @@ pub(crate) async fn http2(
     stream: Stream,
     connection: Arc<Connection>,
     handler: Arc<impl Handler>,
-    worker: Arc<Worker>,
+    metrics: Arc<Metrics>,
+    muxes: Muxes,
 ) {
     let mesh = connection.identity.is_some();
     let (stream_window, connection_window) = windows(mesh);
@@ -287,17 +289,17 @@ pub(crate) async fn http2(
         connect_protocol: true,
     };
     let mux = Mux::new(Role::Server, config);
-    worker.muxes.watch(&mux);
+    muxes.watch(&mux);
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
         let running = connection.request_starts();
-        let (handler, worker) = (handler.clone(), worker.clone());
+        let (handler, metrics) = (handler.clone(), metrics.clone());
         match arrival {
             Arrival::Request(stream, request, body) => {
                 tokio::spawn(async move {
                     let head_only = request.method() == "HEAD";
                     let result = match Head::http2(request) {
                         Ok(head) => {
-                            let mut call = pin!(caught(handler.handle(head, body, running), &worker));
+                            let mut call = pin!(caught(handler.handle(head, body, running), &metrics));
                             poll_fn(|cx| match call.as_mut().poll(cx) {
                                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                                 Poll::Pending => stream.poll_gone(cx).map(|()| None),
@@ -350,7 +352,7 @@ pub(crate) async fn http2(
         }
     });
     if let Err(error) = result.await {
-        tracing::debug!(%error, peer = %connection.peer, "HTTP/2 connection ended");
+        tracing::debug!(%error, peer = %connection.flow.peer, "HTTP/2 connection ended");
     }
     let goodbye = timeout(FAREWELL, poll_fn(|cx| driver.poll_goodbye(cx))).await;
     if let Ok(Err(error)) = goodbye {
@@ -363,7 +365,7 @@ async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
     let Answer { head, body, switch } = answer;
     if let Some(switch) = switch {
         if stream.send_answer(&head, false).is_ok() {
-            Box::pin(upgrade::join(switch, Tunnel::new(stream))).await;
+            (switch.join)(Box::new(Tunnel::new(stream))).await;
         }
         return;
     }

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::accept::Role;
+use super::socket::Role;
 use crate::telemetry::Direction;
 
 /// Callers that are told apart, by a hash of their addresses; two that are not are spread as if they were one.
@@ -35,10 +35,10 @@ pub struct Spread {
 /// A connection that another worker has accepted.
 #[derive(Debug)]
 pub struct Handed {
-    pub(super) stream: TcpStream,
-    pub(super) peer: SocketAddr,
-    pub(super) role: Role,
-    pub(super) place: Place,
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) role: Role,
+    pub(crate) place: Place,
 }
 
 /// What one worker has open, by direction.
@@ -75,7 +75,7 @@ impl Spread {
     }
 
     /// A place for a connection that the worker `here` has accepted; `None` when all workers are full. With equals it stays.
-    pub(super) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Place> {
+    pub(crate) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Place> {
         let caller = bucket(caller);
         let there = (0..self.workers.len()).filter(|&worker| worker != here);
         let worker = std::iter::once(here).chain(there).min_by_key(|&worker| self.load(worker, direction, caller))?;
@@ -88,7 +88,7 @@ impl Spread {
     }
 
     /// Hands a connection over. Errors: the worker has ended or is far behind; here is the connection.
-    pub(super) fn hand(&self, handed: Handed) -> Result<(), Handed> {
+    pub(crate) fn hand(&self, handed: Handed) -> Result<(), Handed> {
         match self.doors.get(handed.place.worker) {
             Some(door) => door.try_send(handed).map_err(mpsc::error::TrySendError::into_inner),
             None => Err(handed),
@@ -114,7 +114,7 @@ impl Spread {
 }
 
 impl Place {
-    pub(super) fn worker(&self) -> usize {
+    pub(crate) fn worker(&self) -> usize {
         self.worker
     }
 

@@ -8,7 +8,6 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
     time::Duration,
 };
 
@@ -40,41 +39,40 @@ pub struct AccessLog {
 
 /// One line. Empty and absent fields are left out.
 #[derive(Debug, Default, Serialize)]
-#[expect(missing_docs, reason = "docs/reference/access-log.md lists the fields")]
-pub struct Entry<'a> {
-    pub time: String,
-    pub direction: &'static str,
-    pub protocol: &'static str,
+pub(crate) struct Line<'a> {
+    pub(super) time: String,
+    pub(super) direction: &'static str,
+    pub(super) protocol: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub method: &'a str,
+    pub(super) method: &'a str,
     /// Written without user information.
     #[serde(skip_serializing_if = "str::is_empty", serialize_with = "without_user")]
-    pub authority: &'a str,
+    pub(super) authority: &'a str,
     /// Written without its query.
     #[serde(skip_serializing_if = "str::is_empty", serialize_with = "without_query")]
-    pub path: &'a str,
+    pub(super) path: &'a str,
     #[serde(skip_serializing_if = "is_zero")]
-    pub status: u16,
+    pub(super) status: u16,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub flag: &'a str,
+    pub(super) flag: &'a str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) source: String,
+    pub(super) source_identity: Option<&'a str>,
+    pub(super) destination: String,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub reason: &'a str,
+    pub(super) cluster: &'a str,
+    pub(super) endpoint: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub source: &'a str,
-    pub source_identity: Option<&'a str>,
-    pub destination: String,
+    pub(super) route: &'a str,
+    pub(super) attempts: u32,
+    pub(super) security: &'static str,
+    pub(super) duration_us: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub cluster: &'a str,
-    pub endpoint: Option<String>,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub route: &'a str,
-    pub attempts: u32,
-    pub security: &'static str,
-    pub duration_us: u64,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub traceparent: &'a str,
+    pub(super) traceparent: &'a str,
 }
 
 fn is_zero(number: &u16) -> bool {
@@ -114,7 +112,7 @@ fn is_steering(found: char) -> bool {
     found.is_control() || matches!(found, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-impl Entry<'_> {
+impl Line<'_> {
     /// The line, with its end.
     fn line(&self) -> Option<Vec<u8>> {
         let mut line = Vec::with_capacity(512);
@@ -125,7 +123,7 @@ impl Entry<'_> {
 }
 
 /// Whether the policy asks for a line about something that ended so.
-pub(crate) fn wanted(policy: Policy, status: u16, failed: bool) -> bool {
+pub(super) fn wanted(policy: Policy, status: u16, failed: bool) -> bool {
     match policy {
         Policy::Off => false,
         Policy::Errors => failed || status >= 500,
@@ -154,8 +152,8 @@ impl AccessLog {
     }
 
     /// Hands a line to the writer.
-    pub(crate) fn write(&self, entry: &Entry<'_>, metrics: &Arc<Metrics>) {
-        let Some(line) = entry.line() else { return };
+    pub(super) fn write(&self, line: &Line<'_>, metrics: &Metrics) {
+        let Some(line) = line.line() else { return };
         if self.lines.try_send(line).is_err() {
             metrics.event("weft_access_log_dropped_total", &[]);
         }
@@ -191,12 +189,12 @@ async fn write(mut out: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u
 }
 
 /// The time as it is written, from a clock reading taken by the caller.
-pub(crate) fn timestamp() -> String {
+pub(super) fn timestamp() -> String {
     jiff::Timestamp::now().to_string()
 }
 
 /// A duration in the log's unit.
-pub(crate) fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -208,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(entry: &Entry<'_>) -> Value {
+    fn parsed(entry: &Line<'_>) -> Value {
         let line = entry.line().unwrap();
         let text = String::from_utf8(line).unwrap();
         let body = text.strip_suffix('\n').unwrap();
@@ -221,7 +219,7 @@ mod tests {
         for steering in
             ["\0", "\n", "\x1b[2J", "\x7f", "\u{85}", "\u{9b}2J", "\u{2028}", "\u{2029}", "\u{202e}", "\u{2066}"]
         {
-            let value = parsed(&Entry { reason: &format!("a{steering}\"b"), ..Entry::default() });
+            let value = parsed(&Line { reason: format!("a{steering}\"b"), ..Line::default() });
             assert_eq!(value["reason"], format!("a{steering}\"b"));
         }
     }
@@ -229,20 +227,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lines_are_written_together_and_all_of_them_at_the_end() {
         let (out, mut seen) = tokio::io::duplex(1024 * 1024);
-        let (log, metrics) = (AccessLog::to(out), Arc::default());
+        let (log, metrics) = (AccessLog::to(out), Metrics::default());
         let mut text = vec![0; 1024 * 1024];
-        log.write(&Entry { method: "FIRST", ..Entry::default() }, &metrics);
+        log.write(&Line { method: "FIRST", ..Line::default() }, &metrics);
         let begun = Instant::now();
         let count = seen.read(&mut text).await.unwrap();
         assert!(text[..count].ends_with(b"\n") && begun.elapsed() < PAUSE, "the first one is written at once");
         for _ in 0..1000 {
-            log.write(&Entry::default(), &metrics);
+            log.write(&Line::default(), &metrics);
         }
         let count = seen.read(&mut text).await.unwrap();
         assert!(text[..count].ends_with(b"\n") && begun.elapsed() >= PAUSE, "the others after a pause");
         let together = text[..count].iter().filter(|byte| **byte == b'\n').count();
         assert!(together > 100, "{together} in one write");
-        log.write(&Entry { method: "LAST", ..Entry::default() }, &metrics);
+        log.write(&Line { method: "LAST", ..Line::default() }, &metrics);
         log.end().await;
         drop(log);
         let mut rest = String::new();
@@ -253,10 +251,10 @@ mod tests {
 
     #[test]
     fn queries_and_user_information_are_not_written() {
-        let entry = Entry { path: "/a/b?token=secret?x", authority: "me:secret@shop:80", ..Entry::default() };
+        let entry = Line { path: "/a/b?token=secret?x", authority: "me:secret@shop:80", ..Line::default() };
         let value = parsed(&entry);
         assert_eq!((&value["path"], &value["authority"]), (&"/a/b".into(), &"shop:80".into()));
-        let plain = parsed(&Entry { path: "*", authority: "[::1]:80", ..Entry::default() });
+        let plain = parsed(&Line { path: "*", authority: "[::1]:80", ..Line::default() });
         assert_eq!((&plain["path"], &plain["authority"]), (&"*".into(), &"[::1]:80".into()));
     }
 
@@ -270,12 +268,14 @@ mod tests {
             ]),
         ) {
             let [method, flag, reason, source, cluster, route, traceparent, destination] = &texts;
-            let entry = Entry {
-                method, flag, reason, source, cluster, route, traceparent,
+            let entry = Line {
+                method, flag, cluster, route, traceparent,
+                reason: reason.clone(),
+                source: source.clone(),
                 destination: destination.clone(),
                 endpoint: Some(destination.clone()),
                 source_identity: Some(source),
-                ..Entry::default()
+                ..Line::default()
             };
             let value = parsed(&entry);
             for (field, text) in [("method", method), ("flag", flag), ("reason", reason), ("source", source),

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
+use weft_core::identity::Identity;
 
 /// Most label sets kept per worker and kind.
 pub const MAX_SERIES: usize = 2_000;
@@ -32,6 +34,30 @@ pub enum Direction {
     Outbound,
     /// From outside through a gateway.
     Gateway,
+}
+
+/// A connection from a caller: its two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Direction at the workload.
+    pub direction: Direction,
+    /// The caller's address.
+    pub peer: SocketAddr,
+    /// The address that the caller called.
+    pub destination: SocketAddr,
+}
+
+/// What a caller speaks, as logs and the table of connections say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// gRPC, in whichever version of HTTP.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
 }
 
 /// How a connection is protected.
@@ -90,7 +116,24 @@ impl Direction {
     }
 }
 
+impl Protocol {
+    /// As it is written in logs and the table of connections.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 impl Security {
+    /// The protection of a connection whose peer has this identity, or none.
+    pub(crate) fn of(identity: Option<&Identity>) -> Self {
+        if identity.is_some() { Self::Mtls } else { Self::Plain }
+    }
+
     /// As it is written in labels and logs.
     pub fn as_str(self) -> &'static str {
         match self {

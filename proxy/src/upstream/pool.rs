@@ -34,7 +34,7 @@ use crate::{
         http1::{self, Incoming, Io, Shared},
         http2::{Driver, Mux, StreamRef},
         serve::{MAX_HEAD_HOP, windows},
-        upgrade::Far,
+        upgrade::Switched,
     },
     stream::Stream,
     tls::MeshTls,
@@ -192,7 +192,7 @@ impl Pool {
         head: &Request,
         upgrade: Option<&[u8]>,
         body: Body,
-        switched: &mut Option<Far>,
+        switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
         self.limit_idle(bounds.idle);
         match self.version {
@@ -247,7 +247,7 @@ impl Pool {
         head: &Request,
         upgrade: Option<&[u8]>,
         body: Body,
-        switched: &mut Option<Far>,
+        switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
         let (io, reused) = match self.pop_idle(bounds.idle) {
             Some(io) => (io, true),
@@ -263,7 +263,7 @@ impl Pool {
                 let failure = Failure::BadAnswer("a switch of protocols that was not asked for");
                 return Err(SendError { failure, unsent: None, reused: false });
             }
-            *switched = Some(Far::Http1(io));
+            *switched = Some(Switched::Http1(io));
             return Ok((response, Body::Empty, Lease(None)));
         }
         let body = Incoming::body(&io, framing, false);
@@ -310,7 +310,7 @@ impl Pool {
         bounds: Bounds,
         head: &Request,
         body: Body,
-        switched: &mut Option<Far>,
+        switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
         let end = body.is_end() && head.protocol().is_none();
         let (stream, use_) = loop {
@@ -330,7 +330,7 @@ impl Pool {
             Ok(response) => {
                 use_.answered.store(true, Relaxed);
                 if head.protocol().is_some() && response.status == 200 {
-                    *switched = Some(Far::Http2(stream));
+                    *switched = Some(Switched::Http2(stream));
                     return Ok((response, Body::Empty, lease));
                 }
                 let body = stream.into_body(&response.fields);

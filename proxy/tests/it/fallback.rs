@@ -9,7 +9,7 @@ use weft_core::{
     policy::{Authorization, Operation, Principal, Rule},
     snapshot::Resources,
 };
-use weft_proxy::{listener::accept::Role, live::State};
+use weft_proxy::{listener::socket::Role, live::State};
 
 use crate::{
     apps::{fixed_app, once},

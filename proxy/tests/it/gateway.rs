@@ -11,7 +11,7 @@ use weft_core::{
     route::{Action, Forward, Match, PathMatch, RouteTable, Rule, VirtualHost},
     snapshot::Resources,
 };
-use weft_proxy::listener::accept::Role;
+use weft_proxy::listener::socket::Role;
 
 use crate::{
     apps::{empty, full, http1_app, http2_client, raw, text},

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use weft_core::policy::Authorization;
-use weft_proxy::listener::{accept::Role, spread::Spread};
+use weft_proxy::listener::{socket::Role, spread::Spread};
 
 use crate::{
     apps::{direct, empty, fixed_app, get, http2_app, http2_client, mesh, once, raw, raw_app, read_head, text, until},

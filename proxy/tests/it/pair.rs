@@ -31,10 +31,11 @@ use weft_core::{
 use weft_proxy::{
     drain::{Drain, Drainer},
     listener::{
-        accept::{Role, bind, serve},
+        socket::{Role, bind},
         spread::Spread,
     },
     live::State,
+    serve::serve,
     telemetry::{AccessLog, exposition},
     tls::{CurrentTls, MeshTls, Svid},
     worker::{Shared, Worker},

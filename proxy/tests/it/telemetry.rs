@@ -13,7 +13,7 @@ use weft_core::{
     listener::{AccessLog as LogPolicy, InboundMode},
     policy::{Authorization, Operation, PathPattern, Principal, Rule},
 };
-use weft_proxy::listener::accept::Role;
+use weft_proxy::listener::socket::Role;
 
 use crate::{
     apps::{fixed_app, http2_client, once, raw, until},

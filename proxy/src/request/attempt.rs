@@ -1,4 +1,4 @@
-//! The tries of one request: pick an endpoint, send, judge, and try again where the policy and the budget allow it.
+//! Attempts: pick an endpoint, send the request, judge, and try again where the policy and the budget allow it.
 //! Invariant: a request that may have been seen is sent again only when the policy says so; one that was not seen, always.
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
@@ -7,62 +7,111 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
 use weft_http::head::Version as HttpVersion;
 
-use super::cluster::{Cluster, EndpointState};
-use super::pool::{Bounds, CONNECTIONS, SendError};
+use super::deliver;
 use crate::{
-    http::{
-        body::Body,
-        exchange::{Answer, Exchange, Flight},
-        head::Head,
-    },
-    inbound,
+    http::{answer::Answer, body::Body, head::Head, upgrade::Switched},
     telemetry::Direction,
+    upstream::{
+        cluster::{Cluster, EndpointState},
+        pool::{Bounds, CONNECTIONS, Lease, SendError},
+    },
     worker::Worker,
 };
 
 /// How long a request waits for the first endpoints of a cluster that was just learned of.
 const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
 
-/// How long connections that were just closed take to end.
+/// The time that connections which were just closed take to end.
 const CLOSING: Duration = Duration::from_millis(1);
 
-/// Sends a request to one of the cluster's endpoints, trying again as the rule says.
+/// Where a request is sent, and under which rule.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) worker: &'a Arc<Worker>,
+    pub(crate) forward: &'a Forward,
+    pub(crate) cluster: &'a Arc<Cluster>,
+    pub(crate) direction: Direction,
+    /// The request's start.
+    pub(crate) started: Instant,
+}
+
+/// What is known of a request's tries however they end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) attempts: u32,
+    /// The endpoint tried last.
+    pub(crate) endpoint: Option<SocketAddr>,
+}
+
+/// What an attempt holds at its endpoint until its answer has ended. Each attempt owns its own.
+#[derive(Default)]
+pub(crate) struct Flight {
+    pub(crate) lease: Option<Lease>,
+    /// The connection, where the answer switched it to another protocol.
+    pub(crate) switched: Option<Switched>,
+    /// Counted as in flight there.
+    at: Option<(Arc<Cluster>, Arc<EndpointState>)>,
+}
+
+impl Flight {
+    /// Counted as in flight at an endpoint.
+    fn at(cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>) -> Self {
+        Self { lease: None, switched: None, at: Some((cluster.clone(), endpoint.clone())) }
+    }
+
+    /// The same, counted as in flight where `other` is.
+    fn counted_at(mut self, mut other: Self) -> Self {
+        self.at = other.at.take();
+        self
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some((cluster, endpoint)) = &self.at {
+            endpoint.memory.load.end();
+            cluster.state.requests.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Sends a request to one of the cluster's endpoints, trying again as the rule says. The head and the body are the caller's
+/// own: another call with a copy of the head can run beside this one.
 pub(crate) async fn run(
-    worker: &Arc<Worker>,
-    rule: &Forward,
-    upstream: &Arc<Cluster>,
+    target: Target<'_>,
+    head: &mut Head,
     body: Body,
-    exchange: &mut Exchange,
-) -> Result<Answer, Failure> {
-    let (settings, state) = (&upstream.settings, &upstream.state);
+    progress: &mut Progress,
+) -> Result<(Answer, Flight), Failure> {
+    let Target { worker, forward: rule, cluster, .. } = target;
+    let (settings, state) = (&cluster.settings, &cluster.state);
     state.budget.deposit(&settings.budget);
     let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
     let mut body = if rule.retry.attempts > 1 { body.replayable() } else { body };
     let mut tried: Vec<SocketAddr> = Vec::new();
-    exchange.head.version = version(&exchange.head, settings.http, exchange.direction());
-    let mut started = exchange.started;
+    head.version = version(head, settings.http, target.direction);
+    let mut started = target.started;
     loop {
-        exchange.attempts += 1;
-        let endpoint = pick(worker, upstream, &tried, started).await?;
-        let endpoint = with_connection(worker, upstream, endpoint, &tried, exchange.head.version, started);
-        let last = exchange.attempts >= rule.retry.attempts;
+        progress.attempts += 1;
+        let endpoint = pick(worker, cluster, &tried, started).await?;
+        let endpoint = with_connection(worker, cluster, endpoint, &tried, head.version, started);
+        // The last try sends the body itself; others send what can be sent again.
+        let last = progress.attempts >= rule.retry.attempts;
         let (now, again) = match (last, body.again()) {
             (false, Some(again)) => (again, body),
             _ => (body, Body::Empty),
         };
         body = again;
-        exchange.endpoint = Some(endpoint.endpoint.address);
+        progress.endpoint = Some(endpoint.endpoint.address);
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
-        let result = once(worker, upstream, &endpoint, now, exchange, started, limit).await;
-        let failure = match result {
-            Ok(response) => {
-                let status = response.head.status;
-                let method = exchange.head.request.method();
-                let retry = !last && rule.retry.retries(Outcome::Status(status), method);
-                if !retry || body.again().is_none() || !may_retry(worker, upstream, "status") {
-                    return Ok(bounded(response, deadline, rule.idle_timeout));
+        let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
+            Ok((answer, flight)) => {
+                let retry = !last && rule.retry.retries(Outcome::Status(answer.head.status), head.request.method());
+                if !retry || body.again().is_none() || !may_retry(worker, cluster, "status") {
+                    return Ok((bounded(answer, deadline, rule.idle_timeout), flight));
                 }
-                drop(exchange.flight.take());
+                // The connection goes back before the answer that nobody reads is dropped.
+                drop(flight);
                 None
             }
             Err(failure) => {
@@ -70,17 +119,16 @@ pub(crate) async fn run(
                 if timed_out {
                     return Err(Failure::RequestTimeout);
                 }
-                let retry =
-                    failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, exchange.head.request.method()));
-                if last || !retry || body.again().is_none() || !may_retry(worker, upstream, failure.reply().flag) {
+                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, head.request.method()));
+                if last || !retry || body.again().is_none() || !may_retry(worker, cluster, failure.reply().flag) {
                     return Err(failure);
                 }
                 Some(failure)
             }
         };
-        tracing::debug!(cluster = %upstream.name, endpoint = %endpoint.endpoint.address, ?failure, "trying again");
+        tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.endpoint.address, ?failure, "trying again");
         tried.push(endpoint.endpoint.address);
-        let wait = rule.retry.backoff(exchange.attempts + 1, fastrand::f64());
+        let wait = rule.retry.backoff(progress.attempts + 1, fastrand::f64());
         match deadline {
             Some(deadline) if Instant::now() + wait >= deadline => return Err(Failure::RequestTimeout),
             _ => sleep(wait).await,
@@ -101,24 +149,24 @@ fn version(head: &Head, cluster: ClusterVersion, direction: Direction) -> HttpVe
     }
 }
 
-/// One try.
+/// One try: sends, judges the endpoint by the outcome, and gives back the answer with what it holds.
 async fn once(
     worker: &Arc<Worker>,
-    upstream: &Arc<Cluster>,
+    cluster: &Arc<Cluster>,
     endpoint: &Arc<EndpointState>,
+    head: &mut Head,
     body: Body,
-    exchange: &mut Exchange,
     started: Instant,
     limit: Option<Instant>,
-) -> Result<Answer, Failure> {
-    let (settings, state) = (&upstream.settings, &upstream.state);
+) -> Result<(Answer, Flight), Failure> {
+    let (settings, state) = (&cluster.settings, &cluster.state);
     if state.requests.fetch_add(1, Relaxed) >= settings.limits.requests {
         state.requests.fetch_sub(1, Relaxed);
         return Err(Failure::Overloaded("requests"));
     }
     endpoint.memory.load.start();
-    let mut flight = Flight { lease: None, far: None, upstream: Some((upstream.clone(), endpoint.clone())) };
-    let send = send(worker, upstream, endpoint, &mut exchange.head, body, &mut flight);
+    let flight = Flight::at(cluster, endpoint);
+    let send = send(worker, cluster, endpoint, head, body, flight);
     let result = match limit {
         None => send.await,
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
@@ -126,57 +174,58 @@ async fn once(
     let ended = Instant::now();
     let now = worker.shared.state.at(ended);
     let failed = match &result {
-        Ok(response) => matches!(response.head.status, 502..=504),
+        Ok((answer, _)) => matches!(answer.head.status, 502..=504),
         Err(failure) => failure.retry().is_some(),
     };
     if failed {
         endpoint.memory.load.observe(ended - started, now);
-        count_failure(worker, upstream, endpoint, now);
+        count_failure(worker, cluster, endpoint, now);
     } else if result.is_ok() {
         endpoint.memory.load.observe(ended - started, now);
         endpoint.memory.record.succeeded();
     }
-    let response = result?;
-    exchange.flight = Some(flight);
-    Ok(response)
+    result
 }
 
 async fn send(
     worker: &Arc<Worker>,
-    upstream: &Arc<Cluster>,
+    cluster: &Arc<Cluster>,
     endpoint: &Arc<EndpointState>,
     head: &mut Head,
     body: Body,
-    flight: &mut Flight,
-) -> Result<Answer, Failure> {
+    mut flight: Flight,
+) -> Result<(Answer, Flight), Failure> {
     let target = &endpoint.endpoint;
+    // The workload itself: no hop.
     if worker.is_local(target.address, target.identity.as_ref()) {
-        return Box::pin(inbound::from_self(worker, target.address, head, body, flight)).await;
+        let delivered = Box::pin(deliver::request_to_self(worker, target.address, head, body));
+        let (answer, local) = delivered.await?;
+        return Ok((answer, local.counted_at(flight)));
     }
-    let bounds = bounds(upstream);
+    let bounds = bounds(cluster);
     let mesh = target.identity.is_some();
     head.write_for_hop(mesh);
     let pool = endpoint.pool(worker.index, head.version).ok_or(Failure::NotConfigured)?;
     if !mesh && head.version != HttpVersion::Http2 {
         head.request.version = head.version;
     }
-    let (request, upgrade, far) = (&head.request, head.upgrade.as_deref(), &mut flight.far);
-    let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
+    let (request, upgrade, switched) = (&head.request, head.upgrade.as_deref(), &mut flight.switched);
+    let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
     // Connections that are idle in another endpoint's pool, or to one that has left, must not keep this one from opening any.
     if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), unsent: Some(body), .. }) = &mut sent
-        && (worker.shared.state.forget_left_of(&upstream.state) | upstream.state.close_idle(worker.index))
+        && (worker.shared.state.forget_left_of(&cluster.state) | cluster.state.close_idle(worker.index))
     {
         let body = std::mem::take(body);
         sleep(CLOSING).await;
-        sent = pool.send(worker.opener(), bounds, request, upgrade, body, far).await;
+        sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
     }
     let (response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
-    Ok(Answer::new(response, body))
+    Ok((Answer::new(response, body), flight))
 }
 
-fn bounds(upstream: &Cluster) -> Bounds {
-    let settings = &upstream.settings;
+fn bounds(cluster: &Cluster) -> Bounds {
+    let settings = &cluster.settings;
     Bounds {
         connect: settings.connect_timeout,
         connections: settings.limits.connections,
@@ -186,11 +235,11 @@ fn bounds(upstream: &Cluster) -> Bounds {
 }
 
 /// Counts a failure of an endpoint, and tells when that ejects it.
-fn count_failure(worker: &Worker, upstream: &Cluster, endpoint: &EndpointState, now: Duration) {
-    if upstream.state.failed(endpoint, &upstream.settings, now) {
+fn count_failure(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState, now: Duration) {
+    if cluster.state.failed(endpoint, &cluster.settings, now) {
         let address = endpoint.endpoint.address.to_string();
-        worker.metrics.event("weft_ejections_total", &[("cluster", &upstream.name)]);
-        tracing::info!(cluster = %upstream.name, endpoint = address, "endpoint ejected");
+        worker.metrics.event("weft_ejections_total", &[("cluster", &cluster.name)]);
+        tracing::info!(cluster = %cluster.name, endpoint = address, "endpoint ejected");
     }
 }
 
@@ -198,7 +247,7 @@ fn count_failure(worker: &Worker, upstream: &Cluster, endpoint: &EndpointState, 
 /// other one: this request does not wait for a connection, which is opened meanwhile for those to come (docs/adr/0011).
 fn with_connection(
     worker: &Arc<Worker>,
-    upstream: &Arc<Cluster>,
+    cluster: &Arc<Cluster>,
     picked: Arc<EndpointState>,
     tried: &[SocketAddr],
     version: HttpVersion,
@@ -211,31 +260,31 @@ fn with_connection(
     if is_ready(&picked) {
         return picked;
     }
-    let Some(other) = upstream.state.pick_where(tried, worker.shared.state.at(now), is_ready) else { return picked };
+    let Some(other) = cluster.state.pick_where(tried, worker.shared.state.at(now), is_ready) else { return picked };
     if picked.pool(worker.index, version).is_some_and(|pool| !pool.is_opening()) {
-        tokio::spawn(warm(worker.clone(), upstream.clone(), picked, version));
+        tokio::spawn(warm(worker.clone(), cluster.clone(), picked, version));
     }
     other
 }
 
 /// Opens a connection to an endpoint for requests to come. That it cannot be counts as a failed request would.
-async fn warm(worker: Arc<Worker>, upstream: Arc<Cluster>, endpoint: Arc<EndpointState>, version: HttpVersion) {
+async fn warm(worker: Arc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<EndpointState>, version: HttpVersion) {
     let Some(pool) = endpoint.pool(worker.index, version) else { return };
-    let Err(failure) = pool.warm(worker.opener(), bounds(&upstream)).await else { return };
-    tracing::debug!(cluster = %upstream.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
+    let Err(failure) = pool.warm(worker.opener(), bounds(&cluster)).await else { return };
+    tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
     if failure.retry().is_some() {
-        count_failure(&worker, &upstream, &endpoint, worker.shared.state.now());
+        count_failure(&worker, &cluster, &endpoint, worker.shared.state.now());
     }
 }
 
 /// The next endpoint; waits a moment when the cluster's endpoints have not arrived yet.
 pub(crate) async fn pick(
     worker: &Worker,
-    upstream: &Cluster,
+    cluster: &Cluster,
     tried: &[SocketAddr],
     now: Instant,
 ) -> Result<Arc<EndpointState>, Failure> {
-    let state = &upstream.state;
+    let state = &cluster.state;
     if !state.known.load(Relaxed) {
         let changed = state.changed.notified();
         if !state.known.load(Relaxed) && timeout(FIRST_ENDPOINTS, changed).await.is_err() {
@@ -246,10 +295,10 @@ pub(crate) async fn pick(
 }
 
 /// Whether the budget has a retry left; counts it either way.
-fn may_retry(worker: &Worker, upstream: &Cluster, cause: &str) -> bool {
-    let granted = upstream.state.budget.withdraw(&upstream.settings.budget, worker.shared.state.now());
+fn may_retry(worker: &Worker, cluster: &Cluster, cause: &str) -> bool {
+    let granted = cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.state.now());
     let result = if granted { "tried" } else { "over_budget" };
-    worker.metrics.event("weft_retries_total", &[("cluster", &upstream.name), ("cause", cause), ("result", result)]);
+    worker.metrics.event("weft_retries_total", &[("cluster", &cluster.name), ("cause", cause), ("result", result)]);
     granted
 }
 

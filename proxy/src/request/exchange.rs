@@ -1,46 +1,46 @@
 //! One request from its head to the end of its answer: exactly one set of metrics and at most one access log line,
 //! written when the exchange ends, however it ends.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use tokio::time::Instant;
 use weft_core::{failure::Failure, listener::AccessLog as LogPolicy};
-use weft_http::{
-    fields::{Fields, Name},
-    head::Response,
-};
+use weft_http::fields::{Fields, Name};
 
 use super::{
-    body::{Body, Watcher},
-    head::{Head, is_grpc},
-    upgrade::{Far, Switch},
+    attempt::{Flight, Progress},
+    tunnel,
 };
 use crate::{
     connection::{Connection, Running},
-    telemetry::{Direction, Entry, RequestLabels, RequestSeries, Security, access_log},
-    upstream::{
-        cluster::{Cluster, EndpointState},
-        pool::Lease,
+    http::{
+        answer::{Answer, Switch},
+        body::{Body, Watcher},
+        head::{Head, is_grpc},
+        hop, respond, upgrade,
     },
+    live::Live,
+    telemetry::{Direction, Outcome, Protocol, RequestLabels, RequestSeries, Security, Subject},
     worker::Worker,
 };
+
+/// An answer with what it holds at its endpoint, or why there is none.
+pub(crate) type Attempted = Result<(Answer, Flight), Failure>;
 
 /// A request on its way.
 pub(crate) struct Exchange {
     pub(super) worker: Arc<Worker>,
     pub(super) connection: Arc<Connection>,
     _running: Running,
+    /// Which outcomes get a line in the access log.
     policy: LogPolicy,
     pub(crate) security: Security,
     pub(crate) started: Instant,
     pub(crate) head: Head,
-    protocol: &'static str,
+    protocol: Protocol,
     /// Bytes of the request's body; none when it has none.
     sent: Option<Arc<AtomicU64>>,
     received: u64,
@@ -49,34 +49,9 @@ pub(crate) struct Exchange {
     pub(crate) series: Option<Arc<RequestSeries>>,
     pub(crate) cluster: Option<Arc<str>>,
     pub(crate) route: Option<Arc<str>>,
-    pub(crate) endpoint: Option<SocketAddr>,
-    pub(crate) attempts: u32,
-    pub(crate) flight: Option<Flight>,
+    pub(crate) progress: Progress,
+    flight: Option<Flight>,
     ended: bool,
-}
-
-/// An answer on its way.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: Response,
-    pub(crate) body: Body,
-    /// The other side has switched to another protocol, and the caller is to be joined with it.
-    pub(crate) switch: Option<Box<Switch>>,
-}
-
-impl Answer {
-    pub(crate) fn new(head: Response, body: Body) -> Self {
-        Self { head, body, switch: None }
-    }
-}
-
-/// What a request holds at its endpoint until its answer has ended.
-#[derive(Default)]
-pub(crate) struct Flight {
-    pub(crate) lease: Option<Lease>,
-    /// The connection, where the answer switched it to another protocol.
-    pub(crate) far: Option<Far>,
-    pub(crate) upstream: Option<(Arc<Cluster>, Arc<EndpointState>)>,
 }
 
 impl Exchange {
@@ -85,7 +60,7 @@ impl Exchange {
         worker: &Arc<Worker>,
         connection: &Arc<Connection>,
         running: Running,
-        policy: LogPolicy,
+        live: &Live,
         security: Security,
         head: Head,
     ) -> Box<Self> {
@@ -94,11 +69,11 @@ impl Exchange {
             worker: worker.clone(),
             connection: connection.clone(),
             _running: running,
-            policy,
+            policy: worker.log_policy(live.access_log),
             security,
             started: Instant::now(),
             head,
-            protocol: if grpc { "grpc" } else { connection.protocol },
+            protocol: if grpc { Protocol::Grpc } else { connection.protocol },
             sent: None,
             received: 0,
             status: 0,
@@ -106,8 +81,7 @@ impl Exchange {
             series: None,
             cluster: None,
             route: None,
-            endpoint: None,
-            attempts: 0,
+            progress: Progress::default(),
             flight: None,
             ended: false,
         })
@@ -115,12 +89,12 @@ impl Exchange {
 
     /// Direction at the workload.
     pub(crate) fn direction(&self) -> Direction {
-        self.connection.direction
+        self.connection.flow.direction
     }
 
     /// Whether errors are to be told in the way of gRPC.
     pub(crate) fn is_grpc(&self) -> bool {
-        self.protocol == "grpc"
+        self.protocol == Protocol::Grpc
     }
 
     /// Counts the body of the request.
@@ -132,7 +106,14 @@ impl Exchange {
         body.counted(Box::new(Sent(sent)))
     }
 
-    /// Hands the exchange to the answer's body, whose end is its end.
+    /// Takes what the answer holds at its endpoint, until its end.
+    pub(crate) fn hold(&mut self, attempted: Attempted) -> Result<Answer, Failure> {
+        let (answer, flight) = attempted?;
+        self.flight = Some(flight);
+        Ok(answer)
+    }
+
+    /// Hands the exchange to the answer's body: both end together.
     pub(crate) fn answer(mut self: Box<Self>, answer: Answer) -> Answer {
         self.status = answer.head.status;
         if self.is_grpc() && is_grpc(&answer.head.fields) {
@@ -143,18 +124,19 @@ impl Exchange {
 
     /// Ends with a switch to another protocol, in which the caller is joined with the other side.
     pub(crate) fn switch(mut self: Box<Self>, mut answer: Answer, http2: bool) -> Answer {
-        let far = self.flight.as_mut().and_then(|flight| flight.far.take());
-        let Some(far) = far else {
+        let switched = self.flight.as_mut().and_then(|flight| flight.switched.take());
+        let Some(switched) = switched else {
             return self.fail(Failure::BadAnswer("a switch of protocols that was not asked for"));
         };
-        let protocol = super::upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), http2);
-        answer.switch = Some(Box::new(Switch { exchange: self, far, protocol }));
+        let protocol = upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), http2);
+        let join = Box::new(|caller| Box::pin(tunnel::join(self, switched, caller)) as _);
+        answer.switch = Some(Box::new(Switch { protocol, join }));
         answer
     }
 
     /// Ends with an answer of our own.
     pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Answer {
-        let answer = super::respond::to(&failure, self.is_grpc());
+        let answer = respond::to(&failure, self.is_grpc());
         self.failure = Some(failure);
         self.status = answer.head.status;
         self.finish();
@@ -193,61 +175,33 @@ impl Exchange {
         let duration = self.started.elapsed();
         let sent = self.sent.as_ref().map_or(0, |sent| sent.load(Relaxed));
         let cluster = self.cluster.as_deref().unwrap_or_default();
-        let metrics = &self.worker.metrics;
         let series = self.series.take().unwrap_or_else(|| {
-            metrics.series(&RequestLabels {
-                direction: self.connection.direction,
+            self.worker.metrics.series(&RequestLabels {
+                direction: self.direction(),
                 destination: cluster.into(),
                 source: "".into(),
                 security: self.security,
             })
         });
-        series.record(self.status, duration, sent, self.received);
-        let reply = self.failure.as_ref().map(Failure::reply);
-        if let (Some(failure), Some(reply)) = (&self.failure, reply) {
-            metrics.event(
-                "weft_failures_total",
-                &[("direction", self.connection.direction.as_str()), ("destination", cluster), ("flag", reply.flag)],
-            );
-            if let Failure::Denied(rule) = failure {
-                metrics.event("weft_denied_total", &[("rule", rule)]);
-            } else if matches!(failure, Failure::NotAllowed) {
-                metrics.event("weft_denied_total", &[("rule", "no rule allows it")]);
-            }
-        }
-        if access_log::wanted(self.policy, self.status, self.failure.is_some()) {
-            let reason = self.failure.as_ref().map(ToString::to_string).unwrap_or_default();
-            let entry = Entry {
-                time: access_log::timestamp(),
-                direction: self.connection.direction.as_str(),
+        self.worker.record_as(
+            self.policy,
+            &Outcome {
+                subject: Subject::Request { series: &series, head: Some(&self.head.request) },
+                flow: self.connection.flow,
                 protocol: self.protocol,
-                method: self.head.request.method(),
-                authority: self.head.request.authority().unwrap_or_default(),
-                path: self.head.request.target(),
                 status: self.status,
-                flag: reply.map_or("", |reply| reply.flag),
-                reason: &reason,
-                source: &self.connection.peer.to_string(),
-                source_identity: self.connection.identity.as_ref().map(weft_core::identity::Identity::as_str),
-                destination: self.connection.destination.to_string(),
+                failure: self.failure.as_ref(),
+                source_identity: self.connection.identity.as_ref(),
                 cluster,
-                endpoint: self.endpoint.map(|endpoint| endpoint.to_string()),
+                endpoint: self.progress.endpoint,
                 route: self.route.as_deref().unwrap_or_default(),
-                attempts: self.attempts,
-                security: self.security.as_str(),
-                duration_us: access_log::micros(duration),
-                bytes_sent: sent,
-                bytes_received: self.received,
-                traceparent: self
-                    .head
-                    .request
-                    .fields
-                    .first(Name::Traceparent)
-                    .and_then(|value| std::str::from_utf8(value).ok())
-                    .unwrap_or_default(),
-            };
-            self.worker.log.write(&entry, metrics);
-        }
+                attempts: self.progress.attempts,
+                security: self.security,
+                duration,
+                sent,
+                received: self.received,
+            },
+        );
     }
 }
 
@@ -257,7 +211,7 @@ impl Watcher for Exchange {
     }
 
     fn trailers(&mut self, trailers: &mut Fields) {
-        super::hop::strip(trailers);
+        hop::strip(trailers);
         if self.is_grpc() {
             self.grpc_status(trailers);
         }
@@ -287,15 +241,6 @@ impl Drop for Exchange {
     }
 }
 
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if let Some((upstream, endpoint)) = &self.upstream {
-            endpoint.memory.load.end();
-            upstream.state.requests.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
 /// Counts the bytes of a request's body.
 struct Sent(Arc<AtomicU64>);
 
@@ -304,7 +249,7 @@ impl Watcher for Sent {
         self.0.fetch_add(count as u64, Relaxed);
     }
     fn trailers(&mut self, trailers: &mut Fields) {
-        super::hop::strip(trailers);
+        hop::strip(trailers);
     }
     fn end(self: Box<Self>) {}
     fn error(self: Box<Self>, _error: &Failure) {}

@@ -1,14 +1,13 @@
-//! Accepting: listeners with SO_REUSEPORT, one per worker and port, and what each accepted connection becomes.
-//! Invariant: a connection that was not captured is closed, unless its listener says where it goes; so is one to our own ports.
+//! Accepting connections: the worker that serves each of them, and the handler in `request` that takes it.
+//! Invariant: a connection that was not captured is closed, unless its listener has a fixed destination; so is a connection to
+//! one of the proxy's own ports.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
@@ -16,51 +15,18 @@ use tokio::{
 use weft_core::failure::Failure;
 use weft_redirect::original_dst::{Destination, original_dst};
 
-use super::spread::{Handed, Place};
-use crate::{gateway, inbound, outbound, telemetry::Direction, worker::Worker};
+use crate::{
+    listener::{
+        socket::{Accepted, Role},
+        spread::{Handed, Place},
+    },
+    request::{gateway, inbound, outbound, refuse},
+    telemetry::Flow,
+    worker::Worker,
+};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 4_096;
-
-/// What a listener is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// What the workload sends: by capture, or always to one destination.
-    Outbound(Option<SocketAddr>),
-    /// What arrives for the workload: by capture, or always to one destination.
-    Inbound(Option<SocketAddr>),
-    /// A port of a gateway, by the number it has in the Gateway object.
-    Gateway(u16),
-}
-
-/// Opens a listening socket that other workers can share. An unspecified IPv6 address takes IPv4 as well; where there is no
-/// IPv6, an unspecified IPv4 address is used instead.
-/// Errors: the address is in use or not ours.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let bound = bind_exactly(address);
-    let unspecified: SocketAddr = (Ipv6Addr::UNSPECIFIED, address.port()).into();
-    match bound {
-        Err(error) if address == unspecified && error.kind() != io::ErrorKind::AddrInUse => {
-            bind_exactly((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    }
-}
-
-fn bind_exactly(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    // What is accepted inherits it.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
+/// The pause after an accept that failed, so that a lack of files does not become a busy loop.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until draining has ended the need for it.
 pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
@@ -73,13 +39,13 @@ pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
             Ok((stream, peer)) => take(&worker, stream, unmapped(peer), role),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
-                sleep(Duration::from_millis(50)).await;
+                sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// New connections from outside end with draining; the workload itself may call to its own end.
+/// Draining ends new connections from outside; the workload itself may call until it ends.
 async fn stop(worker: &Worker, role: Role) {
     match role {
         Role::Outbound(_) => std::future::pending().await,
@@ -87,25 +53,13 @@ async fn stop(worker: &Worker, role: Role) {
     }
 }
 
-/// A connection that was accepted.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    /// Who calls.
-    pub(crate) peer: SocketAddr,
-    /// Where the connection was going.
-    pub(crate) destination: SocketAddr,
-    /// Since when it is waited for the caller.
-    pub(crate) since: Instant,
-    /// Held until the connection has ended.
-    pub(crate) place: Place,
-}
-
 /// Serves a connection, here or at a worker that has fewer.
 fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let spread = &worker.shared.spread;
-    let Some(place) = spread.choose(worker.index, direction(role), peer.ip()) else {
-        let failure = Failure::Overloaded("connections of the proxy");
-        return inbound::refuse(worker, direction(role), peer, peer, None, "", &failure);
+    let direction = role.direction();
+    let Some(place) = spread.choose(worker.index, direction, peer.ip()) else {
+        let flow = Flow { direction, peer, destination: peer };
+        return refuse::connection(worker, flow, None, "", &Failure::Overloaded("connections of the proxy"));
     };
     if place.worker() == worker.index {
         return worker.spawn(connection(worker.clone(), stream, peer, role, place));
@@ -138,7 +92,8 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
         Role::Gateway(_) => Some(stream.local_addr().map_or(peer, unmapped)),
     };
     let Some(destination) = destination else { return };
-    let accepted = Accepted { peer, destination, since: Instant::now(), place };
+    let flow = Flow { direction: role.direction(), peer, destination };
+    let accepted = Accepted { flow, since: Instant::now(), place };
     match role {
         Role::Outbound(_) => outbound::connection(worker, stream, accepted).await,
         Role::Inbound(_) => inbound::connection(worker, stream, accepted).await,
@@ -180,14 +135,6 @@ fn is_own(ports: &[u16], addresses: &[IpAddr], destination: SocketAddr, role: Ro
         Role::Outbound(_) => destination.ip().is_loopback() || addresses.contains(&destination.ip()),
     };
     here && ports.contains(&destination.port())
-}
-
-fn direction(role: Role) -> Direction {
-    match role {
-        Role::Outbound(_) => Direction::Outbound,
-        Role::Inbound(_) => Direction::Inbound,
-        Role::Gateway(_) => Direction::Gateway,
-    }
 }
 
 /// `::ffff:10.0.0.1` becomes `10.0.0.1`.

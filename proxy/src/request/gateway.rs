@@ -1,0 +1,92 @@
+//! Gateway: a connection from outside to a port of its own, then ONE request to a service of the mesh, top to bottom.
+//!
+//! request: strip -> route (the table of the port) -> filters -> attempt -> answer
+
+use std::{net::IpAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+use weft_core::failure::Failure;
+use weft_http::fields::{Fields, Name};
+
+use super::{exchange::Exchange, http, phases, prelude, refuse};
+use crate::{
+    connection::{Connection, Running},
+    http::{
+        answer::Answer,
+        body::Body,
+        head::Head,
+        serve::{Handler, Refused},
+    },
+    listener::{
+        detect::{PATIENCE, Speaks},
+        socket::Accepted,
+    },
+    live::{Live, Routes},
+    telemetry::Security,
+    worker::Worker,
+};
+
+/// Takes one connection to a port of the gateway, by its number in the Gateway object.
+pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, port: u16) {
+    let flow = accepted.flow;
+    let prelude = match prelude::read_within(stream, PATIENCE).await {
+        Ok(prelude) => prelude,
+        Err(error) => return error.end(&worker, flow),
+    };
+    match (prelude.http(), prelude.speaks) {
+        (Some(version), _) => {
+            http::serve(&worker, prelude.into_stream(), accepted, None, version, |connection| Gateway {
+                worker: worker.clone(),
+                connection,
+                port,
+            });
+        }
+        (None, Speaks::Silent) => {}
+        (None, _) => refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused),
+    }
+}
+
+/// The requests of one connection to a port.
+struct Gateway {
+    worker: Arc<Worker>,
+    connection: Arc<Connection>,
+    port: u16,
+}
+
+impl Handler for Gateway {
+    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
+        let live = self.worker.shared.state.live_full();
+        // strip
+        phases::strip(&mut head);
+        forwarded(&mut head.request.fields, self.connection.flow.peer.ip());
+        let mut exchange = Exchange::start(&self.worker, &self.connection, running, &live, Security::Plain, head);
+        let body = exchange.count_request(body);
+        // route
+        let result = match routes(&live, self.port).and_then(|to| phases::route(&self.worker, to, &mut exchange)) {
+            // attempt
+            Ok(decision) => phases::attempt(&self.worker, decision, &mut exchange, body).await,
+            Err(failure) => Err(failure),
+        };
+        // answer
+        Ok(phases::answer(exchange, result))
+    }
+
+    fn refuse(&self, failure: &Failure) -> Answer {
+        refuse::head(&self.worker, &self.connection, failure)
+    }
+}
+
+/// The route table of a port.
+fn routes(live: &Live, port: u16) -> Result<&Routes, Failure> {
+    let gateway = live.gateway.as_ref().ok_or(Failure::NotConfigured)?;
+    gateway.routes.get(&port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
+}
+
+/// Tells the application where a request from outside came from, as gateways do.
+fn forwarded(fields: &mut Fields, client: IpAddr) {
+    let client = client.to_string();
+    let before = fields.all(Name::XForwardedFor).chain([client.as_bytes()]);
+    let chain = before.collect::<Vec<_>>().join(&b", "[..]);
+    fields.set("x-forwarded-for", &chain);
+    fields.set("x-forwarded-proto", b"http");
+}

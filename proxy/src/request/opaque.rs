@@ -1,0 +1,63 @@
+//! A connection whose bytes are not HTTP: relayed between caller and callee until both directions have ended.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use weft_core::{failure::Failure, identity::Identity};
+
+use super::refuse;
+use crate::{
+    stream::End,
+    tcp,
+    telemetry::{Flow, Outcome, Protocol, Security, Subject},
+    worker::Worker,
+};
+
+/// An opaque connection that both sides have agreed to.
+pub(crate) struct Opaque<'a> {
+    pub(crate) worker: &'a Arc<Worker>,
+    pub(crate) flow: Flow,
+    /// The identity of the other proxy: the caller's (inbound) or the endpoint's (outbound).
+    pub(crate) identity: Option<Identity>,
+    /// How long the caller's certificate stays valid; the connection ends with it.
+    pub(crate) valid_for: Option<Duration>,
+    pub(crate) cluster: &'a str,
+    pub(crate) endpoint: Option<SocketAddr>,
+    /// The connection is closed after this time without a byte in either direction.
+    pub(crate) idle: Duration,
+    pub(crate) started: Instant,
+}
+
+impl Opaque<'_> {
+    /// Relays until both directions have ended, and records the outcome. `revoked`: ends when policy no longer allows it.
+    pub(crate) async fn relay(self, caller: impl End, callee: impl End, revoked: impl Future<Output = Failure>) {
+        let Self { worker, flow, identity, valid_for, cluster, endpoint, idle, started } = self;
+        let row = worker.connections.open(flow, identity, Protocol::Tcp);
+        let _open = worker.metrics.connection(flow.direction);
+        if let Some(valid_for) = valid_for {
+            row.connection.valid_for(valid_for);
+        }
+        let identity = row.connection.identity.as_ref();
+        let (relayed, result) = tokio::select! {
+            relayed = tcp::relay(caller, callee, idle) => relayed,
+            () = row.connection.cut() => return,
+            failure = revoked => return refuse::connection(worker, flow, identity, "", &failure),
+        };
+        worker.record(&Outcome {
+            subject: Subject::Connection { error: result.as_ref().err().map(|error| error as _) },
+            flow,
+            protocol: Protocol::Tcp,
+            status: 0,
+            failure: None,
+            source_identity: identity,
+            cluster,
+            endpoint,
+            route: "",
+            attempts: 1,
+            security: Security::of(identity),
+            duration: started.elapsed(),
+            sent: relayed.sent,
+            received: relayed.received,
+        });
+    }
+}

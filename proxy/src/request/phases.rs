@@ -1,0 +1,99 @@
+//! The phases of a request that directions share: strip -> (authorize) -> route -> filters -> attempt -> answer.
+//! Docs: docs/reference/request.md lists the same phases.
+
+use std::sync::Arc;
+
+use weft_core::{
+    failure::Failure,
+    route::{Action, Forward},
+};
+
+use super::{
+    attempt::{self, Target},
+    exchange::Exchange,
+};
+use crate::{
+    http::{answer::Answer, body::Body, head::Head, hop, respond, upgrade},
+    live::Routes,
+    telemetry::{Protocol, RequestLabels, Security},
+    upstream::cluster::Cluster,
+    worker::Worker,
+};
+
+/// What the route says of a request.
+pub(crate) enum Decision<'a> {
+    /// Sent to an endpoint of this cluster.
+    Forward(&'a Forward, &'a Arc<Cluster>),
+    /// Answered by the proxy as the rule says. Not a failure.
+    Answer(u16),
+}
+
+/// Strip: takes the reserved fields out of a request that did not come over the hop.
+pub(crate) fn strip(head: &mut Head) {
+    hop::strip(&mut head.request.fields);
+    head.tell_tunnels_method();
+}
+
+/// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange learns of both.
+pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Decision<'a>, Failure> {
+    let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
+    let found = routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
+    exchange.route = Some(found.name.clone());
+    let forward = match &found.action {
+        Action::Forward(forward) => forward,
+        // A rule whose backends cannot be resolved answers 500 (Gateway API, `HTTPRouteRule.backendRefs`): an operator has
+        // to see that as a failure.
+        Action::Respond(status) if *status >= 500 => return Err(Failure::RouteAnswers(*status)),
+        Action::Respond(status) => return Ok(Decision::Answer(*status)),
+        Action::Deliver => return Err(Failure::NoRoute),
+    };
+    let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
+    let index = forward.pick(fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
+    let cluster = targets.get(index).ok_or(Failure::RouteAnswers(500))?;
+    exchange.cluster = Some(cluster.name.clone());
+    exchange.security = if cluster.is_meshed() { Security::Mtls } else { Security::Plain };
+    exchange.series = Some(cluster.series(worker.index, || {
+        worker.metrics.series(&RequestLabels {
+            direction: exchange.direction(),
+            destination: cluster.name.clone(),
+            source: "".into(),
+            security: exchange.security,
+        })
+    }));
+    Ok(Decision::Forward(forward, cluster))
+}
+
+/// Attempt: sends the request to the cluster, or answers as the rule says.
+pub(crate) async fn attempt(
+    worker: &Arc<Worker>,
+    decision: Decision<'_>,
+    exchange: &mut Exchange,
+    body: Body,
+) -> Result<Answer, Failure> {
+    let (forward, cluster) = match decision {
+        Decision::Forward(forward, cluster) => (forward, cluster),
+        Decision::Answer(status) => return Ok(respond::configured(status, exchange.is_grpc())),
+    };
+    let target = Target { worker, forward, cluster, direction: exchange.direction(), started: exchange.started };
+    let attempted = attempt::run(target, &mut exchange.head, body, &mut exchange.progress).await;
+    exchange.hold(attempted)
+}
+
+/// Answer: gives the caller outside the hop the upstream's answer, a switch of protocols, or the failure.
+pub(crate) fn answer(exchange: Box<Exchange>, result: Result<Answer, Failure>) -> Answer {
+    let upgrade = exchange.head.upgrade.is_some();
+    match result {
+        Ok(answer) if upgrade && upgrade::was_accepted(&answer.head) => {
+            let http2 = exchange.connection.protocol == Protocol::Http2;
+            exchange.switch(answer, http2)
+        }
+        Ok(mut answer) => {
+            if upgrade {
+                hop::reveal_success(&mut answer.head);
+            }
+            hop::strip_answer(&mut answer.head.fields);
+            exchange.answer(answer)
+        }
+        Err(failure) => exchange.fail(failure),
+    }
+}

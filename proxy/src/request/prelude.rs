@@ -1,0 +1,139 @@
+//! The prelude of a connection, in every direction: its first bytes, its silence, or the side that speaks first.
+//! Shape: [`read`] waits for the caller; where silence is an answer it connects to the server and watches both sides. The
+//! result says what the caller speaks and holds whatever was read and connected meanwhile.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use weft_core::failure::Failure;
+
+use super::refuse;
+use crate::{
+    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    stream::Stream,
+    telemetry::Flow,
+    upstream::pool::Version,
+    worker::Worker,
+};
+
+/// The meaning of a caller that sends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// It may wait for the server to speak first: the server is connected and both are watched.
+    ServerMaySpeakFirst,
+    /// The same, and the server did so on the last connection: nobody waits for the caller.
+    ServerSpeaksFirst,
+    /// Nothing: bytes have to come within this time.
+    Bounded(Duration),
+}
+
+/// The prelude of a connection.
+pub(crate) struct Prelude<S> {
+    pub(crate) speaks: Speaks,
+    pub(crate) stream: TcpStream,
+    /// Read from the caller.
+    bytes: BytesMut,
+    /// Read from the server.
+    greeting: BytesMut,
+    /// The server, where it was connected.
+    pub(crate) server: Option<S>,
+}
+
+/// Why a connection has no prelude.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PreludeError {
+    /// The caller has closed it without a byte.
+    #[error("closed without a byte")]
+    Closed,
+    #[error("the connection broke")]
+    Broken(#[source] io::Error),
+    /// The server cannot be connected.
+    #[error(transparent)]
+    Server(Failure),
+}
+
+/// Finds out what a caller speaks. `connect`: the server, connected only where silence is an answer.
+pub(crate) async fn read<S: AsMut<Stream>>(
+    mut stream: TcpStream,
+    silence: Silence,
+    connect: impl Future<Output = Result<S, Failure>>,
+) -> Result<Prelude<S>, PreludeError> {
+    let (mut bytes, mut greeting, mut server) = (BytesMut::new(), BytesMut::new(), None);
+    let mut speaks = match silence {
+        Silence::Bounded(limit) => detect(&mut stream, &mut bytes, limit).await,
+        Silence::ServerMaySpeakFirst => detect(&mut stream, &mut bytes, SILENCE).await,
+        Silence::ServerSpeaksFirst => Ok(Speaks::Silent),
+    };
+    // A silent caller is connected to the server, and the first of the two that speaks decides.
+    if matches!(speaks, Ok(Speaks::Silent)) && !matches!(silence, Silence::Bounded(_)) {
+        let mut connected = connect.await.map_err(PreludeError::Server)?;
+        speaks = first_speaker(&mut stream, &mut bytes, connected.as_mut(), &mut greeting).await;
+        server = Some(connected);
+    }
+    match speaks {
+        Ok(Speaks::Closed) => Err(PreludeError::Closed),
+        Ok(speaks) => Ok(Prelude { speaks, stream, bytes, greeting, server }),
+        Err(error) => Err(PreludeError::Broken(error)),
+    }
+}
+
+/// The server of a connection that is not connected before the caller has spoken: there is none.
+pub(crate) enum NoServer {}
+
+impl AsMut<Stream> for NoServer {
+    fn as_mut(&mut self) -> &mut Stream {
+        match *self {}
+    }
+}
+
+/// Finds out what a caller speaks that has to send bytes within `limit`.
+pub(crate) async fn read_within(stream: TcpStream, limit: Duration) -> Result<Prelude<NoServer>, PreludeError> {
+    read(stream, Silence::Bounded(limit), std::future::pending()).await
+}
+
+impl<S> Prelude<S> {
+    /// The version of HTTP that the caller speaks.
+    pub(crate) fn http(&self) -> Option<Version> {
+        match self.speaks {
+            Speaks::Http1 => Some(Version::Http1),
+            Speaks::Http2 => Some(Version::Http2),
+            Speaks::MeshTls | Speaks::ApplicationTls | Speaks::Unknown | Speaks::Silent | Speaks::Closed => None,
+        }
+    }
+
+    /// Whether the server spoke first. An HTTP server that gives up on a silent connection (408) is still one of HTTP.
+    pub(crate) fn server_spoke_first(&self) -> bool {
+        !self.greeting.is_empty() && !self.greeting.starts_with(b"HTTP/")
+    }
+
+    /// The caller's connection from its first byte.
+    pub(crate) fn into_stream(self) -> Stream {
+        Stream::tcp(self.stream, self.bytes.freeze())
+    }
+
+    /// The same with its parts apart, for TLS.
+    pub(crate) fn into_parts(self) -> (TcpStream, bytes::Bytes) {
+        (self.stream, self.bytes.freeze())
+    }
+
+    /// Hands the caller the server's first bytes, and gives both connections to be relayed.
+    /// Errors: the caller is gone.
+    pub(crate) async fn into_opaque(mut self) -> io::Result<(Stream, Option<S>)> {
+        self.stream.write_all(&self.greeting).await?;
+        Ok((Stream::tcp(self.stream, self.bytes.freeze()), self.server))
+    }
+}
+
+impl PreludeError {
+    /// Ends the connection: refused where the server is the reason.
+    pub(crate) fn end(self, worker: &Worker, flow: Flow) {
+        match self {
+            Self::Closed => {}
+            Self::Broken(error) => {
+                tracing::debug!(%error, peer = %flow.peer, direction = flow.direction.as_str(), "connection broke");
+            }
+            Self::Server(failure) => refuse::connection(worker, flow, None, "", &failure),
+        }
+    }
+}
