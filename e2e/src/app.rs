@@ -92,7 +92,7 @@ pub fn start_postgres(host: &Host) -> Result<Postgres> {
     let programs = programs.max().context("PostgreSQL is missing: run `make test`")?;
     let program = |name: &str| programs.join(name).display().to_string();
     // Not below the host's directory, which is root's alone.
-    let data = TempDir::new().context("make a directory for PostgreSQL")?;
+    let data = TempDir::new().context("create a directory for PostgreSQL")?;
     let directory = data.path().display().to_string();
     // It looks for itself through its working directory, which it must be able to read.
     let user = ["-C", "/", "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"];
@@ -129,7 +129,7 @@ pub fn status(host: &Host, url: &str) -> Result<String> {
 /// Errors: no answer, or not that JSON.
 pub fn seen(host: &Host, args: &[&str]) -> Result<Value> {
     let text = curl(host, args)?;
-    serde_json::from_str(&text).with_context(|| format!("not what the application says: {text:?}"))
+    serde_json::from_str(&text).with_context(|| format!("not a response of the application: {text:?}"))
 }
 
 /// One call of every sort by grpcio; what it printed.

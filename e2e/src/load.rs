@@ -66,10 +66,13 @@ impl Load {
     pub fn outcomes(&mut self) -> Result<Vec<Outcome>> {
         let ended = self.0.ended()?;
         let text = self.0.output()?;
-        ensure!(ended.is_none(), "the load ended: {text}");
+        ensure!(ended.is_none(), "the load exited: {text}");
         // The last line may be half written.
         let complete = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-        complete.lines().map(|line| parse(line).with_context(|| format!("the load said {line:?}"))).collect()
+        complete
+            .lines()
+            .map(|line| parse(line).with_context(|| format!("unexpected output of the load: {line:?}")))
+            .collect()
     }
 
     /// Waits until `count` more requests than now have been answered with 200.
@@ -95,7 +98,7 @@ impl Load {
     /// Errors: that, with the failures; and as [`Load::outcomes`].
     pub fn ensure_no_failure(&mut self) -> Result<()> {
         let failures = self.failures()?;
-        ensure!(failures.is_empty(), "{} of {} failed: {failures:?}", failures.len(), self.outcomes()?.len());
+        ensure!(failures.is_empty(), "{} of {} requests failed: {failures:?}", failures.len(), self.outcomes()?.len());
         Ok(())
     }
 

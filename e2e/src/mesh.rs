@@ -338,7 +338,7 @@ impl<'world> Mesh<'world> {
     /// Errors: there is none.
     pub fn control_plane(&mut self) -> Result<&mut Process> {
         match &mut self.source {
-            Source::Files(_) => bail!("this mesh runs from files"),
+            Source::Files(_) => bail!("this mesh has no control plane: it runs from files"),
             Source::ControlPlane { process, .. } => process.as_mut().context("the control plane is not started"),
         }
     }
@@ -348,7 +348,7 @@ impl<'world> Mesh<'world> {
     /// Errors: it does not become ready, or this mesh has none.
     pub fn start_control_plane(&mut self) -> Result<()> {
         let Source::ControlPlane { host, flags, process } = &mut self.source else {
-            bail!("this mesh runs from files")
+            bail!("this mesh has no control plane: it runs from files")
         };
         *process = None;
         let data = host.directory().join("data");
@@ -360,7 +360,7 @@ impl<'world> Mesh<'world> {
         let host = host.clone();
         until("the control plane to be ready", DEADLINE, || {
             if let Some(status) = running.ended()? {
-                bail!("it ended ({status}): {}", running.output()?);
+                bail!("weft-control-plane exited ({status}): {}", running.output()?);
             }
             host.exec_ok("curl", &["-sSf", "http://127.0.0.1:15014/readyz"]).map(drop)
         })
@@ -371,7 +371,7 @@ impl<'world> Mesh<'world> {
     /// Errors: this mesh has none.
     pub fn control(&self) -> Result<Host> {
         match &self.source {
-            Source::Files(_) => bail!("this mesh runs from files"),
+            Source::Files(_) => bail!("this mesh has no control plane: it runs from files"),
             Source::ControlPlane { host, .. } => Ok(host.clone()),
         }
     }
@@ -387,7 +387,9 @@ impl<'world> Mesh<'world> {
     ///
     /// Errors: this mesh has a control plane, or as [`Authority::write`].
     pub fn sign(&self, svid: &Svid, stranger: bool, host: &Host) -> Result<Files> {
-        let Source::Files(authorities) = &self.source else { bail!("a control plane signs the certificates") };
+        let Source::Files(authorities) = &self.source else {
+            bail!("the control plane of this mesh signs the certificates")
+        };
         let signer = if stranger { &authorities.stranger } else { &authorities.mesh };
         signer.write(svid, host.directory())
     }
@@ -444,7 +446,7 @@ impl<'world> Mesh<'world> {
         let what = format!("the proxy of {name} to be {}", unready.unwrap_or("ready"));
         crate::wait::until_some(what, DEADLINE, || {
             if let Some(status) = proxy.ended()? {
-                bail!("the proxy of {name} ended ({status})");
+                bail!("the proxy of {name} exited ({status})");
             }
             let answer = host.exec("curl", &["-sS", "-w", "%{http_code}", "http://127.0.0.1:15020/readyz"])?;
             let text = String::from_utf8_lossy(&answer.stdout);
@@ -460,7 +462,9 @@ impl<'world> Mesh<'world> {
         if self.documents.is_empty() {
             return Ok(());
         }
-        let Source::ControlPlane { host, .. } = &self.source else { bail!("this mesh runs from files") };
+        let Source::ControlPlane { host, .. } = &self.source else {
+            bail!("this mesh has no control plane: it runs from files")
+        };
         let file = host.file("documents.yaml", yaml(&self.documents)?)?.display().to_string();
         self.weft(&["apply", "-f", &file]).map(drop)
     }

@@ -59,15 +59,15 @@ impl Process {
     ///
     /// Errors: it ended before, or `deadline` passed.
     pub fn wait_for_output(&mut self, text: &str, deadline: Duration) -> Result<()> {
-        let what = format!("{} to say {text:?}", self.name);
+        let what = format!("{} to print {text:?}", self.name);
         until_some(what, deadline, || {
-            // Ended is asked first: otherwise the last words could come between the two questions.
+            // The exit is checked first: otherwise output could arrive between the two checks.
             let ended = self.ended()?;
             if self.output()?.contains(text) {
                 return Ok(Some(()));
             }
             match ended {
-                Some(status) => bail!("{} ended ({status}) before it said {text:?}", self.name),
+                Some(status) => bail!("{} exited ({status}) before it printed {text:?}", self.name),
                 None => Ok(None),
             }
         })
@@ -78,7 +78,7 @@ impl Process {
     /// Errors: the system refuses to tell.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         if self.ended.is_none() {
-            self.ended = self.child.try_wait().with_context(|| format!("ask for {}", self.name))?;
+            self.ended = self.child.try_wait().with_context(|| format!("wait for {}", self.name))?;
         }
         Ok(self.ended)
     }
@@ -114,7 +114,7 @@ impl Process {
         if self.ended()?.is_some() {
             return Ok(());
         }
-        let group = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("a process number")?;
+        let group = i32::try_from(self.id()).ok().and_then(Pid::from_raw).context("not a process ID")?;
         kill_process_group(group, signal).with_context(|| format!("send {signal:?} to {}", self.name))
     }
 }
@@ -131,7 +131,7 @@ impl Drop for Process {
 ///
 /// Errors: it cannot be started, or does not end before `deadline` (it is killed then).
 pub(crate) fn run(mut command: Command, deadline: Duration) -> Result<Output> {
-    let directory = tempfile::tempdir().context("make a directory for output")?;
+    let directory = tempfile::tempdir().context("create a directory for output")?;
     let path = |name| directory.path().join(name);
     let file = |name| File::create(path(name)).with_context(|| format!("create a file for {name}"));
     let mut child = command
@@ -142,7 +142,7 @@ pub(crate) fn run(mut command: Command, deadline: Duration) -> Result<Output> {
         .spawn()
         .with_context(|| format!("start {command:?}"))?;
     let ended =
-        until_some(format!("the end of {command:?}"), deadline, || child.try_wait().context("ask for the command"));
+        until_some(format!("the end of {command:?}"), deadline, || child.try_wait().context("wait for the command"));
     let status = match ended {
         Ok(status) => status,
         Err(error) => {

@@ -20,7 +20,7 @@ fn directory() -> Result<PathBuf> {
         return Ok(PathBuf::from(directory));
     }
     let test = std::env::current_exe().context("find the running test program")?;
-    let profile = test.ancestors().nth(2).context("a test program lies in target/<profile>/deps")?;
+    let profile = test.ancestors().nth(2).context("the test program is not in target/<profile>/deps")?;
     Ok(profile.to_owned())
 }
 

@@ -34,7 +34,7 @@ impl Capture {
     /// Errors: tcpdump is missing, or refuses the filter.
     pub fn start(host: &Host, filter: &str) -> Result<Self> {
         let file = host.directory().join("wire.pcap");
-        let path = file.to_str().context("a path in UTF-8")?;
+        let path = file.to_str().context("the path is not UTF-8")?;
         let filter = format!("({filter}) or udp port {MARKER_PORT}");
         let arguments =
             ["-i", "eth0", "-Z", "root", "-U", "--immediate-mode", "-B", "16384", "-s", "0", "-w", path, &filter];
@@ -52,7 +52,7 @@ impl Capture {
         self.host.exec_ok("weft-e2e-probe", &["datagram", &to, &marker])?;
         until("the marker in the capture", DEADLINE, || {
             let packets = Packets(fs::read(&self.file).context("read the capture")?);
-            if packets.contain(marker.as_bytes()) { Ok(()) } else { bail!("not there") }
+            if packets.contain(marker.as_bytes()) { Ok(()) } else { bail!("the marker is not in the capture") }
         })?;
         self.process.terminate(DEADLINE)?;
         Ok(Packets(fs::read(&self.file).context("read the capture")?))

@@ -58,7 +58,7 @@ impl World {
     /// Errors: not root, or `ip` fails.
     pub fn start(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        ensure!(geteuid().is_root(), "the end-to-end tests make network namespaces: run them as root");
+        ensure!(geteuid().is_root(), "the end-to-end tests create network namespaces: run them as root");
         remove_stale_once();
 
         let logs = programs::logs().join(name);
@@ -72,7 +72,7 @@ impl World {
         let world = Self {
             run: format!("e{pid}s{start}n{count}"),
             logs,
-            directory: tempfile::tempdir().context("make a directory for the world")?,
+            directory: tempfile::tempdir().context("create a directory for the world")?,
             hosts: Vec::new(),
             names: Vec::new(),
         };
@@ -89,7 +89,7 @@ impl World {
     pub fn host(&mut self, name: &str) -> Result<Host> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         ensure!(!name.is_empty() && name.chars().all(plain), "not a host name: {name:?}");
-        ensure!(name != "wire" && self.hosts.iter().all(|host| host.name() != name), "the host {name} exists");
+        ensure!(name != "wire" && self.hosts.iter().all(|host| host.name() != name), "the host {name} exists already");
         let number = u8::try_from(self.hosts.len() + 1).context("too many hosts")?;
         let directory = self.directory.path().join(name);
         fs::create_dir(&directory).with_context(|| format!("create {}", directory.display()))?;

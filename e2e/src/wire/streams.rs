@@ -12,7 +12,7 @@ const TCP: u8 = 6;
 ///
 /// Errors: not a pcap file of Ethernet in this machine's byte order, or a gap in a stream.
 pub(super) fn collect(pcap: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
-    ensure!(number(pcap, 0)? == 0xa1b2_c3d4 && number(pcap, 20)? == 1, "not a pcap file of Ethernet");
+    ensure!(number(pcap, 0)? == 0xa1b2_c3d4 && number(pcap, 20)? == 1, "not a pcap file with Ethernet frames");
     let mut streams: BTreeMap<String, (u32, BTreeMap<usize, &[u8]>)> = BTreeMap::new();
     let mut at = 24;
     while at < pcap.len() {
@@ -50,7 +50,7 @@ fn join(segments: &BTreeMap<usize, &[u8]>) -> Result<Vec<u8>> {
         let known = bytes
             .len()
             .checked_sub(*offset)
-            .with_context(|| format!("a gap of {} at {}", offset - bytes.len(), bytes.len()))?;
+            .with_context(|| format!("a gap of {} bytes at offset {}", offset - bytes.len(), bytes.len()))?;
         bytes.extend_from_slice(payload.get(known..).unwrap_or_default());
     }
     Ok(bytes)
@@ -93,7 +93,7 @@ fn segment(frame: &[u8]) -> Result<Option<Segment<'_>>> {
     if protocol != TCP {
         return Ok(None);
     }
-    let tcp = slice(packet, header, end.checked_sub(header).context("a short packet")?)?;
+    let tcp = slice(packet, header, end.checked_sub(header).context("a packet is too short")?)?;
     let data = usize::from(byte(tcp, 12)? >> 4) * 4;
     let (source, destination) = (short(tcp, 0)?, short(tcp, 2)?);
     Ok(Some(Segment {

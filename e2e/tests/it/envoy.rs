@@ -131,7 +131,7 @@ fn an_envoy_gets_routes_and_endpoints_and_completes_calls() {
         let becomes = |status: &str, app: Option<&str>| {
             until(format!("Envoy to answer {status} {app:?}"), DEADLINE, || {
                 let seen = app::status(&outside, &url)?;
-                ensure!(seen == status, "{seen}");
+                ensure!(seen == status, "status {seen}");
                 if let Some(app) = app {
                     let seen = app::seen(&outside, &[&url])?;
                     ensure!(seen["app"] == app && seen["headers"]["weft-client-id"].is_null(), "{seen}");
@@ -141,7 +141,7 @@ fn an_envoy_gets_routes_and_endpoints_and_completes_calls() {
         };
         becomes("200", Some("server-1"))?;
         app::grpc_calls(&outside, &format!("envoy:{GRPC_ENTRY}"))?;
-        // It is there with what it says of itself, and refused nothing.
+        // Envoy is listed and rejected no resource.
         let status = mesh.weft(&["status", "-o", "json"])?;
         ensure!(status.contains("envoy-1"), "{status}");
 

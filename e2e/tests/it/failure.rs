@@ -92,7 +92,7 @@ fn a_killed_proxy_is_replaced_by_the_other_instance_and_comes_back() {
 
         mesh.proxy("client")?.kill()?;
         until("the client to be refused", DEADLINE, || {
-            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "nothing failed");
+            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "no request failed with ConnectionRefused");
             Ok(())
         })?;
         mesh.start_proxy("client")?;
@@ -132,7 +132,7 @@ fn a_killed_gateway_comes_back() {
         load.ensure_no_failure()?;
         mesh.proxy("edge-1")?.kill()?;
         until("callers to be refused", DEADLINE, || {
-            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "nothing failed");
+            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "no request failed with ConnectionRefused");
             Ok(())
         })?;
         mesh.start_proxy("edge-1")?;
@@ -208,7 +208,7 @@ fn an_acknowledged_change_survives_the_control_planes_kill() {
             let written = thread::scope(|scope| {
                 let writer = scope.spawn(|| write_until_refused(&control, round, &count));
                 let killed = until("four changes", DEADLINE, || {
-                    ensure!(count.load(Ordering::SeqCst) >= 4, "not yet");
+                    ensure!(count.load(Ordering::SeqCst) >= 4, "fewer than four changes so far");
                     Ok(())
                 })
                 .and_then(|()| mesh.control_plane()?.kill().map(drop));
@@ -219,7 +219,7 @@ fn an_acknowledged_change_survives_the_control_planes_kill() {
             mesh.start_control_plane()?;
             let kept = mesh.weft(&["get", "services", "-n", "shop", "-o", "json"])?;
             for name in &acknowledged {
-                ensure!(kept.contains(&format!("\"{name}\"")), "{name} is gone: {kept}");
+                ensure!(kept.contains(&format!("\"{name}\"")), "{name} is missing: {kept}");
             }
         }
         ensure!(acknowledged.len() >= 12, "{acknowledged:?}");

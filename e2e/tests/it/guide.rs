@@ -1,6 +1,6 @@
-//! The guide does what it says: every command block of docs/guide/first-mesh.md runs here, as it stands there.
+//! Runs every command block of docs/guide/first-mesh.md and compares the output.
 //! A block ```` ```sh host=a ```` is typed into the terminal of that host (`a,b`: of both); a ```` ```text ```` block after
-//! it is all it must print, where `…` is any text and a line `…` any lines. `repeat`: again until it prints that.
+//! it is the complete expected output, where `…` is any text and a line `…` any lines. `repeat`: until it prints that.
 //! The guide's own namespaces and /run are private to this test, so it can run beside the demo and other tests.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ fn every_command_of_the_first_mesh_does_what_the_guide_says() {
                 .with_context(|| format!("line {}: {}{}", block.line, block.commands, terminals.logs()))?;
         }
         let left = terminals.ask("machine", "ip netns list; ls /run | grep weft || true")?;
-        ensure!(left.trim().is_empty(), "the guide leaves behind: {left}");
+        ensure!(left.trim().is_empty(), "the guide does not remove: {left}");
         Ok(())
     });
 }
@@ -226,9 +226,9 @@ impl Terminals {
         terminals.insert("machine".to_owned(), terminal);
         let mut all = Self { directory, terminals, machine, typed: 0 };
         let programs = programs::find("weft-proxy")?;
-        let programs = programs.parent().context("a program is in a directory")?.display();
+        let programs = programs.parent().context("the program has no parent directory")?.display();
         let reply = all.ask("machine", &format!("export PATH={programs}:$PATH\n{PROLOGUE}"))?;
-        ensure!(reply.is_empty(), "the terminal says {reply}");
+        ensure!(reply.is_empty(), "unexpected output of the terminal: {reply}");
         Ok(all)
     }
 
@@ -239,7 +239,7 @@ impl Terminals {
             let mut attempt = || {
                 let seen = self.ask(host, &block.commands)?;
                 let expected = block.output.as_deref().unwrap_or_default();
-                ensure!(matches(expected, &seen), "on {host} it must print\n{expected}but it prints\n{seen}");
+                ensure!(matches(expected, &seen), "on {host}, expected output:\n{expected}actual output:\n{seen}");
                 anyhow::Ok(())
             };
             if block.repeat { until("the guide's output", DEADLINE, attempt)? } else { attempt()? }
@@ -263,7 +263,7 @@ impl Terminals {
         let files = self.directory.join(name).display().to_string();
         self.ask("machine", &format!("ip netns exec weft-{name} bash --norc < {files}.in > {files}.out 2>&1 &"))?;
         let reply = self.ask(name, PROLOGUE)?;
-        ensure!(reply.is_empty(), "the terminal says {reply}");
+        ensure!(reply.is_empty(), "unexpected output of the terminal: {reply}");
         Ok(())
     }
 
@@ -281,10 +281,10 @@ impl Terminals {
         let text = until(format!("{name} to finish"), DEADLINE * 4, || {
             let text = fs::read_to_string(&output)?;
             let text = text.get(before..).unwrap_or_default().to_owned();
-            ensure!(text.ends_with(&end), "it printed so far: {text}");
+            ensure!(text.ends_with(&end), "output so far: {text}");
             Ok(text)
         })?;
-        ensure!(self.machine.ended()?.is_none(), "the machine is gone");
+        ensure!(self.machine.ended()?.is_none(), "the machine has exited");
         let text = text.trim_end_matches(&end).to_owned();
         ensure!(!text.contains("--failed"), "a command failed: {text}");
         Ok(text)

@@ -35,7 +35,7 @@ impl Loads {
 fn metric(mesh: &Mesh<'_>, name: &str, metric: &str) -> Result<f64> {
     let text = mesh.metrics(name, "/metrics")?;
     let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
-    line.with_context(|| format!("no {metric} of {name}"))?.parse().context("a number")
+    line.with_context(|| format!("{name} has no metric {metric}"))?.parse().context("not a number")
 }
 
 /// New keys and certificates on both sides, while requests run and a long one and a silent connection stay open.
@@ -61,7 +61,7 @@ fn certificates_are_renewed_under_load_without_a_failure() {
             let before = before?;
             until(format!("two renewals of {name}"), DEADLINE, || {
                 let after = metric(&mesh, name, "weft_certificate_not_after_seconds")?;
-                ensure!(after >= before + 12.0, "{before} then, {after} now");
+                ensure!(after >= before + 12.0, "{before} before, {after} after");
                 Ok(())
             })?;
         }
@@ -99,7 +99,7 @@ fn instances_are_replaced_under_load_without_a_failure() {
             let host = mesh.workload(app::workload(new).account("server"))?;
             apps.push(app::start(&host)?);
             let status = mesh.proxy(old)?.terminate(DEADLINE)?;
-            ensure!(status.success(), "the proxy of {old} ended with {status}");
+            ensure!(status.success(), "the proxy of {old} exited with {status}");
             drop(apps.remove(0));
             loads.wait_for_more(60)?;
             loads.ensure_no_failure()?;
@@ -143,7 +143,10 @@ fn routes_change_under_load_all_at_once_and_without_a_failure() {
             until(format!("answers of {version}"), DEADLINE, || {
                 let seen = versions(&calls.output()?)?;
                 let last: Vec<&String> = seen.iter().rev().take(20).collect();
-                ensure!(last.len() == 20 && last.into_iter().all(|answer| answer == version), "others answer");
+                ensure!(
+                    last.len() == 20 && last.into_iter().all(|answer| answer == version),
+                    "responses of other versions"
+                );
                 Ok(())
             })
         };
@@ -191,8 +194,8 @@ fn versions(output: &str) -> Result<Vec<String>> {
     complete
         .lines()
         .map(|line| {
-            let seen: Value = serde_json::from_str(line).with_context(|| format!("an answer: {line:?}"))?;
-            Ok(seen["app"].as_str().context("an application")?.to_owned())
+            let seen: Value = serde_json::from_str(line).with_context(|| format!("unexpected response: {line:?}"))?;
+            Ok(seen["app"].as_str().context("no application in the response")?.to_owned())
         })
         .collect()
 }

@@ -194,7 +194,7 @@ fn a_policy_allows_the_named_caller_and_refuses_another() {
         }))?;
         weft_e2e::until("the policy to hold", weft_e2e::DEADLINE, || {
             let status = get(&other)?;
-            anyhow::ensure!(status == "403", "{status}");
+            anyhow::ensure!(status == "403", "status {status}");
             Ok(())
         })?;
         assert_eq!(get(&client)?, "200");
@@ -321,7 +321,7 @@ fn plaintext_is_taken_when_permissive_and_refused_when_strict() {
         mesh.settings(&json!({"inbound": "strict"}))?;
         for address in server.addresses() {
             weft_e2e::until("plaintext to be refused", weft_e2e::DEADLINE, || {
-                anyhow::ensure!(app::status(&outside, &url(address, app::HTTP)).is_err(), "it is taken");
+                anyhow::ensure!(app::status(&outside, &url(address, app::HTTP)).is_err(), "plaintext is accepted");
                 Ok(())
             })?;
             app::curl(&outside, &[&h2[..], &[&url(address, app::HTTP2)]].concat()).unwrap_err();

@@ -28,7 +28,7 @@ fn status(client: &Host, address: IpAddr, port: u16) -> Result<String> {
 fn ensure_counted(mesh: &Mesh<'_>, flag: &str) -> Result<()> {
     let metrics = mesh.metrics("client", "/metrics")?;
     let counted = |line: &str| line.starts_with("weft_failures_total") && line.contains(&format!("flag=\"{flag}\""));
-    ensure!(metrics.lines().any(counted), "no {flag} in {metrics}");
+    ensure!(metrics.lines().any(counted), "flag {flag} is not in {metrics}");
     Ok(())
 }
 
@@ -80,13 +80,13 @@ fn the_outside_is_allowed_until_only_registered_ones_are() {
         }
         traffic::grpc_and_websocket(&client, "outside", "outside", app::GRPC, app::HTTP)?;
         let seen = app::seen(&client, &[&format!("http://outside:{}/seen", app::HTTP)])?;
-        ensure!(seen["headers"]["weft-client-id"].is_null(), "the outside is told who calls: {seen}");
+        ensure!(seen["headers"]["weft-client-id"].is_null(), "the caller's identity was sent outside the mesh: {seen}");
 
         mesh.settings(&json!({"outbound": "registered-only"}))?;
         for address in outside.addresses() {
             until("the outside to be refused", DEADLINE, || {
                 let status = status(&client, address, app::HTTP2)?;
-                ensure!(status == "502", "{status}");
+                ensure!(status == "502", "status {status}");
                 Ok(())
             })?;
             ensure!(!answers(&client, address, app::TCP)?, "{address} answers");
@@ -139,7 +139,7 @@ fn a_workload_that_was_in_the_mesh_is_not_called_in_plaintext() {
         mesh.start_proxy("client")?;
         until("the caller to call it", DEADLINE, || {
             let status = app::status(&client, "http://server/seen")?;
-            ensure!(status == "200", "{status}");
+            ensure!(status == "200", "status {status}");
             Ok(())
         })
     });

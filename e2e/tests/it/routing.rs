@@ -55,7 +55,7 @@ fn a_share_of_the_traffic_goes_to_the_new_version() {
             json!([{"name": "server-v1", "port": 80, "weight": 9}, {"name": "server-v2", "port": 80, "weight": 1}]);
         mesh.apply(route(&json!([{"backendRefs": refs}])))?;
         until("v2 to get traffic", DEADLINE, || {
-            ensure!(shares(&client, 100, &[])?.contains_key("v2-1"), "none");
+            ensure!(shares(&client, 100, &[])?.contains_key("v2-1"), "no response of v2 yet");
             Ok(())
         })?;
         // 10 % of 1,000 with a standard deviation of 9.5: outside of six of them is no chance.
@@ -78,7 +78,7 @@ fn a_header_chooses_the_version() {
             {"backendRefs": [{"name": "server-v1", "port": 80}]},
         ])))?;
         until("the route to hold", DEADLINE, || {
-            ensure!(shares(&client, 1, &["-H", "X-Beta: yes"])?.contains_key("v2-1"), "v1");
+            ensure!(shares(&client, 1, &["-H", "X-Beta: yes"])?.contains_key("v2-1"), "response of v1");
             Ok(())
         })?;
         assert_eq!(shares(&client, 50, &["-H", "X-Beta: yes"])?, BTreeMap::from([("v2-1".to_owned(), 50)]));

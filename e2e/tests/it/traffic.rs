@@ -161,7 +161,7 @@ fn load_counts_what_a_killed_application_costs() {
         assert_eq!(load.tally()?.keys().collect::<Vec<_>>(), ["200"]);
         drop(first);
         until("the outage to be seen", DEADLINE, || {
-            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "nothing failed");
+            ensure!(load.tally()?.contains_key("error: ConnectionRefused"), "no request failed with ConnectionRefused");
             Ok(())
         })?;
         let _second = app::start(&server)?;

@@ -65,7 +65,7 @@ fn what_a_killed_run_left_is_removed() {
     let mut left = Command::new("ip").args(["netns", "exec", namespace, "sleep", "600"]).spawn().unwrap();
     until("the process to be in the namespace", DEADLINE, || {
         let pids = Command::new("ip").args(["netns", "pids", namespace]).output()?;
-        ensure!(!pids.stdout.is_empty(), "not yet");
+        ensure!(!pids.stdout.is_empty(), "no process is in the namespace yet");
         Ok(())
     })
     .unwrap();
