@@ -1,5 +1,6 @@
-//! Failures of the request path: whose fault, whether it may be tried again, and what the caller is told.
-//! Shape: one enum; the answer, retries, outlier detection, access log and metrics use only its three questions.
+//! Failures of the request path: whether the request may be tried again, and the answer that the caller gets.
+//! Shape: one enum, matched exhaustively; the answer, retries, outlier detection, access log and metrics use only
+//! [`Failure::retry`] and [`Failure::reply`].
 //! Flags follow Envoy's response flags where there is one.
 
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub enum Failure {
     NotConfigured,
     /// A limit of the proxy or cluster is reached.
     #[error("limit reached: {0}")]
-    Overloaded(&'static str),
+    Overloaded(Limit),
     /// The cluster has no endpoint.
     #[error("no endpoint")]
     NoEndpoint,
@@ -93,25 +94,26 @@ pub enum Failure {
     /// The caller went away.
     #[error("the caller went away")]
     CallerGone,
-    /// The proxy is shutting down.
-    #[error("shutting down")]
-    Draining,
     /// A bug of ours; the panic was caught.
     #[error("internal error")]
     Panic,
 }
 
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The caller's.
-    Downstream,
-    /// A policy's: working as configured.
-    Policy,
-    /// The peer's that we call.
-    Upstream,
-    /// The proxy's or its configuration's.
-    Local,
+/// A limit that a request or connection can run into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// Open connections of one cluster, or of the workload behind this proxy.
+    #[error("connections")]
+    Connections,
+    /// Requests of one cluster that wait for a connection.
+    #[error("pending")]
+    Pending,
+    /// Requests of one cluster in flight.
+    #[error("requests")]
+    Requests,
+    /// Open connections of the whole proxy.
+    #[error("connections of the proxy")]
+    ProxyConnections,
 }
 
 /// What the caller is told.
@@ -124,40 +126,6 @@ pub struct Reply {
 }
 
 impl Failure {
-    /// Whose fault it is.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::BadRequest(_) | Self::HeadTooLarge | Self::MethodRefused | Self::UriTooLong | Self::CallerGone => {
-                Fault::Downstream
-            }
-            Self::PlaintextRefused
-            | Self::ProtocolRefused
-            | Self::Denied(_)
-            | Self::NotAllowed
-            | Self::NotRegistered
-            | Self::RouteAnswers(_)
-            | Self::NoRoute => Fault::Policy,
-            Self::Connect(_)
-            | Self::ConnectTimeout
-            | Self::PeerIdentity(_)
-            | Self::IdentityRefused
-            | Self::RefusedStream
-            | Self::Reset(_)
-            | Self::BadAnswer(_)
-            | Self::TryTimeout
-            | Self::RequestTimeout
-            | Self::IdleTimeout
-            | Self::NoEndpoint
-            | Self::LostIdentity => Fault::Upstream,
-            Self::UnknownService
-            | Self::NoDiscovery
-            | Self::NotConfigured
-            | Self::Overloaded(_)
-            | Self::Draining
-            | Self::Panic => Fault::Local,
-        }
-    }
-
     /// How it counts for a retry; `None` when trying again cannot help or is not allowed.
     pub fn retry(&self) -> Option<Outcome> {
         match self {
@@ -187,7 +155,6 @@ impl Failure {
             | Self::RequestTimeout
             | Self::IdleTimeout
             | Self::CallerGone
-            | Self::Draining
             | Self::Panic => None,
         }
     }
@@ -220,7 +187,6 @@ impl Failure {
             Self::TryTimeout | Self::RequestTimeout => (504, "UT"),
             Self::IdleTimeout => (504, "SI"),
             Self::CallerGone => (499, "DC"),
-            Self::Draining => (503, "DRAIN"),
             Self::Panic => (500, "PANIC"),
         };
         Reply { status, flag }

@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
-use weft_core::failure::Failure;
+use weft_core::failure::{Failure, Limit};
 use weft_redirect::original_dst::{Destination, original_dst};
 
 use crate::{
@@ -59,7 +59,7 @@ fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let direction = role.direction();
     let Some(place) = spread.choose(worker.index, direction, peer.ip()) else {
         let flow = Flow { direction, peer, destination: peer };
-        return refuse::connection(worker, flow, None, "", &Failure::Overloaded("connections of the proxy"));
+        return refuse::connection(worker, flow, None, "", &Failure::Overloaded(Limit::ProxyConnections));
     };
     if place.worker() == worker.index {
         return worker.spawn(connection(worker.clone(), stream, peer, role, place));

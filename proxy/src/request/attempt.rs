@@ -4,7 +4,12 @@
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use weft_core::{cluster::HttpVersion as ClusterVersion, failure::Failure, retry::Outcome, route::Forward};
+use weft_core::{
+    cluster::HttpVersion as ClusterVersion,
+    failure::{Failure, Limit},
+    retry::Outcome,
+    route::Forward,
+};
 use weft_http::head::Version as HttpVersion;
 
 use super::deliver;
@@ -13,7 +18,7 @@ use crate::{
     telemetry::Direction,
     upstream::{
         cluster::{Cluster, EndpointState},
-        pool::{Bounds, CONNECTIONS, Lease, SendError},
+        pool::{Bounds, Lease, SendError},
     },
     worker::Worker,
 };
@@ -162,7 +167,7 @@ async fn once(
     let (settings, state) = (&cluster.settings, &cluster.state);
     if state.requests.fetch_add(1, Relaxed) >= settings.limits.requests {
         state.requests.fetch_sub(1, Relaxed);
-        return Err(Failure::Overloaded("requests"));
+        return Err(Failure::Overloaded(Limit::Requests));
     }
     endpoint.memory.load.start();
     let flight = Flight::at(cluster, endpoint);
@@ -212,7 +217,7 @@ async fn send(
     let (request, upgrade, switched) = (&head.request, head.upgrade.as_deref(), &mut flight.switched);
     let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
     // Connections that are idle in another endpoint's pool, or to one that has left, must not keep this one from opening any.
-    if let Err(SendError { failure: Failure::Overloaded(CONNECTIONS), unsent: Some(body), .. }) = &mut sent
+    if let Err(SendError { failure: Failure::Overloaded(Limit::Connections), unsent: Some(body), .. }) = &mut sent
         && (worker.shared.state.forget_left_of(&cluster.state) | cluster.state.close_idle(worker.index))
     {
         let body = std::mem::take(body);

@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use weft_core::{failure::Failure, identity::Identity, retry::is_idempotent};
+use weft_core::{
+    failure::{Failure, Limit},
+    identity::Identity,
+    retry::is_idempotent,
+};
 use weft_http::head::Version as HttpVersion;
 
 use super::{attempt::Flight, authorize};
@@ -40,7 +44,7 @@ impl AsMut<Stream> for Application {
 
 /// Connects to the application for opaque bytes.
 pub(crate) async fn connect(worker: &Worker, destination: SocketAddr) -> Result<Application, Failure> {
-    let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, "connections")?;
+    let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, Limit::Connections)?;
     let stream = worker.dialer.tcp(destination, APPLICATION.connect).await?;
     tcp::bound_unread(&stream);
     Ok(Application { stream: plain(stream), slot })

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use weft_core::{
-    failure::Failure,
+    failure::{Failure, Limit},
     listener::{OutboundPolicy, Protocol as PortProtocol},
     route::pick_weighted,
 };
@@ -248,7 +248,7 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, 
     let mut tried = Vec::new();
     loop {
         let endpoint = attempt::pick(worker, cluster, &tried, Instant::now()).await?;
-        let slot = Slot::take(&cluster.state.counts.connections, settings.limits.connections, "connections")?;
+        let slot = Slot::take(&cluster.state.counts.connections, settings.limits.connections, Limit::Connections)?;
         let address = endpoint.endpoint.address;
         let dialled = match &endpoint.endpoint.identity {
             identity @ Some(_) if worker.is_local(address, identity.as_ref()) => {

@@ -17,7 +17,10 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use weft_core::{failure::Failure, identity::Identity};
+use weft_core::{
+    failure::{Failure, Limit},
+    identity::Identity,
+};
 use weft_redirect::original_dst::set_mark;
 
 use crate::{
@@ -49,7 +52,7 @@ pub(crate) struct Slot(Arc<AtomicU32>);
 
 impl Slot {
     /// Takes one of `limit`.
-    pub(crate) fn take(count: &Arc<AtomicU32>, limit: u32, what: &'static str) -> Result<Self, Failure> {
+    pub(crate) fn take(count: &Arc<AtomicU32>, limit: u32, what: Limit) -> Result<Self, Failure> {
         if count.fetch_add(1, Relaxed) >= limit {
             count.fetch_sub(1, Relaxed);
             return Err(Failure::Overloaded(what));

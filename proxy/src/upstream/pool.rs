@@ -18,7 +18,10 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
-use weft_core::{failure::Failure, identity::Identity};
+use weft_core::{
+    failure::{Failure, Limit},
+    identity::Identity,
+};
 use weft_http::{
     fields::Name,
     head::{Request, Response, Version as HttpVersion},
@@ -51,9 +54,6 @@ pub(crate) const MAX_INTERIM: u32 = 16;
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection that is done may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What [`Failure::Overloaded`] names when a cluster has as many connections as it may.
-pub(crate) const CONNECTIONS: &str = "connections";
 
 /// Where a pool's connections lead.
 #[derive(Clone, Debug)]
@@ -298,8 +298,8 @@ impl Pool {
     }
 
     async fn open_http1(&self, dialer: &Dialer, bounds: Bounds) -> Result<Shared, Failure> {
-        let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
-        let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
+        let _pending = Slot::take(&self.counts.pending, bounds.pending, Limit::Pending)?;
+        let slot = Slot::take(&self.counts.connections, bounds.connections, Limit::Connections)?;
         let (stream, _alerted) = self.open(dialer, bounds.connect).await?;
         Ok(Arc::new(Mutex::new(Io::new(stream, Some(slot), None))))
     }
@@ -353,14 +353,14 @@ impl Pool {
     }
 
     async fn open_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Mesh, Failure> {
-        let _pending = Slot::take(&self.counts.pending, bounds.pending, "pending")?;
+        let _pending = Slot::take(&self.counts.pending, bounds.pending, Limit::Pending)?;
         // Whoever waits for another's attempt waits no longer than for one of its own, so that they do not add up.
         let opening = timeout(bounds.connect, self.opening.lock()).await;
         let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
         if let Some(connection) = self.with_room(opener.dialer) {
             return Ok(connection);
         }
-        let slot = Slot::take(&self.counts.connections, bounds.connections, CONNECTIONS)?;
+        let slot = Slot::take(&self.counts.connections, bounds.connections, Limit::Connections)?;
         // Read before the handshake: if it changes meanwhile, the connection counts as an old one.
         let tls = if self.target.transport == Transport::Plain { None } else { opener.dialer.tls.load_full() };
         let (stream, alerted) = self.open(opener.dialer, bounds.connect).await?;
