@@ -3,17 +3,17 @@
 //! has its status (`times`). [`StatusBook::follow`] looks at all objects when something changed, so that these times do not
 //! wait for a reader.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_core::{
-    api::{Condition, ConditionStatus, Object, Status, http_route::RefKind},
+    api::{Condition, ConditionStatus, Object, Status},
     compile::{Objects, Workloads, World},
     identity::TrustDomain,
-    names::ListenerName,
+    names::resources_of,
 };
 
 use self::times::Times;
@@ -154,11 +154,11 @@ impl StatusView {
     fn programmed(&self, object: &Object) -> Condition {
         let metadata = object.metadata();
         let revision: u64 = metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let resources = resources(object);
+        let resources = resources_of(object);
         let generation = metadata.generation;
         let tell = |status, reason, message| condition("Programmed", status, reason, message, generation);
         let concerns = |refusal: &&Refusal| {
-            resources.iter().any(|prefix| refusal.resource.starts_with(prefix.as_str()))
+            resources.iter().any(|names| names.covers(&refusal.resource))
                 || (refusal.resource == weft_core::wire::REVISION_NAME && refusal.applied < revision)
         };
         let told = |it: &Refusal| format!("{} refuses {}: {}", it.proxy, it.resource, it.message);
@@ -201,45 +201,6 @@ impl Proxies {
         }
         summary.applied.sort_unstable();
         summary
-    }
-}
-
-/// The resources that an object has a part in, by the start of their names.
-fn resources(object: &Object) -> Vec<String> {
-    let namespace = &object.metadata().namespace;
-    let name = &object.metadata().name;
-    let service = |namespace: &str, name: &str| format!("svc/{namespace}/{name}:");
-    let gateway = |namespace: &str, name: &str| {
-        vec![format!("gateway/{namespace}/{name}:"), format!("gateway/{namespace}/{name}")]
-    };
-    match object {
-        Object::Service(it) => {
-            let listener =
-                |port: u16| move |address| ListenerName::Outbound(SocketAddr::new(address, port)).to_string();
-            let ports =
-                it.spec.ports.iter().flat_map(|port| it.spec.addresses().into_iter().map(listener(port.port.get())));
-            std::iter::once(service(namespace, name)).chain(ports).collect()
-        }
-        Object::Gateway(_) => gateway(namespace, name),
-        Object::HttpRoute(it) => {
-            let parents = it.spec.parent_refs.iter().flat_map(|parent| match parent.target() {
-                Some(RefKind::Service) => vec![service(parent.namespace(namespace), &parent.name)],
-                Some(RefKind::Gateway) => gateway(parent.namespace(namespace), &parent.name),
-                None => Vec::new(),
-            });
-            parents.collect()
-        }
-        Object::TrafficPolicy(it) => vec![service(namespace, &it.spec.target_ref.name)],
-        Object::AuthorizationPolicy(_) | Object::MeshConfig(_) => vec!["inbound".to_owned()],
-        Object::Workload(it) => it
-            .spec
-            .addresses
-            .iter()
-            .map(|address| match address {
-                std::net::IpAddr::V4(v4) => format!("direct/{v4}:"),
-                std::net::IpAddr::V6(v6) => format!("direct/[{v6}]:"),
-            })
-            .collect(),
     }
 }
 
