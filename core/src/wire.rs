@@ -4,12 +4,15 @@
 //! Invariants: `parse(render(model)) == model`; nothing that a peer sends panics or recurses without bound; a field
 //! that would change who may pass or where a request goes is obeyed or refused, never skipped.
 //!
-//! - [`listener`], [`route`], [`cluster`], [`endpoint`], [`revision`]: one file a resource, with its table of fields.
+//! - [`listener`], [`route`], [`cluster`], [`endpoint`], [`revision`]: one resource each, with its table of fields; `render`
+//!   and `read` below them are the two directions.
 //! - `authorization`: policies, used by listeners and routes.
+//! - [`class`]: every difference between classes of clients.
 //! - [`error`]: what is wrong, and where.
 //! - [`hash`]: the hash of the revision barrier.
-//! - `walk`: the check of raw tags against our descriptors.
+//! - `read`: the common part of every parser. `walk`: the check of raw tags against our descriptors.
 
+pub mod class;
 pub mod cluster;
 pub mod endpoint;
 pub mod error;
@@ -21,20 +24,22 @@ pub mod route;
 mod authorization;
 mod duration;
 mod metadata;
+mod read;
+mod source;
 mod types;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use prost::{Message, bytes::Bytes};
 use prost_types::Any;
 use sha2::{Digest, Sha256};
 use weft_proto::envoy::service::discovery::v3::Resource;
 
+use self::types::Typed;
 pub use self::{
+    class::{ClientClass, NotForClient},
     cluster::{parse_cluster, render_cluster},
     endpoint::{parse_endpoints, render_endpoints},
     error::{FieldError, Reason, WireError},
@@ -43,17 +48,7 @@ pub use self::{
     revision::{REVISION_NAME, Revision, parse_revision, render_revision},
     route::{parse_route, render_route},
 };
-use self::{
-    error::{At, Errors},
-    types::Typed,
-};
-use crate::{
-    cluster::Cluster,
-    endpoint::EndpointSet,
-    listener::Listener,
-    names::{ClusterName, ListenerName},
-    route::RouteTable,
-};
+use crate::{cluster::Cluster, endpoint::EndpointSet, listener::Listener, names::ListenerName, route::RouteTable};
 
 /// The types of resources that Weft speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,19 +65,6 @@ pub enum ResourceType {
     Revision,
 }
 
-/// Who a resource is rendered for. (gRPC follows later; it needs forms of its own, above all for TLS.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ClientClass {
-    /// Weft's own proxy: everything.
-    Weft,
-    /// Envoy: routes, clusters and endpoints in plaintext; no TLS, so no listeners and no policies.
-    Envoy {
-        /// Whether endpoints that speak mesh TLS are named too, as plain addresses: only right where their inbound
-        /// mode is permissive.
-        plaintext_to_mesh: bool,
-    },
-}
-
 /// A resource as it is sent. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
@@ -94,17 +76,6 @@ pub struct Encoded {
     pub version: String,
     /// The encoded message.
     pub value: Bytes,
-}
-
-/// A model value that a class of clients cannot be given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotForClient {
-    /// Listeners carry TLS and authorization, which are rendered for Weft only so far.
-    #[error("listeners are not rendered for this class of client")]
-    Listener,
-    /// A client that does not enforce the policy must not get the table without it.
-    #[error("a route table with an authorization is not rendered for this class of client")]
-    Authorization,
 }
 
 /// A parsed resource.
@@ -155,16 +126,6 @@ impl ResourceType {
     }
 }
 
-impl ClientClass {
-    /// A duration that the client takes: Envoy refuses 0 where none makes sense.
-    fn above_zero(self, duration: Duration) -> Duration {
-        match self {
-            Self::Weft => duration,
-            Self::Envoy { .. } => duration.max(Duration::from_millis(1)),
-        }
-    }
-}
-
 impl Encoded {
     fn new(resource_type: ResourceType, name: String, message: &impl Message) -> Self {
         let value = Bytes::from(message.encode_to_vec());
@@ -202,43 +163,4 @@ pub fn parse(resource_type: ResourceType, name: &str, any: &Any) -> Result<Parse
         ResourceType::Endpoints => parse_endpoints(name, any).map(Parsed::Endpoints),
         ResourceType::Revision => parse_revision(name, any).map(Parsed::Revision),
     }
-}
-
-/// The common part of every parser: the type, the raw tags, the decoding; then `read` makes the model value.
-fn parse_with<M: Typed, T>(
-    resource_type: ResourceType,
-    name: &str,
-    any: &Any,
-    read: impl FnOnce(&M, &At<'_>, &mut Errors) -> Option<T>,
-) -> Result<T, WireError> {
-    let mut errors = Errors::default();
-    let at = At::root();
-    let model = types::check_type::<M>(any, &at, &mut errors).and_then(|()| {
-        walk::walk(M::TYPE_URL, &any.value, &at, &mut errors);
-        // What the walk refused may also be undecodable; one error is enough.
-        let message: M = if errors.is_empty() {
-            types::decode(&any.value, &at, &mut errors)?
-        } else {
-            M::decode(&*any.value).ok()?
-        };
-        read(&message, &at, &mut errors)
-    });
-    match model {
-        Some(model) if errors.is_empty() => Ok(model),
-        _ => Err(errors.finish(resource_type, name)),
-    }
-}
-
-/// The name inside a resource must be the one it was sent under.
-fn check_name(inner: &str, name: &str, at: &At<'_>, errors: &mut Errors) {
-    if inner != name {
-        errors.add(at, Reason::expected(inner, "the resource's name"));
-    }
-}
-
-fn read_cluster_name(text: &str, at: &At<'_>, errors: &mut Errors) -> Option<ClusterName> {
-    if text.is_empty() {
-        return errors.refuse(at, Reason::Required);
-    }
-    ClusterName::parse(text).map_err(|error| errors.add(at, error.into())).ok()
 }

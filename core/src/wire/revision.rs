@@ -4,9 +4,9 @@ use prost_types::Any;
 use weft_proto::weft::v1;
 
 use super::{
-    Encoded, ResourceType, WireError, check_name,
+    Encoded, ResourceType, WireError,
     error::{At, Errors, Reason},
-    parse_with,
+    read::{check_name, parse_with},
 };
 
 /// The name of the one revision resource of a proxy.

@@ -10,6 +10,7 @@ mod hostile;
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::ClusterName;
 
 proptest! {
     #[test]

@@ -4,9 +4,7 @@ use std::num::NonZeroU16;
 
 use weft_proto::envoy::{
     config::{
-        core::v3::{
-            AggregatedConfigSource, ApiVersion, ConfigSource, TransportSocket, config_source::ConfigSourceSpecifier,
-        },
+        core::v3::TransportSocket,
         listener::v3::{Filter, FilterChain, FilterChainMatch},
     },
     extensions::{
@@ -32,6 +30,7 @@ use crate::{
     wire::{
         authorization::{self, ALLOW_FILTER, DENY_FILTER},
         metadata,
+        source::ads,
         types::{Typed, pack},
     },
 };
@@ -100,14 +99,6 @@ pub(super) fn tcp_filter(clusters: &[(String, u32)]) -> Filter {
     };
     let proxy = TcpProxy { stat_prefix: "tcp".into(), cluster_specifier: Some(specifier), ..TcpProxy::default() };
     filter("envoy.filters.network.tcp_proxy", &proxy)
-}
-
-/// "Ask on this stream."
-pub(in crate::wire) fn ads() -> ConfigSource {
-    ConfigSource {
-        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
-        resource_api_version: ApiVersion::V3.into(),
-    }
 }
 
 fn rbac_filter(name: &str, rules: weft_proto::envoy::config::rbac::v3::Rbac) -> Filter {

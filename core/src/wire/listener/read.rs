@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr, num::NonZeroU16};
 
 use weft_proto::envoy::{
     config::{
-        core::v3::{Address, ConfigSource, TransportSocket, socket_address::PortSpecifier},
+        core::v3::{Address, TransportSocket, socket_address::PortSpecifier},
         listener::v3::{Filter, FilterChain, Listener as Message},
         rbac::v3::rbac::Action,
     },
@@ -33,11 +33,11 @@ use crate::{
     policy::Authorization,
     route::WeightedCluster,
     wire::{
-        authorization::{self, ALLOW_FILTER, DENY_FILTER, collect},
-        check_name,
+        authorization::{self, ALLOW_FILTER, DENY_FILTER},
         error::{At, Errors, Reason},
         metadata::Read,
-        read_cluster_name,
+        read::{check_name, collect, read_cluster_name},
+        source::check_source,
         types::{Typed, holds, unpack},
     },
 };
@@ -374,13 +374,6 @@ fn manager_routes(
         return errors.refuse(&at, Reason::Required);
     }
     RouteName::parse(&rds.route_config_name).map_err(|error| errors.add(&at, error.into())).ok()
-}
-
-/// Resources come on this stream, or not at all.
-pub(in crate::wire) fn check_source(source: Option<&ConfigSource>, at: &At<'_>, errors: &mut Errors) {
-    if source.is_none_or(|source| source.config_source_specifier.is_none()) {
-        errors.add(&at.field("ads"), Reason::Required);
-    }
 }
 
 /// The router last; before it the RBAC filters of these names, without rules of their own; nothing else that is not optional.

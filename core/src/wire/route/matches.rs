@@ -8,8 +8,9 @@ use weft_proto::envoy::{
 use crate::{
     route::{HeaderMatch, Match, PathMatch, Pattern, ValueMatch},
     wire::{
-        authorization::{collect, method_matcher, read_method},
+        authorization::{method_matcher, read_method},
         error::{At, Errors, Reason},
+        read::collect,
     },
 };
 

@@ -28,9 +28,11 @@ use weft_proto::envoy::{
 use crate::{
     retry::{RetryOn, RetryPolicy},
     wire::{
-        ClientClass, duration,
+        class::Form,
+        duration,
         error::{At, Errors, Reason},
         metadata::{self, Read},
+        read::collect,
     },
 };
 
@@ -52,7 +54,7 @@ pub(super) fn is_exact(route: Option<&Metadata>) -> bool {
     Read::of(route).plain_text(RETRY_ON) == Some(EXACT)
 }
 
-pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>, class: ClientClass) -> Message {
+pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>, form: &Form) -> Message {
     let on = &policy.on;
     let words = [
         (on.connect_failure, "connect-failure"),
@@ -69,8 +71,8 @@ pub(super) fn encode(policy: &RetryPolicy, try_timeout: Option<Duration>, class:
         per_try_timeout: try_timeout.map(duration::encode),
         retriable_status_codes: policy.status_codes.iter().copied().map(u32::from).collect(),
         retry_back_off: Some(RetryBackOff {
-            base_interval: Some(duration::encode(class.above_zero(policy.backoff_base))),
-            max_interval: Some(duration::encode(class.above_zero(policy.backoff_max))),
+            base_interval: Some(duration::encode(form.duration(policy.backoff_base))),
+            max_interval: Some(duration::encode(form.duration(policy.backoff_max))),
         }),
         retriable_request_headers: if policy.any_method { Vec::new() } else { vec![idempotent()] },
     }
@@ -135,7 +137,7 @@ pub(super) fn read(
         Ok(status) if (100..600).contains(&status) => Some(status),
         _ => errors.refuse(&at.index("retriable_status_codes", index), Reason::expected(status, "a status")),
     });
-    let status_codes = crate::wire::authorization::collect(status_codes);
+    let status_codes = collect(status_codes);
     let (backoff_base, backoff_max) = read_backoff(message.retry_back_off.as_ref(), at, errors)?;
     let attempts = message.num_retries.unwrap_or(1).saturating_add(1);
     let per_try =

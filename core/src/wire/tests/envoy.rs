@@ -1,6 +1,8 @@
 //! Another implementation of the same messages (the published crate `envoy-types`, made from Envoy's own .proto
 //! files) reads what we write, and we read what it writes. So our field numbers and types are the real ones.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy as theirs;
 use proptest::{prelude::*, strategy::ValueTree};
 use prost::Message;
@@ -11,6 +13,7 @@ use super::{
     arbitrary,
     golden::Descriptors,
 };
+use crate::names::ClusterName;
 
 /// Every message that we send: decoded, encoded and decoded again by them and us it is still the same.
 fn cross_every_message(encoded: &Encoded) {

@@ -8,7 +8,7 @@ use crate::{
     endpoint::{Endpoint, Health},
     identity::Identity,
     listener::{Inbound, InboundMode, InboundPort, Outbound, Protocol},
-    names::RouteName,
+    names::{ClusterName, RouteName},
     policy::{Authorization, Operation, PathPattern, Principal, Rule as PolicyRule},
     route::{Action, Forward, Match, PathMatch, RouteTable, Rule, VirtualHost, WeightedCluster},
 };
