@@ -41,7 +41,7 @@ use crate::{
     config::{Mode, Settings, Source},
     drain::Drainer,
     identity::unix_now,
-    live::State,
+    live::Live,
     status::Status,
     telemetry::exposition,
     tls::CurrentTls,
@@ -68,7 +68,7 @@ pub(crate) enum Door {
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) settings: Settings,
-    pub(crate) state: Arc<State>,
+    pub(crate) live: Arc<Live>,
     pub(crate) status: Arc<Status>,
     pub(crate) tls: Arc<CurrentTls>,
     pub(crate) workers: Vec<Arc<Worker>>,
@@ -96,7 +96,7 @@ impl View {
             Some(tls) if tls.not_after <= unix_now() => reasons.push("the certificate has expired"),
             None | Some(_) => {}
         }
-        let live = self.state.live();
+        let live = self.live.load();
         let configured = match self.settings.mode {
             Mode::Sidecar => live.inbound.is_some(),
             Mode::Gateway(_) => live.gateway.is_some(),

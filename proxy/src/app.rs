@@ -45,7 +45,7 @@ use crate::{
     file::{FileSource, read_identity, watch_identity},
     identity::Issuer,
     listener::spread::Spread,
-    live::State,
+    live::Live,
     status::Status,
     telemetry::AccessLog,
     tls::{CurrentTls, SvidError},
@@ -155,7 +155,7 @@ impl App {
         }
         let Ports { addresses, admin, metrics, data } = Ports::open(&settings).await?;
         addresses.loops(&settings)?;
-        let (state, status) = (Arc::new(State::new(settings.workers)), Arc::new(Status::default()));
+        let (live, status) = (Arc::new(Live::new(settings.workers)), Arc::new(Status::default()));
         let tls = Arc::new(CurrentTls::empty());
         let mut tasks = JoinSet::new();
         let file = match &settings.source {
@@ -169,7 +169,7 @@ impl App {
                         status.certificates.send_modify(|count| *count += 1);
                     }));
                 }
-                let parts = (state.clone(), status.clone(), tls.clone());
+                let parts = (live.clone(), status.clone(), tls.clone());
                 let file = FileSource::new(settings.clone(), objects.clone(), parts.0, parts.1, parts.2);
                 file.apply()?;
                 Some(file)
@@ -180,7 +180,7 @@ impl App {
         let limit = (settings.max_connections / settings.workers).max(1);
         let (spread, handed) = Spread::new(settings.workers, limit);
         let shared = Arc::new(Shared {
-            state: state.clone(),
+            live: live.clone(),
             tls: tls.clone(),
             interest: file.is_none().then_some(interest),
             mark: settings.mark,
@@ -206,7 +206,7 @@ impl App {
             Checks::start(&settings.workload.health, settings.workload.addresses.first().copied(), settings.mark);
         let leave = CancellationToken::new();
         let view = Arc::new(View {
-            state,
+            live,
             status,
             tls,
             workers,
@@ -240,8 +240,8 @@ impl App {
     }
 
     /// The snapshot and what is beside it.
-    pub fn state(&self) -> &Arc<State> {
-        &self.view.state
+    pub fn live(&self) -> &Arc<Live> {
+        &self.view.live
     }
 
     /// The revision of the desired state that is wholly in force; 0 when it comes from a file.
@@ -356,8 +356,8 @@ fn start_control(
     let open = move || -> HashSet<SocketAddr> {
         looked_at.workers.iter().flat_map(|worker| worker.connections.destinations()).collect()
     };
-    let (tls, state, status) = (view.tls.clone(), view.state.clone(), view.status.clone());
-    let discovery = Discovery::new(settings, plane.clone(), tls, state, status, wanted, Box::new(open));
+    let (tls, live, status) = (view.tls.clone(), view.live.clone(), view.status.clone());
+    let discovery = Discovery::new(settings, plane.clone(), tls, live, status, wanted, Box::new(open));
     tasks.spawn(discovery.run());
     let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.verdict.clone());
     tokio::spawn(agent.run(leave.clone()))

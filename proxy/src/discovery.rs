@@ -40,7 +40,7 @@ use self::{
 use crate::{
     config::{Mode, Settings},
     control_plane::{Backoff, ConnectError, ControlPlane},
-    live::State,
+    live::Live,
     status::Status,
     tls::CurrentTls,
 };
@@ -55,7 +55,7 @@ pub(crate) type OpenDestinations = Box<dyn Fn() -> HashSet<SocketAddr> + Send>;
 pub(crate) struct Discovery {
     plane: ControlPlane,
     tls: Arc<CurrentTls>,
-    state: Arc<State>,
+    live: Arc<Live>,
     status: Arc<Status>,
     node: Node,
     interest: mpsc::Receiver<SocketAddr>,
@@ -111,7 +111,7 @@ impl Discovery {
         settings: &Settings,
         plane: ControlPlane,
         tls: Arc<CurrentTls>,
-        state: Arc<State>,
+        live: Arc<Live>,
         status: Arc<Status>,
         interest: mpsc::Receiver<SocketAddr>,
         open: OpenDestinations,
@@ -125,7 +125,7 @@ impl Discovery {
         Self {
             plane,
             tls,
-            state,
+            live,
             status,
             node: node::node(settings),
             interest,
@@ -153,7 +153,7 @@ impl Discovery {
                 Ok(never) => match never {},
             };
             self.status.discovery.down();
-            self.state.set_discovered(false);
+            self.live.interest.set_discovered(false);
             if matches!(error, StreamError::Hash { .. }) {
                 self.held = Held::default();
             }

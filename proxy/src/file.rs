@@ -22,7 +22,7 @@ use weft_core::{
 use crate::{
     config::{Mode, Settings},
     identity::files::{Stamp, stamp},
-    live::State,
+    live::Live,
     status::{Applied, Status},
     tls::{CurrentTls, MeshTls, Svid, SvidError},
 };
@@ -104,7 +104,7 @@ fn who(settings: &Settings) -> Who {
 pub(crate) struct FileSource {
     settings: Settings,
     objects: BTreeMap<ObjectKey, Arc<Object>>,
-    state: Arc<State>,
+    live: Arc<Live>,
     status: Arc<Status>,
     tls: Arc<CurrentTls>,
 }
@@ -113,11 +113,11 @@ impl FileSource {
     pub(crate) fn new(
         settings: Settings,
         objects: BTreeMap<ObjectKey, Arc<Object>>,
-        state: Arc<State>,
+        live: Arc<Live>,
         status: Arc<Status>,
         tls: Arc<CurrentTls>,
     ) -> Self {
-        Self { settings, objects, state, status, tls }
+        Self { settings, objects, live, status, tls }
     }
 
     /// Puts the objects in force.
@@ -127,8 +127,8 @@ impl FileSource {
         let Some(domain) = domain.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok()) else { return Ok(()) };
         let (resources, endpoints) = compile(&self.settings, &self.objects, domain);
         let (listeners, clusters) = (resources.listeners.len(), resources.clusters.len());
-        self.state.replace(resources)?;
-        endpoints.iter().for_each(|set| self.state.endpoints(set));
+        self.live.replace(resources)?;
+        endpoints.iter().for_each(|set| self.live.set_endpoints(set));
         self.status.swaps.fetch_add(1, Relaxed);
         self.status.applied.send_replace(Applied::default());
         tracing::info!(listeners, clusters, "configuration from the file in force");

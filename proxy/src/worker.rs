@@ -20,7 +20,7 @@ use crate::{
     drain::Drain,
     http::http2::Mux,
     listener::spread::Spread,
-    live::State,
+    live::Live,
     telemetry::{AccessLog, Metrics, Outcome},
     tls::CurrentTls,
     upstream::{
@@ -32,8 +32,8 @@ use crate::{
 /// What all workers share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Snapshot and memory.
-    pub state: Arc<State>,
+    /// The configuration in force.
+    pub live: Arc<Live>,
     /// The current certificate.
     pub tls: Arc<CurrentTls>,
     /// Where destinations are asked for that the snapshot does not know. `None`: the configuration comes from a file, so
@@ -138,7 +138,7 @@ impl Worker {
                 tick.tick().await;
                 let Some(worker) = worker.upgrade() else { return };
                 worker.connections.sweep();
-                worker.shared.state.forget_left();
+                worker.shared.live.expire_departed();
                 worker.application.lock().retain(|_, pool| {
                     pool.sweep();
                     Arc::strong_count(pool) > 1 || !pool.is_empty()
@@ -148,7 +148,7 @@ impl Worker {
                     worker.muxes.tick();
                 }
                 if count.is_multiple_of(POOL_SWEEP) {
-                    worker.shared.state.each_pool(worker.index, Pool::sweep);
+                    worker.shared.live.each_pool(worker.index, Pool::sweep);
                 }
             }
         });
@@ -181,7 +181,7 @@ impl Worker {
 
     /// Records how a request or connection ended, under the access log's policy of now.
     pub(crate) fn record(&self, outcome: &Outcome<'_>) {
-        self.record_as(self.log_policy(self.shared.state.live().access_log), outcome);
+        self.record_as(self.log_policy(self.shared.live.load().access_log), outcome);
     }
 
     /// The same under the policy that the request began with.

@@ -11,7 +11,7 @@ use super::View;
 
 /// Everything as JSON, resources under their names.
 pub(super) fn dump(view: &View) -> Value {
-    let live = view.state.live();
+    let live = view.live.load();
     let resources = &live.resources;
     let applied = *view.status.applied.borrow();
     let tls = view.tls.load();
@@ -31,8 +31,8 @@ pub(super) fn dump(view: &View) -> Value {
         "absent": resources.absent.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "routes": named(&resources.routes),
         "clusters": named(&resources.clusters),
-        "endpoints": by_cluster(view.state.endpoint_sets()),
-        "endpoints_withheld": by_cluster(view.state.withheld_sets()),
+        "endpoints": by_cluster(view.live.endpoint_sets()),
+        "endpoints_withheld": by_cluster(view.live.withheld_sets()),
     })
 }
 

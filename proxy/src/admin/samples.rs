@@ -25,7 +25,7 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
         "Tries to get a certificate that failed.",
         status.certificate_failures.load(Relaxed) as f64,
     );
-    let live = view.state.live();
+    let live = view.live.load();
     add("weft_config_revision", "Revision wholly in force; 0 from a file.", status.applied.borrow().revision as f64);
     add("weft_config_swaps_total", "Configurations put in force.", status.swaps.load(Relaxed) as f64);
     add("weft_config_refused_total", "Resources refused.", status.refused.load(Relaxed) as f64);
@@ -45,7 +45,7 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
         name: "weft_endpoints_withheld",
         help: "Endpoints that were in the mesh, have no identity now, and are not called.",
         labels: Vec::new(),
-        value: view.state.withheld_sets().iter().map(|set| set.endpoints.len() as f64).sum(),
+        value: view.live.withheld_sets().iter().map(|set| set.endpoints.len() as f64).sum(),
     });
     if matches!(view.settings.source, Source::ControlPlane(_)) {
         out.extend(streams(status));

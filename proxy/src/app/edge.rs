@@ -22,9 +22,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn follow(view: Arc<View>) {
     let mut open: BTreeSet<u16> = BTreeSet::new();
     loop {
-        let swapped = view.state.swapped.notified();
+        let swapped = view.live.swapped.notified();
         let wanted: BTreeSet<u16> = {
-            let live = view.state.live();
+            let live = view.live.load();
             let gateway = live.gateway.as_ref();
             gateway.map(|gateway| gateway.routes.keys().copied().collect()).unwrap_or_default()
         };

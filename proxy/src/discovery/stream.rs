@@ -85,7 +85,7 @@ impl Discovery {
                         tracing::info!(control_plane = self.plane.address, "discovery connected");
                     }
                     self.status.discovery.up();
-                    self.state.set_discovered(true);
+                    self.live.interest.set_discovered(true);
                     if let Err(error) = self.take(answer, &mut wire) {
                         sleep(LAST_WORDS).await;
                         return Err(error);
@@ -145,7 +145,7 @@ impl Discovery {
             }
         }
         let Taken { refused, endpoints, absent, revision, no_revision } = self.held.take(kind, response)?;
-        endpoints.iter().for_each(|set| self.state.endpoints(set));
+        endpoints.iter().for_each(|set| self.live.set_endpoints(set));
         self.note_absent(&absent)?;
         if let Some(revision) = revision {
             wire.foreign_at = None;
@@ -191,7 +191,7 @@ impl Discovery {
         self.keep_called(wire)?;
         let mut problems = self.held.refused();
         let made_of = (self.held.changes(), self.subscriptions.changes());
-        let before = self.state.live().resources.clone();
+        let before = self.live.load().resources.clone();
         let make = || self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
         if self.in_force == Some(made_of) {
             debug_assert_eq!(make().0, *before, "what is in force is made of the same");
@@ -217,9 +217,9 @@ impl Discovery {
     fn apply(&self, resources: Resources, before: &Resources) -> Result<(), StreamError> {
         let new: Vec<_> =
             resources.clusters.keys().filter(|name| !before.clusters.contains_key(*name)).cloned().collect();
-        self.state.replace(resources)?;
+        self.live.replace(resources)?;
         for set in new.iter().filter_map(|name| self.held.endpoints(name)) {
-            self.state.endpoints(set);
+            self.live.set_endpoints(set);
         }
         self.status.swaps.fetch_add(1, Relaxed);
         Ok(())
@@ -228,7 +228,7 @@ impl Discovery {
     /// Names that do not exist. Where nothing is in force the answer applies at once, because no barrier need follow (its
     /// hash does not change); where something is, it stays until the barrier.
     fn note_absent(&mut self, absent: &[ListenerName]) -> Result<(), StreamError> {
-        let before = self.state.live().resources.clone();
+        let before = self.live.load().resources.clone();
         let mut now = Vec::new();
         for name in absent {
             self.subscriptions.set_absent(name, true);
@@ -278,7 +278,7 @@ impl Discovery {
 
     /// Keeps subscriptions of what is in use, and gives up the others.
     pub(super) fn sweep(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
-        let mut used = self.state.take_touched();
+        let mut used = self.live.interest.take_touched();
         used.extend((self.open)());
         let now = Instant::now();
         self.subscriptions.used(&used, now);
@@ -297,7 +297,7 @@ impl Discovery {
         for name in names {
             self.unsubscribing |= self.held.forget(ResourceType::Listener, &name.to_string());
         }
-        let before = self.state.live().resources.clone();
+        let before = self.live.load().resources.clone();
         if names.iter().any(|name| before.absent.contains(name)) {
             let mut resources = Resources::clone(&before);
             resources.absent.retain(|name| !names.contains(name));
@@ -308,9 +308,9 @@ impl Discovery {
 
     /// What was given up and is called again before the barrier that takes it out of force is asked for again.
     fn keep_called(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
-        let touched: HashSet<SocketAddr> = self.state.take_touched();
+        let touched: HashSet<SocketAddr> = self.live.interest.take_touched();
         self.subscriptions.used(&touched, Instant::now());
-        let live = self.state.live().resources.clone();
+        let live = self.live.load().resources.clone();
         let given_up = touched.into_iter().filter(|destination| {
             let name = ListenerName::Outbound(*destination);
             live.listeners.contains_key(&name) && !self.subscriptions.contains(&name)
@@ -341,7 +341,7 @@ impl Discovery {
 
     /// With a server that is not ours: what is complete comes into force.
     fn take_over(&self) -> Result<(), StreamError> {
-        let before = self.state.live().resources.clone();
+        let before = self.live.load().resources.clone();
         let (resources, incomplete) =
             self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
         if !incomplete.is_empty() {

@@ -100,7 +100,7 @@ impl Bench {
             &settings,
             ControlPlane { address: "127.0.0.1:1".into(), mark: None },
             Arc::new(CurrentTls::empty()),
-            Arc::new(State::new(1)),
+            Arc::new(Live::new(1)),
             Arc::new(Status::default()),
             wanted,
             Box::new(move || seen.lock().clone()),
@@ -158,7 +158,7 @@ impl Bench {
     }
 
     fn in_force(&self, last: u8) -> bool {
-        self.client.state.live().resources.listeners.contains_key(&ListenerName::Outbound(destination(last)))
+        self.client.live.load().resources.listeners.contains_key(&ListenerName::Outbound(destination(last)))
     }
 
     /// What the last requests subscribed to and unsubscribed from.
@@ -176,7 +176,7 @@ async fn what_nobody_calls_is_given_up_and_stays_in_force_until_the_barrier() {
     bench.call(2);
     bench.call(3);
     advance(IDLE).await;
-    bench.client.state.touch(destination(2));
+    bench.client.live.interest.touch(destination(2));
     bench.open.lock().insert(destination(3));
     bench.client.sweep(&mut bench.wire).unwrap();
     assert_eq!(bench.asked(), (vec![], vec!["outbound/240.0.0.1:80".to_owned()]), "2 was called, 3 has a connection");
@@ -198,7 +198,7 @@ async fn a_destination_called_again_while_it_is_given_up_stays_in_force() {
     advance(IDLE).await;
     bench.client.sweep(&mut bench.wire).unwrap();
     bench.requests();
-    bench.client.state.touch(destination(1));
+    bench.client.live.interest.touch(destination(1));
     bench.held.remove(&(ResourceType::Listener, "outbound/240.0.0.1:80".to_owned()));
     bench.barrier(2);
     assert_eq!(bench.asked().0, vec!["outbound/240.0.0.1:80"]);
@@ -214,7 +214,7 @@ async fn an_absent_destination_is_known_at_once_and_forgotten_when_it_is_given_u
     bench.client.subscribe(vec![destination(9)], &mut bench.wire).unwrap();
     bench.send_all(&tree(1)); // staged for later, by another answer
     bench.send(ResourceType::Listener, &[], &["outbound/240.0.0.9:80"]);
-    let absent = |bench: &Bench| bench.client.state.live().resources.absent.clone();
+    let absent = |bench: &Bench| bench.client.live.load().resources.absent.clone();
     assert_eq!(absent(&bench), [ListenerName::Outbound(destination(9))].into());
     assert!(!bench.in_force(1), "what is staged is not let in by it");
     advance(IDLE).await;
@@ -241,7 +241,7 @@ async fn a_listener_whose_tree_is_not_complete_stays_as_it_was() {
     let reason = answers.last().and_then(|answer| answer.error_detail.clone()).expect("a NACK").message;
     assert!(reason.contains("outbound/240.0.0.1:80") && reason.contains("svc/shop/s7:80"), "{reason}");
     assert!(bench.in_force(1) && bench.in_force(2), "the others are taken");
-    let live = bench.client.state.live().resources.clone();
+    let live = bench.client.live.load().resources.clone();
     assert!(live.clusters.contains_key(&cluster(1)) && bench.client.status.applied.borrow().revision == 1);
 }
 
@@ -286,15 +286,15 @@ async fn more_destinations_than_there_is_room_for_push_out_the_oldest() {
 async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
     let mut bench = Bench::new();
     bench.call(1);
-    let before = bench.client.state.live_full();
+    let before = bench.client.live.load_full();
     let mut set = endpoints(1);
     set.endpoints.iter_mut().for_each(|endpoint| endpoint.weight = 7.try_into().unwrap());
     bench.send_all(&[wire::render_endpoints(&set, ClientClass::Weft)]);
     bench.barrier(2);
-    let after = bench.client.state.live_full();
+    let after = bench.client.live.load_full();
     assert_eq!(bench.client.status.applied.borrow().revision, 2);
     assert!(Arc::ptr_eq(&before, &after));
-    let target = |live: &crate::live::Live| live.outbound[&destination(1)].clone().unwrap();
+    let target = |live: &crate::live::Snapshot| live.outbound[&destination(1)].clone().unwrap();
     let weight = |live| target(live).tcp[0].0.state.endpoints()[0].endpoint.weight.get();
     assert_eq!(weight(&after), 7);
     // And one that changes more is taken over.
@@ -303,7 +303,7 @@ async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
         ClientClass::Weft,
     )]);
     bench.barrier(3);
-    let last = bench.client.state.live_full();
+    let last = bench.client.live.load_full();
     assert_eq!(bench.client.status.applied.borrow().revision, 3);
     assert_eq!(target(&last).tcp[0].0.settings.connect_timeout, DURATION);
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// How long an address is remembered after it has left every endpoint set.
-pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED: Duration = Duration::from_secs(600);
 /// Most addresses that are remembered.
 const MAX: usize = 65_536;
 /// How often the table is looked through, at most.

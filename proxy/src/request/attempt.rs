@@ -177,7 +177,7 @@ async fn once(
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
     };
     let ended = Instant::now();
-    let now = worker.shared.state.at(ended);
+    let now = worker.shared.live.at(ended);
     let failed = match &result {
         Ok((answer, _)) => matches!(answer.head.status, 502..=504),
         Err(failure) => failure.retry().is_some(),
@@ -218,7 +218,7 @@ async fn send(
     let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
     // Connections that are idle in another endpoint's pool, or to one that has left, must not keep this one from opening any.
     if let Err(SendError { failure: Failure::Overloaded(Limit::Connections), unsent: Some(body), .. }) = &mut sent
-        && (worker.shared.state.forget_left_of(&cluster.state) | cluster.state.close_idle(worker.index))
+        && (worker.shared.live.release_departed(&cluster.state) | cluster.state.close_idle(worker.index))
     {
         let body = std::mem::take(body);
         sleep(CLOSING).await;
@@ -265,7 +265,7 @@ fn with_connection(
     if is_ready(&picked) {
         return picked;
     }
-    let Some(other) = cluster.state.pick_where(tried, worker.shared.state.at(now), is_ready) else { return picked };
+    let Some(other) = cluster.state.pick_where(tried, worker.shared.live.at(now), is_ready) else { return picked };
     if picked.pool(worker.index, version).is_some_and(|pool| !pool.is_opening()) {
         tokio::spawn(warm(worker.clone(), cluster.clone(), picked, version));
     }
@@ -278,7 +278,7 @@ async fn warm(worker: Arc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint
     let Err(failure) = pool.warm(worker.opener(), bounds(&cluster)).await else { return };
     tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
     if failure.retry().is_some() {
-        count_failure(&worker, &cluster, &endpoint, worker.shared.state.now());
+        count_failure(&worker, &cluster, &endpoint, worker.shared.live.now());
     }
 }
 
@@ -296,12 +296,12 @@ pub(crate) async fn pick(
             return Err(Failure::NoEndpoint);
         }
     }
-    state.pick(tried, worker.shared.state.at(now)).ok_or_else(|| state.none())
+    state.pick(tried, worker.shared.live.at(now)).ok_or_else(|| state.none())
 }
 
 /// Whether the budget has a retry left; counts it either way.
 fn may_retry(worker: &Worker, cluster: &Cluster, cause: &str) -> bool {
-    let granted = cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.state.now());
+    let granted = cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.live.now());
     let result = if granted { "tried" } else { "over_budget" };
     worker.metrics.event("weft_retries_total", &[("cluster", &cluster.name), ("cause", cause), ("result", result)]);
     granted

@@ -106,7 +106,7 @@ pub(crate) async fn request_to_self(
     body: Body,
 ) -> Result<(Answer, Flight), Failure> {
     head.write_for_hop(false);
-    let live = worker.shared.state.live_full();
+    let live = worker.shared.live.load_full();
     let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
     authorize::request(&live, destination.port(), identity.as_ref(), head)?;
     request(worker, &Pools::default(), destination, identity.as_ref(), head, body).await
@@ -114,7 +114,7 @@ pub(crate) async fn request_to_self(
 
 /// Judges an opaque connection of the workload to itself by its own policy.
 pub(crate) fn may_call_itself(worker: &Worker, destination: SocketAddr) -> Result<(), Failure> {
-    let live = worker.shared.state.live();
+    let live = worker.shared.live.load();
     let identity = worker.shared.tls.load_full().map(|tls| tls.identity.clone());
-    authorize::connection(live.inbound.as_ref().ok_or(Failure::NotConfigured)?, destination.port(), identity.as_ref())
+    authorize::connection(&live, destination.port(), identity.as_ref())
 }

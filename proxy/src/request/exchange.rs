@@ -22,7 +22,7 @@ use crate::{
         head::{Head, is_grpc},
         hop, respond, upgrade,
     },
-    live::Live,
+    live::Snapshot,
     telemetry::{Direction, Outcome, Protocol, RequestLabels, RequestSeries, Security, Subject},
     worker::Worker,
 };
@@ -60,7 +60,7 @@ impl Exchange {
         worker: &Arc<Worker>,
         connection: &Arc<Connection>,
         running: Running,
-        live: &Live,
+        live: &Snapshot,
         security: Security,
         head: Head,
     ) -> Box<Self> {

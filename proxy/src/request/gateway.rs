@@ -21,7 +21,7 @@ use crate::{
         detect::{PATIENCE, Speaks},
         socket::Accepted,
     },
-    live::{Live, Routes},
+    live::{Routes, Snapshot},
     telemetry::Security,
     worker::Worker,
 };
@@ -55,7 +55,7 @@ struct Gateway {
 
 impl Handler for Gateway {
     async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
-        let live = self.worker.shared.state.live_full();
+        let live = self.worker.shared.live.load_full();
         // strip
         phases::strip(&mut head);
         forwarded(&mut head.request.fields, self.connection.flow.peer.ip());
@@ -77,7 +77,7 @@ impl Handler for Gateway {
 }
 
 /// The route table of a port.
-fn routes(live: &Live, port: u16) -> Result<&Routes, Failure> {
+fn routes(live: &Snapshot, port: u16) -> Result<&Routes, Failure> {
     let gateway = live.gateway.as_ref().ok_or(Failure::NotConfigured)?;
     gateway.routes.get(&port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
 }

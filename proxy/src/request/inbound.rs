@@ -95,13 +95,13 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
 
 /// Whether policy allows a plaintext connection that is not HTTP on this port.
 fn may_be_opaque(worker: &Worker, port: u16) -> bool {
-    let live = worker.shared.state.live();
-    live.inbound.as_ref().is_some_and(|inbound| authorize::connection(inbound, port, None).is_ok())
+    let live = worker.shared.live.load();
+    authorize::connection(&live, port, None).is_ok()
 }
 
 /// Mode and protocol of a port; `None` before the first configuration.
 fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, PortProtocol)> {
-    let live = worker.shared.state.live();
+    let live = worker.shared.live.load();
     let port = live.inbound.as_ref()?.listener.port(port);
     Some((port.mode, port.protocol))
 }
@@ -189,7 +189,7 @@ struct Inbound {
 
 impl Handler for Inbound {
     async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
-        let live = self.worker.shared.state.live_full();
+        let live = self.worker.shared.live.load_full();
         let (destination, identity) = (self.connection.flow.destination, self.connection.identity.as_ref());
         // strip: the reserved fields of the hop are believed from another proxy only
         if identity.is_some() {
@@ -255,10 +255,7 @@ async fn opaque(
     let valid_for = verified.as_ref().map(Peer::valid_for);
     let identity = verified.map(|verified| verified.identity);
     // authorize
-    let allowed = match &worker.shared.state.live().inbound {
-        Some(inbound) => authorize::connection(inbound, port, identity.as_ref()),
-        None => Err(Failure::NotConfigured),
-    };
+    let allowed = authorize::connection(&worker.shared.live.load(), port, identity.as_ref());
     if let Err(failure) = allowed {
         return refuse::connection(&worker, flow, identity.as_ref(), "", &failure);
     }

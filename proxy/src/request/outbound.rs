@@ -45,7 +45,7 @@ use crate::{
         detect::{IDLE, SILENCE},
         socket::Accepted,
     },
-    live::{Live, OutboundLive, Routes},
+    live::{OutboundListener, Routes, Snapshot},
     stream::Stream,
     tcp,
     telemetry::{Flow, Security},
@@ -91,28 +91,28 @@ async fn refused(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, fai
 }
 
 /// The listener of a destination; `None` when it is outside the mesh and may be called.
-async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<OutboundLive>>, Failure> {
+async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<OutboundListener>>, Failure> {
     let shared = &worker.shared;
     if shared.interest.is_some() {
-        shared.state.touch(destination);
+        shared.live.interest.touch(destination);
     }
-    if let Some(known) = shared.state.live().outbound.get(&destination) {
+    if let Some(known) = shared.live.load().outbound.get(&destination) {
         return match known {
             Some(target) => Ok(Some(target.clone())),
-            None => unknown(worker, &shared.state.live(), destination, Failure::UnknownService),
+            None => unknown(worker, &shared.live.load(), destination, Failure::UnknownService),
         };
     }
     let Some(interest) = &shared.interest else {
-        return unknown(worker, &shared.state.live(), destination, Failure::UnknownService);
+        return unknown(worker, &shared.live.load(), destination, Failure::UnknownService);
     };
     let event = |result| worker.metrics.event("weft_discovery_waits_total", &[("result", result)]);
-    if shared.state.waits_in_vain(destination) {
-        return unknown(worker, &shared.state.live(), destination, Failure::NoDiscovery);
+    if shared.live.interest.is_wait_pointless(destination) {
+        return unknown(worker, &shared.live.load(), destination, Failure::NoDiscovery);
     }
     let answer = timeout(shared.discovery_wait, async {
         loop {
-            let swapped = shared.state.swapped.notified();
-            if let Some(known) = shared.state.live().outbound.get(&destination) {
+            let swapped = shared.live.swapped.notified();
+            if let Some(known) = shared.live.load().outbound.get(&destination) {
                 return known.clone();
             }
             // A full queue means that many destinations are being asked for: the next swap tries again.
@@ -130,12 +130,12 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
         }
         Ok(None) => {
             event("outside");
-            unknown(worker, &shared.state.live(), destination, Failure::UnknownService)
+            unknown(worker, &shared.live.load(), destination, Failure::UnknownService)
         }
         Err(_elapsed) => {
             event("timeout");
-            shared.state.not_answered(destination);
-            unknown(worker, &shared.state.live(), destination, Failure::NoDiscovery)
+            shared.live.interest.not_answered(destination);
+            unknown(worker, &shared.live.load(), destination, Failure::NoDiscovery)
         }
     }
 }
@@ -144,14 +144,14 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
 /// is what says the outbound policy; else that.
 fn unknown(
     worker: &Worker,
-    live: &Live,
+    live: &Snapshot,
     destination: SocketAddr,
     inside: Failure,
-) -> Result<Option<Arc<OutboundLive>>, Failure> {
+) -> Result<Option<Arc<OutboundListener>>, Failure> {
     if worker.in_mesh_ranges(destination.ip()) {
         return Err(inside);
     }
-    if worker.shared.state.was_meshed(destination) {
+    if worker.shared.live.was_meshed(destination) {
         return Err(Failure::LostIdentity);
     }
     // A control plane that is not ours may have no `outbound`: then the default is in force with its `inbound`.
@@ -187,7 +187,7 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
 }
 
 /// Serves a connection to a service of the mesh.
-async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, target: Arc<OutboundLive>) {
+async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, target: Arc<OutboundListener>) {
     let flow = accepted.flow;
     if target.listener.protocol == PortProtocol::Tcp && !target.tcp.is_empty() {
         tcp::bound_unread(&stream);
@@ -240,7 +240,7 @@ impl Drop for Callee {
 }
 
 /// Connects to an endpoint of a cluster of the listener, trying others when one does not answer: nothing was sent yet.
-async fn connect(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, Failure> {
+async fn connect(worker: &Arc<Worker>, target: &OutboundListener) -> Result<Callee, Failure> {
     let weights = target.tcp.iter().map(|(_, weight)| *weight);
     let index = pick_weighted(weights, fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
     let (cluster, _) = target.tcp.get(index).ok_or(Failure::NoEndpoint)?;
@@ -265,7 +265,7 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, 
                 return Ok(Callee { stream, cluster: cluster.clone(), endpoint, _slot: slot });
             }
             Err(failure) => {
-                if cluster.state.failed(&endpoint, settings, worker.shared.state.now()) {
+                if cluster.state.failed(&endpoint, settings, worker.shared.live.now()) {
                     worker.metrics.event("weft_ejections_total", &[("cluster", &cluster.name)]);
                 }
                 tried.push(address);
@@ -278,7 +278,7 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundLive) -> Result<Callee, 
 }
 
 /// Relays opaque bytes to an endpoint, which may be connected already.
-async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &OutboundLive, callee: Option<Callee>) {
+async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &OutboundListener, callee: Option<Callee>) {
     let started = Instant::now();
     let callee = match callee {
         Some(callee) => Ok(callee),
@@ -318,7 +318,7 @@ struct Outbound {
 
 impl Handler for Outbound {
     async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
-        let live = self.worker.shared.state.live_full();
+        let live = self.worker.shared.live.load_full();
         // strip
         phases::strip(&mut head);
         let mut exchange = Exchange::start(&self.worker, &self.connection, running, &live, Security::Plain, head);
@@ -340,7 +340,7 @@ impl Handler for Outbound {
 
 impl Outbound {
     /// The route table of the connection's destination.
-    fn routes<'a>(&self, live: &'a Live) -> Result<&'a Routes, Failure> {
+    fn routes<'a>(&self, live: &'a Snapshot) -> Result<&'a Routes, Failure> {
         match live.outbound.get(&self.connection.flow.destination) {
             Some(Some(target)) => target.routes.as_deref().ok_or(Failure::NoRoute),
             known => Err(self.unknown(live, known.is_some())),
@@ -348,7 +348,7 @@ impl Outbound {
     }
 
     /// Why no service is there now. `asked`: the control plane has said so.
-    fn unknown(&self, live: &Live, asked: bool) -> Failure {
+    fn unknown(&self, live: &Snapshot, asked: bool) -> Failure {
         let waiting = self.worker.shared.interest.is_some() && !asked;
         let inside = if waiting { Failure::NoDiscovery } else { Failure::UnknownService };
         // What may be called outside is not served here: only a new connection goes there.

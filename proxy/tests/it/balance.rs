@@ -147,11 +147,11 @@ async fn an_update_of_the_set_applies_to_the_next_request() {
     assert_eq!(ask(address, 20).await, 0);
     let before = all[0].seen.load(Relaxed);
     let new: Vec<_> = all[1..].iter().map(|instance| (instance.address, None)).collect();
-    proxy.shared.state.endpoints(&endpoint_set(&new));
+    proxy.shared.live.set_endpoints(&endpoint_set(&new));
     assert_eq!(ask(address, 40).await, 0);
     assert_eq!(all[0].seen.load(Relaxed), before, "the removed one gets nothing");
     assert!(all[2].seen.load(Relaxed) > 0, "the new one gets some");
-    proxy.shared.state.endpoints(&endpoint_set(&[]));
+    proxy.shared.live.set_endpoints(&endpoint_set(&[]));
     assert!(once(address, "GET", "/").await.contains("weft-error: UH"));
 }
 
@@ -173,13 +173,13 @@ async fn an_endpoint_that_comes_back_soon_keeps_its_connections_and_one_that_doe
     let (proxy, address) = direct(&[application], |_, _| {});
     assert_eq!(ask(address, 1).await, 0);
     for _ in 0..10 {
-        proxy.shared.state.endpoints(&endpoint_set(&[]));
+        proxy.shared.live.set_endpoints(&endpoint_set(&[]));
         assert!(once(address, "GET", "/").await.contains("weft-error: UH"));
-        proxy.shared.state.endpoints(&endpoint_set(&[(application, None)]));
+        proxy.shared.live.set_endpoints(&endpoint_set(&[(application, None)]));
         assert_eq!(ask(address, 1).await, 0);
     }
     assert_eq!((opened.load(Relaxed), closed.load(Relaxed)), (1, 0));
-    proxy.shared.state.endpoints(&endpoint_set(&[]));
+    proxy.shared.live.set_endpoints(&endpoint_set(&[]));
     let took = until(Duration::from_secs(10), || closed.load(Relaxed) == 1).await.expect("closed after a while");
     assert!(took > Duration::from_secs(1), "{took:?}");
 }
@@ -198,7 +198,7 @@ async fn a_request_does_not_wait_for_a_connection_to_an_endpoint_while_another_h
         cluster.outlier = detection(Duration::from_secs(60));
     });
     assert_eq!(ask(address, 1).await, 0);
-    proxy.shared.state.endpoints(&endpoint_set(&[(good, None), (silent, Some(identity("product")))]));
+    proxy.shared.live.set_endpoints(&endpoint_set(&[(good, None), (silent, Some(identity("product")))]));
     let (start, mut slowest) = (Instant::now(), Duration::ZERO);
     while proxy.metric("weft_ejections_total", &[]) == 0.0 {
         assert!(start.elapsed() < Duration::from_secs(30), "what cannot be connected is ejected all the same");
@@ -219,7 +219,7 @@ async fn a_limit_on_connections_does_not_count_idle_ones_of_other_endpoints_agai
         assert!(answer.starts_with("HTTP/1.1 200"), "{i}: {answer}");
     }
     for (i, only) in [one, two, one, two].into_iter().enumerate() {
-        proxy.shared.state.endpoints(&endpoint_set(&[(only, None)]));
+        proxy.shared.live.set_endpoints(&endpoint_set(&[(only, None)]));
         let answer = once(address, "GET", "/").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "the other has left, {i}: {answer}");
     }

@@ -9,7 +9,7 @@ use weft_core::{
     policy::{Authorization, Operation, Principal, Rule},
     snapshot::Resources,
 };
-use weft_proxy::{listener::socket::Role, live::State};
+use weft_proxy::{listener::socket::Role, live::Live};
 
 use crate::{
     apps::{fixed_app, once},
@@ -41,33 +41,33 @@ async fn an_endpoint_that_was_in_the_mesh_is_not_called_without_its_identity() {
         once(address, "GET", "/").await.starts_with("HTTP/1.1 200"),
         "never in the mesh: plaintext is what it takes"
     );
-    let state = &proxy.shared.state;
-    state.endpoints(&endpoint_set(&meshed));
+    let live = &proxy.shared.live;
+    live.set_endpoints(&endpoint_set(&meshed));
     assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
 
-    state.endpoints(&endpoint_set(&plain));
+    live.set_endpoints(&endpoint_set(&plain));
     let refused = once(address, "GET", "/").await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("NOID"), "{refused}");
     assert!(!opaque(address).await);
-    assert_eq!(state.withheld_sets().len(), 1, "the config dump tells it");
-    assert_eq!(state.endpoint_sets()[0].endpoints, vec![]);
+    assert_eq!(live.withheld_sets().len(), 1, "the config dump tells it");
+    assert_eq!(live.endpoint_sets()[0].endpoints, vec![]);
 
     // Neither the end of the service nor an empty set makes it forget.
-    state.replace(Resources::default()).unwrap();
-    state.replace(outbound_model(|_, _| {})).unwrap();
-    state.endpoints(&endpoint_set(&[]));
-    state.endpoints(&endpoint_set(&plain));
+    live.replace(Resources::default()).unwrap();
+    live.replace(outbound_model(|_, _| {})).unwrap();
+    live.set_endpoints(&endpoint_set(&[]));
+    live.set_endpoints(&endpoint_set(&plain));
     assert!(once(address, "GET", "/").await.contains("NOID"));
 
     // Others of the set are called, and so is this one with its identity.
     let other = fixed_app(200, "other").await;
-    state.endpoints(&endpoint_set(&[(at, None), (other, None)]));
+    live.set_endpoints(&endpoint_set(&[(at, None), (other, None)]));
     for _ in 0..5 {
         assert!(once(address, "GET", "/").await.contains("other"));
     }
-    state.endpoints(&endpoint_set(&meshed));
+    live.set_endpoints(&endpoint_set(&meshed));
     assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
-    assert!(state.withheld_sets().is_empty());
+    assert!(live.withheld_sets().is_empty());
 }
 
 #[tokio::test]
@@ -81,8 +81,8 @@ async fn an_address_of_the_mesh_that_nobody_knows_any_more_is_not_passed_through
     let mut stream = TcpStream::connect(direct).await.unwrap();
     let answer = exchange(&mut stream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "hello").await;
     assert!(answer.contains("hello"), "outside the mesh it passes: {answer}");
-    proxy.shared.state.endpoints(&endpoint_set(&[(at, Some(identity("product")))]));
-    proxy.shared.state.endpoints(&endpoint_set(&[]));
+    proxy.shared.live.set_endpoints(&endpoint_set(&[(at, Some(identity("product")))]));
+    proxy.shared.live.set_endpoints(&endpoint_set(&[]));
     let refused = once(direct, "GET", "/").await;
     assert!(refused.contains("NOID"), "{refused}");
 }
@@ -117,15 +117,15 @@ fn a_deny_rule_that_plaintext_steps_around_is_warned_of_once() {
     let permissive = inbound_model(InboundMode::Permissive, policy);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _runtime = runtime.enter();
-    let state = State::new(1);
+    let live = Live::new(1);
     tracing::subscriber::with_default(subscriber, || {
-        state.replace(strict.clone()).unwrap();
+        live.replace(strict.clone()).unwrap();
         assert_eq!(said(), 0);
-        state.replace(permissive.clone()).unwrap();
-        state.replace(permissive.clone()).unwrap();
+        live.replace(permissive.clone()).unwrap();
+        live.replace(permissive.clone()).unwrap();
         assert_eq!(said(), 1);
-        state.replace(strict).unwrap();
-        state.replace(permissive).unwrap();
+        live.replace(strict).unwrap();
+        live.replace(permissive).unwrap();
         assert_eq!(said(), 2, "it came back");
     });
     assert!(String::from_utf8(log.0.lock().clone()).unwrap().contains("shop/no-bank#0"));

@@ -49,8 +49,8 @@ pub(crate) fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
         clusters: [(name.clone(), Cluster::new(name))].into(),
         ..Resources::default()
     };
-    proxy.shared.state.replace(resources).unwrap();
-    proxy.shared.state.endpoints(&endpoint_set(&[(application, None)]));
+    proxy.shared.live.replace(resources).unwrap();
+    proxy.shared.live.set_endpoints(&endpoint_set(&[(application, None)]));
     let address = proxy.listen(Role::Gateway(PORT.get()));
     (proxy, address)
 }

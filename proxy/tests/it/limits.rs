@@ -162,7 +162,7 @@ async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
     let application = fixed_app(200, "ok").await;
     let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 3).0);
     let model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
-    proxy.shared.state.replace(model).unwrap();
+    proxy.shared.live.replace(model).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
     let mut held = Vec::new();
     for _ in 0..2 {

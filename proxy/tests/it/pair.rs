@@ -34,7 +34,7 @@ use weft_proxy::{
         socket::{Role, bind},
         spread::Spread,
     },
-    live::State,
+    live::Live,
     serve::serve,
     telemetry::{AccessLog, exposition},
     tls::{CurrentTls, MeshTls, Svid},
@@ -146,7 +146,7 @@ impl Proxy {
         let current = Arc::new(CurrentTls::empty());
         current.store(tls.map(Arc::new));
         let mut shared = Shared {
-            state: Arc::new(State::new(1)),
+            live: Arc::new(Live::new(1)),
             tls: current,
             interest: None,
             mark: None,
@@ -213,7 +213,7 @@ pub(crate) fn inbound(
     authorization: Authorization,
 ) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(Some(tls));
-    proxy.shared.state.replace(inbound_model(mode, authorization)).unwrap();
+    proxy.shared.live.replace(inbound_model(mode, authorization)).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
     (proxy, address)
 }
@@ -249,8 +249,8 @@ pub(crate) fn both(tls: MeshTls, application: SocketAddr, authorization: Authori
     resources.listeners.extend(outbound.listeners);
     resources.routes.extend(outbound.routes);
     resources.clusters.extend(outbound.clusters);
-    proxy.shared.state.replace(resources).unwrap();
-    proxy.shared.state.endpoints(&endpoint_set(&[(application, Some(identity("product")))]));
+    proxy.shared.live.replace(resources).unwrap();
+    proxy.shared.live.set_endpoints(&endpoint_set(&[(application, Some(identity("product")))]));
     let address = proxy.listen(Role::Outbound(Some(service())));
     (proxy, address)
 }
@@ -272,8 +272,8 @@ pub(crate) fn outbound(
     change: impl FnOnce(&mut Cluster, &mut Forward),
 ) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(tls);
-    proxy.shared.state.replace(outbound_model(change)).unwrap();
-    proxy.shared.state.endpoints(&endpoint_set(endpoints));
+    proxy.shared.live.replace(outbound_model(change)).unwrap();
+    proxy.shared.live.set_endpoints(&endpoint_set(endpoints));
     let address = proxy.listen(Role::Outbound(Some(service())));
     (proxy, address)
 }

@@ -59,7 +59,7 @@ async fn a_pair_resumes_and_policy_still_knows_the_caller() {
     }
     assert_eq!((handshakes(&client, "outbound"), handshakes(&server, "inbound")), ((1.0, 2.0), (1.0, 2.0)));
     // The policy of now and the certificate of the first handshake decide.
-    server.shared.state.replace(inbound_model(InboundMode::Strict, only("billing"))).unwrap();
+    server.shared.live.replace(inbound_model(InboundMode::Strict, only("billing"))).unwrap();
     assert!(!echoes(address).await);
     assert_eq!(handshakes(&server, "inbound"), (1.0, 3.0));
     // Another certificate begins anew, and is who the policy asks for.

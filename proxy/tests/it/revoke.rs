@@ -34,7 +34,7 @@ async fn after(mode: InboundMode, authorization: Authorization, flag: &str) -> (
     let mut back = [0; 6];
     client.write_all(b"PING\r\n").await.unwrap();
     timeout(SECOND * 5, client.read_exact(&mut back)).await.expect("an echo").unwrap();
-    proxy.shared.state.replace(inbound_model(mode, authorization)).unwrap();
+    proxy.shared.live.replace(inbound_model(mode, authorization)).unwrap();
     let ended = timeout(SECOND, client.read(&mut back)).await.is_ok_and(|read| !matches!(read, Ok(1..)));
     if !ended {
         client.write_all(b"PING\r\n").await.unwrap();
@@ -68,7 +68,7 @@ async fn a_tunnel_ends_when_its_request_would_no_longer_be_allowed() {
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     let mut back = [0; 4];
     for (path, lives) in [("/other", true), ("/live", false)] {
-        proxy.shared.state.replace(inbound_model(InboundMode::Permissive, deny(path))).unwrap();
+        proxy.shared.live.replace(inbound_model(InboundMode::Permissive, deny(path))).unwrap();
         client.write_all(b"ping").await.ok();
         let read = timeout(SECOND, client.read_exact(&mut back)).await.expect("an echo or the end");
         assert_eq!(read.is_ok(), lives, "{path}");

@@ -46,10 +46,10 @@ fn logged_with(application: SocketAddr, policy: Authorization) -> Logged {
         Proxy::start_with(Some(authority.svid(account, true)), |shared| shared.access_log = Some(LogPolicy::All))
     };
     let (inbound, outbound) = (all("product"), all("order"));
-    inbound.shared.state.replace(inbound_model(InboundMode::Strict, policy)).unwrap();
+    inbound.shared.live.replace(inbound_model(InboundMode::Strict, policy)).unwrap();
     let at = inbound.listen(Role::Inbound(Some(application)));
-    outbound.shared.state.replace(outbound_model(|_, _| {})).unwrap();
-    outbound.shared.state.endpoints(&endpoint_set(&[(at, Some(identity("product")))]));
+    outbound.shared.live.replace(outbound_model(|_, _| {})).unwrap();
+    outbound.shared.live.set_endpoints(&endpoint_set(&[(at, Some(identity("product")))]));
     let address = outbound.listen(Role::Outbound(Some(service())));
     Logged { outbound, inbound, address }
 }

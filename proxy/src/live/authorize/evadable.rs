@@ -1,21 +1,47 @@
 //! Deny rules that their callers can step around: a rule that names identities does not match a caller without one, and a
 //! port that takes plaintext takes such callers.
-//! Shape: the inbound listener and its route tables in, names of rules out. Pure.
+//! Shape: the inbound listener and its route tables in, names of rules out. [`Reported`] warns of them, once for each set.
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use parking_lot::Mutex;
 use weft_core::{
-    listener::{Inbound, InboundMode},
-    names::RouteName,
+    listener::{Inbound, InboundMode, Listener},
+    names::{ListenerName, RouteName},
     policy::{Authorization, Principal, Rule},
     route::RouteTable,
+    snapshot::Resources,
 };
 
-/// The rules of ports that take plaintext which deny by identity, where a caller without one is let in.
-pub(super) fn evadable<'a>(
-    inbound: &'a Inbound,
-    table: impl Fn(&RouteName) -> Option<&'a RouteTable>,
-) -> BTreeSet<Arc<str>> {
+/// The evadable rules that were last warned of.
+#[derive(Debug, Default)]
+pub(in crate::live) struct Reported(Mutex<BTreeSet<Arc<str>>>);
+
+impl Reported {
+    /// Warns of the evadable rules of a model, unless they are those that it warned of last.
+    pub(in crate::live) fn report(&self, resources: &Resources) {
+        let found = match resources.listeners.get(&ListenerName::Inbound) {
+            Some(Listener::Inbound(inbound)) => evadable(inbound, |name| resources.routes.get(name)),
+            Some(Listener::OutboundDefault(_) | Listener::Outbound(_) | Listener::Gateway(_)) | None => BTreeSet::new(),
+        };
+        let mut known = self.0.lock();
+        if *known == found {
+            return;
+        }
+        if !found.is_empty() {
+            let rules = found.iter().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
+            tracing::warn!(
+                rules,
+                "deny rules by identity can be stepped around: this workload takes plaintext, whose callers have no \
+                 identity; make inbound strict, or allow by identity"
+            );
+        }
+        *known = found;
+    }
+}
+
+/// The deny rules by identity on ports that take plaintext, where a caller without an identity is let in.
+fn evadable<'a>(inbound: &'a Inbound, table: impl Fn(&RouteName) -> Option<&'a RouteTable>) -> BTreeSet<Arc<str>> {
     let mut names = BTreeSet::new();
     for port in inbound.ports.values().chain([&inbound.default]) {
         if port.mode == InboundMode::Strict {
