@@ -12,10 +12,8 @@ use std::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// TLS records that a buffer has room for. They are whole ones: what is left over of one has to be copied.
-pub(crate) const RECORDS: usize = 8;
-/// Size of a buffer: so many records with their heads and tails.
-pub(crate) const SIZE: usize = RECORDS * (16 * 1024 + 22);
+/// Size of a buffer: eight whole TLS records. The rest of a record that does not fit has to be copied.
+pub(crate) const SIZE: usize = 8 * (16 * 1024 + 22);
 /// Parts up to this are copied out, so that at most 16 times what is held is kept from others.
 pub(crate) const SMALL: usize = weft_http::SMALL;
 /// With less room than this nothing more is read behind what was: a TLS record has to fit in.
@@ -76,24 +74,13 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     most: usize,
     failed: &mut Option<io::Error>,
 ) -> Poll<io::Result<Filled>> {
-    let room = most.min(buffer.capacity() - buffer.len());
-    poll_fill_by(room, failed, |count| {
-        tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *buffer).limit(room - count))
-    })
-}
-
-/// The same with room for so many bytes, by a reader that is told how many of them there are already.
-pub(crate) fn poll_fill_by(
-    room: usize,
-    failed: &mut Option<io::Error>,
-    mut read: impl FnMut(usize) -> Poll<io::Result<usize>>,
-) -> Poll<io::Result<Filled>> {
     if let Some(error) = failed.take() {
         return Poll::Ready(Err(error));
     }
+    let room = most.min(buffer.capacity() - buffer.len());
     let mut count = 0;
     loop {
-        match read(count) {
+        match tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *buffer).limit(room - count)) {
             // Who has sent all is asked again by the next call, which then hears so.
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Filled { count, drained: false })),
             Poll::Ready(Ok(more)) => count += more,

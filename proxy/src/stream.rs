@@ -15,19 +15,10 @@ use tokio::{
 
 use crate::{buffer, tls::session::Session};
 
-/// What one side of a relay has to offer beside reading and writing.
-pub(crate) trait End: AsyncRead + AsyncWrite + Send + Unpin {
-    /// The socket, if what comes from it is all there is to read.
-    fn plain(&self) -> Option<&TcpStream> {
-        None
-    }
+/// A byte stream in both directions, for places that hold one of several kinds as `Box<dyn Duplex>`.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
-    /// The mesh connection that this is, as long as it can be written to. Behind one that cannot, what was read is still handed
-    /// on, and whoever writes hears why not.
-    fn session(&mut self) -> Option<&mut Session> {
-        None
-    }
-}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A stream that first gives back what was read from it to look at.
 #[derive(Debug)]
@@ -107,58 +98,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl<T: End + ?Sized> End for Box<T> {
-    fn plain(&self) -> Option<&TcpStream> {
-        (**self).plain()
-    }
-
-    fn session(&mut self) -> Option<&mut Session> {
-        (**self).session()
-    }
-}
-
-impl End for TcpStream {
-    fn plain(&self) -> Option<&TcpStream> {
-        Some(self)
-    }
-}
-
-impl<S: End> End for Rewind<S> {
-    fn plain(&self) -> Option<&TcpStream> {
-        self.stream.plain().filter(|_| self.first.is_empty())
-    }
-
-    fn session(&mut self) -> Option<&mut Session> {
-        self.stream.session()
-    }
-}
-
-impl End for Stream {
-    fn plain(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Tcp(stream) => stream.plain(),
-            Self::Tls(_) => None,
-        }
-    }
-
-    fn session(&mut self) -> Option<&mut Session> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Tls(session) => Some(&mut **session).filter(|session| session.is_open()),
-        }
-    }
-}
-
-impl<E: End> End for &mut E {
-    fn plain(&self) -> Option<&TcpStream> {
-        (**self).plain()
-    }
-
-    fn session(&mut self) -> Option<&mut Session> {
-        (**self).session()
     }
 }
 

@@ -11,15 +11,12 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep},
 };
 
-use crate::{
-    buffer::{self, Filled},
-    stream::End,
-    tls::session::Session,
-};
+use crate::buffer::{self, Filled};
 
 /// Buffers that one way may move before others get their turn.
 const TURNS: usize = 4;
@@ -58,8 +55,8 @@ pub(crate) enum RelayError {
 /// Copies between the caller and the callee until both directions have ended.
 pub(crate) async fn relay<A, B>(mut caller: A, mut callee: B, idle: Duration) -> (Relayed, Result<(), RelayError>)
 where
-    A: End,
-    B: End,
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Way::default(), Way::default());
     let mut seen = 0;
@@ -101,7 +98,12 @@ struct Way {
 
 impl Way {
     /// Moves what can be moved. Ready when this direction has ended.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<io::Result<()>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
@@ -118,11 +120,7 @@ impl Way {
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
-            let moved = match (from.plain(), to.session()) {
-                (Some(plain), Some(session)) => self.poll_into(cx, plain, session),
-                _ => buffer::lend(|buffer| self.poll_through(cx, from, to, buffer)),
-            };
-            if moved?.is_pending() {
+            if buffer::lend(|buffer| self.poll_through(cx, from, to, buffer))?.is_pending() {
                 if self.unflushed && self.rest.is_empty() {
                     ready!(Pin::new(&mut *to).poll_flush(cx))?;
                     self.unflushed = false;
@@ -138,14 +136,17 @@ impl Way {
     fn poll_through(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut impl End,
-        to: &mut impl End,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         buffer: &mut BytesMut,
     ) -> io::Result<Poll<()>> {
         let Poll::Ready(read) = buffer::poll_fill(from, cx, buffer, buffer::SIZE, &mut self.failed) else {
             return Ok(Poll::Pending);
         };
-        let more = self.add(read?);
+        let Filled { count, drained } = read?;
+        self.ended = count == 0;
+        self.count += count as u64;
+        self.unflushed |= count > 0;
         let mut filled = &buffer[..];
         while !filled.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, filled) {
@@ -159,37 +160,19 @@ impl Way {
                 }
             }
         }
-        Ok(more)
-    }
-
-    /// The same, without a buffer between the two.
-    fn poll_into(&mut self, cx: &mut Context<'_>, from: &TcpStream, to: &mut Session) -> io::Result<Poll<()>> {
-        match to.poll_write_from(cx, from, &mut self.failed) {
-            Poll::Ready(read) => Ok(self.add(read?)),
-            Poll::Pending => Ok(Poll::Pending),
-        }
-    }
-
-    /// Takes note of what was read. Pending when there is nothing more.
-    fn add(&mut self, read: Filled) -> Poll<()> {
-        self.ended = read.count == 0;
-        self.count += read.count as u64;
-        self.unflushed |= read.count > 0;
-        if read.drained { Poll::Pending } else { Poll::Ready(()) }
+        Ok(if drained { Poll::Pending } else { Poll::Ready(()) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
         net::{TcpListener, TcpSocket},
         time::timeout,
     };
 
     use super::*;
-
-    impl End for DuplexStream {}
 
     #[tokio::test]
     async fn what_is_not_read_stays_with_the_workload() {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use weft_http::head::Response;
 
 use super::body::Body;
-use crate::stream::End;
+use crate::stream::Duplex;
 
 /// An answer on its way.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct Switch {
 }
 
 /// Joins the caller's connection with the upstream's; ready when both directions have ended.
-pub(crate) type Join = Box<dyn FnOnce(Box<dyn End>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+pub(crate) type Join = Box<dyn FnOnce(Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Answer {
     pub(crate) fn new(head: Response, body: Body) -> Self {

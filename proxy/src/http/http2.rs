@@ -24,7 +24,7 @@ use weft_http::{
 use super::body::{Body, Next, Piece};
 use crate::{
     buffer::{self, Filled},
-    stream::{End, Stream},
+    stream::Stream,
     upstream::pool::MAX_INTERIM,
 };
 
@@ -708,8 +708,6 @@ impl Tunnel {
         self.incoming.stream.poll_send(cx, &mut self.unsent, false).map_err(io::Error::other)
     }
 }
-
-impl End for Tunnel {}
 
 impl AsyncRead for Tunnel {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

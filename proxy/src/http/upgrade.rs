@@ -6,7 +6,7 @@ use super::{
     hop, http1,
     http2::{StreamRef, Tunnel},
 };
-use crate::stream::End;
+use crate::stream::Duplex;
 
 /// A connection or stream that an upstream has switched to another protocol.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) enum Switched {
 
 impl Switched {
     /// Its bytes in both directions; `None` where the connection is gone.
-    pub(crate) fn into_stream(self) -> Option<Box<dyn End>> {
+    pub(crate) fn into_stream(self) -> Option<Box<dyn Duplex>> {
         match self {
             Self::Http1(io) => {
                 let stream = io.lock().take_stream()?;

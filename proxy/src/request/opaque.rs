@@ -7,7 +7,7 @@ use weft_core::{failure::Failure, identity::Identity};
 
 use super::refuse;
 use crate::{
-    stream::End,
+    stream::Duplex,
     tcp,
     telemetry::{Flow, Outcome, Protocol, Security, Subject},
     worker::Worker,
@@ -30,7 +30,7 @@ pub(crate) struct Opaque<'a> {
 
 impl Opaque<'_> {
     /// Relays until both directions have ended, and records the outcome. `revoked`: ends when policy no longer allows it.
-    pub(crate) async fn relay(self, caller: impl End, callee: impl End, revoked: impl Future<Output = Failure>) {
+    pub(crate) async fn relay(self, caller: impl Duplex, callee: impl Duplex, revoked: impl Future<Output = Failure>) {
         let Self { worker, flow, identity, valid_for, cluster, endpoint, idle, started } = self;
         let row = worker.connections.open(flow, identity, Protocol::Tcp);
         let _open = worker.metrics.connection(flow.direction);

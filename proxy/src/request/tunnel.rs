@@ -5,13 +5,13 @@ use std::time::Duration;
 use weft_core::failure::Failure;
 
 use super::{authorize, exchange::Exchange};
-use crate::{http::upgrade::Switched, stream::End, tcp};
+use crate::{http::upgrade::Switched, stream::Duplex, tcp};
 
 /// A tunnel is closed after this time without a byte in either direction.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Relays until both directions have ended, the connection is cut, or the request is no longer allowed.
-pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, caller: Box<dyn End>) {
+pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, caller: Box<dyn Duplex>) {
     // A connection that is gone already: the exchange ends with it, as one whose caller went away.
     let Some(upstream) = upstream.into_stream() else { return };
     let relayed = tokio::select! {

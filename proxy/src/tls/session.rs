@@ -10,8 +10,7 @@
 
 use std::{
     cell::RefCell,
-    fmt,
-    io::{self, Read},
+    fmt, io,
     pin::Pin,
     sync::{
         Arc,
@@ -25,22 +24,21 @@ use rustls::{
     AlertDescription, ContentType, Error, ExtractedSecrets, HandshakeType, InvalidMessage, PeerMisbehaved,
     client::ClientConnectionData, kernel::KernelConnection, server::ServerConnectionData,
 };
-use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use super::record::{self, HEADER, Key, MAX_CONTENT, MAX_RECORD, OVERHEAD, REKEY};
-use crate::buffer::{self, Filled};
+use crate::buffer;
 
 /// What one write encrypts at most, in bytes: so many leave in one system call.
-const WRITTEN_AT_ONCE: usize = buffer::RECORDS * MAX_CONTENT;
-const _: () = assert!(WRITTEN_AT_ONCE + buffer::RECORDS * OVERHEAD == buffer::SIZE);
+const WRITTEN_AT_ONCE: usize = buffer::SIZE;
 /// Most bytes of the handshake that are left to the session to send.
 pub(super) const MAX_LAST_WORDS: usize = 4 * 1024;
 /// Room for it in records, and for the handshake's last words and a change of key before.
-const SEALED: usize = MAX_LAST_WORDS + KEY_UPDATE.len() + OVERHEAD + buffer::SIZE;
+const SEALED: usize =
+    MAX_LAST_WORDS + WRITTEN_AT_ONCE + WRITTEN_AT_ONCE.div_ceil(MAX_CONTENT) * OVERHEAD + KEY_UPDATE.len() + OVERHEAD;
 /// Largest message of the handshake that comes after it.
 const MAX_MESSAGE: usize = 64 * 1024;
 /// Records without data that may come in a row. BoringSSL and rustls allow as many changes of key.
@@ -150,11 +148,6 @@ impl Session {
         self.alerted.get_or_insert_default().clone()
     }
 
-    /// Whether something can still be written: neither side has said, nor shown, that it is over.
-    pub(crate) fn is_open(&self) -> bool {
-        !self.closed
-    }
-
     /// See [`Stream::poll_readable`](crate::stream::Stream::poll_readable).
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>, drained: bool) -> bool {
         !drained || self.tcp.poll_read_ready(cx).is_ready()
@@ -203,16 +196,17 @@ impl Session {
         Poll::Ready(Ok(end))
     }
 
-    /// Opens the record at `at`, so that its data stands at `end`. Returns its length, or `None` where not all of it is there.
+    /// Opens the record at `at`, and moves its data to `end`. Returns its length, or `None` where not all of it is there.
     fn open_one(&mut self, read: &mut [u8], at: usize, end: &mut usize) -> Result<Option<usize>, Error> {
         let Some(length) = record::length(read.get(at..).unwrap_or_default())? else { return Ok(None) };
-        let place = read.get_mut(*end..at + length).unwrap_or_default();
-        let (kind, count) = self.opens.open(place, at - *end)?;
+        let (kind, count) = self.opens.open(read.get_mut(at..at + length).unwrap_or_default())?;
+        let content = at + HEADER..at + HEADER + count;
         if kind != ContentType::Handshake && !self.message.is_empty() {
             return Err(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into());
         }
         if kind == ContentType::ApplicationData && count > 0 {
             self.without_data = 0;
+            read.copy_within(content, *end);
             *end += count;
             return Ok(Some(length));
         }
@@ -220,7 +214,7 @@ impl Session {
         if self.without_data > MAX_WITHOUT_DATA {
             return Err(PeerMisbehaved::TooManyEmptyFragments.into());
         }
-        let content = place.get(..count).unwrap_or_default();
+        let content = read.get(content).unwrap_or_default();
         if kind == ContentType::Handshake {
             self.handshake(content)?;
         } else if kind == ContentType::Alert {
@@ -338,19 +332,13 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// Changes our key if it is time to. Returns the length of the record in `place` that says so.
-    fn renew(&mut self, place: &mut [u8]) -> Result<usize, Error> {
-        if !std::mem::take(&mut self.owes_key) && self.seals.sequence() < self.rekey {
-            return Ok(0);
-        }
-        let length = self.seals.seal(ContentType::Handshake, KEY_UPDATE.len(), Some(&KEY_UPDATE), place)?;
-        self.seals = self.keys.next_of_ours()?;
-        Ok(length)
-    }
-
     /// Seals the front of what is to be sent into `place`. Returns how much of it, and the length of the records.
     fn seal(&mut self, parts: &[io::IoSlice<'_>], place: &mut [u8]) -> Result<(usize, usize), Error> {
-        let mut length = self.renew(place)?;
+        let mut length = 0;
+        if std::mem::take(&mut self.owes_key) || self.seals.sequence() >= self.rekey {
+            length += self.seals.seal(ContentType::Handshake, KEY_UPDATE.len(), Some(&KEY_UPDATE), place)?;
+            self.seals = self.keys.next_of_ours()?;
+        }
         let whole = parts.iter().map(|part| part.len()).sum::<usize>().min(WRITTEN_AT_ONCE);
         let mut parts = Parts { parts: parts.iter(), part: &[] };
         let mut left = whole;
@@ -365,63 +353,6 @@ impl Session {
             left -= count;
         }
         Ok((whole, length))
-    }
-
-    /// Writes what has come from `from`, as far as it goes at once: it is read into the place where it is sealed. Pending when
-    /// there was nothing to read, or no room to write. An error behind bytes is kept in `failed`, and told the next time.
-    pub(crate) fn poll_write_from(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &TcpStream,
-        failed: &mut Option<io::Error>,
-    ) -> Poll<io::Result<Filled>> {
-        ready!(self.poll_unwritten(cx))?;
-        if self.closed {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        ready!(from.poll_read_ready(cx))?;
-        let mut place = place();
-        // Whatever goes wrong, a record is missing then: nothing can follow it.
-        self.closed = true;
-        let mut length = self.renew(&mut place).map_err(io::Error::other)?;
-        let records = place.get_mut(length..).unwrap_or_default();
-        let filled = buffer::poll_fill_by(WRITTEN_AT_ONCE, failed, |count| poll_read_apart(from, cx, records, count));
-        if let Poll::Ready(Ok(Filled { count, .. })) = &filled {
-            let mut left = *count;
-            let mut records = records.chunks_mut(MAX_CONTENT + OVERHEAD);
-            while left > 0
-                && let Some(record) = records.next()
-            {
-                let content = left.min(MAX_CONTENT);
-                let sealed = self.seals.seal(ContentType::ApplicationData, content, None, record);
-                length += sealed.map_err(io::Error::other)?;
-                left -= content;
-            }
-        }
-        self.write_sealed(cx, place, length)?;
-        self.closed = false;
-        filled
-    }
-
-    /// Writes what is sealed in `place`, and keeps what there is no room for.
-    fn write_sealed(&mut self, cx: &mut Context<'_>, mut place: Vec<u8>, length: usize) -> io::Result<()> {
-        let sealed = place.get(..length).unwrap_or_default();
-        let written = match sealed {
-            [] => 0,
-            _ => match Pin::new(&mut self.tcp).poll_write(cx, sealed) {
-                Poll::Ready(written) => written?,
-                Poll::Pending => 0,
-            },
-        };
-        let rest = sealed.get(written..).unwrap_or_default();
-        if rest.len() <= MAX_CONTENT {
-            self.unwritten.extend_from_slice(rest);
-            give_back(place);
-        } else {
-            place.truncate(length);
-            (self.unwritten, self.written) = (place, written);
-        }
-        Ok(())
     }
 }
 
@@ -453,35 +384,6 @@ impl<'a> Parts<'a> {
             let (here, behind) = to.split_at_mut(from.len());
             here.copy_from_slice(from);
             (self.part, to) = (rest, behind);
-        }
-    }
-}
-
-/// Reads the contents of records into the places that they have there, behind the `count` bytes that are read already.
-fn poll_read_apart(
-    from: &TcpStream,
-    cx: &mut Context<'_>,
-    records: &mut [u8],
-    count: usize,
-) -> Poll<io::Result<usize>> {
-    let mut contents: [_; buffer::RECORDS] = std::array::from_fn(|_| io::IoSliceMut::new(&mut []));
-    for (content, record) in contents.iter_mut().zip(records.chunks_mut(MAX_CONTENT + OVERHEAD)) {
-        *content = io::IoSliceMut::new(record.get_mut(HEADER..HEADER + MAX_CONTENT).unwrap_or_default());
-    }
-    let mut contents = contents.as_mut_slice();
-    io::IoSliceMut::advance_slices(&mut contents, count);
-    loop {
-        ready!(from.poll_read_ready(cx))?;
-        let mut read = 0;
-        let result = from.try_io(Interest::READABLE, || {
-            read = (&*SockRef::from(from)).read_vectored(contents)?;
-            // With less than there was room for all has been read: the next has to be waited for.
-            if read > 0 && count + read < WRITTEN_AT_ONCE { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match result {
-            Err(error) if read == 0 && error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if read == 0 => return Poll::Ready(Err(error)),
-            _ => return Poll::Ready(Ok(read)),
         }
     }
 }
@@ -577,8 +479,21 @@ impl AsyncWrite for Session {
         let (taken, length) = this.seal(bufs, rest).map_err(io::Error::other)?;
         let length = this.unwritten.len() + length;
         (this.unwritten, this.last_words) = (Vec::new(), false);
-        this.write_sealed(cx, place, length)?;
+        let sealed = place.get(..length).unwrap_or_default();
+        let written = match Pin::new(&mut this.tcp).poll_write(cx, sealed) {
+            Poll::Ready(written) => written?,
+            Poll::Pending => 0,
+        };
         this.closed = false;
+        // A little is copied, so that the place goes back to the thread.
+        let rest = sealed.get(written..).unwrap_or_default();
+        if rest.len() <= MAX_CONTENT {
+            this.unwritten.extend_from_slice(rest);
+            give_back(place);
+        } else {
+            place.truncate(length);
+            (this.unwritten, this.written) = (place, written);
+        }
         Poll::Ready(Ok(taken))
     }
 

@@ -172,7 +172,7 @@ impl ClusterState {
     /// Visits the pools of one worker.
     pub(crate) fn each_pool(&self, worker: usize, mut visit: impl FnMut(&Pool)) {
         for endpoint in self.endpoints.load().iter() {
-            endpoint.pools(worker).for_each(|pool| visit(pool));
+            endpoint.pools(worker).for_each(&mut visit);
         }
     }
 
