@@ -83,9 +83,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         files::touch_private(&config.data_dir.join(name)).with_context(|| format!("{name}: cannot be made"))?;
     }
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
-    let desired = DesiredState::open(Arc::clone(&store))?;
+    let desired = DesiredState::open(Arc::clone(&store)).await?;
     let tokens = Tokens::new(store, *authority.root_hash());
-    let admin_token = tokens.first_admin(Timestamp::now())?;
+    let admin_token = tokens.first_admin(Timestamp::now()).await?;
     let (file, loaded) = RegistryFile::open(&config.data_dir.join("registry.redb"))?;
     let file = Arc::new(file);
     let metrics = Arc::new(Metrics::default());
@@ -123,7 +123,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .into_axum_router();
     let status = Arc::new(StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)));
     let rest = api::router(Arc::new(Api {
-        desired,
+        desired: desired.clone(),
         mesh: mesh.clone(),
         status: Arc::clone(&status),
         tokens,
@@ -174,6 +174,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         connections.clone(),
     ));
     loops.spawn(feed.run(ads, config.publish_interval, stop.clone()));
+    let (replicas, ended) = (desired.clone(), stop.clone());
+    loops.spawn(async move { replicas.follow(ended).await });
     let (stated, ended) = (mesh.desired.clone(), stop.clone());
     loops.spawn(async move { status.follow(stated, ended).await });
     loops.spawn(certificates.keep_fresh(stop.clone()));

@@ -1,12 +1,15 @@
-//! Desired state: changes are judged, numbered, stored and then shown, one after another.
-//! Shape: a [`Request`] in, an [`Outcome`] or [`ChangeError`] out; snapshots come out of [`DesiredState::watch`].
-//! A change is whole or not at all, and is on disk before it is shown or answered.
-//! Invariant: the snapshot shown is always one of the store's revisions; a caller that goes away stops nothing half way.
+//! Desired state: changes are admitted, numbered, stored and then published, one after another.
+//! Shape: a [`Request`] in, an [`Outcome`] or [`ChangeError`] out; [`DesiredState::watch`] gives snapshots.
+//! A change is whole or not at all, and on disk before it is published or answered.
+//! Invariant: the published snapshot is always one of the store's revisions; a caller that disconnects never leaves half a
+//! change.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 use weft_core::api::{FieldError, Object, ObjectKey};
 
 use crate::{
@@ -27,6 +30,8 @@ use admission::{Plan, plan_apply, plan_delete, plan_restore};
 pub const MAX_OBJECTS: usize = 50_000;
 /// Longest author and message of a revision, in bytes.
 pub const MAX_TEXT: usize = 1024;
+/// Pause before a failed watch of the store is tried again.
+const WATCH_RETRY: Duration = Duration::from_secs(1);
 
 /// A wish to change desired state.
 #[derive(Clone, Debug)]
@@ -113,13 +118,13 @@ pub enum ChangeError {
     NoAddress,
     /// The store failed.
     #[error("the change cannot be stored")]
-    Store(#[from] StoreError),
-    /// What is stored cannot be read.
+    Store(#[source] StoreError),
+    /// A stored object cannot be read.
     #[error("{key} is stored in a form that cannot be read")]
     Stored {
         /// The object's key.
         key: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -131,6 +136,12 @@ pub enum ChangeError {
     Stopping,
 }
 
+impl From<StoreError> for ChangeError {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Stopping) { Self::Stopping } else { Self::Store(error) }
+    }
+}
+
 /// Desired state. A clone is the same one.
 #[derive(Clone)]
 pub struct DesiredState {
@@ -140,25 +151,27 @@ pub struct DesiredState {
 struct Inner {
     store: Arc<dyn Store>,
     current: watch::Sender<Arc<Desired>>,
+    /// The queue of changes: first come, first served. Its guard is held while the store commits, which is what makes one
+    /// change follow another; nothing else waits for it.
     writer: Mutex<Writer>,
 }
 
-/// What only the one that makes a change looks at.
+/// State of the change that is being made.
 struct Writer {
     addresses: AddressBook,
-    /// The store failed: what is in memory may be behind it.
+    /// The store may be ahead of memory: a commit failed, or another replica committed.
     stale: bool,
 }
 
 impl DesiredState {
-    /// Loads what is stored. Blocks on the store.
-    pub fn open(store: Arc<dyn Store>) -> Result<Self, ChangeError> {
-        let (desired, addresses) = load(store.load()?)?;
+    /// Loads the content of the store.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Self, ChangeError> {
+        let (desired, addresses) = load(store.load().await?)?;
         let writer = Mutex::new(Writer { addresses, stale: false });
         Ok(Self { inner: Arc::new(Inner { store, current: watch::Sender::new(Arc::new(desired)), writer }) })
     }
 
-    /// The current snapshot, and news of every later one.
+    /// The current snapshot, and a wake-up for every later one.
     pub fn watch(&self) -> watch::Receiver<Arc<Desired>> {
         self.inner.current.subscribe()
     }
@@ -168,34 +181,34 @@ impl DesiredState {
         self.inner.current.borrow().clone()
     }
 
-    /// Makes a change. It runs to its end even when the caller stops waiting.
+    /// Makes a change. It runs to its end even if the caller stops waiting.
     pub async fn change(&self, request: Request) -> Result<Outcome, ChangeError> {
         let inner = Arc::clone(&self.inner);
         let task = tokio::spawn(async move { inner.change(request).await });
         task.await.map_err(|_cause| ChangeError::Stopping)?
     }
 
+    /// Publishes the revisions that other replicas commit to the store, until `stop`.
+    pub async fn follow(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.inner.follow() => {}
+        }
+    }
+
     /// One revision, if it is still kept.
     pub async fn revision(&self, number: u64) -> Result<Option<Revision>, ChangeError> {
-        self.blocking(move |store| Ok(store.revision(number)?)).await
+        Ok(self.inner.store.revision(number).await?)
     }
 
     /// The newest revisions, newest first.
     pub async fn revisions(&self, limit: usize) -> Result<Vec<Revision>, ChangeError> {
-        self.blocking(move |store| Ok(store.revisions(0, limit)?)).await
+        Ok(self.inner.store.revisions(1..=u64::MAX, limit).await?)
     }
 
     /// Every object as it was at a revision.
     pub async fn at(&self, number: u64) -> Result<Desired, ChangeError> {
-        let current = self.current();
-        self.blocking(move |store| history::at(store, &current, number)).await
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        act: impl FnOnce(&dyn Store) -> Result<T, ChangeError> + Send + 'static,
-    ) -> Result<T, ChangeError> {
-        blocking(&self.inner.store, act).await
+        history::at(&*self.inner.store, &self.current(), number).await
     }
 }
 
@@ -203,11 +216,7 @@ impl Inner {
     async fn change(&self, request: Request) -> Result<Outcome, ChangeError> {
         let mut writer = self.writer.lock().await;
         if writer.stale {
-            let (desired, addresses) = blocking(&self.store, |store| load(store.load()?)).await?;
-            *writer = Writer { addresses, stale: false };
-            if self.current.borrow().revision != desired.revision {
-                self.current.send_replace(Arc::new(desired));
-            }
+            self.reload(&mut writer).await?;
         }
         let current = self.current.borrow().clone();
         let Request { action, author, message, dry_run } = request;
@@ -218,12 +227,12 @@ impl Inner {
             Action::Delete { key, resource_version } => plan_delete(&current, key, resource_version.as_deref())?,
             Action::Rollback(number) => {
                 rollback_to = Some(number);
-                let snapshot = Arc::clone(&current);
-                let then = blocking(&self.store, move |store| history::at(store, &snapshot, number)).await?;
+                let then = history::at(&*self.store, &current, number).await?;
                 plan_restore(&current, &writer.addresses, then)?
             }
         };
         let Plan { effects, objects, allocated } = plan;
+        // A change of nothing is no revision.
         if objects.is_empty() {
             return Ok(Outcome { revision: current.revision, objects: effects, desired: current });
         }
@@ -245,33 +254,73 @@ impl Inner {
         }
         let changes = history::changes(&current, &objects)?;
         let revision = Revision { number, time: now, author: cut(author), message: cut(message), rollback_to, changes };
-        let batch = Batch { revision, addresses: allocated };
-        // Until the store has answered, nobody knows what it holds.
+        let revision = Arc::new(revision);
+        // Until the commit has returned, its outcome is unknown: a failure leaves the flag set, and the next change reloads.
         writer.stale = true;
-        let batch = blocking(&self.store, move |store| {
-            store.commit(&batch)?;
-            Ok(batch)
-        })
-        .await?;
+        self.store.commit(Batch { revision: Arc::clone(&revision), addresses: allocated.clone() }).await?;
         writer.stale = false;
-        writer.addresses.extend(batch.addresses);
+        writer.addresses.extend(allocated);
         tracing::info!(
             revision = number,
-            author = batch.revision.author,
-            changes = batch.revision.changes.len(),
+            author = revision.author,
+            changes = revision.changes.len(),
             "desired state changed"
         );
+        // Only now, so that no proxy ever has a revision that a crash could undo.
         self.current.send_replace(next);
         Ok(outcome)
     }
-}
 
-async fn blocking<T: Send + 'static>(
-    store: &Arc<dyn Store>,
-    act: impl FnOnce(&dyn Store) -> Result<T, ChangeError> + Send + 'static,
-) -> Result<T, ChangeError> {
-    let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || act(&*store)).await.map_err(|_cause| ChangeError::Stopping)?
+    /// Takes the state of the store for that in memory.
+    async fn reload(&self, writer: &mut Writer) -> Result<(), ChangeError> {
+        let (desired, addresses) = load(self.store.load().await?)?;
+        *writer = Writer { addresses, stale: false };
+        if self.current.borrow().revision != desired.revision {
+            self.current.send_replace(Arc::new(desired));
+        }
+        Ok(())
+    }
+
+    async fn follow(&self) {
+        loop {
+            let after = self.current.borrow().revision;
+            let mut revisions = self.store.watch(after);
+            let error = loop {
+                match revisions.next().await {
+                    Some(Ok(revision)) => {
+                        if let Err(error) = self.take(&revision).await {
+                            break Some(error);
+                        }
+                    }
+                    Some(Err(StoreError::Evicted(_))) => break self.reload(&mut *self.writer.lock().await).await.err(),
+                    Some(Err(error)) => break Some(error.into()),
+                    None => break None,
+                }
+            };
+            if let Some(error) = error {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the store cannot be watched; trying again");
+            }
+            tokio::time::sleep(WATCH_RETRY).await;
+        }
+    }
+
+    /// Publishes one revision of the store, if it is not the work of this process.
+    async fn take(&self, revision: &Revision) -> Result<(), ChangeError> {
+        // A change of this process holds the lock until it has published its own revision.
+        let mut writer = self.writer.lock().await;
+        let current = self.current.borrow().clone();
+        if revision.number <= current.revision {
+            return Ok(());
+        }
+        if revision.number > current.revision.saturating_add(1) {
+            return self.reload(&mut writer).await;
+        }
+        let next = history::apply(&current, revision)?;
+        // The addresses that the other replica allocated are in the store only.
+        writer.stale = true;
+        self.current.send_replace(Arc::new(next));
+        Ok(())
+    }
 }
 
 fn load(loaded: Loaded) -> Result<(Desired, AddressBook), ChangeError> {

@@ -64,10 +64,7 @@ impl Service {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Status::unauthenticated("join_token: too long"));
         }
-        let tokens = self.tokens.clone();
-        let key = key.der_bytes().to_vec();
-        let consumed = tokio::task::spawn_blocking(move || tokens.consume(&token, &key, Timestamp::now()));
-        let consumed = consumed.await.map_err(|_cause| Status::internal("the token could not be checked"))?;
+        let consumed = self.tokens.consume(&token, key.der_bytes(), Timestamp::now()).await;
         let (namespace, account) = consumed.map_err(|error| match &error {
             TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a join token cannot be checked");

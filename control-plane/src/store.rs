@@ -1,15 +1,18 @@
-//! The store of desired state: what must survive anything.
-//! Shape: [`Store`] is the seam; it keeps JSON texts by key, revisions by number, addresses, and join tokens, and knows
-//! nothing of their meaning ([`crate::desired`] does). [`Embedded`] is the one here: a redb file.
-//! Every call blocks until what it did is on disk; async callers use `spawn_blocking`.
-//! Invariant: a batch is in the store whole or not at all, and a call that returned `Ok` is never undone by a crash.
+//! The store of desired state: everything that must survive a crash.
+//! Shape: [`Store`] is the seam; it keeps JSON texts by key, revisions by number, addresses, and tokens, and does not
+//! interpret them ([`crate::desired`] does). [`Embedded`] implements it with a redb file.
+//! Every call is async and answers when its effect is on disk; [`Store::watch`] yields every committed revision, those of other replicas included.
+//! Invariant: a batch is in the store whole or not at all, and a crash never undoes a call that returned `Ok`.
 
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
     path::PathBuf,
+    sync::Arc,
 };
 
+use futures_util::{future::BoxFuture, stream::BoxStream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,33 +21,38 @@ mod embedded;
 
 pub use embedded::Embedded;
 
-/// How many revisions are kept; an older one cannot be read or rolled back to any more.
+/// Number of revisions that are kept; an older one cannot be read or rolled back to any more.
 pub const MAX_REVISIONS: u64 = 10_000;
 
-/// Where desired state is kept. Small, so that other places can follow.
+/// The answer of a [`Store`].
+pub type Stored<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// Where desired state is kept. Small, so that others than [`Embedded`] can implement it.
+/// A call that was made takes effect whole or not at all, even if its future is dropped.
 pub trait Store: Send + Sync + 'static {
     /// Everything that is current.
-    fn load(&self) -> Result<Loaded, StoreError>;
+    fn load(&self) -> Stored<'_, Loaded>;
     /// Writes a batch, whole or not at all.
-    /// Errors: [`StoreError::Conflict`] when the newest revision is not the one that the batch was made for.
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+    /// Errors: [`StoreError::Conflict`] if the newest revision is not the one before the batch.
+    fn commit(&self, batch: Batch) -> Stored<'_, ()>;
+    /// Every revision after `after`: those that are there already, then each one as it is committed, in order and without
+    /// a gap. The stream ends with its first error.
+    /// Errors: [`StoreError::Evicted`] if the next revision is not kept any more: load everything and watch from there.
+    fn watch(&self, after: u64) -> BoxStream<'static, Result<Arc<Revision>, StoreError>>;
     /// One revision, if it is still kept.
-    fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError>;
-    /// The revisions above `after`, newest first, at most `limit`.
-    fn revisions(&self, after: u64, limit: usize) -> Result<Vec<Revision>, StoreError>;
-    /// Writes a join token, or the API's own.
-    fn put_token(&self, token: &TokenRecord) -> Result<(), StoreError>;
+    fn revision(&self, number: u64) -> Stored<'_, Option<Revision>>;
+    /// The revisions of a range that are still kept, newest first, at most `limit`.
+    fn revisions(&self, range: RangeInclusive<u64>, limit: usize) -> Stored<'_, Vec<Revision>>;
+    /// Writes a token.
+    fn put_token(&self, token: TokenRecord) -> Stored<'_, ()>;
     /// Every token.
-    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError>;
-    /// Removes a token; says whether there was one.
-    fn delete_token(&self, id: &str) -> Result<bool, StoreError>;
-    /// Reads a token and writes what `decide` makes of it, in one step that no other call can come between.
-    /// `decide` returns the token as it is to be kept, or an error that leaves it as it is.
-    fn take_token(
-        &self,
-        id: &str,
-        decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>,
-    ) -> Result<(), StoreError>;
+    fn tokens(&self) -> Stored<'_, Vec<TokenRecord>>;
+    /// One token.
+    fn token(&self, id: &str) -> Stored<'_, Option<TokenRecord>>;
+    /// Writes `new` if the token of its id still is `old`; returns whether it did. No other call comes between.
+    fn replace_token(&self, old: TokenRecord, new: TokenRecord) -> Stored<'_, bool>;
+    /// Removes a token; returns whether there was one.
+    fn delete_token(&self, id: &str) -> Stored<'_, bool>;
 }
 
 /// Everything that is current in a store.
@@ -61,11 +69,11 @@ pub struct Loaded {
 /// A JSON text.
 pub type Json = Box<RawValue>;
 
-/// What is written in one step.
-#[derive(Debug)]
+/// A revision and its addresses, written in one transaction.
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// The revision; its number must follow the newest one.
-    pub revision: Revision,
+    pub revision: Arc<Revision>,
     /// Addresses that were allocated for it.
     pub addresses: BTreeMap<String, ServiceAddresses>,
 }
@@ -78,26 +86,26 @@ pub struct Revision {
     pub number: u64,
     /// When it was accepted.
     pub time: Timestamp,
-    /// Who made it.
+    /// The name of the credential that made it, and of the author if the request had one.
     pub author: String,
-    /// Why, in the author's words; may be empty.
+    /// The author's reason; may be empty.
     pub message: String,
-    /// The revision that it goes back to, if it is a rollback.
+    /// The revision whose objects it restores, if it is a rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_to: Option<u64>,
-    /// What changed, in the order of keys.
+    /// The changed objects, in the order of keys.
     pub changes: Vec<Change>,
 }
 
-/// What a revision did to one object.
+/// The change of one object in a revision.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// The object.
     pub key: String,
-    /// What it was; absent when it was made.
+    /// The object before; absent if it was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Json>,
-    /// What it is; absent when it was deleted.
+    /// The object after; absent if it was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Json>,
 }
@@ -111,7 +119,7 @@ pub struct ServiceAddresses {
     pub v6: Ipv6Addr,
 }
 
-/// A token as it is kept: its secret only as a hash.
+/// A token as it is stored: its secret only as a hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TokenRecord {
@@ -119,15 +127,15 @@ pub struct TokenRecord {
     pub id: String,
     /// SHA-256 of the secret, lower-case hexadecimal.
     pub hash: String,
-    /// What it is good for.
+    /// What it authorises.
     pub purpose: TokenPurpose,
-    /// When it was made.
+    /// When it was created.
     pub created: Timestamp,
-    /// When it ends; `None` for never.
+    /// When it expires; `None` for never.
     pub expires: Option<Timestamp>,
-    /// How often it can still be used; `None` for any number of times.
+    /// The number of uses left; `None` for any number.
     pub uses_left: Option<u32>,
-    /// Who made it.
+    /// The author of the request that created it.
     pub author: String,
     /// When it was last used, if the number of its uses is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,13 +152,13 @@ pub struct LastUse {
     pub at: Timestamp,
 }
 
-/// What a token is good for.
+/// What a token authorises.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum TokenPurpose {
     /// The API.
     Admin {
-        /// The author of what is done with it.
+        /// The author of the changes that it makes.
         name: String,
     },
     /// A workload's first certificate.
@@ -162,38 +170,55 @@ pub enum TokenPurpose {
     },
 }
 
-/// Why the store did not do it.
+/// Why the store failed. Nothing that was acknowledged is lost; the next call tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk is full or fails. Nothing is lost that was acknowledged; the next call tries anew.
-    #[error("{path} cannot be read or written")]
+    /// The disk is full or fails.
+    #[error("{path}: read or write failed")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         #[source]
-        source: Box<redb::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Another process has the file.
+    /// Another process has the file open.
     #[error("{path} is in use by another process")]
     InUse {
         /// The file.
         path: PathBuf,
     },
-    /// The file holds what this version cannot read.
-    #[error("{path} is damaged: {reason}")]
+    /// The file was written by a version with another layout.
+    #[error("{path} has format {found}; this version reads format {expected}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format of the file.
+        found: u64,
+        /// The format of this version.
+        expected: u64,
+    },
+    /// The content of the file cannot be read.
+    #[error("{path} is damaged")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
-        reason: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Something else was written meanwhile.
+    /// Another revision was committed meanwhile.
     #[error("the newest revision is {found}, not {expected}")]
     Conflict {
-        /// What the batch was made for.
+        /// The revision that the batch follows.
         expected: u64,
-        /// What is there.
+        /// The newest revision.
         found: u64,
     },
+    /// A watch is behind the oldest revision that is kept.
+    #[error("revision {0} is not kept any more")]
+    Evicted(u64),
+    /// The process is ending.
+    #[error("the control plane is stopping")]
+    Stopping,
 }

@@ -100,43 +100,42 @@ impl Tokens {
     }
 
     /// Makes the admin token when there is none yet; its text is given out this once.
-    /// Blocks on the store.
-    pub fn first_admin(&self, now: Timestamp) -> Result<Option<Secret>, TokenError> {
-        if self.store.tokens()?.iter().any(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
+    pub async fn first_admin(&self, now: Timestamp) -> Result<Option<Secret>, TokenError> {
+        if self.store.tokens().await?.iter().any(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
             return Ok(None);
         }
-        self.new_admin("first start", now).map(Some)
+        self.new_admin("first start", now).await.map(Some)
     }
 
-    /// Makes a new admin token; every other one is unknown from then on. Blocks on the store.
+    /// Makes a new admin token; every other one is unknown from then on.
     /// Errors: the store; there may be two tokens then, and the older one still is good.
-    pub fn replace_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
-        let old = self.store.tokens()?.into_iter().filter(|token| matches!(token.purpose, TokenPurpose::Admin { .. }));
-        let secret = self.new_admin(author, now)?;
-        for token in old {
-            self.store.delete_token(&token.id)?;
+    pub async fn replace_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
+        let all = self.store.tokens().await?;
+        let secret = self.new_admin(author, now).await?;
+        for old in all.iter().filter(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
+            self.store.delete_token(&old.id).await?;
         }
         Ok(secret)
     }
 
-    fn new_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
+    async fn new_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
         let (id, secret) = (random::hex::<8>()?, BASE64URL_NOPAD.encode(&random::bytes::<32>()?));
         let purpose = TokenPurpose::Admin { name: "admin".into() };
-        self.store.put_token(&record(&id, &secret, purpose, now, None, None, author))?;
+        self.store.put_token(record(&id, &secret, purpose, now, None, None, author)).await?;
         Ok(Secret(format!("{ADMIN}.{id}.{secret}")))
     }
 
-    /// Makes a join token. Blocks on the store.
+    /// Makes a join token.
     /// Errors: too many tokens; the store.
-    pub fn create(&self, wish: &JoinWish, now: Timestamp) -> Result<(TokenRecord, Secret), TokenError> {
-        let tokens = self.store.tokens()?;
+    pub async fn create(&self, wish: &JoinWish, now: Timestamp) -> Result<(TokenRecord, Secret), TokenError> {
+        let tokens = self.store.tokens().await?;
         if tokens.len() >= MAX_TOKENS {
             let ended: Vec<_> = tokens.iter().filter(|token| token.ended(now)).collect();
             if ended.is_empty() {
                 return Err(TokenError::TooMany);
             }
             for token in ended {
-                self.store.delete_token(&token.id)?;
+                self.store.delete_token(&token.id).await?;
             }
         }
         let (id, secret) = (random::hex::<8>()?, BASE64URL_NOPAD.encode(&random::bytes::<32>()?));
@@ -146,31 +145,31 @@ impl Tokens {
         let expires = now.saturating_add(life).unwrap_or(Timestamp::MAX);
         let uses = if wish.reusable { None } else { Some(1) };
         let record = record(&id, &secret, purpose, now, Some(expires), uses, &wish.author);
-        self.store.put_token(&record)?;
+        self.store.put_token(record.clone()).await?;
         let root = HEXLOWER.encode(&self.root_hash);
         Ok((record, Secret(format!("{JOIN}.{id}.{secret}.{root}"))))
     }
 
-    /// Every join token, in the order of their making. Blocks on the store.
-    pub fn list(&self) -> Result<Vec<TokenRecord>, TokenError> {
-        let mut tokens = self.store.tokens()?;
+    /// Every join token, in the order of their making.
+    pub async fn list(&self) -> Result<Vec<TokenRecord>, TokenError> {
+        let mut tokens = self.store.tokens().await?;
         tokens.retain(|token| matches!(token.purpose, TokenPurpose::Join { .. }));
         tokens.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(tokens)
     }
 
-    /// Deletes a join token; says whether there was one. Blocks on the store.
-    pub fn delete(&self, id: &str) -> Result<bool, TokenError> {
-        if !self.list()?.iter().any(|token| token.id == id) {
+    /// Deletes a join token; says whether there was one.
+    pub async fn delete(&self, id: &str) -> Result<bool, TokenError> {
+        if !self.list().await?.iter().any(|token| token.id == id) {
             return Ok(false);
         }
-        Ok(self.store.delete_token(id)?)
+        Ok(self.store.delete_token(id).await?)
     }
 
-    /// Uses a join token once: namespace and service account that it stands for. Blocks on the store. `key`: the public
-    /// key that is to be certified, whose owner may come again within [`RETRY`] of the last use.
+    /// Uses a join token once: the namespace and service account that it authorises. `key`: the public key that is to be
+    /// certified; the same key may use the token again within [`RETRY`] of the last use.
     /// Errors: any of [`TokenError`]; the token is then as it was.
-    pub fn consume(&self, text: &str, key: &[u8], now: Timestamp) -> Result<(String, String), TokenError> {
+    pub async fn consume(&self, text: &str, key: &[u8], now: Timestamp) -> Result<(String, String), TokenError> {
         const FORM: TokenError = TokenError::Form("weft1.<id>.<secret>.<root>");
         let mut parts = text.trim().split('.');
         let (Some(JOIN), Some(id), Some(secret), Some(root), None) =
@@ -181,36 +180,35 @@ impl Tokens {
         let hash = sha256(secret.as_bytes());
         let key = HEXLOWER.encode(&sha256(key));
         let pinned = HEXLOWER.decode(root.as_bytes()).map_err(|_cause| FORM)?;
-        let mut outcome = Err(TokenError::Unknown);
-        self.store.take_token(id, &mut |found| {
-            let (result, kept) = judge(found, &hash, &key, now);
-            let result = if pinned == self.root_hash { result } else { result.and(Err(TokenError::OtherRoot)) };
-            let kept = if result.is_ok() { kept } else { None };
-            outcome = result;
-            kept
-        })?;
-        outcome
+        loop {
+            let found = self.store.token(id).await?.ok_or(TokenError::Unknown)?;
+            let (account, used) = judge(&found, &hash, &key, now)?;
+            if pinned != self.root_hash {
+                return Err(TokenError::OtherRoot);
+            }
+            // A reusable token, and a retry, are not written, so that they cost no flush of the disk. If another use came
+            // between, the token is judged again: each use counts, and every failed turn means that another one was used.
+            let Some(used) = used else { return Ok(account) };
+            if self.store.replace_token(found, used).await? {
+                return Ok(account);
+            }
+        }
     }
 
-    /// The name of the administrator whose token this is. Blocks on the store.
-    pub fn admin(&self, text: &str, now: Timestamp) -> Result<String, TokenError> {
+    /// The name of the administrator that an admin token belongs to.
+    pub async fn admin(&self, text: &str, now: Timestamp) -> Result<String, TokenError> {
         let mut parts = text.split('.');
         let (Some(ADMIN), Some(id), Some(secret), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(TokenError::Form("weftadmin.<id>.<secret>"));
         };
-        let mut outcome = Err(TokenError::Unknown);
-        self.store.take_token(id, &mut |found| {
-            if let Some(token) = found
-                && matches(&token, &sha256(secret.as_bytes()))
-                && !token.ended(now)
-                && let TokenPurpose::Admin { name } = token.purpose
-            {
-                outcome = Ok(name);
-            }
-            None
-        })?;
-        outcome
+        match self.store.token(id).await? {
+            Some(token) if matches(&token, &sha256(secret.as_bytes())) && !token.ended(now) => match token.purpose {
+                TokenPurpose::Admin { name } => Ok(name),
+                TokenPurpose::Join { .. } => Err(TokenError::Unknown),
+            },
+            Some(_) | None => Err(TokenError::Unknown),
+        }
     }
 }
 
@@ -223,31 +221,33 @@ impl TokenRecord {
 
 type Account = (String, String);
 
-/// Whether a token may be used, and what is left of it then.
+/// The account that a use of this token gives, and the token after it; `None` if the use does not change it.
 fn judge(
-    found: Option<TokenRecord>,
+    token: &TokenRecord,
     hash: &[u8; 32],
     key: &str,
     now: Timestamp,
-) -> (Result<Account, TokenError>, Option<TokenRecord>) {
-    let Some(token) = found.filter(|token| matches(token, hash)) else { return (Err(TokenError::Unknown), None) };
-    let TokenPurpose::Join { namespace, service_account } = token.purpose.clone() else {
-        return (Err(TokenError::Unknown), None);
-    };
-    if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
-        return (Err(TokenError::Expired(expires)), None);
+) -> Result<(Account, Option<TokenRecord>), TokenError> {
+    let TokenPurpose::Join { namespace, service_account } = &token.purpose else { return Err(TokenError::Unknown) };
+    if !matches(token, hash) {
+        return Err(TokenError::Unknown);
     }
-    let uses_left = match token.uses_left {
+    let account = (namespace.clone(), service_account.clone());
+    if let Some(expires) = token.expires.filter(|expires| *expires <= now) {
+        return Err(TokenError::Expired(expires));
+    }
+    match token.uses_left {
+        None => Ok((account, None)),
         Some(0) => {
-            let again =
-                token.last_use.as_ref().is_some_and(|last| last.key == key && now.duration_since(last.at) < RETRY);
-            return (if again { Ok((namespace, service_account)) } else { Err(TokenError::Used) }, None);
+            let last = token.last_use.as_ref();
+            let retry = last.is_some_and(|last| last.key == key && now.duration_since(last.at) < RETRY);
+            if retry { Ok((account, None)) } else { Err(TokenError::Used) }
         }
-        Some(left) => left - 1,
-        None => return (Ok((namespace, service_account)), Some(token)),
-    };
-    let last_use = Some(LastUse { key: key.to_owned(), at: now });
-    (Ok((namespace, service_account)), Some(TokenRecord { uses_left: Some(uses_left), last_use, ..token }))
+        Some(left) => {
+            let last_use = Some(LastUse { key: key.to_owned(), at: now });
+            Ok((account, Some(TokenRecord { uses_left: Some(left - 1), last_use, ..token.clone() })))
+        }
+    }
 }
 
 fn matches(token: &TokenRecord, hash: &[u8; 32]) -> bool {
@@ -295,87 +295,89 @@ mod tests {
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
     const KEY: &[u8] = b"key";
 
-    #[test]
-    fn a_token_is_good_once_and_pins_the_root() {
+    #[tokio::test]
+    async fn a_token_is_good_once_and_pins_the_root() {
         let (_dir, tokens) = tokens();
-        let (record, secret) = tokens.create(&wish(false), NOW).unwrap();
+        let (record, secret) = tokens.create(&wish(false), NOW).await.unwrap();
         let text = secret.reveal().to_owned();
         assert!(text.starts_with(&format!("weft1.{}.", record.id)) && text.ends_with(&"07".repeat(32)));
-        assert_eq!(tokens.consume(&text, KEY, NOW).unwrap(), ("shop".to_owned(), "order".to_owned()));
-        assert!(matches!(tokens.consume(&text, b"other", NOW), Err(TokenError::Used)));
+        assert_eq!(tokens.consume(&text, KEY, NOW).await.unwrap(), ("shop".to_owned(), "order".to_owned()));
+        assert!(matches!(tokens.consume(&text, b"other", NOW).await, Err(TokenError::Used)));
         assert!(!format!("{secret:?}").contains(text.split('.').nth(2).unwrap()));
         assert!(!record.hash.contains(text.split('.').nth(2).unwrap()));
     }
 
-    #[test]
-    fn who_used_a_token_may_come_again_soon_with_the_same_key() {
+    #[tokio::test]
+    async fn who_used_a_token_may_come_again_soon_with_the_same_key() {
         let (_dir, tokens) = tokens();
-        let (_, secret) = tokens.create(&wish(false), NOW).unwrap();
-        let at = |key: &[u8], seconds| tokens.consume(secret.reveal(), key, NOW + SignedDuration::from_secs(seconds));
-        assert!(at(KEY, 0).is_ok() && at(KEY, 60).is_ok() && at(KEY, 119).is_ok());
-        assert!(matches!(at(b"other", 60), Err(TokenError::Used)));
-        assert!(matches!(at(KEY, 120), Err(TokenError::Used)), "counted from the first use");
+        let (_, secret) = tokens.create(&wish(false), NOW).await.unwrap();
+        let at = async |key: &[u8], seconds| {
+            tokens.consume(secret.reveal(), key, NOW + SignedDuration::from_secs(seconds)).await
+        };
+        assert!(at(KEY, 0).await.is_ok() && at(KEY, 60).await.is_ok() && at(KEY, 119).await.is_ok());
+        assert!(matches!(at(b"other", 60).await, Err(TokenError::Used)));
+        assert!(matches!(at(KEY, 120).await, Err(TokenError::Used)), "counted from the first use");
     }
 
-    #[test]
-    fn a_new_admin_token_ends_the_old_one_and_no_join_token() {
+    #[tokio::test]
+    async fn a_new_admin_token_ends_the_old_one_and_no_join_token() {
         let (_dir, tokens) = tokens();
-        let old = tokens.first_admin(NOW).unwrap().unwrap();
-        let (_, join) = tokens.create(&wish(false), NOW).unwrap();
-        let new = tokens.replace_admin("local", NOW).unwrap();
-        assert_eq!(tokens.admin(new.reveal(), NOW).unwrap(), "admin");
-        assert!(matches!(tokens.admin(old.reveal(), NOW), Err(TokenError::Unknown)));
-        assert!(tokens.consume(join.reveal(), KEY, NOW).is_ok());
-        assert!(tokens.first_admin(NOW).unwrap().is_none());
+        let old = tokens.first_admin(NOW).await.unwrap().unwrap();
+        let (_, join) = tokens.create(&wish(false), NOW).await.unwrap();
+        let new = tokens.replace_admin("local", NOW).await.unwrap();
+        assert_eq!(tokens.admin(new.reveal(), NOW).await.unwrap(), "admin");
+        assert!(matches!(tokens.admin(old.reveal(), NOW).await, Err(TokenError::Unknown)));
+        assert!(tokens.consume(join.reveal(), KEY, NOW).await.is_ok());
+        assert!(tokens.first_admin(NOW).await.unwrap().is_none());
     }
 
-    #[test]
-    fn a_reusable_token_is_good_until_it_expires_or_is_deleted() {
+    #[tokio::test]
+    async fn a_reusable_token_is_good_until_it_expires_or_is_deleted() {
         let (_dir, tokens) = tokens();
-        let (record, secret) = tokens.create(&wish(true), NOW).unwrap();
+        let (record, secret) = tokens.create(&wish(true), NOW).await.unwrap();
         for _ in 0..3 {
-            tokens.consume(secret.reveal(), KEY, NOW).unwrap();
+            tokens.consume(secret.reveal(), KEY, NOW).await.unwrap();
         }
         let later = NOW + SignedDuration::from_hours(1);
-        assert!(matches!(tokens.consume(secret.reveal(), KEY, later), Err(TokenError::Expired(_))));
-        assert!(tokens.delete(&record.id).unwrap() && !tokens.delete(&record.id).unwrap());
-        assert!(matches!(tokens.consume(secret.reveal(), KEY, NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, later).await, Err(TokenError::Expired(_))));
+        assert!(tokens.delete(&record.id).await.unwrap() && !tokens.delete(&record.id).await.unwrap());
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, NOW).await, Err(TokenError::Unknown)));
     }
 
-    #[test]
-    fn altered_and_foreign_texts_are_refused_and_use_nothing_up() {
+    #[tokio::test]
+    async fn altered_and_foreign_texts_are_refused_and_use_nothing_up() {
         let (_dir, tokens) = tokens();
-        let admin = tokens.first_admin(NOW).unwrap().unwrap();
-        let (_, secret) = tokens.create(&wish(false), NOW).unwrap();
+        let admin = tokens.first_admin(NOW).await.unwrap().unwrap();
+        let (_, secret) = tokens.create(&wish(false), NOW).await.unwrap();
         let text = secret.reveal();
         let part = |n: usize| text.split('.').nth(n).unwrap();
         let other_root = format!("weft1.{}.{}.{}", part(1), part(2), "08".repeat(32));
-        assert!(matches!(tokens.consume(&other_root, KEY, NOW), Err(TokenError::OtherRoot)));
+        assert!(matches!(tokens.consume(&other_root, KEY, NOW).await, Err(TokenError::OtherRoot)));
         let other_secret = format!("weft1.{}.{}A.{}", part(1), part(2), part(3));
-        assert!(matches!(tokens.consume(&other_secret, KEY, NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&other_secret, KEY, NOW).await, Err(TokenError::Unknown)));
         let admin_parts: Vec<_> = admin.reveal().split('.').collect();
         let as_join = format!("weft1.{}.{}.{}", admin_parts[1], admin_parts[2], part(3));
-        assert!(matches!(tokens.consume(&as_join, KEY, NOW), Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&as_join, KEY, NOW).await, Err(TokenError::Unknown)));
         for bad in
             ["", "weft1", "weft1.a.b", "weft1.a.b.zz", "weft2.a.b.00", &format!("{text}.x"), &"x".repeat(100_000)]
         {
-            assert!(matches!(tokens.consume(bad, KEY, NOW), Err(TokenError::Form(_))), "{bad:.20}");
+            assert!(matches!(tokens.consume(bad, KEY, NOW).await, Err(TokenError::Form(_))), "{bad:.20}");
         }
-        tokens.consume(text, KEY, NOW).unwrap();
+        tokens.consume(text, KEY, NOW).await.unwrap();
     }
 
-    #[test]
-    fn the_admin_token_is_made_once_and_a_join_token_is_none() {
+    #[tokio::test]
+    async fn the_admin_token_is_made_once_and_a_join_token_is_none() {
         let (_dir, tokens) = tokens();
-        let secret = tokens.first_admin(NOW).unwrap().unwrap();
-        assert!(tokens.first_admin(NOW).unwrap().is_none());
-        assert_eq!(tokens.admin(secret.reveal(), NOW).unwrap(), "admin");
-        assert!(tokens.list().unwrap().is_empty());
-        let (_, join) = tokens.create(&wish(true), NOW).unwrap();
+        let secret = tokens.first_admin(NOW).await.unwrap().unwrap();
+        assert!(tokens.first_admin(NOW).await.unwrap().is_none());
+        assert_eq!(tokens.admin(secret.reveal(), NOW).await.unwrap(), "admin");
+        assert!(tokens.list().await.unwrap().is_empty());
+        let (_, join) = tokens.create(&wish(true), NOW).await.unwrap();
         let parts: Vec<_> = join.reveal().split('.').collect();
-        assert!(tokens.admin(&format!("weftadmin.{}.{}", parts[1], parts[2]), NOW).is_err());
-        assert!(tokens.admin(&format!("{}x", secret.reveal()), NOW).is_err());
+        assert!(tokens.admin(&format!("weftadmin.{}.{}", parts[1], parts[2]), NOW).await.is_err());
+        assert!(tokens.admin(&format!("{}x", secret.reveal()), NOW).await.is_err());
         let id = secret.reveal().split('.').nth(1).unwrap();
-        assert!(!tokens.delete(id).unwrap(), "the admin token is not a join token");
+        assert!(!tokens.delete(id).await.unwrap(), "the admin token is not a join token");
     }
 }

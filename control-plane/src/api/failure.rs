@@ -116,7 +116,9 @@ impl Failure {
             Self::Change(error @ (ChangeError::TooMany | ChangeError::NoAddress)) => {
                 (StatusCode::INSUFFICIENT_STORAGE, error.to_string(), Vec::new())
             }
-            Self::Change(ChangeError::Stopping) => Self::Stopping.parts(),
+            Self::Change(ChangeError::Stopping)
+            | Self::Token(TokenError::Store(StoreError::Stopping))
+            | Self::Store(StoreError::Stopping) => Self::Stopping.parts(),
             Self::Change(ChangeError::Store(error)) | Self::Token(TokenError::Store(error)) | Self::Store(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
                 plain(

@@ -1,5 +1,5 @@
-//! The past of desired state: what a revision changed, and how everything was then.
-//! Cost: a look at revision `n` undoes every later revision, newest first.
+//! The history of desired state: the changes of a revision, and all objects as of a revision.
+//! Cost: reading revision `n` undoes every later revision, newest first.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,46 +9,61 @@ use weft_core::api::{Object, ObjectKey};
 use super::ChangeError;
 use crate::{
     state::Desired,
-    store::{Change, Json, Store},
+    store::{Change, Json, Revision, Store},
 };
 
-/// How many revisions are read at once.
-const TOGETHER: usize = 100;
+/// Revisions that are read at a time.
+const BATCH: u64 = 100;
 
 /// Every object as it was at a revision.
-pub(super) fn at(store: &dyn Store, current: &Desired, number: u64) -> Result<Desired, ChangeError> {
-    let missing = ChangeError::NoRevision(number);
-    if number > current.revision || (number > 0 && store.revision(number)?.is_none()) {
-        return Err(missing);
+pub(super) async fn at(store: &dyn Store, current: &Desired, number: u64) -> Result<Desired, ChangeError> {
+    let missing = || ChangeError::NoRevision(number);
+    if number > current.revision || (number > 0 && store.revision(number).await?.is_none()) {
+        return Err(missing());
     }
     let mut objects: BTreeMap<ObjectKey, Arc<Object>> = current.objects.clone();
     let mut from = current.revision;
     while from > number {
-        let after = from.saturating_sub(TOGETHER as u64).max(number);
-        // A store may be ahead of `current`; what is newer is left out.
-        let revisions: Vec<_> = (after + 1..=from).rev().map(|n| store.revision(n)).collect::<Result<_, _>>()?;
-        for revision in revisions {
-            let revision = revision.ok_or(ChangeError::NoRevision(number))?;
-            for change in revision.changes {
-                match change.before {
-                    Some(json) => {
-                        let before = object(&change.key, &json)?;
-                        objects.insert(before.key(), Arc::new(before));
-                    }
-                    None => {
-                        if let Ok(key) = change.key.parse::<ObjectKey>() {
-                            objects.remove(&key);
-                        }
-                    }
-                }
-            }
+        // The store may be ahead of `current`; newer revisions are left out.
+        let after = from.saturating_sub(BATCH).max(number);
+        let revisions = store.revisions(after + 1..=from, usize::MAX).await?;
+        if revisions.len() as u64 != from - after {
+            return Err(missing());
+        }
+        for change in revisions.into_iter().flat_map(|revision| revision.changes) {
+            put(&mut objects, &change.key, change.before.as_ref())?;
         }
         from = after;
     }
     Ok(Desired { revision: number, objects })
 }
 
-/// What a revision changes, before and after.
+/// The snapshot after a revision that follows `current`.
+pub(super) fn apply(current: &Desired, revision: &Revision) -> Result<Desired, ChangeError> {
+    let mut objects = current.objects.clone();
+    for change in &revision.changes {
+        put(&mut objects, &change.key, change.after.as_ref())?;
+    }
+    Ok(Desired { revision: revision.number, objects })
+}
+
+/// Writes one stored object, or removes it.
+fn put(objects: &mut BTreeMap<ObjectKey, Arc<Object>>, key: &str, json: Option<&Json>) -> Result<(), ChangeError> {
+    match json {
+        Some(json) => {
+            let object = object(key, json)?;
+            objects.insert(object.key(), Arc::new(object));
+        }
+        None => {
+            if let Ok(key) = key.parse::<ObjectKey>() {
+                objects.remove(&key);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The changes of a revision, before and after.
 pub(super) fn changes(
     current: &Desired,
     objects: &BTreeMap<ObjectKey, Option<Arc<Object>>>,

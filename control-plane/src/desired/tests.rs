@@ -7,8 +7,8 @@ use weft_core::api::parse_documents;
 use super::*;
 use crate::store::Embedded;
 
-fn open(dir: &tempfile::TempDir) -> DesiredState {
-    DesiredState::open(Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap())).unwrap()
+async fn open(dir: &tempfile::TempDir) -> DesiredState {
+    DesiredState::open(Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap())).await.unwrap()
 }
 
 fn service(name: &str, more: &str) -> String {
@@ -43,7 +43,7 @@ fn refusals(error: ChangeError) -> Vec<(Option<usize>, String)> {
 #[tokio::test]
 async fn many_objects_are_one_revision_and_the_same_again_is_none() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     let outcome = apply(&state, &[service("a", ""), service("b", "")]).await.unwrap();
     assert_eq!(
         (outcome.revision, outcome.objects),
@@ -67,24 +67,24 @@ async fn many_objects_are_one_revision_and_the_same_again_is_none() {
 #[tokio::test]
 async fn everything_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("a", ""), service("b", "")]).await.unwrap();
     let before = state.current();
     drop(state);
-    let after = open(&dir).current();
+    let after = open(&dir).await.current();
     assert_eq!((after.revision, &after.objects), (before.revision, &before.objects));
 }
 
 #[tokio::test]
 async fn addresses_are_kept_over_delete_restart_and_rollback() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("a", ""), service("b", "")]).await.unwrap();
     let (a, b) = (addresses(&state, "a"), addresses(&state, "b"));
     assert!(a.len() == 2 && b.len() == 2 && !a.iter().any(|address| b.contains(address)));
     state.change(wish(Action::Delete { key: key("a"), resource_version: None })).await.unwrap();
     drop(state);
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("c", "")]).await.unwrap();
     assert!(!addresses(&state, "c").iter().any(|address| a.contains(address)));
     apply(&state, &[service("a", "")]).await.unwrap();
@@ -98,7 +98,7 @@ async fn addresses_are_kept_over_delete_restart_and_rollback() {
 #[tokio::test]
 async fn a_given_address_is_taken_and_a_conflicting_one_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(
         &state,
         &[service("a", ""), service("b", ", clusterIPs: [10.96.0.1]"), service("d", ", clusterIPs: [240.0.0.2]")],
@@ -122,7 +122,7 @@ async fn a_given_address_is_taken_and_a_conflicting_one_refused() {
 #[tokio::test]
 async fn a_change_on_old_ground_conflicts() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("a", "")]).await.unwrap();
     apply(&state, &[service("a", ", selector: {v: '2'}")]).await.unwrap();
     let old = "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop, resourceVersion: '1'}, spec: {ports: [{port: 1}]}}";
@@ -144,7 +144,7 @@ async fn a_change_on_old_ground_conflicts() {
 #[tokio::test]
 async fn one_refused_object_refuses_all_and_a_dry_run_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("a", ", clusterIPs: [10.0.0.1]")]).await.unwrap();
     assert!(apply(&state, &[service("b", ""), service("c", ", clusterIPs: [10.0.0.1]")]).await.is_err());
     let objects = parse_documents(&service("b", "")).unwrap();
@@ -158,7 +158,7 @@ async fn one_refused_object_refuses_all_and_a_dry_run_changes_nothing() {
 #[tokio::test]
 async fn a_rollback_is_a_new_revision_with_the_objects_of_then() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     apply(&state, &[service("a", ", selector: {v: '1'}"), service("gone", "")]).await.unwrap();
     let then = state.current();
     apply(&state, &[service("a", ", selector: {v: '2'}"), service("new", "")]).await.unwrap();
@@ -183,7 +183,7 @@ async fn a_rollback_is_a_new_revision_with_the_objects_of_then() {
 #[tokio::test]
 async fn two_objects_for_one_thing_are_a_conflict() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     let policy = |name: &str| {
         format!(
             "{{apiVersion: weft.dev/v1alpha1, kind: TrafficPolicy, metadata: {{name: {name}, namespace: shop}}, spec: {{targetRef: {{kind: Service, name: a}}}}}}"
@@ -198,7 +198,7 @@ async fn two_objects_for_one_thing_are_a_conflict() {
 #[tokio::test]
 async fn snapshots_are_shown_after_they_are_stored() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     let mut watch = state.watch();
     let change = tokio::spawn({
         let state = state.clone();
@@ -213,24 +213,53 @@ async fn snapshots_are_shown_after_they_are_stored() {
 #[tokio::test]
 async fn a_caller_that_goes_away_leaves_a_whole_change() {
     let dir = tempfile::tempdir().unwrap();
-    let state = open(&dir);
+    let state = open(&dir).await;
     for n in 0..20u64 {
         let change = tokio::spawn({
             let state = state.clone();
             async move { apply(&state, &[service(&format!("s{n}"), "")]).await.map(|o| o.revision) }
         });
-        tokio::time::sleep(std::time::Duration::from_micros(n * 200)).await;
+        tokio::time::sleep(Duration::from_micros(n * 200)).await;
         change.abort();
     }
     apply(&state, &[service("last", "")]).await.unwrap();
     let shown = state.current();
     drop(state);
-    let mut stored = open(&dir);
+    let mut stored = open(&dir).await;
     for _ in 0..50 {
         if stored.current().revision == shown.revision {
             break;
         }
-        stored = open(&dir);
+        stored = open(&dir).await;
     }
     assert_eq!(stored.current().objects, shown.objects);
+}
+
+#[tokio::test]
+async fn a_revision_of_another_replica_is_published_and_the_next_change_follows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap());
+    let one = DesiredState::open(Arc::clone(&store)).await.unwrap();
+    let two = DesiredState::open(store).await.unwrap();
+    let stop = CancellationToken::new();
+    let following = tokio::spawn({
+        let (two, stop) = (two.clone(), stop.clone());
+        async move { two.follow(stop).await }
+    });
+    let mut watch = two.watch();
+    apply(&one, &[service("a", ""), service("b", "")]).await.unwrap();
+    one.change(wish(Action::Delete { key: key("b"), resource_version: None })).await.unwrap();
+    while two.current().revision < 2 {
+        watch.changed().await.unwrap();
+    }
+    assert_eq!(two.current().objects, one.current().objects);
+    // The address of `a` is known here too.
+    assert_eq!(apply(&two, &[service("c", "")]).await.unwrap().revision, 3);
+    assert!(!addresses(&two, "c").iter().any(|address| addresses(&one, "a").contains(address)));
+    // Without a watch the first change after another replica's meets a conflict, and the next one follows it.
+    let error = apply(&one, &[service("d", "")]).await.unwrap_err();
+    assert!(matches!(error, ChangeError::Store(StoreError::Conflict { expected: 2, found: 3 })), "{error:?}");
+    assert_eq!(apply(&one, &[service("d", "")]).await.unwrap().revision, 4);
+    stop.cancel();
+    following.await.unwrap();
 }

@@ -1,17 +1,24 @@
 //! The embedded store: one redb file. redb is a B-tree with copy-on-write pages and checksums; a commit with
 //! `Durability::Immediate` returns after the file is flushed, and a crash leaves the last commit.
-//! After an error of the disk redb refuses everything until the file is opened anew, which the next call does here.
+//! After an error of the disk redb rejects every transaction until the file is opened again, which the next call does.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::VecDeque,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use futures_util::stream::{self, BoxStream};
 use parking_lot::RwLock;
 use redb::{
     CommitError, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
     SetDurabilityError, StorageError, TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
 
-use super::{Batch, Json, Loaded, MAX_REVISIONS, Revision, ServiceAddresses, Store, StoreError, TokenRecord};
+use super::{Batch, Json, Loaded, MAX_REVISIONS, Revision, ServiceAddresses, Store, StoreError, Stored, TokenRecord};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -24,35 +31,78 @@ const FORMAT: u64 = 1;
 /// redb's page cache, in bytes.
 const CACHE: usize = 8 << 20;
 
-/// A redb file.
+/// Revisions that a watch reads at a time.
+const WATCH_BATCH: u64 = 100;
+
+/// A store in a redb file. Every call runs on a thread for blocking work.
 #[derive(Debug)]
 pub struct Embedded {
+    file: Arc<File>,
+}
+
+/// The file, as the blocking threads use it.
+#[derive(Debug)]
+struct File {
     path: PathBuf,
     database: RwLock<Option<Database>>,
+    newest: watch::Sender<Newest>,
+}
+
+/// The newest revision: its number, and the revision itself if this process committed it.
+#[derive(Clone, Debug, Default)]
+struct Newest {
+    number: u64,
+    revision: Option<Arc<Revision>>,
+}
+
+/// One [`Store::watch`].
+struct Watch {
+    file: Arc<File>,
+    newest: watch::Receiver<Newest>,
+    after: u64,
+    /// Read and not yet yielded, in order.
+    pending: VecDeque<Arc<Revision>>,
 }
 
 impl Embedded {
-    /// Opens the file, or makes it.
-    /// Errors: another process has it; it is damaged or of a later version; the disk fails.
+    /// Opens the file, or creates it. Blocks.
+    /// Errors: another process has it open; it is damaged or of another format; the disk fails.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let store = Self { path: path.to_owned(), database: RwLock::new(None) };
-        store.write(|tx| {
+        let file = File { path: path.to_owned(), database: RwLock::new(None), newest: watch::Sender::default() };
+        let number = file.write(|tx| {
             let mut meta = tx.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             match found {
                 None => drop(meta.insert("format", FORMAT)?),
                 Some(FORMAT) => {}
-                Some(other) => return Err(Failure::Damaged(format!("of format {other}; this version reads {FORMAT}"))),
+                Some(found) => return Err(Failure::Format(found)),
             }
             drop(tx.open_table(OBJECTS)?);
-            drop(tx.open_table(REVISIONS)?);
             drop(tx.open_table(ADDRESSES)?);
             drop(tx.open_table(TOKENS)?);
-            Ok(())
+            newest(&tx.open_table(REVISIONS)?)
         })?;
-        Ok(store)
+        file.newest.send_replace(Newest { number, revision: None });
+        Ok(Self { file: Arc::new(file) })
     }
 
+    /// Runs a call on a thread for blocking work. Once it has begun, it runs to its end even if the future is dropped.
+    fn call<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&File) -> Result<T, StoreError> + Send + 'static,
+    ) -> Stored<'_, T> {
+        Box::pin(blocking(Arc::clone(&self.file), act))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    file: Arc<File>,
+    act: impl FnOnce(&File) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(move || act(&file)).await.map_err(|_cause| StoreError::Stopping)?
+}
+
+impl File {
     fn write<T>(&self, act: impl FnOnce(&WriteTransaction) -> Result<T, Failure>) -> Result<T, StoreError> {
         self.with(|database| {
             let mut tx = database.begin_write()?;
@@ -69,7 +119,7 @@ impl Embedded {
         self.with(|database| act(&database.begin_read()?))
     }
 
-    /// Lends the database, opened anew when it was given up.
+    /// Lends the database, opened again if it was closed after a failure.
     fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, StoreError> {
         if self.database.read().is_none() {
             let mut slot = self.database.write();
@@ -94,15 +144,14 @@ impl Embedded {
         let path = self.path.clone();
         match failure {
             Failure::Disk(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse { path },
-            Failure::Disk(redb::Error::Corrupted(reason)) => StoreError::Damaged { path, reason },
-            Failure::Disk(source) => StoreError::Io { path, source: Box::new(source) },
-            Failure::Damaged(reason) => StoreError::Damaged { path, reason },
+            Failure::Disk(source @ redb::Error::Corrupted(_)) => StoreError::Damaged { path, source: source.into() },
+            Failure::Disk(source) => StoreError::Io { path, source: source.into() },
+            Failure::Format(found) => StoreError::Format { path, found, expected: FORMAT },
+            Failure::Record(source) => StoreError::Damaged { path, source: source.into() },
             Failure::Conflict { expected, found } => StoreError::Conflict { expected, found },
         }
     }
-}
 
-impl Store for Embedded {
     fn load(&self) -> Result<Loaded, StoreError> {
         self.read(|tx| {
             let mut loaded = Loaded { revision: newest(&tx.open_table(REVISIONS)?)?, ..Loaded::default() };
@@ -119,14 +168,14 @@ impl Store for Embedded {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let number = batch.revision.number;
         self.write(|tx| {
-            let number = batch.revision.number;
             let mut revisions = tx.open_table(REVISIONS)?;
             let (found, expected) = (newest(&revisions)?, number.saturating_sub(1));
             if found != expected {
                 return Err(Failure::Conflict { expected, found });
             }
-            revisions.insert(number, render(&batch.revision)?.as_slice())?;
+            revisions.insert(number, render(&*batch.revision)?.as_slice())?;
             if let Some(last) = number.checked_sub(MAX_REVISIONS) {
                 revisions.retain_in(..=last, |_, _| false)?;
             }
@@ -142,19 +191,32 @@ impl Store for Embedded {
                 addresses.insert(service.as_str(), render(pair)?.as_slice())?;
             }
             Ok(())
-        })
+        })?;
+        self.newest.send_if_modified(|newest| {
+            // The thread of a later commit may have got here first.
+            let newer = number > newest.number;
+            if newer {
+                *newest = Newest { number, revision: Some(Arc::clone(&batch.revision)) };
+            }
+            newer
+        });
+        Ok(())
     }
 
     fn revision(&self, number: u64) -> Result<Option<Revision>, StoreError> {
         self.read(|tx| tx.open_table(REVISIONS)?.get(number)?.map(|value| parse(value.value())).transpose())
     }
 
-    fn revisions(&self, after: u64, limit: usize) -> Result<Vec<Revision>, StoreError> {
+    fn revisions(&self, range: RangeInclusive<u64>, limit: usize) -> Result<Vec<Revision>, StoreError> {
         self.read(|tx| {
             let table = tx.open_table(REVISIONS)?;
-            let range = table.range(after.saturating_add(1)..)?.rev().take(limit);
+            let range = table.range(range)?.rev().take(limit);
             range.map(|entry| parse(entry?.1.value())).collect()
         })
+    }
+
+    fn token(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        self.read(|tx| tx.open_table(TOKENS)?.get(id)?.map(|value| parse(value.value())).transpose())
     }
 
     fn put_token(&self, token: &TokenRecord) -> Result<(), StoreError> {
@@ -164,36 +226,100 @@ impl Store for Embedded {
         })
     }
 
-    fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        self.read(|tx| tx.open_table(TOKENS)?.iter()?.map(|entry| parse(entry?.1.value())).collect())
-    }
-
-    fn delete_token(&self, id: &str) -> Result<bool, StoreError> {
-        self.write(|tx| Ok(tx.open_table(TOKENS)?.remove(id)?.is_some()))
-    }
-
-    fn take_token(
-        &self,
-        id: &str,
-        decide: &mut dyn FnMut(Option<TokenRecord>) -> Option<TokenRecord>,
-    ) -> Result<(), StoreError> {
-        // Looked at first without writing, so that a wrong token, and one that is reusable, cost no flush of the disk.
-        let read: Option<TokenRecord> =
-            self.read(|tx| tx.open_table(TOKENS)?.get(id)?.map(|value| parse(value.value())).transpose())?;
-        match decide(read.clone()) {
-            Some(kept) if Some(&kept) != read.as_ref() => {}
-            Some(_) | None => return Ok(()),
-        }
+    fn replace_token(&self, old: &TokenRecord, new: &TokenRecord) -> Result<bool, StoreError> {
         self.write(|tx| {
             let mut table = tx.open_table(TOKENS)?;
-            let found = table.get(id)?.map(|value| parse::<TokenRecord>(value.value())).transpose()?;
-            if let Some(kept) = decide(found.clone())
-                && Some(&kept) != found.as_ref()
-            {
-                table.insert(id, render(&kept)?.as_slice())?;
+            let found = table.get(new.id.as_str())?.map(|value| parse::<TokenRecord>(value.value())).transpose()?;
+            let same = found.as_ref() == Some(old);
+            if same {
+                table.insert(new.id.as_str(), render(new)?.as_slice())?;
             }
-            Ok(())
+            Ok(same)
         })
+    }
+}
+
+impl Store for Embedded {
+    fn load(&self) -> Stored<'_, Loaded> {
+        self.call(File::load)
+    }
+
+    fn commit(&self, batch: Batch) -> Stored<'_, ()> {
+        self.call(move |file| file.commit(&batch))
+    }
+
+    fn watch(&self, after: u64) -> BoxStream<'static, Result<Arc<Revision>, StoreError>> {
+        let newest = self.file.newest.subscribe();
+        let watch = Watch { file: Arc::clone(&self.file), newest, after, pending: VecDeque::new() };
+        let next = |mut watch: Watch| async move {
+            let revision = watch.next().await?;
+            Ok(Some((revision, watch)))
+        };
+        Box::pin(stream::try_unfold(watch, next))
+    }
+
+    fn revision(&self, number: u64) -> Stored<'_, Option<Revision>> {
+        self.call(move |file| file.revision(number))
+    }
+
+    fn revisions(&self, range: RangeInclusive<u64>, limit: usize) -> Stored<'_, Vec<Revision>> {
+        self.call(move |file| file.revisions(range, limit))
+    }
+
+    fn put_token(&self, token: TokenRecord) -> Stored<'_, ()> {
+        self.call(move |file| file.put_token(&token))
+    }
+
+    fn tokens(&self) -> Stored<'_, Vec<TokenRecord>> {
+        self.call(|file| file.read(|tx| tx.open_table(TOKENS)?.iter()?.map(|entry| parse(entry?.1.value())).collect()))
+    }
+
+    fn token(&self, id: &str) -> Stored<'_, Option<TokenRecord>> {
+        let id = id.to_owned();
+        self.call(move |file| file.token(&id))
+    }
+
+    fn replace_token(&self, old: TokenRecord, new: TokenRecord) -> Stored<'_, bool> {
+        self.call(move |file| file.replace_token(&old, &new))
+    }
+
+    fn delete_token(&self, id: &str) -> Stored<'_, bool> {
+        let id = id.to_owned();
+        self.call(move |file| file.write(|tx| Ok(tx.open_table(TOKENS)?.remove(id.as_str())?.is_some())))
+    }
+}
+
+impl Watch {
+    /// The revision after `after`; waits for it.
+    async fn next(&mut self) -> Result<Arc<Revision>, StoreError> {
+        loop {
+            let expected = self.after.saturating_add(1);
+            if let Some(revision) = self.pending.pop_front() {
+                if revision.number != expected {
+                    return Err(StoreError::Evicted(expected));
+                }
+                self.after = revision.number;
+                return Ok(revision);
+            }
+            let newest = self.newest.borrow_and_update().clone();
+            if newest.number < expected {
+                self.newest.changed().await.map_err(|_cause| StoreError::Stopping)?;
+                continue;
+            }
+            match newest.revision {
+                // The usual case: this process committed it a moment ago.
+                Some(revision) if revision.number == expected => self.pending.push_back(revision),
+                Some(_) | None => {
+                    let until = newest.number.min(self.after.saturating_add(WATCH_BATCH));
+                    let read = move |file: &File| file.revisions(expected..=until, usize::MAX);
+                    let read = blocking(Arc::clone(&self.file), read).await?;
+                    if read.is_empty() {
+                        return Err(StoreError::Evicted(expected));
+                    }
+                    self.pending.extend(read.into_iter().rev().map(Arc::new));
+                }
+            }
+        }
     }
 }
 
@@ -202,17 +328,18 @@ fn newest(revisions: &impl ReadableTable<u64, &'static [u8]>) -> Result<u64, Fai
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| Failure::Damaged(error.to_string()))
+    serde_json::from_slice(bytes).map_err(Failure::Record)
 }
 
 fn render<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
-    serde_json::to_vec(value).map_err(|error| Failure::Damaged(error.to_string()))
+    serde_json::to_vec(value).map_err(Failure::Record)
 }
 
-/// What can go wrong in a transaction.
+/// Why a transaction failed; [`File::error`] adds the path.
 enum Failure {
     Disk(redb::Error),
-    Damaged(String),
+    Format(u64),
+    Record(serde_json::Error),
     Conflict { expected: u64, found: u64 },
 }
 
