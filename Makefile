@@ -15,7 +15,7 @@ SETUP := deploy/setup/setup.sh
 AS_ROOT := deploy/setup/as-root.sh
 # e2e tests create network namespaces and therefore run as root; all other tests run as the user of make.
 TEST_RUNNER := --config 'target."cfg(all())".runner=["$(CURDIR)/$(AS_ROOT)", "--test"]'
-DEMO_PACKAGES := -p weft -p weft-proxy -p weft-control-plane -p weft-demo-order
+DEMO_PACKAGES := -p weft -p weft-demo -p weft-proxy -p weft-control-plane -p weft-demo-order
 # The demo's Node and Python services have tests of their own, which need no mesh.
 NODE_TESTS := $(wildcard deploy/demo/shop/*/*.test.js)
 PYTHON_TESTS := $(wildcard deploy/demo/shop/*/test_*.py)

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod completion;
 pub mod delete;
+pub mod demo;
 pub mod get;
 pub mod history;
 pub mod rollback;

@@ -4,7 +4,6 @@
 //! - [`client`]: requests to the control plane's REST API, over TLS or its Unix socket.
 //! - [`kinds`], [`documents`]: names of kinds; objects in files. [`table`], [`style`], [`output`]: what is printed.
 //! - [`command`]: one file a command; each is *ask the API, print the answer*.
-//! - [`demo`]: the shop in network namespaces, as a show and as a test.
 //!
 //! Exit codes: 0 done, 1 failed, 64 wrong command line.
 
@@ -12,7 +11,6 @@ pub mod args;
 pub mod client;
 pub mod command;
 pub mod config;
-pub mod demo;
 pub mod documents;
 pub mod kinds;
 pub mod output;

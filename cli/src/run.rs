@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::Parser;
 
 use crate::{
     args::{Args, Command, Connection},
     client::{Client, ClientError, Detail},
     command,
     config::{ConfigError, Settings},
-    demo, output,
+    output,
     style::Style,
 };
 
@@ -26,9 +26,14 @@ pub struct UsageError(pub String);
 #[error("failed")]
 pub struct AlreadyTold;
 
-/// Parses, runs, prints what went wrong.
+/// The program `weft`.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    program(run)
+}
+
+/// Parses the command line as `P`, runs the program with it, prints its error, and returns the exit code.
+pub fn program<P: Parser>(run: impl AsyncFnOnce(P) -> anyhow::Result<()>) -> ExitCode {
+    let args = match P::try_parse() {
         Ok(args) => args,
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
@@ -66,7 +71,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Rollback(args) => command::rollback::run(&client(&connection)?, &args).await,
         Command::Status(args) => command::status::run(&client(&connection)?, &args).await,
         Command::Token(args) => command::token::run(&client(&connection)?, &args).await,
-        Command::Demo(args) => Box::pin(demo::run(&args)).await,
+        Command::Demo(args) => command::demo::run(&args),
         Command::Completion(args) => Ok(command::completion::run(&args)?),
         Command::Version => Ok(output::lines(&[format!("weft {}", env!("CARGO_PKG_VERSION"))])?),
     }

@@ -10,7 +10,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
+use crate::{
     process::{Process, Program},
     wait::until,
 };

@@ -8,10 +8,9 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::Story;
-use crate::{
-    command::{history, rollback},
-    demo::exchange::{self, Answer},
-};
+use weft::command::{history, rollback};
+
+use crate::exchange::{self, Answer};
 
 /// Requests that measure a share, half of them at the edge and half inside the mesh, and how many at once.
 const REQUESTS: u32 = 1000;

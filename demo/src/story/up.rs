@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 use super::{Story, fresh_logs};
-use crate::demo::{
+use crate::{
     exchange::{self, Field},
     plan::{CONTROL, MEMBERS},
     relay::Relay,
@@ -85,7 +85,7 @@ impl Story {
                 );
                 Ok(())
             };
-            crate::demo::wait::until("it", crate::demo::wait::DEADLINE, ask).await?;
+            crate::wait::until("it", crate::wait::DEADLINE, ask).await?;
         }
         Ok(shop.address(service, false, 80)?.ip().to_string())
     }
@@ -101,7 +101,7 @@ impl Story {
                 ensure!(ended.code == 0 && ended.reply[..] == [8, 1], "Check ends with {ended:?}");
                 Ok(())
             };
-            crate::demo::wait::until("it", crate::demo::wait::DEADLINE, ask).await?;
+            crate::wait::until("it", crate::wait::DEADLINE, ask).await?;
         }
         Ok(shop.address("payment", false, 50051)?.ip().to_string())
     }
@@ -115,7 +115,7 @@ impl Story {
                 ensure!(heard.starts_with(hear), "it says {:?}", String::from_utf8_lossy(&heard));
                 Ok(())
             };
-            crate::demo::wait::until("it", crate::demo::wait::DEADLINE, ask).await?;
+            crate::wait::until("it", crate::wait::DEADLINE, ask).await?;
         }
         Ok(shop.address(service, false, port)?.ip().to_string())
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use parking_lot::Mutex;
 use rustix::termios::tcgetwinsize;
 
-use crate::style::Style;
+use weft::style::Style;
 
 /// Columns that the table needs.
 const WIDTH: usize = 80;

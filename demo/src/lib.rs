@@ -38,7 +38,7 @@ use self::{
     stage::Stage,
     story::Story,
 };
-use crate::{args::Demo, run::AlreadyTold};
+use weft::{args::Demo, run::AlreadyTold};
 
 /// Runs the demo.
 ///

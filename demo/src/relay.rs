@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use tokio::{io::copy_bidirectional, net::TcpListener, task::JoinHandle, time::sleep};
 
-use super::netns::Inside;
+use crate::netns::Inside;
 
 /// A running relay; it ends when dropped.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use http::Method;
 
 use super::Story;
-use crate::demo::{
+use crate::{
     capture::{Capture, Packets},
     wait::until,
 };

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::args::Demo;
+use weft::args::Demo;
 
 /// The demo's own directory while it runs: data, sockets, configuration, lock.
 pub(crate) const STATE: &str = "/run/weft-demo";

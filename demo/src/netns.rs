@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::{net::TcpStream, process::Command, sync::oneshot};
 
-use super::{places::STATE, wait::until};
+use crate::{places::STATE, wait::until};
 
 /// What every namespace of the demo begins with.
 pub(crate) const PREFIX: &str = "weft-demo-";

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 use super::Story;
-use crate::demo::metrics::Totals;
+use crate::metrics::Totals;
 
 const SECONDS: usize = 5;
 

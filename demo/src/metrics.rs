@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
 
-use super::{exchange, netns::Inside};
+use crate::{exchange, netns::Inside};
 
 /// Where a proxy serves its metrics and health.
 pub(crate) const PORT: u16 = 15020;

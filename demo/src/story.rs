@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use super::{
+use crate::{
     Lock, exchange,
     load::{Load, Mark, Since},
     metrics::{self, Rates, Totals},
@@ -31,7 +31,7 @@ use super::{
     shop::Shop,
     stage::Stage,
 };
-use crate::{
+use weft::{
     args::Demo,
     table::{Cell, Table, Tone},
 };
@@ -41,7 +41,7 @@ const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr
 
 /// The demo under way.
 #[derive(Debug)]
-pub(super) struct Story {
+pub(crate) struct Story {
     stage: Stage,
     args: Demo,
     places: Places,
@@ -54,14 +54,14 @@ pub(super) struct Story {
 
 impl Story {
     /// Nothing has happened yet.
-    pub(super) fn new(stage: Stage, args: Demo, places: Places) -> Self {
+    pub(crate) fn new(stage: Stage, args: Demo, places: Places) -> Self {
         Self { stage, args, places, shop: None, relay: None, load: None, view: None, processes: Vec::new() }
     }
 
     /// From the first step to the last; without `--check` it then goes on until it is dropped.
     ///
     /// Errors: the shop does not come up, or cannot be measured.
-    pub(super) async fn tell(&mut self) -> Result<()> {
+    pub(crate) async fn tell(&mut self) -> Result<()> {
         let start = Instant::now();
         Box::pin(self.up()).await?;
         self.start_view()?;
@@ -88,7 +88,7 @@ impl Story {
     /// Takes all down and looks whether anything is left.
     ///
     /// Errors: what is left.
-    pub(super) async fn clean_up(&mut self, lock: &Lock, before: &Machine) -> Result<String> {
+    pub(crate) async fn clean_up(&mut self, lock: &Lock, before: &Machine) -> Result<String> {
         if let Some(view) = self.view.take() {
             view.abort();
         }
@@ -317,7 +317,7 @@ fn row(service: &str, rates: &Rates, totals: &Totals) -> Vec<Cell> {
 
 /// What the demo could leave on the machine's own network, and mounts. Others may make and remove theirs meanwhile.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     tables: Vec<String>,
     links: Vec<String>,
     mounts: Vec<String>,
@@ -327,7 +327,7 @@ impl Machine {
     /// Looks at nft tables, network links and mounts whose names the demo uses.
     ///
     /// Errors: `nft` or `ip` fails.
-    pub(super) async fn look() -> Result<Self> {
+    pub(crate) async fn look() -> Result<Self> {
         let tables = netns::run("nft", &["list", "tables"]).await?;
         let links = netns::run("ip", &["-o", "link", "show"]).await?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;

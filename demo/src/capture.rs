@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
-use super::{
+use crate::{
     netns::Inside,
     process::{Process, Program},
     wait::{DEADLINE, until},

@@ -15,8 +15,16 @@ use http::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use weft::{
+    client::Client,
+    command::{apply, get, status, token},
+    config::{Server, Settings},
+    documents::Documents,
+    kinds::{self, items, plain},
+    output,
+};
 
-use super::{
+use crate::{
     exchange::{self, Answer},
     metrics,
     netns::{Host, Inside, Wire, run},
@@ -24,14 +32,6 @@ use super::{
     plan::{App, CONTROL, EDGE, MEMBERS, Member, NAMESPACE},
     process::{Process, Program},
     wait::{DEADLINE, until},
-};
-use crate::{
-    client::Client,
-    command::{apply, get, status, token},
-    config::{Server, Settings},
-    documents::Documents,
-    kinds::{self, items, plain},
-    output,
 };
 
 /// How long a join token of the demo is good.
@@ -406,7 +406,7 @@ impl Shop {
     /// Errors: there is no gateway.
     pub(crate) fn gateway(&self) -> Result<(Inside, SocketAddr)> {
         let address = self.host(EDGE)?.ipv4();
-        Ok((self.inside(EDGE)?.clone(), (address, super::plan::EDGE_PORT).into()))
+        Ok((self.inside(EDGE)?.clone(), (address, crate::plan::EDGE_PORT).into()))
     }
 
     /// Ends every program: PostgreSQL in order, all others at once.

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::wait::until;
+use crate::wait::until;
 
 /// A program to start.
 #[derive(Debug, Clone)]

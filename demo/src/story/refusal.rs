@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use super::Story;
-use crate::demo::{
+use crate::{
     exchange::{self, Ended, Field},
     metrics,
     wait::until,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::Story;
-use crate::demo::wait::until;
+use crate::wait::until;
 
 /// Who dies.
 const VICTIM: &str = "order-1";

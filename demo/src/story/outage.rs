@@ -6,12 +6,13 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::Story;
-use crate::{
+use weft::{
     client::Client,
     command::{get, history},
-    demo::load::Mark,
     kinds::{KINDS, items, plain},
 };
+
+use crate::load::Mark;
 
 /// Without a control plane.
 const SECONDS: usize = 5;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::netns::Host;
+use crate::netns::Host;
 
 /// The namespace (of objects and identities) of the shop.
 pub(crate) const NAMESPACE: &str = "shop";
@@ -153,7 +153,7 @@ mod tests {
     fn the_proxies_files_are_what_a_proxy_reads() {
         let host = Host::new("x", 7);
         for member in MEMBERS {
-            let text = crate::output::yaml(&member.proxy_config(&host, &host, "/run/token")).unwrap();
+            let text = weft::output::yaml(&member.proxy_config(&host, &host, "/run/token")).unwrap();
             let (config, others) =
                 weft_core::api::parse_proxy_file(&text).unwrap_or_else(|error| panic!("{text}{error:?}"));
             assert_eq!((config.metadata.name.as_str(), others.len()), (member.name, 0));
