@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Makes proxy/layout.ld: which functions of weft-proxy stand side by side at the beginning of the program.
+"""Generates proxy/layout.ld: the functions of weft-proxy that are placed side by side at the beginning of the program.
 
     bench/layout.py PROGRAMS OUTPUT      (`make layout` builds the programs, with their symbols, and calls this)
 
-Runs scenarios of the bench with the proxy under callgrind, notes which functions were executed, and which of them again and
-again, and writes the shortest patterns for their names. Names are in Rust's v0 mangling, without what differs from build to
-build (hashes of crates and references into the name itself). A pattern may take in other functions too, as long as they are
-few bytes.
+Runs scenarios of the bench with the proxy under callgrind, records the executed functions and those executed repeatedly, and
+writes the shortest patterns for their names. Names are in Rust's v0 mangling, without the parts that differ between builds
+(hashes of crates and references into the name itself). A pattern may also match other functions if they are few bytes.
 """
 
 import collections
@@ -17,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 
-# What a proxy does that starts and carries HTTP/1; what it does besides with other protocols, and with a control plane.
+# Start and HTTP/1; then other protocols; then a control plane.
 SCENARIOS = [["http1-1"], ["http2-32", "grpc-stream", "tcp-bulk"], ["churn"]]
-# For so many of these, what is executed again and again stands apart: in most parts of a profile that has at least so many.
+# For the first STEADY of these, repeatedly executed functions are separate: those in most parts of a profile with at least PARTS.
 STEADY, PARTS = 2, 8
-# What a pattern may take in that was not executed: so many bytes, or this share of what was.
+# Unexecuted code that a pattern may match: bytes, or a share of the executed bytes.
 EXTRA_BYTES, EXTRA_SHARE = 128, 0.1
-# The profile is written anew every so many basic blocks: the bench ends its programs with SIGKILL.
+# The profile is written every BLOCKS basic blocks, because the bench ends its programs with SIGKILL.
 BLOCKS = 5_000_000
 
 HEAD = """\

@@ -1,4 +1,4 @@
-//! The server of what nginx cannot serve: gRPC with trailers, streams of messages, bodies of 1 MiB, an echo of opaque bytes.
+//! The server for protocols that nginx cannot serve: gRPC with trailers, streams of messages, bodies of 1 MiB, an echo of opaque bytes.
 //! It runs in the bench's own thread, on the load's CPU, and is the same for every pair.
 //! Shape: three listeners; a [`Tally`] that server and clients share, read at the window's edges.
 

@@ -1,17 +1,17 @@
 //! Keeps the machine's CPUs from sleeping while something is measured, as cyclictest does.
 //!
-//! Who wakes a CPU that sleeps pays for it, and on a virtual machine whose CPUs halt that is most of a small request: 13 to 43 µs
-//! for one write to a sleeping reader where 1 to 3 are enough (docs/adr/0018). A CPU that waits in a loop is woken by a write to
-//! memory. The wish is the process' own and ends with it.
+//! Waking a sleeping CPU is charged to the waker, and on a virtual machine whose CPUs halt that is most of a small request: 13
+//! to 43 µs for one write to a sleeping reader instead of 1 to 3 (docs/adr/0018). A CPU that polls is woken by a write to
+//! memory. The request is valid for the lifetime of the process.
 //! Source: Linux, Documentation/power/pm_qos_interface.rst, "cpu_dma_latency".
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 
-/// Where the kernel takes such wishes.
+/// The kernel's device for such requests.
 pub const DEVICE: &str = "/dev/cpu_dma_latency";
 
-/// The wish, for as long as this lives.
+/// The request; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Awake {
     _wish: File,

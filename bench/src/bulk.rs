@@ -1,5 +1,5 @@
-//! Clients of what is counted in bytes: streams of gRPC messages, bodies of 1 MiB, opaque bytes. They run in the bench's own
-//! thread, on the load's CPU, as fast as they are answered; what arrives is counted in the server's [`Tally`].
+//! Clients of scenarios that count bytes: streams of gRPC messages, bodies of 1 MiB, opaque bytes. They run in the bench's own
+//! thread, on the load's CPU, as fast as responses arrive; received bytes are counted in the server's [`Tally`].
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,8 +24,8 @@ use crate::scenario::Scenario;
 
 /// Streams of the one connection of `grpc-stream`.
 const STREAMS: usize = 8;
-/// Messages of one stream that are on their way at a time. So few that no receiver takes them for a flood of small frames:
-/// the h2 crate closes a connection on which many pile up.
+/// Messages in flight on one stream. So few that no receiver takes them for a flood of small frames: the h2 crate closes a
+/// connection on which many accumulate.
 const IN_FLIGHT: usize = 32;
 
 /// Messages as they are handed over.

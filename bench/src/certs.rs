@@ -1,4 +1,4 @@
-//! Certificates of one run: a CA made on the spot, three SPIFFE identities, as PEM files (for the proxies)
+//! Certificates of one run: a CA created for it, three SPIFFE identities, as PEM files (for the proxies)
 //! and as rustls configurations (for the floor and for the bench's own probes).
 //!
 //! The rustls side checks the chain, not a name: SPIFFE certificates carry none. The proxies under test check identity
@@ -29,7 +29,7 @@ pub const TRUST_DOMAIN: &str = "weft.local";
 /// The namespace of every identity of a run.
 pub const NAMESPACE: &str = "bench";
 
-/// Who holds a certificate.
+/// The holder of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// The outbound proxy: the caller that the policy allows.

@@ -1,4 +1,4 @@
-//! The floor: a TLS relay that forwards bytes and reads nothing. Nothing that proxies over mutual TLS can cost less.
+//! The floor: a TLS relay that forwards bytes and parses nothing, a lower bound for proxies over mutual TLS.
 //!
 //! Two processes, each one thread: `outbound` takes plain connections and opens a TLS 1.3 connection with a client
 //! certificate for each; `inbound` takes those and opens a plain connection to the server. Half-close passes through.

@@ -1,6 +1,6 @@
 //! New connections to an inbound proxy: TCP, mutual TLS 1.3 with X25519, the HTTP/2 preface, the first byte of its answer.
-//! The answer proves that the proxy accepted the client's certificate, and brings the session tickets along.
-//! Shape: some connections at a time, counted while the proxy's CPU time is; resumed ones only count when they all resumed.
+//! The answer proves that the proxy accepted the client's certificate, and is preceded by the session tickets.
+//! Shape: several connections at a time, counted while the proxy's CPU time is measured; resumed ones count only if all resumed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

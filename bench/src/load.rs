@@ -1,8 +1,8 @@
 //! The load: wrk for HTTP/1.1, h2load for HTTP/2, both closed loop (a connection or stream sends again when answered).
 //!
-//! Anything but success is an error: a refused connection, a timeout, a status that is not 2xx.
-//! h2load prints no percentiles, so they come from its log of single requests. And it says nothing when its connection is
-//! lost (it just stops sending), so the log must reach to the end.
+//! Every failure is an error: a refused connection, a timeout, a status other than 2xx.
+//! h2load prints no percentiles, so they are computed from its log of requests. It does not report a lost connection (it stops
+//! sending), so the log must extend to the end of the load.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::process::{Child, Launcher};
 use crate::programs::Tools;
 use crate::scenario::{Protocol, Scenario};
 
-/// Requests under way at a time on an HTTP/2 connection.
+/// Requests in flight on an HTTP/2 connection.
 const STREAMS: u32 = 32;
 
 /// A load generator at work.
@@ -33,7 +33,7 @@ enum Kind {
     H2load { log: tempfile::NamedTempFile },
 }
 
-/// What the client saw.
+/// The client's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Latency {
     /// Half of the requests took no longer.

@@ -1,4 +1,4 @@
-//! Connections that did one request and are idle, to be held while a proxy's memory is read.
+//! Connections that are idle after one request, held while a proxy's memory is read.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! One Weft proxy with a real control plane on loopback, objects applied through its API, for the rows about configuration.
-//! The endpoints are nginx itself, outside the mesh: what is measured is the proxy that calls.
+//! The endpoints are nginx itself, outside the mesh: the calling proxy is measured.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -61,7 +61,7 @@ struct Plane {
     _data: tempfile::TempDir,
 }
 
-/// Changes that are being made; dropping it ends them.
+/// A running series of changes; it ends when dropped.
 #[derive(Debug)]
 pub struct Churn {
     made: Arc<AtomicU64>,

@@ -31,7 +31,7 @@ use crate::measure::percentile;
 use crate::scenario::Protocol;
 use crate::stolen::Stolen;
 
-/// Lanes of an HTTP/2 connection: requests under way at a time.
+/// Lanes of an HTTP/2 connection: requests in flight.
 const LANES_PER_HTTP2: u32 = 64;
 
 /// When each request is due.

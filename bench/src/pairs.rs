@@ -1,4 +1,4 @@
-//! The pairs: outbound and inbound proxy of each contestant, started, proven to work, and stopped when dropped.
+//! The pairs: outbound and inbound proxy of each contestant, started, verified, and stopped when dropped.
 
 mod envoy;
 pub mod other;

@@ -1,6 +1,6 @@
-//! Child programs: in a process group of their own, pinned to one CPU, with a log file, and gone when the bench is gone.
+//! Child programs: in a process group of their own, pinned to one CPU, with a log file, and killed when the bench ends.
 //!
-//! Pinning and the parent-death signal need code between fork and exec, which safe Rust has no place for; so a child is
+//! Pinning and the parent-death signal need code between fork and exec, which safe Rust does not allow; so a child is
 //! started as `weft-bench child --cpu N -- PROGRAM ARGS…`, which sets both on itself and then becomes the program.
 
 use std::ffi::{OsStr, OsString};
@@ -179,7 +179,7 @@ impl Drop for Child {
     }
 }
 
-/// Becomes `program` on `cpu`, to be killed when `parent` dies. `yields`: others on that CPU go first. Returns only on failure.
+/// Becomes `program` on `cpu`, killed when `parent` dies. `yields`: runs only when that CPU is idle. Returns only on failure.
 ///
 /// # Errors
 /// There is no such CPU, the parent is gone already, or the program cannot be executed.
@@ -196,8 +196,8 @@ pub fn become_child(cpu: usize, yields: bool, parent: i32, program: &OsStr, args
     Err(error).with_context(|| format!("cannot execute {}", Path::new(program).display()))
 }
 
-/// Lets the calling thread, and what it starts, run only when nobody else wants its CPU (SCHED_IDLE; a nice value is not
-/// enough: who runs is not interrupted before its slice has ended).
+/// Runs the calling thread and its children only when their CPU is idle (SCHED_IDLE; a nice value is not enough, because a
+/// running thread is not interrupted before the end of its slice).
 ///
 /// # Errors
 /// `chrt`, of util-linux, is missing or fails.

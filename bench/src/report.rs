@@ -13,7 +13,7 @@ use crate::pairs::{Contestant, Proxy};
 use crate::run::{NOISY, Round, Rounds};
 use crate::scenario::Scenario;
 
-/// One line of `latest.json`. What a scenario does not measure is null.
+/// One line of `latest.json`. Fields that a scenario does not measure are null.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     /// The scenario's name.
@@ -140,7 +140,7 @@ pub fn rows(rounds: &Rounds, proxies: &[Proxy]) -> Vec<Row> {
 }
 
 /// The table. Ratios are to the better Envoy, for CPU and for memory each by itself, and to the floor, in the same scenario;
-/// below each block what the scenario must reach.
+/// below each block the bars of the scenario.
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::new();

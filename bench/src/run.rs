@@ -1,10 +1,10 @@
-//! The rounds: every contestant in a scenario, one at a time, in an order that turns from round to round, so that what changes
-//! on the machine over minutes hits all alike. Each figure is the median over the rounds.
+//! The rounds: every contestant in a scenario, one at a time, in an order that rotates from round to round, so that
+//! slow changes of the machine affect all alike. Each figure is the median over the rounds.
 //!
 //! The scenarios run one after the other; within one the contestants take turns.
 //!
 //! - `traffic`: a load through a pair inside a window.
-//! - `still`: handshakes, memory, and what needs a control plane.
+//! - `still`: handshakes, memory, and scenarios with a control plane.
 //!
 //! One measurement: the load starts; after the lead the clock starts; before the load ends the clock stops. Requests come
 //! from the server's own count, so connection set-up and TLS handshakes stay outside.

@@ -1,4 +1,4 @@
-//! What is measured: the rows of the speed issue, each with a name, a way of measuring and who takes part.
+//! The scenarios: the rows of the report, each with a name, a method and its participants.
 
 use std::fmt;
 use std::str::FromStr;

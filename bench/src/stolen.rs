@@ -1,9 +1,9 @@
-//! When the hypervisor took a CPU away. `/proc/stat` tells it only where the hypervisor does, and then in ticks of 10 ms; on the
-//! machines that this project is measured on it says nothing, while a CPU is gone for 0.2 to 15 ms, 1 to 5 % of the time: more
-//! than the one request in a hundred that a p99 is about.
+//! Detects when the hypervisor takes a CPU away. `/proc/stat` reports this only if the hypervisor does, and in ticks of 10 ms;
+//! on the machines on which this project is measured it reports nothing, while a CPU is away for 0.2 to 15 ms, 1 to 5 % of the
+//! time: more than the one request in a hundred that a p99 is about.
 //!
-//! On each CPU a thread that goes before all others (SCHED_FIFO) wakes every millisecond. Where it comes back late nobody else
-//! ran either. What that costs, some microseconds of each millisecond, all contestants pay.
+//! On each CPU a thread with the highest priority (SCHED_FIFO) wakes every millisecond. When it wakes late, no other thread ran
+//! either. Its cost, some microseconds of each millisecond, is the same for all contestants.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! A pair is measured only when it does its work: the right answer through it, and nothing for a wrong identity.
+//! Verification before a measurement: a pair must return the right answer, and serve nothing to a wrong identity.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 // The application of the end-to-end tests: HTTP/1.1 with WebSocket, HTTP/2 in the clear, TCP echo, server-first TCP.
 // node app.js NAME KIND=PORT...   with KIND http, http2, tcp or greet; standard library only; prints "ready".
-// It knows nothing of a mesh and tells everything it saw, so that a test can compare with and without one.
+// It contains no code for a mesh and reports everything it received, so that a test can compare with and without one.
 "use strict";
 const crypto = require("node:crypto");
 const http = require("node:http");

@@ -1,4 +1,4 @@
-//! The applications of the tests (`e2e/apps`): they know nothing of a mesh and tell what they saw.
+//! The applications of the tests (`e2e/apps`): they contain no code for a mesh and report what they received.
 //! Ports by kind, the same on every host: [`HTTP`], [`HTTP2`], [`TCP`], [`GREET`] (server speaks first), [`GRPC`].
 
 use std::fs;

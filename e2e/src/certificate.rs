@@ -1,4 +1,4 @@
-//! Certificates for tests: an authority, and SVIDs that are right, or wrong in one chosen way.
+//! Certificates for tests: an authority, and SVIDs that are valid, or invalid in one chosen way.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The harness of the whole-mesh tests: real programs, real redirection, one kernel.
-//! Rooms, from below: `programs` (where the binaries are), `wait` (poll until, with a deadline), `process` (one
+//! Rooms, from below: `programs` (paths of the binaries), `wait` (poll until, with a deadline), `process` (one
 //! running program and its log), `world` (namespaces on a bridge) and `host` (one of them), `wire` (tcpdump, and whether it saw TLS only),
-//! `certificate` (SVIDs, good and bad), `document` (what is written into YAML files), `mesh` (proxies and control plane),
+//! `certificate` (SVIDs, good and bad), `document` (YAML files), `mesh` (proxies and control plane),
 //! `app` (the applications: HTTP, gRPC, databases) and `load` (requests whose every outcome is kept).
 //! A test is `weft_e2e::test("name", |world| …)`: it gets a world of its own, and on failure every log is printed.
 //! Invariants: nothing outlives its value (processes, namespaces, directories), what a killed run left is removed by

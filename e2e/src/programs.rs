@@ -1,4 +1,4 @@
-//! Where the programs under test are: `WEFT_BIN`, else the directory this test was built into (`target/debug`).
+//! The directory of the programs under test: `WEFT_BIN`, else the directory this test was built into (`target/debug`).
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub fn repository() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// `target/e2e-logs`: what the processes of every test said, kept until the same test runs again.
+/// `target/e2e-logs`: the output of every test's processes, kept until the same test runs again.
 pub fn logs() -> PathBuf {
     repository().join("target/e2e-logs")
 }

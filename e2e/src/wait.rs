@@ -1,4 +1,4 @@
-//! Waiting: ask again until it is so, up to a deadline. The only place that sleeps.
+//! Waiting: polls a condition up to a deadline. The only place that sleeps.
 
 use std::fmt::Display;
 use std::thread;

@@ -1,4 +1,4 @@
-//! What really goes over a host's wire: tcpdump on its `eth0`, to prove that a hop is encrypted, or that it is not.
+//! The packets on a host's wire: tcpdump on its `eth0`, to prove that a hop is encrypted, or that it is not.
 //! `stop` first sends a marker datagram through the same capture and waits for it, so nothing before it is missing.
 
 use std::fs;

@@ -3,7 +3,7 @@
 //! On: mutual TLS 1.3, the server's SAN checked, RBAC on the client's principal, retries under a budget, outlier detection,
 //! power of two choices, statistics. Off, in Envoy's favour: access log (but in the row about it), request ids, admin port, hot
 //! restart.
-//! One worker thread, like everybody here.
+//! One worker thread, like all other proxies here.
 
 use std::net::SocketAddr;
 

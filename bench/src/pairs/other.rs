@@ -1,4 +1,4 @@
-//! A pair that the command line describes: `NAME=OUTBOUND COMMAND -- INBOUND COMMAND`, words parted by blanks.
+//! A pair given on the command line: `NAME=OUTBOUND COMMAND -- INBOUND COMMAND`, words separated by blanks.
 //!
 //! In the words, and in files that they name as `{file:PATH}`, these are replaced: `{entry}` (where the outbound proxy
 //! listens), `{middle}` (where the inbound proxy listens and the outbound one connects), `{server}` (the application), each

@@ -1,4 +1,4 @@
-//! What is measured without a load through a pair: handshakes, memory, and what needs a control plane.
+//! Measurements without a load through a pair: handshakes, memory, and scenarios with a control plane.
 
 use std::time::Duration;
 

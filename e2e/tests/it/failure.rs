@@ -1,4 +1,4 @@
-//! `kill -9` of each program under load: what fails is counted, and traffic recovers.
+//! `kill -9` of each program under load: failures are counted, and traffic recovers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::resume_unwind;

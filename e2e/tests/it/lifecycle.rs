@@ -1,5 +1,4 @@
-//! What operators do under load and nobody may notice: renewal of certificates, replacement of instances, a change of
-//! routes.
+//! Operations under load that must fail no request: renewal of certificates, replacement of instances, a change of routes.
 
 use std::net::SocketAddr;
 

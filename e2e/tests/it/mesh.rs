@@ -1,4 +1,4 @@
-//! Two proxies with real redirection between client and server: every protocol, the wire, and who is refused.
+//! Two proxies with real redirection between client and server: every protocol, the wire, and refused callers.
 //! The same from files and from a control plane, where it makes no difference.
 
 use std::net::{IpAddr, SocketAddr};

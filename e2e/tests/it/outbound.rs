@@ -1,4 +1,4 @@
-//! Calls to what is no service of the mesh: refused where it must be known, let through as without a mesh elsewhere.
+//! Calls to destinations that are not services of the mesh: refused in the mesh's ranges, forwarded as without a mesh elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 
