@@ -84,9 +84,8 @@ fn route(hosts: Vec<VirtualHost>, heads: Vec<Head>) -> Box<dyn FnMut(usize)> {
 fn host(domain: &str, matches: impl Iterator<Item = Match>) -> VirtualHost {
     let cluster = ClusterName::Direct(([10, 0, 0, 1], 80).into());
     let rule = |(index, matches)| Rule {
-        name: format!("shop/route#{index}").into(),
         matches,
-        action: Action::Forward(Forward::to(cluster.clone())),
+        ..Rule::all(&format!("shop/route#{index}"), Action::Forward(Forward::to(cluster.clone())))
     };
     VirtualHost { name: domain.into(), domains: vec![domain.into()], rules: matches.enumerate().map(rule).collect() }
 }

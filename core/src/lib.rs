@@ -2,7 +2,8 @@
 //! No socket, clock, task or lock in here; time and randomness are arguments.
 //!
 //! - [`api`]: the shapes people write (Gateway API and `weft.dev`), parsing and validation.
-//! - [`identity`], [`names`], [`listener`], [`route`], [`cluster`], [`endpoint`], [`policy`]: the model a proxy obeys.
+//! - [`identity`], [`names`], [`listener`], [`route`], [`filter`], [`cluster`], [`endpoint`], [`policy`]: the model a proxy
+//!   obeys.
 //! - [`snapshot`]: the whole configuration of a proxy, and which parts of it need which.
 //! - [`compile`]: objects and workloads -> model.
 //! - [`wire`]: model <-> xDS messages.
@@ -14,6 +15,7 @@ pub mod cluster;
 pub mod compile;
 pub mod endpoint;
 pub mod failure;
+pub mod filter;
 pub mod identity;
 pub mod listener;
 mod lookup;

@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::matcher::Matcher;
 use crate::{
+    filter::Filters,
     names::{ClusterName, RouteName},
     policy::Authorization,
     retry::RetryPolicy,
@@ -40,13 +41,16 @@ pub struct VirtualHost {
     pub rules: Vec<Rule>,
 }
 
-/// One rule: a match and what to do.
+/// One rule: a match, filters and an action.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rule {
     /// `<namespace>/<route>#<rule>`: what logs and metrics say.
     pub name: Arc<str>,
     /// Which requests.
     pub matches: Match,
+    /// What is changed about them and their answers.
+    #[serde(skip_serializing_if = "Filters::is_empty")]
+    pub filters: Filters,
     /// What happens to them.
     pub action: Action,
 }
@@ -205,6 +209,13 @@ fn domain_rank(domain: &str, host: &str) -> Option<usize> {
         return (!label.is_empty() && tail.eq_ignore_ascii_case(suffix)).then_some(suffix.len());
     }
     domain.eq_ignore_ascii_case(host).then_some(usize::MAX)
+}
+
+impl Rule {
+    /// A rule for every request, without filters.
+    pub fn all(name: &str, action: Action) -> Self {
+        Self { name: name.into(), matches: Match::any(), filters: Filters::default(), action }
+    }
 }
 
 impl Match {

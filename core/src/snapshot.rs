@@ -136,17 +136,13 @@ mod tests {
     use crate::{
         listener::{Outbound, Protocol},
         policy::Authorization,
-        route::{Forward, Match, Rule, VirtualHost, WeightedCluster},
+        route::{Forward, Rule, VirtualHost, WeightedCluster},
     };
 
     fn parts() -> (ListenerName, Listener, RouteTable, [Cluster; 2]) {
         let names = ["svc/shop/product:80", "svc/shop/other:80"].map(|name| ClusterName::parse(name).unwrap());
         let route = RouteName::parse("svc/shop/product:80").unwrap();
-        let rule = Rule {
-            name: "shop/product#0".into(),
-            matches: Match::any(),
-            action: Action::Forward(Forward::to(names[0].clone())),
-        };
+        let rule = Rule::all("shop/product#0", Action::Forward(Forward::to(names[0].clone())));
         let table = RouteTable {
             name: route.clone(),
             hosts: vec![VirtualHost { name: Arc::from("*"), domains: vec![Arc::from("*")], rules: vec![rule] }],

@@ -1,10 +1,13 @@
 //! `gateway.networking.k8s.io/v1 HTTPRoute`: where requests to a Service or a Gateway go.
 //! Spec: Gateway API v1 HTTPRouteSpec. What the mesh does not do yet is refused by name, see `parse/words.rs`.
 
+mod filter;
+
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::filter::{FilterType, HttpHeader, HttpHeaderFilter, HttpRouteFilter};
 use super::duration::Duration;
 
 /// The group of the Gateway API.
@@ -58,6 +61,9 @@ pub struct HttpRouteRule {
     /// Which requests: those that fall under any of these. Empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<HttpRouteMatch>,
+    /// What is changed about them and their answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<HttpRouteFilter>,
     /// Where they go. Empty: they are answered with 500.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<BackendRef>,

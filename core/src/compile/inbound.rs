@@ -17,7 +17,7 @@ use crate::{
     listener::{Inbound, InboundPort, Protocol},
     names::RouteName,
     policy::{Authorization, Operation, PathPattern, Principal, Rule},
-    route::{self, Match, RouteTable, VirtualHost},
+    route::{self, RouteTable, VirtualHost},
 };
 
 /// What of a workload a policy guards.
@@ -54,11 +54,7 @@ impl World {
             return None;
         }
         let name = RouteName::Inbound(port);
-        let rule = route::Rule {
-            name: format!("{}/{}#inbound", who.namespace, who.name).into(),
-            matches: Match::any(),
-            action: route::Action::Deliver,
-        };
+        let rule = route::Rule::all(&format!("{}/{}#inbound", who.namespace, who.name), route::Action::Deliver);
         let host = VirtualHost { name: name.to_string().into(), domains: vec!["*".into()], rules: vec![rule] };
         Some(RouteTable { name, hosts: vec![host], authorization: self.authorization(who, port) })
     }

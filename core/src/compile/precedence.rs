@@ -5,7 +5,10 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use crate::route::{Action, Match, PathMatch, Rule};
+use crate::{
+    filter::Filters,
+    route::{Action, Match, PathMatch, Rule},
+};
 
 /// One match of one rule of one route.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub(super) struct Candidate<T> {
     pub(super) route: (T, Arc<str>, Arc<str>),
     /// The rule's name in logs.
     pub(super) name: Arc<str>,
+    /// What is changed.
+    pub(super) filters: Filters,
     /// What happens.
     pub(super) action: Action,
 }
@@ -37,7 +42,8 @@ pub(super) fn ordered<T: Ord + Clone>(mut candidates: Vec<Candidate<T>>) -> Vec<
             candidate.route.clone(),
         )
     });
-    candidates.into_iter().map(|Candidate { matches, name, action, .. }| Rule { name, matches, action }).collect()
+    let rule = |Candidate { matches, name, filters, action, .. }| Rule { name, matches, filters, action };
+    candidates.into_iter().map(rule).collect()
 }
 
 #[cfg(test)]
@@ -50,6 +56,7 @@ mod tests {
             matches: Match { path, ..Match::any() },
             route: (made, "ns".into(), route.into()),
             name: name.into(),
+            filters: Filters::default(),
             action: Action::Deliver,
         }
     }

@@ -17,10 +17,12 @@ use crate::{
     api::{
         HttpRoute, Service,
         http_route::{
-            BackendRef, HeaderMatchType, HttpRouteMatch, HttpRouteRule, ParentReference, PathMatchType, RefKind,
+            BackendRef, HeaderMatchType, HttpHeader, HttpHeaderFilter, HttpRouteMatch, HttpRouteRule, ParentReference,
+            PathMatchType, RefKind,
         },
         traffic_policy::TrafficPolicySpec,
     },
+    filter::{Filters, Header, HeaderModifier},
     names::{ClusterName, RouteName, ServicePort},
     policy::Authorization,
     retry::RetryPolicy,
@@ -58,7 +60,7 @@ impl World {
             let mut forward = Forward::to(ClusterName::Service(at.clone()));
             settings(&mut forward, None, policy);
             let name = format!("{}/{}#default", at.namespace, at.name);
-            vec![Rule { name: name.into(), matches: Match::any(), action: Action::Forward(forward) }]
+            vec![Rule::all(&name, Action::Forward(forward))]
         } else {
             ordered(attached.into_iter().flat_map(|route| self.candidates(route, policy)).collect())
         };
@@ -71,7 +73,7 @@ impl World {
         let instance = self.workload_at(address)?;
         let name = format!("{}#direct", instance.full_name());
         let action = Action::Forward(Forward::to(ClusterName::Direct(address)));
-        let rules = vec![Rule { name: name.into(), matches: Match::any(), action }];
+        let rules = vec![Rule::all(&name, action)];
         Some(table(RouteName::Direct(address), rules))
     }
 
@@ -103,6 +105,7 @@ impl World {
         let mut out = Vec::new();
         for (index, rule) in rules.iter().enumerate() {
             let action = self.action(&namespace, rule, policy);
+            let filters = filters(rule);
             let number = index.to_string();
             let label: Arc<str> = format!("{namespace}/{name}#{}", rule.name.as_deref().unwrap_or(&number)).into();
             let any = [HttpRouteMatch::default()];
@@ -114,6 +117,7 @@ impl World {
                     matches,
                     route: (made, Arc::clone(&namespace), Arc::clone(&name)),
                     name: Arc::clone(&label),
+                    filters: filters.clone(),
                     action: action.clone(),
                 });
             }
@@ -199,6 +203,29 @@ pub(super) fn request_match(wanted: &HttpRouteMatch) -> Result<Match, PatternErr
         out.headers.push(HeaderMatch { name, value });
     }
     Ok(out)
+}
+
+/// What the filters of a rule change.
+fn filters(rule: &HttpRouteRule) -> Filters {
+    let mut out = Filters::default();
+    for filter in &rule.filters {
+        if let Some(modifier) = &filter.request_header_modifier {
+            out.request_headers = header_modifier(modifier);
+        }
+        if let Some(modifier) = &filter.response_header_modifier {
+            out.response_headers = header_modifier(modifier);
+        }
+    }
+    out
+}
+
+fn header_modifier(modifier: &HttpHeaderFilter) -> HeaderModifier {
+    let headers = |list: &[HttpHeader]| list.iter().map(|header| Header::new(&header.name, &header.value)).collect();
+    HeaderModifier {
+        remove: modifier.remove.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+        set: headers(&modifier.set),
+        add: headers(&modifier.add),
+    }
 }
 
 /// Timeouts and retries: the rule's over the policy's over the defaults. Methods that are not idempotent are not

@@ -33,7 +33,7 @@ fn get(host: &str, path: &str) -> Head {
 }
 
 fn rule(name: &str, matches: Match) -> Rule {
-    Rule { name: name.into(), matches, action: Action::Respond(200) }
+    Rule { matches, ..Rule::all(name, Action::Respond(200)) }
 }
 
 fn table(hosts: Vec<(&str, Vec<Rule>)>) -> RouteTable {

@@ -5,7 +5,7 @@
 use std::fmt::{self, Write as _};
 
 use super::ResourceType;
-use crate::{identity::IdentityError, names::NameError, route::PatternError};
+use crate::{filter::header_modifier::HeaderError, identity::IdentityError, names::NameError, route::PatternError};
 
 /// Most errors that are kept of one resource.
 pub const MAX_ERRORS: usize = 32;
@@ -75,6 +75,9 @@ pub enum Reason {
     /// No SPIFFE ID.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A header field that a route may not change.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
     /// No regular expression.
     #[error(transparent)]
     Pattern(#[from] PatternError),

@@ -8,6 +8,7 @@
 //! | `PathMatch` | `path`; `path_separated_prefix`, or `prefix` `/` for all; `safe_regex` |
 //! | `Match.method` | a header matcher on `:method`, first of all |
 //! | `HeaderMatch` | `headers[].string_match`: `exact`, `safe_regex` |
+//! | `Filters` | `request_headers_to_add`, `request_headers_to_remove`, and the same of `response`; see `wire::route::headers` |
 //! | `Action::Forward` | `route`: `cluster` for one of weight 1, else `weighted_clusters` |
 //! | … `unresolved` | a weighted cluster of this name that nobody knows, and `cluster_not_found_response_code` 500 |
 //! | … `request_timeout`, `idle_timeout` | `timeout`, `idle_timeout`; none: 0 s, since absence means 15 s and 5 min |
@@ -16,8 +17,10 @@
 //! | `Action::Deliver` | `non_forwarding_action` |
 //!
 //! Read from others: `prefix`, `case_sensitive`, and the other header matches become regular expressions;
-//! `max_stream_duration` is a request timeout. Rewrites, redirects, mirrors and header changes are refused.
+//! `max_stream_duration` is a request timeout. Rewrites, redirects and mirrors are refused, and header changes anywhere but on
+//! a route.
 
+mod headers;
 mod matches;
 mod read;
 mod render;

@@ -23,6 +23,8 @@ use super::error::{At, Errors, Reason};
 
 /// Messages and packages (with a trailing dot) in which nothing may be ignored.
 const STRICT: &[&str] = &[
+    "envoy.config.core.v3.HeaderValue",
+    "envoy.config.core.v3.HeaderValueOption",
     "envoy.config.core.v3.TransportSocket",
     "envoy.config.listener.v3.Filter",
     "envoy.config.listener.v3.FilterChain",

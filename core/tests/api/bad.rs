@@ -90,11 +90,35 @@ const CASES: &[Case] = &[
     ("HTTPRoute", "{rules: [{backendRef: [{name: a, port: 80}]}]}", &[
         "spec.rules[0].backendRef: unknown field; did you mean \"backendRefs\"?",
     ]),
-    ("HTTPRoute", "{rules: [{filters: [{type: RequestMirror}], sessionPersistence: {}, matches: [{queryParams: [{name: a, value: b}]}], backendRefs: [{name: a, port: 80, filters: []}]}]}", &[
-        "spec.rules[0].filters: not supported yet",
+    ("HTTPRoute", "{rules: [{filters: [{type: RequestMirror, requestMirror: {}}], sessionPersistence: {}, matches: [{queryParams: [{name: a, value: b}]}], backendRefs: [{name: a, port: 80, filters: []}]}]}", &[
+        "spec.rules[0].filters[0].requestMirror: not supported yet",
         "spec.rules[0].sessionPersistence: not supported yet",
         "spec.rules[0].matches[0].queryParams: not supported yet",
         "spec.rules[0].backendRefs[0].filters: not supported yet",
+    ]),
+    ("HTTPRoute", "{rules: [{filters: [{type: URLRewrite}, {type: RequestHeaderModifier}, {type: RequestHeaderModifier, responseHeaderModifier: {}}]}, {filters: [{type: RequestHeaders}]}]}", &[
+        "spec.rules[1].filters[0].type: must be one of RequestHeaderModifier, ResponseHeaderModifier, RequestMirror, RequestRedirect, URLRewrite, CORS, ExternalAuth, ExtensionRef, not \"RequestHeaders\"",
+    ]),
+    ("HTTPRoute", "{rules: [{filters: [{type: URLRewrite}, {type: RequestHeaderModifier}, {type: RequestHeaderModifier, requestHeaderModifier: {}, responseHeaderModifier: {}}]}]}", &[
+        "spec.rules[0].filters[0].type: not supported yet",
+        "spec.rules[0].filters[1].requestHeaderModifier: required",
+        "spec.rules[0].filters[2].responseHeaderModifier: is the field of another type of filter",
+        "spec.rules[0].filters[2].type: is there twice",
+    ]),
+    ("HTTPRoute", "{rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft-client-id, value: a}, {name: Host, value: a}], add: [{name: TE, value: a}, {name: 'a b', value: a}, {name: X-A, value: ''}, {name: x-a, value: ' a'}], remove: [X-B, x-b, content-length]}}]}]}", &[
+        "spec.rules[0].filters[0].requestHeaderModifier.set[0].name: \"weft-client-id\" is reserved: Weft's proxies use names that start with \"weft-\" among themselves",
+        "spec.rules[0].filters[0].requestHeaderModifier.set[1].name: \"Host\" cannot be changed by a header modifier: it takes part in routing",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[0].name: \"TE\" belongs to a connection and cannot be changed by a route (RFC 9110 §7.6.1)",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[1].name: \"a b\" is not a header name (RFC 9110 §5.6.2)",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[2].value: must not be empty",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[3].value: is not a header value (RFC 9110 §5.5)",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[3].name: is there twice",
+        "spec.rules[0].filters[0].requestHeaderModifier.remove[2]: \"content-length\" belongs to a connection and cannot be changed by a route (RFC 9110 §7.6.1)",
+        "spec.rules[0].filters[0].requestHeaderModifier.remove[1]: is there twice",
+    ]),
+    ("HTTPRoute", "{rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-A, value: a}], add: [{name: x-a, value: b}], remove: [x-a]}}]}]}", &[
+        "spec.rules[0].filters[0].responseHeaderModifier.remove[0]: \"x-a\" is also in set",
+        "spec.rules[0].filters[0].responseHeaderModifier.remove[0]: \"x-a\" is also in add",
     ]),
     ("HTTPRoute", "{rules: [{matches: [{path: {value: v2}}, {path: {type: Prefix, value: /}}, {path: {type: Exact, value: '/a//b'}}, {path: {value: '/a/../b'}}, {path: {value: '/a%2fb'}}, {path: {value: '/a b'}}]}]}", &[
         "spec.rules[0].matches[1].path.type: must be one of Exact, PathPrefix, RegularExpression, not \"Prefix\"",

@@ -122,6 +122,27 @@ fn workload() -> impl Strategy<Value = WorkloadSpec> {
         })
 }
 
+fn filter() -> impl Strategy<Value = HttpRouteFilter> {
+    let headers = |names: &'static str| {
+        prop::collection::btree_map(names, "[!-~]{1,9}", 0..3)
+            .prop_map(|headers| headers.into_iter().map(|(name, value)| HttpHeader { name, value }).collect::<Vec<_>>())
+    };
+    (
+        any::<bool>(),
+        headers("X-Set-[a-z]{1,3}"),
+        headers("X-Add-[a-z]{1,3}"),
+        prop::collection::btree_set("x-gone-[a-z]{1,3}", 0..3),
+    )
+        .prop_map(|(is_request, set, add, remove)| {
+            let modifier = HttpHeaderFilter { set, add, remove: remove.into_iter().collect() };
+            HttpRouteFilter {
+                kind: if is_request { FilterType::RequestHeaderModifier } else { FilterType::ResponseHeaderModifier },
+                request_header_modifier: is_request.then(|| modifier.clone()),
+                response_header_modifier: (!is_request).then_some(modifier),
+            }
+        })
+}
+
 fn route() -> impl Strategy<Value = HttpRouteSpec> {
     let matches = (
         option::of(prop_oneof![Just(PathMatchType::Exact), Just(PathMatchType::PathPrefix)]),
@@ -145,13 +166,15 @@ fn route() -> impl Strategy<Value = HttpRouteSpec> {
     );
     let rule = (
         prop::collection::vec(matches, 0..3),
+        option::of(filter()),
         prop::collection::vec(backend, 0..3),
         option::of(duration()),
         option::of(0u32..9),
     )
-        .prop_map(|(matches, backend_refs, request, attempts)| HttpRouteRule {
+        .prop_map(|(matches, filter, backend_refs, request, attempts)| HttpRouteRule {
             name: None,
             matches,
+            filters: filter.into_iter().collect(),
             backend_refs,
             timeouts: request.map(|request| HttpRouteTimeouts { request: Some(request), backend_request: None }),
             retry: attempts.map(|attempts| HttpRouteRetry {

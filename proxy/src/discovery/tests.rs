@@ -76,7 +76,7 @@ fn first() -> Vec<Encoded> {
         authorization: Authorization::default(),
     };
     let inbound = Inbound { ports: BTreeMap::new(), default: port, access_log: Default::default() };
-    let rule = Rule { name: "a".into(), matches: Match::any(), action: Action::Deliver };
+    let rule = Rule::all("a", Action::Deliver);
     let host = VirtualHost { name: "inbound".into(), domains: vec!["*".into()], rules: vec![rule] };
     let table = RouteTable { name, hosts: vec![host], authorization: Authorization::default() };
     let default = OutboundDefault { policy: OutboundPolicy::RegisteredOnly };

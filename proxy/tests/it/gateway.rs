@@ -26,9 +26,8 @@ pub(crate) fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
     let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
     let name: ClusterName = cluster_name();
     let rule = |path: &str, action| Rule {
-        name: format!("shop/edge{path}").into(),
         matches: Match { path: PathMatch::Prefix(path.into()), method: None, headers: Vec::new() },
-        action,
+        ..Rule::all(&format!("shop/edge{path}"), action)
     };
     let host = VirtualHost {
         name: "shop".into(),

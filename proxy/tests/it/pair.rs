@@ -231,7 +231,7 @@ pub(crate) fn inbound_model(mode: InboundMode, authorization: Authorization) -> 
         },
         access_log: LogPolicy::Off,
     };
-    let rule = Rule { name: "inbound".into(), matches: Match::any(), action: Action::Deliver };
+    let rule = Rule::all("inbound", Action::Deliver);
     let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], rules: vec![rule] };
     let table = RouteTable { name: name.clone(), hosts: vec![host], authorization };
     Resources {
@@ -285,7 +285,7 @@ pub(crate) fn outbound_model(change: impl FnOnce(&mut Cluster, &mut Forward)) ->
     let route = RouteName::Service(port);
     let (mut cluster, mut forward) = (Cluster::new(name.clone()), Forward::to(name.clone()));
     change(&mut cluster, &mut forward);
-    let rule = Rule { name: "shop/product#0".into(), matches: Match::any(), action: Action::Forward(forward) };
+    let rule = Rule::all("shop/product#0", Action::Forward(forward));
     let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], rules: vec![rule] };
     let table = RouteTable { name: route.clone(), hosts: vec![host], authorization: Authorization::default() };
     let listener = Outbound {

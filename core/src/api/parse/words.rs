@@ -151,7 +151,12 @@ const SERVICE: &[&str] = &[
 /// Gateway API `HTTPRouteSpec`.
 const HTTP_ROUTE: &[&str] = &[
     "spec.rules[].backendRefs[].filters",
-    "spec.rules[].filters",
+    "spec.rules[].filters[].cors",
+    "spec.rules[].filters[].extensionRef",
+    "spec.rules[].filters[].externalAuth",
+    "spec.rules[].filters[].requestMirror",
+    "spec.rules[].filters[].requestRedirect",
+    "spec.rules[].filters[].urlRewrite",
     "spec.rules[].matches[].queryParams",
     "spec.rules[].sessionPersistence",
     "spec.useDefaultGateways",

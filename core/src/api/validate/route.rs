@@ -1,5 +1,7 @@
 //! Rules of HTTPRoutes and Gateways. Limits are the Gateway API's.
 
+mod filter;
+
 use super::{Check, MAX_ATTEMPTS, labels, names, service::weight};
 use crate::{
     api::{
@@ -57,6 +59,9 @@ fn rule(check: &mut Check, rule: &HttpRouteRule) {
     }
     check.at_most("matches", &rule.matches, 64);
     check.each("matches", &rule.matches, route_match);
+    check.at_most("filters", &rule.filters, 16);
+    check.each("filters", &rule.filters, filter::filter);
+    check.unique("filters", "type", &rule.filters, |filter| Some(filter.kind));
     check.at_most("backendRefs", &rule.backend_refs, 16);
     check.each("backendRefs", &rule.backend_refs, backend);
     if let Some(HttpRouteTimeouts { request: Some(request), backend_request: Some(each) }) = rule.timeouts

@@ -1,5 +1,5 @@
 use super::*;
-use crate::route::Action;
+use crate::{filter::Change, route::Action};
 
 fn action(world: &World, head: &Head) -> Option<Action> {
     routes(world, "svc/shop/product:80").unwrap().find(head).map(|rule| rule.action.clone())
@@ -172,4 +172,32 @@ spec:
     assert_eq!(shares(action(&world, &head)).0, [("svc/shop/product-v2:80".to_owned(), 1)]);
     let other = Head { headers: vec![("x-v".into(), "2".into())], ..get("/") };
     assert_eq!(action(&world, &other), None);
+}
+
+#[test]
+fn header_modifiers_of_a_rule_come_with_each_of_its_matches() {
+    let world = shop(&route(
+        "r",
+        r#"  parentRefs: [{group: "", kind: Service, name: product}]
+  rules:
+  - matches: [{path: {value: /a}}, {path: {value: /b}}]
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier:
+        set: [{name: X-Stage, value: Canary}]
+        add: [{name: X-Stage, value: "2"}]
+        remove: [X-Debug]
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {remove: [Server]}
+    backendRefs: [{name: product, port: 80}]
+  - backendRefs: [{name: product, port: 80}]"#,
+    ));
+    let table = routes(&world, "svc/shop/product:80").unwrap();
+    for path in ["/a", "/b"] {
+        let filters = &table.find(&get(path)).unwrap().filters;
+        let wanted = [Change::Remove("x-debug"), Change::Set("x-stage", "Canary"), Change::Add("x-stage", "2")];
+        assert_eq!(filters.request_headers.changes().collect::<Vec<_>>(), wanted, "{path}");
+        assert_eq!(filters.response_headers.changes().collect::<Vec<_>>(), [Change::Remove("server")], "{path}");
+    }
+    assert!(table.find(&get("/c")).unwrap().filters.is_empty());
 }

@@ -14,8 +14,9 @@ use weft_proto::envoy::{
     extensions::filters::http::rbac::v3::RbacPerRoute,
 };
 
-use super::{matches, retry};
+use super::{headers, matches, retry};
 use crate::{
+    filter::Filters,
     names::RouteName,
     policy::Authorization,
     route::{Action, Forward, RouteTable, Rule, UNRESOLVED, VirtualHost, WeightedCluster},
@@ -140,6 +141,18 @@ fn read_rule(message: &Route, at: &At<'_>, errors: &mut Errors) -> Option<Rule> 
         Some(matches) => matches::read(matches, &at.field("match"), errors),
         None => errors.refuse(&at.field("match"), Reason::Required),
     };
+    let request_headers = headers::read(
+        ("request_headers_to_add", &message.request_headers_to_add),
+        ("request_headers_to_remove", &message.request_headers_to_remove),
+        at,
+        errors,
+    );
+    let response_headers = headers::read(
+        ("response_headers_to_add", &message.response_headers_to_add),
+        ("response_headers_to_remove", &message.response_headers_to_remove),
+        at,
+        errors,
+    );
     let action = match &message.action {
         None => errors.refuse(&at.field("action"), Reason::Required),
         Some(route::Action::Route(action)) => {
@@ -155,7 +168,8 @@ fn read_rule(message: &Route, at: &At<'_>, errors: &mut Errors) -> Option<Rule> 
         }
         Some(route::Action::NonForwardingAction(_)) => Some(Action::Deliver),
     };
-    Some(Rule { name: message.name.as_str().into(), matches: matches?, action: action? })
+    let filters = Filters { request_headers: request_headers?, response_headers: response_headers? };
+    Some(Rule { name: message.name.as_str().into(), matches: matches?, filters, action: action? })
 }
 
 fn read_forward(action: &RouteAction, exact_words: bool, at: &At<'_>, errors: &mut Errors) -> Option<Forward> {

@@ -10,7 +10,7 @@ use weft_proto::envoy::{
     extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute},
 };
 
-use super::{matches, retry};
+use super::{headers, matches, retry};
 use crate::{
     route::{Action, Forward, RouteTable, Rule, UNRESOLVED, VirtualHost, WeightedCluster},
     wire::{ClientClass, Encoded, NotForClient, ResourceType, authorization, class::Form, duration, types::pack},
@@ -59,11 +59,17 @@ fn encode_rule(rule: &Rule, form: &Form) -> Route {
         }
         Action::Deliver => (route::Action::NonForwardingAction(NonForwardingAction {}), None),
     };
+    let (request_headers_to_add, request_headers_to_remove) = headers::encode(&rule.filters.request_headers);
+    let (response_headers_to_add, response_headers_to_remove) = headers::encode(&rule.filters.response_headers);
     Route {
         name: rule.name.as_ref().into(),
         r#match: Some(matches::encode(&rule.matches)),
         action: Some(action),
         metadata,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
         ..Route::default()
     }
 }

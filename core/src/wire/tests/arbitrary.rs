@@ -1,7 +1,7 @@
 //! Model values of every shape that the model allows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     time::Duration,
@@ -12,6 +12,7 @@ use proptest::{collection::vec, option, prelude::*};
 use crate::{
     cluster::{Cluster, HttpVersion, Limits, OutlierDetection, RetryBudget},
     endpoint::{Endpoint, EndpointSet, Health},
+    filter::{Filters, Header, HeaderModifier, header_modifier::check_value},
     identity::Identity,
     listener::{
         AccessLog, Gateway, Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault, OutboundPolicy,
@@ -239,11 +240,29 @@ fn rule() -> impl Strategy<Value = Rule> {
         method,
         headers,
     });
-    ("[a-z0-9/#]{0,20}", matches, action()).prop_map(|(name, matches, action)| Rule {
+    ("[a-z0-9/#]{0,20}", matches, filters(), action()).prop_map(|(name, matches, filters, action)| Rule {
         name: name.into(),
         matches,
+        filters,
         action,
     })
+}
+
+fn filters() -> impl Strategy<Value = Filters> {
+    (header_modifier(), header_modifier())
+        .prop_map(|(request_headers, response_headers)| Filters { request_headers, response_headers })
+}
+
+fn header_modifier() -> impl Strategy<Value = HeaderModifier> {
+    let value = "[ -~ä]{0,6}".prop_filter("the value of a field", |value| check_value(value).is_ok());
+    let header = || ("x-[a-z0-9_]{1,3}", value.clone()).prop_map(|(name, value)| Header::new(&name, &value));
+    (vec("x-[a-z0-9_]{1,3}".prop_map(Into::into), 0..3), vec(header(), 0..3), vec(header(), 0..3)).prop_map(
+        |(remove, mut set, add)| {
+            let mut seen = HashSet::new();
+            set.retain(|header| seen.insert(header.name.clone()));
+            HeaderModifier { remove, set, add }
+        },
+    )
 }
 
 fn domain() -> impl Strategy<Value = String> {
@@ -254,7 +273,7 @@ fn routes(authorization: impl Strategy<Value = Authorization>) -> impl Strategy<
     let host = ("[a-z0-9-]{0,10}", vec(domain(), 1..3), vec(rule(), 0..3));
     (route_name(), vec(host, 0..3), authorization).prop_map(|(name, hosts, authorization)| {
         // A domain belongs to one virtual host.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let hosts = hosts.into_iter().filter_map(|(name, domains, rules)| {
             let domains: Vec<_> =
                 domains.into_iter().filter(|domain| seen.insert(domain.clone())).map(Into::into).collect();

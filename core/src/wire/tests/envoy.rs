@@ -281,6 +281,18 @@ fn a_route_means_the_same_to_envoy() {
     assert_eq!(retry.retry_on, "connect-failure,refused-stream,gateway-error,reset");
     assert_eq!(retry.num_retries.as_ref().unwrap().value, 1);
     assert_eq!(retry.retriable_request_headers[0].name, ":method");
+    use theirs::config::core::v3::{HeaderValueOption, header_value_option::HeaderAppendAction};
+    let headers = &routes.virtual_hosts[0].routes[1];
+    let shown = |option: &HeaderValueOption| {
+        let header = option.header.clone().unwrap();
+        (header.key, header.value, option.append_action(), option.keep_empty_value)
+    };
+    let added: Vec<_> = headers.request_headers_to_add.iter().map(shown).collect();
+    let (set, add) = (HeaderAppendAction::OverwriteIfExistsOrAdd, HeaderAppendAction::AppendIfExistsOrAdd);
+    // Envoy reads `%%` as a percent sign.
+    assert_eq!(added, [("x-stage".into(), "100%%".into(), set, false), ("x-seen".into(), String::new(), add, true)]);
+    assert_eq!(headers.request_headers_to_remove, ["x-debug"]);
+    assert_eq!(headers.response_headers_to_add.len(), 1);
     let deny = &routes.typed_per_filter_config["weft.rbac.deny"];
     let deny = theirs::extensions::filters::http::rbac::v3::RbacPerRoute::decode(&*deny.value).unwrap();
     let rules = deny.rbac.unwrap().rules.unwrap();

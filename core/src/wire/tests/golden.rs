@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::super::*;
 use crate::{
     endpoint::{Endpoint, Health},
+    filter::{Filters, Header, HeaderModifier},
     identity::Identity,
     listener::{Inbound, InboundMode, InboundPort, Outbound, Protocol},
     names::{ClusterName, RouteName},
@@ -240,14 +241,22 @@ pub(super) fn split_table() -> RouteTable {
         vec![WeightedCluster { cluster: v1.clone(), weight: 90 }, WeightedCluster { cluster: v2, weight: 10 }];
     let split = Forward { clusters, unresolved: 5, ..Forward::to(v1) };
     let matches = Match { path: PathMatch::Prefix("/v2".into()), method: Some("GET".into()), headers: Vec::new() };
+    let filters = Filters {
+        request_headers: HeaderModifier {
+            remove: vec!["x-debug".into()],
+            set: vec![Header::new("x-stage", "100%")],
+            add: vec![Header::new("x-seen", "")],
+        },
+        response_headers: HeaderModifier { set: vec![Header::new("server", "shop")], ..HeaderModifier::default() },
+    };
     RouteTable {
         name: RouteName::Inbound(None),
         hosts: vec![VirtualHost {
             name: "all".into(),
             domains: vec!["*".into()],
             rules: vec![
-                Rule { name: "shop/split#0".into(), matches, action: Action::Forward(split) },
-                Rule { name: "shop/rest#0".into(), matches: Match::any(), action: Action::Deliver },
+                Rule { matches, ..Rule::all("shop/split#0", Action::Forward(split)) },
+                Rule { filters, ..Rule::all("shop/rest#0", Action::Deliver) },
             ],
         }],
         authorization: policy(),

@@ -11,7 +11,10 @@ use envoy_types::pb::{
 };
 
 use super::*;
-use crate::route::{Action, Match, PathMatch, RequestHead, ValueMatch};
+use crate::{
+    filter::Change,
+    route::{Action, Match, PathMatch, RequestHead, ValueMatch},
+};
 
 pub(super) fn table_with(rule: route::Route) -> route::RouteConfiguration {
     let host =
@@ -120,6 +123,69 @@ fn actions_that_weft_does_not_know_are_refused_by_name() {
         refused_routes(&table_with(response)),
         "virtual_hosts[0].routes[0].direct_response.body: not supported\n"
     );
+}
+
+fn with_headers(options: Vec<core::HeaderValueOption>) -> route::RouteConfiguration {
+    table_with(route::Route { request_headers_to_add: options, ..matching(prefix("/")) })
+}
+
+fn header(key: &str, value: &str, append_action: i32) -> core::HeaderValueOption {
+    let header = core::HeaderValue { key: key.into(), value: value.into(), ..Default::default() };
+    core::HeaderValueOption { header: Some(header), append_action, ..Default::default() }
+}
+
+#[test]
+fn foreign_header_changes_of_a_route_are_read() {
+    let older = |append| {
+        let append = Some(BoolValue { value: append });
+        #[expect(deprecated, reason = "the older form, which some servers still send")]
+        let option = core::HeaderValueOption { append, ..header("X-Older", "100%%", 0) };
+        option
+    };
+    let mut table = with_headers(vec![header("X-Add", "a", 0), header("X-Set", "b", 2), older(false), older(true)]);
+    table.virtual_hosts[0].routes[0].response_headers_to_remove = vec!["Server".into()];
+    let table = read_routes(&table);
+    let filters = &table.hosts[0].rules[0].filters;
+    let changes: Vec<Change<'_>> = filters.request_headers.changes().collect();
+    let wanted = [
+        Change::Set("x-set", "b"),
+        Change::Set("x-older", "100%"),
+        Change::Add("x-add", "a"),
+        Change::Add("x-older", "100%"),
+    ];
+    assert_eq!(changes, wanted);
+    assert_eq!(filters.response_headers.changes().collect::<Vec<_>>(), [Change::Remove("server")]);
+}
+
+#[test]
+fn header_changes_that_weft_does_not_know_are_refused_by_name() {
+    let at = "virtual_hosts[0].routes[0].request_headers_to_add[0]";
+    let of_connection = "belongs to a connection and cannot be changed by a route (RFC 9110 §7.6.1)";
+    for (option, error) in [
+        (header("x-a", "a", 1), "append_action: not supported"),
+        (header("x-a", "a", 3), "append_action: not supported"),
+        (header("x-a", "%START_TIME%", 0), "header.value: must be a text without a command, not \"%START_TIME%\""),
+        (header("x-a", "50%", 0), "header.value: must be a text without a command, not \"50%\""),
+        (header("x-a", "", 0), "header.value: required"),
+        (header("x-a", "a\r\nb", 0), "header.value: is not a header value (RFC 9110 §5.5)"),
+        (header(":path", "/", 2), "header.key: is not a header name (RFC 9110 §5.6.2)"),
+        (header("connection", "close", 2), &*format!("header.key: {of_connection}")),
+        (core::HeaderValueOption::default(), "header: required"),
+    ] {
+        assert_eq!(refused_routes(&with_headers(vec![option])), format!("{at}.{error}\n"));
+    }
+    let raw = core::HeaderValue { key: "x-a".into(), raw_value: vec![1], ..Default::default() };
+    let raw = core::HeaderValueOption { header: Some(raw), ..Default::default() };
+    assert!(refused_routes(&with_headers(vec![raw])).starts_with(&format!("{at}.header.raw_value: not supported\n")));
+    let twice = refused_routes(&with_headers(vec![header("x-a", "1", 2), header("X-A", "2", 2)]));
+    assert_eq!(twice, "virtual_hosts[0].routes[0].request_headers_to_add[1].header: is there twice\n");
+    let remove = route::Route { response_headers_to_remove: vec!["TE".into()], ..matching(prefix("/")) };
+    let text = refused_routes(&table_with(remove));
+    assert_eq!(text, format!("virtual_hosts[0].routes[0].response_headers_to_remove[0]: {of_connection}\n"));
+    // Anywhere else they would have to be joined with those of the route.
+    let mut table = with_headers(Vec::new());
+    table.virtual_hosts[0].request_headers_to_add = vec![header("x-a", "a", 0)];
+    assert_eq!(refused_routes(&table), "virtual_hosts[0].request_headers_to_add: not supported\n");
 }
 
 #[test]
