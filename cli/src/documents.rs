@@ -10,8 +10,7 @@ use std::{
 
 use serde::Deserialize as _;
 use serde_json::Value;
-
-use crate::kinds::{self, Kind};
+use weft_core::api::Kind;
 
 /// The documents of all given files.
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// What it is.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// Where it is.
     pub namespace: String,
     /// What it is called.
@@ -144,7 +143,7 @@ impl Source {
         let wrong = |reason: String| DocumentsError::Shape { file: self.file.clone(), line: self.line, reason };
         let text = |pointer: &str| self.value.pointer(pointer).and_then(Value::as_str);
         let kind = text("/kind").ok_or_else(|| wrong("kind: missing".into()))?;
-        let kind = kinds::find(kind).ok_or_else(|| wrong(format!("kind: {kind:?} does not exist")))?;
+        let kind = Kind::named(kind).ok_or_else(|| wrong(format!("kind: {kind:?} does not exist")))?;
         let name = text("/metadata/name").ok_or_else(|| wrong("metadata.name: missing".into()))?;
         let namespace = text("/metadata/namespace").unwrap_or(namespace);
         Ok(Named { kind, namespace: namespace.to_owned(), name: name.to_owned() })
@@ -202,11 +201,11 @@ mod tests {
         assert_eq!(lines, [1, 8]);
         let named = documents.named("default").unwrap();
         assert_eq!(
-            (named[0].kind.plural, named[0].namespace.as_str(), named[0].name.as_str()),
+            (named[0].kind.plural(), named[0].namespace.as_str(), named[0].name.as_str()),
             ("services", "default", "a")
         );
         assert_eq!(
-            (named[1].kind.plural, named[1].namespace.as_str(), named[1].name.as_str()),
+            (named[1].kind.plural(), named[1].namespace.as_str(), named[1].name.as_str()),
             ("gateways", "shop", "b")
         );
         assert_eq!(split(&documents.text).len(), 3);

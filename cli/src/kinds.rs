@@ -1,160 +1,95 @@
-//! The kinds of objects, by every name that people type.
+//! The kinds of objects as tables: their columns and cells. The names of kinds are in [`weft_core::api::Kind`].
 
 use serde_json::Value;
+pub use weft_core::api::Kind;
 
 use crate::table::{Cell, Tone};
 
-/// A kind.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Kind {
-    /// As objects say it.
-    pub name: &'static str,
-    /// As objects say it.
-    pub api_version: &'static str,
-    /// In paths of the API.
-    pub plural: &'static str,
-    /// What else people type, lower case.
-    pub short: &'static [&'static str],
-    /// Columns of its table between NAME and AGE.
-    pub columns: &'static [&'static str],
-}
-
-/// All of them, in the order in which they build on each other.
-pub const KINDS: &[Kind] = &[
-    Kind {
-        name: "MeshConfig",
-        api_version: "weft.dev/v1alpha1",
-        plural: "meshconfigs",
-        short: &["mc", "mesh"],
-        columns: &["INBOUND", "AUTHORIZATION", "OUTBOUND"],
-    },
-    Kind {
-        name: "Service",
-        api_version: "v1",
-        plural: "services",
-        short: &["svc"],
-        columns: &["ADDRESSES", "PORTS", "SELECTOR"],
-    },
-    Kind {
-        name: "Workload",
-        api_version: "weft.dev/v1alpha1",
-        plural: "workloads",
-        short: &["wl"],
-        columns: &["SERVICE-ACCOUNT", "ADDRESSES", "PORTS", "LABELS", "HEALTH", "SOURCE"],
-    },
-    Kind {
-        name: "Gateway",
-        api_version: "gateway.networking.k8s.io/v1",
-        plural: "gateways",
-        short: &["gw"],
-        columns: &["LISTENERS", "PROGRAMMED"],
-    },
-    Kind {
-        name: "HTTPRoute",
-        api_version: "gateway.networking.k8s.io/v1",
-        plural: "httproutes",
-        short: &["route", "routes"],
-        columns: &["PARENTS", "BACKENDS", "ACCEPTED"],
-    },
-    Kind {
-        name: "TrafficPolicy",
-        api_version: "weft.dev/v1alpha1",
-        plural: "trafficpolicies",
-        short: &["tp"],
-        columns: &["TARGET", "ACCEPTED"],
-    },
-    Kind {
-        name: "AuthorizationPolicy",
-        api_version: "weft.dev/v1alpha1",
-        plural: "authorizationpolicies",
-        short: &["ap"],
-        columns: &["ACTION", "TARGET", "RULES", "ACCEPTED"],
-    },
-];
-
-/// The kind that a text names: singular, plural or short, in any case.
-pub fn find(text: &str) -> Option<&'static Kind> {
-    let text = text.to_ascii_lowercase();
-    KINDS.iter().find(|kind| {
-        kind.name.to_ascii_lowercase() == text || kind.plural == text || kind.short.contains(&text.as_str())
-    })
-}
-
-/// What to say when there is no such kind.
+/// The message for a text that names no kind.
 pub fn unknown(text: &str) -> String {
-    let known: Vec<String> = KINDS.iter().map(|kind| format!("{} ({})", kind.plural, kind.short.join(", "))).collect();
+    let known: Vec<String> =
+        Kind::ALL.iter().map(|kind| format!("{} ({})", kind.plural(), kind.short_names().join(", "))).collect();
     format!("there is no kind {text:?}; there are {}", known.join(", "))
 }
 
-impl Kind {
-    /// The cells of an object for [`Kind::columns`].
-    pub fn cells(&self, object: &Value) -> Vec<Cell> {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        match self.name {
-            "MeshConfig" => ["/spec/inbound", "/spec/defaultAuthorization", "/spec/outbound"]
-                .map(|pointer| Cell::from(text(pointer)))
-                .into(),
-            "Service" => vec![
-                addresses(object).join(",").into(),
-                join(items(object, "/spec/ports").map(|port| {
-                    let number = |name| port.get(name).map(plain).unwrap_or_default();
-                    let target = number("targetPort");
-                    let target = if target.is_empty() { String::new() } else { format!("->{target}") };
-                    let app = number("appProtocol");
-                    let app = if app.is_empty() { app } else { format!("/{app}") };
-                    format!("{}{target}{app}", number("port"))
-                })),
-                pairs(object.pointer("/spec/selector")).into(),
-            ],
-            "Workload" => vec![
-                text("/spec/serviceAccount").into(),
-                join(items(object, "/spec/addresses").map(plain)),
-                join(items(object, "/spec/ports").filter_map(|port| port.get("port")).map(plain)),
-                pairs(object.pointer("/metadata/labels")).into(),
-                match text("/spec/health").as_str() {
-                    health @ ("" | "healthy") => Cell::toned(health, Tone::Good),
-                    health @ "unhealthy" => Cell::toned(health, Tone::Bad),
-                    health => Cell::toned(health, Tone::Notice),
-                },
-                text("/metadata/annotations/weft.dev~1source").into(),
-            ],
-            "Gateway" => vec![
-                join(items(object, "/spec/listeners").map(|listener| {
-                    let of = |name| listener.get(name).map(plain).unwrap_or_default();
-                    format!("{}:{}/{}", of("hostname"), of("port"), of("protocol"))
-                })),
-                condition(items(object, "/status/conditions"), "Programmed"),
-            ],
-            "HTTPRoute" => {
-                let backends =
-                    items(object, "/spec/rules").flat_map(|rule| items(rule, "/backendRefs")).map(|backend| {
-                        let of = |name| backend.get(name).map(plain);
-                        let name = of("name").unwrap_or_default();
-                        of("weight").map_or(name.clone(), |weight| format!("{name}={weight}"))
-                    });
-                let backends: Vec<String> = backends.collect();
-                let conditions = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
-                vec![
-                    join(items(object, "/spec/parentRefs").map(target)),
-                    backends.join(",").into(),
-                    condition(conditions, "Accepted"),
-                ]
-            }
-            "TrafficPolicy" => vec![
-                object.pointer("/spec/targetRef").map(target).unwrap_or_default().into(),
-                condition(items(object, "/status/conditions"), "Accepted"),
-            ],
-            "AuthorizationPolicy" => vec![
-                text("/spec/action").into(),
-                match object.pointer("/spec/targetRef") {
-                    Some(reference) => target(reference).into(),
-                    None => pairs(object.pointer("/spec/selector/matchLabels")).into(),
-                },
-                items(object, "/spec/rules").count().to_string().into(),
-                condition(items(object, "/status/conditions"), "Accepted"),
-            ],
-            _ => Vec::new(),
+/// The columns of a kind's table between NAME and AGE.
+pub fn columns(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::MeshConfig => &["INBOUND", "AUTHORIZATION", "OUTBOUND"],
+        Kind::Service => &["ADDRESSES", "PORTS", "SELECTOR"],
+        Kind::Workload => &["SERVICE-ACCOUNT", "ADDRESSES", "PORTS", "LABELS", "HEALTH", "SOURCE"],
+        Kind::Gateway => &["LISTENERS", "PROGRAMMED"],
+        Kind::HttpRoute => &["PARENTS", "BACKENDS", "ACCEPTED"],
+        Kind::TrafficPolicy => &["TARGET", "ACCEPTED"],
+        Kind::AuthorizationPolicy => &["ACTION", "TARGET", "RULES", "ACCEPTED"],
+    }
+}
+
+/// The cells of an object for [`columns`].
+pub fn cells(kind: Kind, object: &Value) -> Vec<Cell> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    match kind {
+        Kind::MeshConfig => ["/spec/inbound", "/spec/defaultAuthorization", "/spec/outbound"]
+            .map(|pointer| Cell::from(text(pointer)))
+            .into(),
+        Kind::Service => vec![
+            addresses(object).join(",").into(),
+            join(items(object, "/spec/ports").map(|port| {
+                let number = |name| port.get(name).map(plain).unwrap_or_default();
+                let target = number("targetPort");
+                let target = if target.is_empty() { String::new() } else { format!("->{target}") };
+                let app = number("appProtocol");
+                let app = if app.is_empty() { app } else { format!("/{app}") };
+                format!("{}{target}{app}", number("port"))
+            })),
+            pairs(object.pointer("/spec/selector")).into(),
+        ],
+        Kind::Workload => vec![
+            text("/spec/serviceAccount").into(),
+            join(items(object, "/spec/addresses").map(plain)),
+            join(items(object, "/spec/ports").filter_map(|port| port.get("port")).map(plain)),
+            pairs(object.pointer("/metadata/labels")).into(),
+            match text("/spec/health").as_str() {
+                health @ ("" | "healthy") => Cell::toned(health, Tone::Good),
+                health @ "unhealthy" => Cell::toned(health, Tone::Bad),
+                health => Cell::toned(health, Tone::Notice),
+            },
+            text("/metadata/annotations/weft.dev~1source").into(),
+        ],
+        Kind::Gateway => vec![
+            join(items(object, "/spec/listeners").map(|listener| {
+                let of = |name| listener.get(name).map(plain).unwrap_or_default();
+                format!("{}:{}/{}", of("hostname"), of("port"), of("protocol"))
+            })),
+            condition(items(object, "/status/conditions"), "Programmed"),
+        ],
+        Kind::HttpRoute => {
+            let backends = items(object, "/spec/rules").flat_map(|rule| items(rule, "/backendRefs")).map(|backend| {
+                let of = |name| backend.get(name).map(plain);
+                let name = of("name").unwrap_or_default();
+                of("weight").map_or(name.clone(), |weight| format!("{name}={weight}"))
+            });
+            let backends: Vec<String> = backends.collect();
+            let conditions = items(object, "/status/parents").flat_map(|parent| items(parent, "/conditions"));
+            vec![
+                join(items(object, "/spec/parentRefs").map(target)),
+                backends.join(",").into(),
+                condition(conditions, "Accepted"),
+            ]
         }
+        Kind::TrafficPolicy => vec![
+            object.pointer("/spec/targetRef").map(target).unwrap_or_default().into(),
+            condition(items(object, "/status/conditions"), "Accepted"),
+        ],
+        Kind::AuthorizationPolicy => vec![
+            text("/spec/action").into(),
+            match object.pointer("/spec/targetRef") {
+                Some(reference) => target(reference).into(),
+                None => pairs(object.pointer("/spec/selector/matchLabels")).into(),
+            },
+            items(object, "/spec/rules").count().to_string().into(),
+            condition(items(object, "/status/conditions"), "Accepted"),
+        ],
     }
 }
 
@@ -230,38 +165,21 @@ mod tests {
     use crate::{style::Style, table::Table};
 
     #[test]
-    fn every_name_finds_its_kind_and_no_name_is_used_twice() {
-        let mut names = std::collections::BTreeSet::new();
-        for kind in KINDS {
-            let singular = kind.name.to_ascii_lowercase();
-            for name in kind.short.iter().copied().chain([kind.plural, singular.as_str()]) {
-                assert!(names.insert(name.to_owned()), "{name}");
-                assert_eq!(find(name), Some(kind));
-                assert_eq!(find(&name.to_uppercase()), Some(kind));
-            }
-        }
-        assert_eq!(find("pod"), None);
+    fn an_unknown_kind_is_answered_with_the_known_ones() {
         assert!(unknown("pod").contains("services (svc)"));
     }
 
     #[test]
-    fn the_kinds_are_those_of_the_mesh() {
-        let all: Vec<_> = weft_core::api::Kind::ALL.iter().map(|kind| (kind.as_str(), kind.api_version())).collect();
-        let ours: Vec<_> = KINDS.iter().map(|kind| (kind.name, kind.api_version)).collect();
-        assert_eq!(ours, all);
-    }
-
-    #[test]
     fn every_kind_fills_its_columns_even_from_an_empty_object() {
-        for kind in KINDS {
-            assert_eq!(kind.cells(&json!({})).len(), kind.columns.len(), "{}", kind.name);
+        for kind in Kind::ALL.iter().copied() {
+            assert_eq!(cells(kind, &json!({})).len(), columns(kind).len(), "{kind}");
         }
     }
 
     fn row(kind: &str, object: &Value) -> String {
-        let kind = find(kind).unwrap();
-        let mut table = Table::new(kind.columns);
-        table.row(kind.cells(object));
+        let kind = Kind::named(kind).unwrap();
+        let mut table = Table::new(columns(kind));
+        table.row(cells(kind, object));
         table.render(Style::PLAIN).pop().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
     }
 

@@ -31,8 +31,8 @@ pub use duration::Duration;
 pub use error::{ApiError, Fault, FieldError};
 pub use meta::{Condition, ConditionStatus, DEFAULT_NAMESPACE, ObjectMeta, Status};
 pub use object::{
-    AuthorizationPolicy, Gateway, HttpRoute, Kind, MeshConfig, Object, ObjectKey, Resource, Service, TrafficPolicy,
-    Workload,
+    AuthorizationPolicy, Gateway, HttpRoute, Kind, MeshConfig, Object, ObjectKey, Resource, Scope, Service,
+    TrafficPolicy, Workload,
 };
 pub use parse::{MAX_DIRECTIVES, MAX_DOCUMENTS, MAX_ERRORS, MAX_PIECES, MAX_TEXT, parse_documents, parse_proxy_file};
 pub use proxy_config::ProxyConfig;

@@ -20,7 +20,7 @@ use weft::{
     command::{apply, get, status, token},
     config::{Server, Settings},
     documents::Documents,
-    kinds::{self, items, plain},
+    kinds::{self, Kind, items, plain},
     output,
 };
 
@@ -129,8 +129,7 @@ impl Shop {
     ///
     /// Errors: a service has none.
     pub(crate) async fn name_services(&mut self) -> Result<()> {
-        let kind = kinds::find("services").context("services are a kind")?;
-        let list = get::all(&self.client, kind, Some(NAMESPACE), None).await?;
+        let list = get::all(&self.client, Kind::Service, Some(NAMESPACE), None).await?;
         let mut names = Vec::new();
         for service in items(&list, "/items") {
             let name = service.pointer("/metadata/name").map(plain).unwrap_or_default();

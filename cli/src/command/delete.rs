@@ -1,6 +1,7 @@
 //! `weft delete`: one object, or all that files name, the last named first.
 
 use http::Method;
+use weft_core::api::Kind;
 
 use crate::{
     args::Delete,
@@ -16,7 +17,7 @@ use crate::{
 /// Errors: an unknown kind, no such object, or the control plane refuses.
 pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
     if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
-        let kind = kinds::find(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
+        let kind = Kind::named(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
         let named = Named { kind, namespace: args.namespace.clone(), name: name.clone() };
         one(client, &named, args.message.as_deref()).await?;
         return Ok(output::lines(&[format!("{} deleted", told(&named))])?);
@@ -38,10 +39,10 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
 
 async fn one(client: &Client, named: &Named, message: Option<&str>) -> Result<(), ClientError> {
     let query = message.map(|message| format!("?message={}", escape(message))).unwrap_or_default();
-    let path = format!("/api/v1/{}/{}/{}{query}", named.kind.plural, escape(&named.namespace), escape(&named.name));
+    let path = format!("/api/v1/{}/{}/{}{query}", named.kind.plural(), escape(&named.namespace), escape(&named.name));
     client.request(Method::DELETE, &path, None).await.map(drop)
 }
 
 fn told(named: &Named) -> String {
-    format!("{} {}/{}", named.kind.name.to_lowercase(), named.namespace, named.name)
+    format!("{} {}/{}", named.kind.as_str().to_lowercase(), named.namespace, named.name)
 }

@@ -2,11 +2,12 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use weft_core::api::Kind;
 
 use crate::{
     args::{Connection, Format, Get},
     client::{Client, ClientError, escape},
-    kinds::{self, KINDS, Kind, items, plain},
+    kinds::{self, items, plain},
     output,
     run::{UsageError, client},
     table::Table,
@@ -19,7 +20,7 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     if args.kind == "kinds" {
         return Ok(output::lines(&kinds_table())?);
     }
-    let kind = kinds::find(&args.kind).ok_or_else(|| UsageError(kinds::unknown(&args.kind)))?;
+    let kind = Kind::named(&args.kind).ok_or_else(|| UsageError(kinds::unknown(&args.kind)))?;
     let client = client(connection)?;
     if let Some(name) = &args.name {
         if args.scope.all_namespaces {
@@ -33,7 +34,7 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     if args.output == Format::Table && items(&list, "/items").next().is_none() {
         let place = namespace
             .map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}; -A looks in all"));
-        return Ok(output::lines(&[format!("no {} in {place}", kind.plural)])?);
+        return Ok(output::lines(&[format!("no {} in {place}", kind.plural())])?);
     }
     Ok(output::print(args.output, &list, |list| table(kind, &mut items(list, "/items"), namespace.is_none()))?)
 }
@@ -41,10 +42,10 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
 /// One object. A workload may be applied or registered; only lists have both.
 ///
 /// Errors: [`ClientError`]; `is_missing` when there is none.
-pub async fn one(client: &Client, kind: &Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
-    let path = format!("/api/v1/{}/{}/{}", kind.plural, escape(namespace), escape(name));
+pub async fn one(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
+    let path = format!("/api/v1/{}/{}/{}", kind.plural(), escape(namespace), escape(name));
     match client.read(&path).await {
-        Err(missing) if missing.is_missing() && kind.name == "Workload" => {
+        Err(missing) if missing.is_missing() && kind == Kind::Workload => {
             let list = all(client, kind, Some(namespace), None).await?;
             let named = |object: &&Value| object.pointer("/metadata/name").and_then(Value::as_str) == Some(name);
             items(&list, "/items").find(named).cloned().ok_or(missing)
@@ -58,7 +59,7 @@ pub async fn one(client: &Client, kind: &Kind, namespace: &str, name: &str) -> R
 /// Errors: [`ClientError`].
 pub async fn all(
     client: &Client,
-    kind: &Kind,
+    kind: Kind,
     namespace: Option<&str>,
     labels: Option<&str>,
 ) -> Result<Value, ClientError> {
@@ -68,12 +69,12 @@ pub async fn all(
         labels.into_iter().flat_map(|labels| labels.split(',')).map(|label| format!("label={}", escape(label))),
     );
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    client.read(&format!("/api/v1/{}{query}", kind.plural)).await
+    client.read(&format!("/api/v1/{}{query}", kind.plural())).await
 }
 
-fn table(kind: &Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace: bool) -> Vec<String> {
+fn table(kind: Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace: bool) -> Vec<String> {
     let mut heading = if with_namespace { vec!["NAMESPACE", "NAME"] } else { vec!["NAME"] };
-    heading.extend(kind.columns);
+    heading.extend(kinds::columns(kind));
     heading.push("AGE");
     let mut table = Table::new(&heading);
     let now = Timestamp::now();
@@ -84,7 +85,7 @@ fn table(kind: &Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace:
             row.push(of("/metadata/namespace").into());
         }
         row.push(of("/metadata/name").into());
-        row.extend(kind.cells(object));
+        row.extend(kinds::cells(kind, object));
         let created = object.pointer("/metadata/creationTimestamp");
         row.push(created.map(|created| output::age(created, now)).unwrap_or_default().into());
         table.row(row);
@@ -94,8 +95,9 @@ fn table(kind: &Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace:
 
 fn kinds_table() -> Vec<String> {
     let mut table = Table::new(&["KIND", "PLURAL", "SHORT", "APIVERSION"]);
-    for kind in KINDS {
-        table.row([kind.name.into(), kind.plural.into(), kind.short.join(",").into(), kind.api_version.into()]);
+    for kind in Kind::ALL {
+        let short = kind.short_names().join(",");
+        table.row([kind.as_str().into(), kind.plural().into(), short.into(), kind.api_version().into()]);
     }
     output::table_or(&table, "none")
 }

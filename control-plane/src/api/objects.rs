@@ -161,20 +161,7 @@ pub(super) fn changed(api: &super::Api, outcome: Outcome, dry_run: bool) -> Chan
 
 /// The kind of a path, by its plural.
 fn kind_of(plural: &str) -> Result<Kind, Failure> {
-    let found = Kind::ALL.iter().find(|kind| self::plural(**kind) == plural);
-    found.copied().ok_or_else(|| Failure::NoKind(plural.to_owned()))
-}
-
-fn plural(kind: Kind) -> &'static str {
-    match kind {
-        Kind::MeshConfig => "meshconfigs",
-        Kind::Service => "services",
-        Kind::Workload => "workloads",
-        Kind::Gateway => "gateways",
-        Kind::HttpRoute => "httproutes",
-        Kind::TrafficPolicy => "trafficpolicies",
-        Kind::AuthorizationPolicy => "authorizationpolicies",
-    }
+    Kind::from_plural(plural).ok_or_else(|| Failure::NoKind(plural.to_owned()))
 }
 
 /// The labels asked for: `label=app=order`, any number of times.

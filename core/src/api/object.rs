@@ -48,7 +48,9 @@ pub type MeshConfig = Resource<MeshConfigSpec>;
 
 /// Declares [`Kind`] and [`Object`] from one table, so that no place can forget a kind.
 macro_rules! kinds {
-    ($($(#[doc = $doc:literal])* $variant:ident($spec:ty) = $version:literal, $name:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident($spec:ty) = {
+        version: $version:literal, name: $name:literal, plural: $plural:literal, short: $short:expr, scope: $scope:ident
+    };)*) => {
         /// A kind of object that can be stored, in the order in which kinds are listed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
@@ -73,6 +75,21 @@ macro_rules! kinds {
             /// As `apiVersion` says it, such as `gateway.networking.k8s.io/v1`.
             pub fn api_version(self) -> &'static str {
                 match self { $(Self::$variant => $version,)* }
+            }
+
+            /// The plural, in lower case, as paths of the API say it: `httproutes`.
+            pub fn plural(self) -> &'static str {
+                match self { $(Self::$variant => $plural,)* }
+            }
+
+            /// Further names that people may type, in lower case: `gw`.
+            pub fn short_names(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => $short,)* }
+            }
+
+            /// What one object of this kind is about.
+            pub fn scope(self) -> Scope {
+                match self { $(Self::$variant => Scope::$scope,)* }
             }
         }
 
@@ -135,19 +152,42 @@ macro_rules! kinds {
 
 kinds! {
     /// `MeshConfig`
-    MeshConfig(MeshConfigSpec) = "weft.dev/v1alpha1", "MeshConfig";
+    MeshConfig(MeshConfigSpec) = {
+        version: "weft.dev/v1alpha1", name: "MeshConfig", plural: "meshconfigs", short: &["mc", "mesh"], scope: Mesh
+    };
     /// `Service`
-    Service(ServiceSpec) = "v1", "Service";
+    Service(ServiceSpec) = {
+        version: "v1", name: "Service", plural: "services", short: &["svc"], scope: Namespace
+    };
     /// `Workload`
-    Workload(WorkloadSpec) = "weft.dev/v1alpha1", "Workload";
+    Workload(WorkloadSpec) = {
+        version: "weft.dev/v1alpha1", name: "Workload", plural: "workloads", short: &["wl"], scope: Namespace
+    };
     /// `Gateway`
-    Gateway(GatewaySpec) = "gateway.networking.k8s.io/v1", "Gateway";
+    Gateway(GatewaySpec) = {
+        version: "gateway.networking.k8s.io/v1", name: "Gateway", plural: "gateways", short: &["gw"], scope: Namespace
+    };
     /// `HTTPRoute`
-    HttpRoute(HttpRouteSpec) = "gateway.networking.k8s.io/v1", "HTTPRoute";
+    HttpRoute(HttpRouteSpec) = {
+        version: "gateway.networking.k8s.io/v1", name: "HTTPRoute", plural: "httproutes", short: &["route", "routes"], scope: Namespace
+    };
     /// `TrafficPolicy`
-    TrafficPolicy(TrafficPolicySpec) = "weft.dev/v1alpha1", "TrafficPolicy";
+    TrafficPolicy(TrafficPolicySpec) = {
+        version: "weft.dev/v1alpha1", name: "TrafficPolicy", plural: "trafficpolicies", short: &["tp"], scope: Namespace
+    };
     /// `AuthorizationPolicy`
-    AuthorizationPolicy(AuthorizationPolicySpec) = "weft.dev/v1alpha1", "AuthorizationPolicy";
+    AuthorizationPolicy(AuthorizationPolicySpec) = {
+        version: "weft.dev/v1alpha1", name: "AuthorizationPolicy", plural: "authorizationpolicies", short: &["ap"], scope: Namespace
+    };
+}
+
+/// What one object of a kind is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// A part of a namespace: there may be many.
+    Namespace,
+    /// The whole mesh: there is one, named `default` in the namespace `default`.
+    Mesh,
 }
 
 /// What an object is found by. Orders by kind, namespace, name.
@@ -179,6 +219,23 @@ pub enum ObjectKeyError {
     /// An unknown kind.
     #[error(transparent)]
     Kind(#[from] KindError),
+}
+
+impl Kind {
+    /// The kind that a person means by a text: its name, plural or a short name, in any case.
+    pub fn named(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        Self::ALL.iter().copied().find(|kind| {
+            kind.as_str().eq_ignore_ascii_case(&text)
+                || kind.plural() == text
+                || kind.short_names().contains(&text.as_str())
+        })
+    }
+
+    /// The kind of a plural, exactly as paths of the API say it.
+    pub fn from_plural(plural: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.plural() == plural)
+    }
 }
 
 /// The names of all kinds, for messages.
@@ -277,5 +334,25 @@ impl<'de> Deserialize<'de> for Object {
             let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
             de::Error::custom(all.join("; "))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_finds_its_kind_and_no_name_is_used_twice() {
+        let mut names = std::collections::BTreeSet::new();
+        for kind in Kind::ALL.iter().copied() {
+            let singular = kind.as_str().to_ascii_lowercase();
+            for name in kind.short_names().iter().copied().chain([kind.plural(), singular.as_str()]) {
+                assert!(names.insert(name.to_owned()), "{name}");
+                assert_eq!(Kind::named(name), Some(kind));
+                assert_eq!(Kind::named(&name.to_uppercase()), Some(kind));
+            }
+            assert_eq!(Kind::from_plural(kind.plural()), Some(kind));
+        }
+        assert_eq!((Kind::named("pod"), Kind::from_plural("svc")), (None, None));
     }
 }

@@ -14,7 +14,7 @@ use super::{
     error::FieldError,
     mesh_config::MESH_CONFIG_NAME,
     meta::{DEFAULT_NAMESPACE, ObjectMeta},
-    object::Object,
+    object::{Object, Scope},
     proxy_config::ProxyConfig,
     service::SERVICE_ACCOUNTS,
 };
@@ -27,7 +27,12 @@ pub const MAX_ATTEMPTS: u32 = 10;
 /// Judges one object by itself. Empty: nothing is wrong.
 pub fn validate(object: &Object) -> Vec<FieldError> {
     let mut check = Check::default();
-    check.at("metadata", |check| metadata(check, object.metadata()));
+    check.at("metadata", |check| {
+        metadata(check, object.metadata());
+        if object.kind().scope() == Scope::Mesh {
+            the_only_one(check, object);
+        }
+    });
     match object {
         Object::Service(service) => {
             check.at("metadata.name", |check| check.form(&service.metadata.name, names::label));
@@ -45,14 +50,7 @@ pub fn validate(object: &Object) -> Vec<FieldError> {
         Object::Gateway(gateway) => check.at("spec", |check| route::gateway(check, &gateway.spec)),
         Object::TrafficPolicy(policy) => check.at("spec", |check| policy::traffic(check, &policy.spec)),
         Object::AuthorizationPolicy(policy) => check.at("spec", |check| policy::authorization(check, &policy.spec)),
-        Object::MeshConfig(config) => {
-            if config.metadata.name != MESH_CONFIG_NAME {
-                check.fail("metadata.name", "must be \"default\": there is one MeshConfig");
-            }
-            if config.metadata.namespace != DEFAULT_NAMESPACE {
-                check.fail("metadata.namespace", "must be \"default\" or absent: there is one MeshConfig");
-            }
-        }
+        Object::MeshConfig(_) => {}
     }
     check.finish()
 }
@@ -63,6 +61,17 @@ pub(super) fn proxy_config(config: &ProxyConfig) -> Vec<FieldError> {
     check.at("metadata", |check| metadata(check, &config.metadata));
     check.at("spec", |check| proxy::settings(check, &config.spec));
     check.finish()
+}
+
+/// The name and namespace of an object of which there is one for the mesh.
+fn the_only_one(check: &mut Check, object: &Object) {
+    let kind = object.kind();
+    if object.metadata().name != MESH_CONFIG_NAME {
+        check.fail("name", format!("must be {MESH_CONFIG_NAME:?}: there is one {kind}"));
+    }
+    if object.metadata().namespace != DEFAULT_NAMESPACE {
+        check.fail("namespace", format!("must be {DEFAULT_NAMESPACE:?} or absent: there is one {kind}"));
+    }
 }
 
 fn metadata(check: &mut Check, metadata: &ObjectMeta) {

@@ -9,7 +9,7 @@ use super::Story;
 use weft::{
     client::Client,
     command::{get, history},
-    kinds::{KINDS, items, plain},
+    kinds::{Kind, items, plain},
 };
 
 use crate::load::Mark;
@@ -93,9 +93,9 @@ impl Story {
         let client = &self.shop()?.client;
         let mut objects = BTreeMap::new();
         // Workloads are listed with those that are registered, which are compared by themselves.
-        for kind in KINDS.iter().filter(|kind| kind.name != "Workload") {
+        for kind in Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Workload) {
             let list = get::all(client, kind, None, None).await?;
-            objects.extend(named(&list, kind.name));
+            objects.extend(named(&list, kind.as_str()));
         }
         let mut revisions = BTreeMap::new();
         for revision in items(&history::revisions(client, 100).await?, "/items") {
