@@ -2,8 +2,8 @@
 //! Shape: [`App::start`] opens every port and starts everything; [`App::run`] stays until it is told to stop;
 //! [`App::shutdown`] drains. In a test the control thread is the test's own.
 //!
-//! At the end: readiness goes first, then the control plane hears of it, then listeners close and idle connections end;
-//! the workload leaves the registry when the last connection has ended or the time is up.
+//! Shutdown: readiness goes first, then the control plane is told, then listeners close and idle connections end; the workload
+//! leaves the registry when the last connection has ended or the drain timeout is over.
 //!
 //! - [`ports`]: opening listening sockets. `threads`: the workers.
 //!   `edge`: the ports of a gateway come and go.
@@ -52,13 +52,13 @@ use crate::{
     worker::{Shared, Worker},
 };
 
-/// Destinations that wait to be asked for.
+/// Destinations that may wait for discovery.
 const INTEREST: usize = 4_096;
-/// Longest time to say good-bye to the control plane.
+/// Longest time to deregister from the control plane.
 const LEAVE: Duration = Duration::from_millis(1_500);
 /// Longest time to write the end of the access log.
 const LOG: Duration = Duration::from_secs(1);
-/// How often the connections that are left are counted.
+/// How often open connections are counted while draining.
 const COUNT: Duration = Duration::from_millis(25);
 
 /// A running proxy.
@@ -93,21 +93,21 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The certificate's files are not good.
+    /// The certificate's files are not valid.
     #[error("spec.identity")]
     Identity(#[from] SvidError),
-    /// The objects are not complete.
-    #[error("the mesh's objects do not make a configuration")]
+    /// The objects are incomplete.
+    #[error("the configuration made from the objects is incomplete")]
     Incomplete(#[from] IncompleteError),
     /// A thread cannot be started.
-    #[error("a worker cannot be started")]
+    #[error("cannot start a worker thread")]
     Thread(#[source] io::Error),
     /// No signals.
-    #[error("signals cannot be listened to")]
+    #[error("cannot listen for signals")]
     Signal(#[source] io::Error),
 }
 
-/// The signals that a proxy obeys.
+/// The signals that the proxy handles.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -115,15 +115,15 @@ pub struct Signals {
     hangup: Signal,
 }
 
-/// What a signal means.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Order {
     Stop,
     Reload,
 }
 
 impl Signals {
-    /// Takes them from the kernel's hands.
+    /// Registers the handlers. Errors: the kernel refuses.
     pub fn listen() -> Result<Self, StartError> {
         let listen = |kind| signal(kind).map_err(StartError::Signal);
         Ok(Self {
@@ -134,16 +134,16 @@ impl Signals {
     }
 
     /// The next one.
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> Order {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hangup.recv() => Told::Reload,
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+            _ = self.hangup.recv() => Order::Reload,
         }
     }
 
     async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
+        while self.next().await != Order::Stop {}
     }
 }
 
@@ -234,7 +234,7 @@ impl App {
         Ok(Self { addresses, view, threads, log, tasks, file, agent, leave, _checks: checks })
     }
 
-    /// Why no traffic can be taken; empty when it can.
+    /// The reasons why the proxy is not ready; empty when it is.
     pub fn not_ready(&self) -> Vec<&'static str> {
         self.view.not_ready()
     }
@@ -249,16 +249,18 @@ impl App {
         self.view.status.applied.borrow().revision
     }
 
-    /// Reads the file again. Errors are told in the log, and change nothing.
+    /// Reads the file again. An error is logged, and the current configuration stays.
     pub fn reload(&mut self, args: &SettingsArgs) {
         let Some(file) = &mut self.file else {
-            return tracing::info!("nothing to read again: the configuration comes from the control plane");
+            return tracing::info!("nothing to reload: the configuration comes from the control plane");
         };
         match args.read() {
             Ok(new) => match new.source.clone() {
                 Source::File { objects, .. } => file.reload(new, objects),
                 Source::ControlPlane(_) => {
-                    tracing::error!("the new file names a control plane, which takes a restart; nothing has changed");
+                    tracing::error!(
+                        "new file rejected, keeping the current configuration: it names a control plane, which needs a restart"
+                    );
                 }
             },
             Err(error) => {
@@ -266,7 +268,7 @@ impl App {
                     ConfigError::Read { source, .. } => source.to_string(),
                     ConfigError::Mistakes { .. } => String::new(),
                 };
-                tracing::error!(%error, detail, "the new file is not good; nothing has changed");
+                tracing::error!(%error, detail, "new file rejected, keeping the current configuration");
             }
         }
     }
@@ -276,47 +278,47 @@ impl App {
         let quit = self.view.control.quit.clone();
         loop {
             tokio::select! {
-                told = signals.next() => match told {
-                    Told::Stop => break,
-                    Told::Reload => self.reload(args),
+                order = signals.next() => match order {
+                    Order::Stop => break,
+                    Order::Reload => self.reload(args),
                 },
                 () = quit.cancelled() => break,
-                // None of them ends by itself: this is an error of ours, and traffic goes on without that part.
+                // None of them ends by itself: this is a bug, and traffic goes on without that part.
                 Some(ended) = self.tasks.join_next() => {
-                    tracing::error!(panicked = ended.is_err(), "a part of the control side has ended");
+                    tracing::error!(panicked = ended.is_err(), "a control task has ended; this is a bug, traffic continues");
                 }
             }
         }
         tokio::select! {
             drained = Box::pin(self.shutdown()) => tracing::info!(drained, "stopped"),
-            () = signals.stop() => tracing::warn!("stopped at once, by a second signal"),
+            () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
         }
     }
 
-    /// Stops: readiness off, the control plane told, no new connections, then waits for those that are open. Returns whether
-    /// all of them ended in time.
+    /// Stops: not ready, the control plane told, no new connections, then waits for open ones. Returns whether all of them
+    /// ended in time.
     pub async fn shutdown(mut self) -> bool {
         let deadline = Instant::now() + self.view.settings.drain;
         self.view.drain().await;
         let drained = self.ended(deadline).await;
         if !drained {
-            tracing::warn!(open = self.view.open(), "the time to drain is up; closing what is open");
+            tracing::warn!(open = self.view.open(), "drain timeout; closing open connections");
         }
         self.leave.cancel();
         if let Some(agent) = self.agent.take()
             && timeout(LEAVE, agent).await.is_err()
         {
-            tracing::warn!("the control plane was not told that we left; it will notice");
+            tracing::warn!("deregistration timed out; the control plane will notice by the missing heartbeat");
         }
         self.tasks.abort_all();
         self.threads.stop().await;
         if timeout(LOG, self.log.end()).await.is_err() {
-            tracing::warn!("the end of the access log was not written: whoever reads it is too slow");
+            tracing::warn!("the end of the access log was not written: its reader is too slow");
         }
         drained
     }
 
-    /// Waits until no connection is open, twice in a row: one that is just being accepted is in no table yet.
+    /// Waits until no connection is open, several times in a row: one that is just being accepted is in no table yet.
     async fn ended(&self, deadline: Instant) -> bool {
         let mut quiet = 0;
         loop {
@@ -332,7 +334,7 @@ impl App {
     }
 }
 
-/// Starts what talks to the control plane.
+/// Starts the tasks that talk to the control plane.
 fn start_control(
     view: &Arc<View>,
     join: &Join,

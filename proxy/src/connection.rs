@@ -1,11 +1,11 @@
-//! The table of open connections of one worker, and the one clock that closes those that wait too long.
-//! Shape: [`Table::open`] gives a [`Connection`]; the HTTP server tells it when a head begins and a request starts and ends;
-//! [`Table::sweep`], called twice a second, closes what is over a limit. No timer per request.
+//! The table of open connections of one worker, and the one clock that enforces their timeouts.
+//! Shape: [`Table::open`] gives a [`Connection`]; the HTTP server reports on it when a head begins and a request starts and ends;
+//! [`Table::sweep`], called twice a second, closes connections over a timeout. No timer per request.
 //!
 //! # Defaults
-//! Head 10 s from its first byte to its last; first request of an HTTP connection 10 s from its being accepted, what it speaks
-//! found out included; idle HTTP 5 min; a body of an HTTP/1 request that does not come, 5 min (streams of HTTP/2 have no such
-//! limit: gRPC calls may be silent for long). A peer whose certificate has expired is told to go, and cut off 30 s later.
+//! Head 10 s from its first byte to its last; first request of an HTTP connection 10 s from the accept, protocol detection
+//! included; idle HTTP 5 min; a stalled body of an HTTP/1 request 5 min (streams of HTTP/2 have no such timeout: gRPC calls may
+//! be silent for long). A connection whose peer's certificate has expired is closed gracefully, and cut 30 s later.
 
 use std::{
     collections::HashMap,
@@ -30,18 +30,19 @@ use crate::telemetry::{Direction, Flow, Protocol};
 
 /// Longest time from the first byte of a head to its last, and for the first request of an HTTP connection.
 pub(crate) const HEAD: Duration = Duration::from_secs(10);
-/// Longest time between two requests.
+/// Idle timeout: the longest time between two requests.
 pub(crate) const IDLE: Duration = Duration::from_secs(300);
-/// Longest wait for more of an HTTP/1 request's body.
+/// Longest time without a byte of an HTTP/1 request's body that is not complete.
 pub(crate) const BODY: Duration = Duration::from_secs(300);
-/// What is left to a peer whose certificate has expired.
+/// Grace period of a connection whose peer's certificate has expired.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// How a connection is to end.
+/// How a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// As soon as no request runs or has begun to arrive: the proxy drains, it was idle, or the peer's certificate has expired.
-    Soon,
+pub(crate) enum Close {
+    /// As soon as no request is in flight or has begun to arrive: the proxy drains, the connection was idle, or the peer's
+    /// certificate has expired.
+    Gracefully,
     /// Now.
     Now,
 }
@@ -67,9 +68,9 @@ pub(crate) struct Connection {
     expires: AtomicU64,
     clock: Arc<AtomicU64>,
     end: AtomicU8,
-    /// The task that has to hear of the end.
+    /// The task to wake when the connection is to be closed.
     task: Mutex<Option<Waker>>,
-    /// Tunnels, which have to hear of the cut.
+    /// Notified when the connection is cut, for its tunnels.
     tunnels: Notify,
 }
 
@@ -99,13 +100,13 @@ pub struct Table {
     draining: AtomicBool,
 }
 
-/// A request that runs; it has ended when this is dropped.
+/// A request in flight, until dropped.
 #[derive(Debug)]
-pub(crate) struct Running(Arc<Connection>);
+pub(crate) struct InFlight(Arc<Connection>);
 
-/// Takes the connection out of the table when dropped.
+/// A connection's place in the table, until dropped.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Registration {
     table: Arc<Table>,
     pub(crate) connection: Arc<Connection>,
 }
@@ -123,8 +124,8 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Enters a connection.
-    pub(crate) fn open(self: &Arc<Self>, flow: Flow, identity: Option<Identity>, protocol: Protocol) -> Entry {
+    /// Adds a connection.
+    pub(crate) fn open(self: &Arc<Self>, flow: Flow, identity: Option<Identity>, protocol: Protocol) -> Registration {
         let id = self.next.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection {
             id,
@@ -145,9 +146,9 @@ impl Table {
         });
         self.rows.lock().insert(id, connection.clone());
         if self.draining.load(Relaxed) {
-            connection.end(End::Soon);
+            connection.close(Close::Gracefully);
         }
-        Entry { table: self.clone(), connection }
+        Registration { table: self.clone(), connection }
     }
 
     /// How many are open.
@@ -175,7 +176,7 @@ impl Table {
         outbound.map(|flow| flow.destination).collect()
     }
 
-    /// Moves the clock and closes what has waited for too long.
+    /// Moves the clock and closes connections over a timeout.
     pub(crate) fn sweep(&self) {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         self.clock.store(now, Relaxed);
@@ -187,34 +188,34 @@ impl Table {
             let idle = over(connection.idle_since.load(Relaxed), IDLE);
             let expires = connection.expires.load(Relaxed);
             if head || body || over(expires, GRACE) {
-                connection.end(End::Now);
+                connection.close(Close::Now);
             } else if idle || over(expires, Duration::ZERO) {
-                connection.end(End::Soon);
+                connection.close(Close::Gracefully);
             }
         }
     }
 
-    /// Tells all connections, and those that come, that they are to end soon.
+    /// Closes all connections gracefully, and those that are opened from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
-        self.rows.lock().values().for_each(|connection| connection.end(End::Soon));
+        self.rows.lock().values().for_each(|connection| connection.close(Close::Gracefully));
     }
 }
 
 impl Connection {
-    /// An HTTP server begins on a connection that was accepted then: its first request is awaited.
+    /// An HTTP server begins on a connection accepted at that time: the timeout of the first head starts there.
     pub(crate) fn http_begins(&self, accepted: Instant) {
         let spent = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.head_since.store(self.clock.load(Relaxed).saturating_sub(spent).max(1), Relaxed);
     }
 
-    /// The peer's certificate is valid for so long.
+    /// The peer's certificate is valid for this time.
     pub(crate) fn valid_for(&self, rest: Duration) {
         let rest = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
         self.expires.store(self.clock.load(Relaxed).saturating_add(rest), Relaxed);
     }
 
-    /// More of a request's body is awaited, or has come.
+    /// The proxy waits for more of a request's body, or no longer does.
     pub(crate) fn body_awaited(&self, awaited: bool) {
         let since = if awaited { self.clock.load(Relaxed) } else { 0 };
         if awaited != (self.body_since.load(Relaxed) != 0) {
@@ -230,33 +231,34 @@ impl Connection {
         }
     }
 
-    /// A head is complete and its request runs.
-    pub(crate) fn request_starts(self: &Arc<Self>) -> Running {
+    /// A head is complete and its request in flight.
+    pub(crate) fn request_starts(self: &Arc<Self>) -> InFlight {
         self.running.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
         self.idle_since.store(0, Relaxed);
-        Running(self.clone())
+        InFlight(self.clone())
     }
 
-    /// How the connection is to end, if it is. The task hears of a change; `listens` says whether it is known already.
-    pub(crate) fn poll_end(&self, cx: &Context<'_>, listens: &mut bool) -> Option<End> {
-        if !std::mem::replace(listens, true) {
+    /// How the connection is to be closed, if it is. The task is woken at a change; `registered` says whether its waker is kept
+    /// already.
+    pub(crate) fn poll_close(&self, cx: &Context<'_>, registered: &mut bool) -> Option<Close> {
+        if !std::mem::replace(registered, true) {
             *self.task.lock() = Some(cx.waker().clone());
         }
         match self.end.load(Relaxed) {
             0 => None,
-            1 => Some(End::Soon),
-            _ => Some(End::Now),
+            1 => Some(Close::Gracefully),
+            _ => Some(Close::Now),
         }
     }
 
-    /// Whether the connection is to end with the request that runs.
-    pub(crate) fn is_ending(&self) -> bool {
+    /// Whether the connection is to be closed after the request in flight.
+    pub(crate) fn is_closing(&self) -> bool {
         self.end.load(Relaxed) != 0
     }
 
-    /// Whether it is to end now.
+    /// Whether it is to be closed now.
     pub(crate) fn is_cut(&self) -> bool {
         self.end.load(Relaxed) > 1
     }
@@ -266,7 +268,7 @@ impl Connection {
         self.requests.load(Relaxed) != 0
     }
 
-    /// Ends when the connection is to be cut.
+    /// Ready when the connection is to be cut.
     pub(crate) async fn cut(&self) {
         loop {
             let notified = self.tunnels.notified();
@@ -277,10 +279,10 @@ impl Connection {
         }
     }
 
-    fn end(&self, end: End) {
-        let level = match end {
-            End::Soon => 1,
-            End::Now => 2,
+    fn close(&self, close: Close) {
+        let level = match close {
+            Close::Gracefully => 1,
+            Close::Now => 2,
         };
         if self.end.fetch_max(level, Relaxed) < level {
             if let Some(task) = &*self.task.lock() {
@@ -290,7 +292,7 @@ impl Connection {
         }
     }
 
-    /// Ends when no request runs, at most a second later. A tunnel is a request that runs.
+    /// Ready when no request is in flight, at most a second later. A tunnel is a request in flight.
     pub(crate) async fn unused(&self) {
         while self.running.load(Relaxed) != 0 {
             sleep(Duration::from_secs(1)).await;
@@ -312,7 +314,7 @@ impl Connection {
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if self.0.running.fetch_sub(1, Relaxed) == 1 {
             self.0.idle_since.store(self.0.clock.load(Relaxed), Relaxed);
@@ -320,7 +322,7 @@ impl Drop for Running {
     }
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.table.rows.lock().remove(&self.connection.id);
     }
@@ -330,15 +332,15 @@ impl Drop for Entry {
 mod tests {
     use super::*;
 
-    fn entry(table: &Arc<Table>) -> Entry {
+    fn entry(table: &Arc<Table>) -> Registration {
         let address = "127.0.0.1:1".parse().unwrap();
         table.open(Flow { direction: Direction::Inbound, peer: address, destination: address }, None, Protocol::Http1)
     }
 
-    fn end_after(table: &Table, entry: &Entry, time: Duration) -> Option<End> {
+    fn end_after(table: &Table, entry: &Registration, time: Duration) -> Option<Close> {
         futures_util::FutureExt::now_or_never(tokio::time::advance(time));
         table.sweep();
-        entry.connection.poll_end(&Context::from_waker(Waker::noop()), &mut false)
+        entry.connection.poll_close(&Context::from_waker(Waker::noop()), &mut false)
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,7 +351,7 @@ mod tests {
         connection.http_begins(Instant::now());
         assert_eq!(end_after(&table, &entry, HEAD - Duration::from_secs(1)), None);
         let running = connection.request_starts();
-        assert_eq!(end_after(&table, &entry, IDLE * 2), None, "a running request is never cut");
+        assert_eq!(end_after(&table, &entry, IDLE * 2), None, "a request in flight is never cut");
         drop(running);
         assert_eq!(end_after(&table, &entry, IDLE - Duration::from_secs(1)), None);
         connection.received();
@@ -358,13 +360,13 @@ mod tests {
             assert_eq!(end_after(&table, &entry, Duration::from_secs(1)), None);
         }
         let end = end_after(&table, &entry, Duration::from_secs(2));
-        assert_eq!(end, Some(End::Now), "ten seconds in all, not since the last byte");
+        assert_eq!(end, Some(Close::Now), "ten seconds in all, not since the last byte");
         drop(entry);
         assert!(table.is_empty());
     }
 
     #[tokio::test]
-    async fn a_tunnel_that_listens_for_the_cut_does_not_keep_its_connection_from_hearing_of_the_end() {
+    async fn a_tunnel_that_waits_for_the_cut_does_not_hide_a_graceful_close_from_its_connection() {
         struct Woken(AtomicBool);
         impl std::task::Wake for Woken {
             fn wake(self: Arc<Self>) {
@@ -375,27 +377,27 @@ mod tests {
         let entry = entry(&table);
         let woken = Arc::new(Woken(AtomicBool::new(false)));
         let waker = Waker::from(woken.clone());
-        assert_eq!(entry.connection.poll_end(&Context::from_waker(&waker), &mut false), None);
+        assert_eq!(entry.connection.poll_close(&Context::from_waker(&waker), &mut false), None);
         let mut cut = std::pin::pin!(entry.connection.cut());
         assert!(futures_util::poll!(cut.as_mut()).is_pending());
         table.drain();
         assert!(woken.0.load(Relaxed));
         assert!(futures_util::poll!(cut.as_mut()).is_pending(), "draining cuts no tunnel");
-        entry.connection.end(End::Now);
+        entry.connection.close(Close::Now);
         cut.await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_idle_or_expired_ends_soon_and_what_was_told_to_is_cut() {
+    async fn an_idle_or_expired_connection_closes_gracefully_and_then_is_cut() {
         let table = Arc::new(Table::default());
         let idle = entry(&table);
         drop(idle.connection.request_starts());
-        assert_eq!(end_after(&table, &idle, IDLE + Duration::from_secs(1)), Some(End::Soon));
+        assert_eq!(end_after(&table, &idle, IDLE + Duration::from_secs(1)), Some(Close::Gracefully));
         let expiring = entry(&table);
         expiring.connection.valid_for(Duration::from_secs(60));
         assert_eq!(end_after(&table, &expiring, Duration::from_secs(59)), None);
-        assert_eq!(end_after(&table, &expiring, Duration::from_secs(2)), Some(End::Soon));
-        assert_eq!(end_after(&table, &expiring, GRACE), Some(End::Now));
+        assert_eq!(end_after(&table, &expiring, Duration::from_secs(2)), Some(Close::Gracefully));
+        assert_eq!(end_after(&table, &expiring, GRACE), Some(Close::Now));
         let stalled = entry(&table);
         stalled.connection.body_awaited(true);
         stalled.connection.body_awaited(true);
@@ -403,8 +405,12 @@ mod tests {
         stalled.connection.body_awaited(false);
         stalled.connection.body_awaited(true);
         assert_eq!(end_after(&table, &stalled, BODY - Duration::from_secs(1)), None);
-        assert_eq!(end_after(&table, &stalled, Duration::from_secs(2)), Some(End::Now));
+        assert_eq!(end_after(&table, &stalled, Duration::from_secs(2)), Some(Close::Now));
         table.drain();
-        assert_eq!(end_after(&table, &entry(&table), Duration::ZERO), Some(End::Soon), "who comes while draining");
+        assert_eq!(
+            end_after(&table, &entry(&table), Duration::ZERO),
+            Some(Close::Gracefully),
+            "a connection opened while draining"
+        );
     }
 }

@@ -18,7 +18,7 @@ use weft_redirect::original_dst::{Destination, original_dst};
 use crate::{
     listener::{
         socket::{Accepted, Role},
-        spread::{Handed, Place},
+        spread::{Handed, Reservation},
     },
     request::{gateway, inbound, outbound, refuse},
     telemetry::Flow,
@@ -57,16 +57,16 @@ async fn stop(worker: &Worker, role: Role) {
 fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let spread = &worker.shared.spread;
     let direction = role.direction();
-    let Some(place) = spread.choose(worker.index, direction, peer.ip()) else {
+    let Some(reservation) = spread.choose(worker.index, direction, peer.ip()) else {
         let flow = Flow { direction, peer, destination: peer };
         return refuse::connection(worker, flow, None, "", &Failure::Overloaded(Limit::ProxyConnections));
     };
-    if place.worker() == worker.index {
-        return worker.spawn(connection(worker.clone(), stream, peer, role, place));
+    if reservation.worker() == worker.index {
+        return worker.spawn(connection(worker.clone(), stream, peer, role, reservation));
     }
     match stream.into_std() {
         Ok(stream) => {
-            if let Err(back) = spread.hand(Handed { stream, peer, role, place }) {
+            if let Err(back) = spread.hand(Handed { stream, peer, role, reservation }) {
                 handed(worker, back);
             }
         }
@@ -75,14 +75,14 @@ fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
 }
 
 /// Serves a connection that another worker has accepted.
-pub(crate) fn handed(worker: &Arc<Worker>, Handed { stream, peer, role, place }: Handed) {
+pub(crate) fn handed(worker: &Arc<Worker>, Handed { stream, peer, role, reservation }: Handed) {
     match TcpStream::from_std(stream) {
-        Ok(stream) => worker.spawn(connection(worker.clone(), stream, peer, role, place)),
+        Ok(stream) => worker.spawn(connection(worker.clone(), stream, peer, role, reservation)),
         Err(error) => tracing::warn!(%error, %peer, "a connection that another worker has accepted is lost"),
     }
 }
 
-async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role, place: Place) {
+async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role, reservation: Reservation) {
     let captured = |fixed: Option<SocketAddr>| match fixed {
         Some(destination) => Some(destination),
         None => captured_destination(&worker, &stream, peer, role),
@@ -93,7 +93,7 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
     };
     let Some(destination) = destination else { return };
     let flow = Flow { direction: role.direction(), peer, destination };
-    let accepted = Accepted { flow, since: Instant::now(), place };
+    let accepted = Accepted { flow, since: Instant::now(), reservation };
     match role {
         Role::Outbound(_) => outbound::connection(worker, stream, accepted).await,
         Role::Inbound(_) => inbound::connection(worker, stream, accepted).await,

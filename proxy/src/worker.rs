@@ -1,5 +1,5 @@
 //! A worker: one thread with a runtime, listeners, pools, connections and metrics of its own.
-//! What all workers share is in [`Shared`]; they lock nothing of it on the way of a request.
+//! Workers share [`Shared`]; a request takes none of its locks.
 
 use std::{
     collections::HashMap,
@@ -29,15 +29,15 @@ use crate::{
     },
 };
 
-/// What all workers share.
+/// Shared by all workers.
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration in force.
     pub live: Arc<Live>,
     /// The current certificate.
     pub tls: Arc<CurrentTls>,
-    /// Where destinations are asked for that the snapshot does not know. `None`: the configuration comes from a file, so
-    /// what it does not know is not in the mesh.
+    /// The queue to discovery for destinations that the snapshot does not know. `None`: the configuration comes from a file, and
+    /// a destination that it does not know is not in the mesh.
     pub interest: Option<mpsc::Sender<SocketAddr>>,
     /// SO_MARK of our own connections.
     pub mark: Option<u32>,
@@ -47,20 +47,20 @@ pub struct Shared {
     pub own_ports: Vec<u16>,
     /// Addresses that can only be services of the mesh.
     pub mesh_ranges: Vec<IpNet>,
-    /// Overrides what the control plane says.
+    /// Overrides the configuration's policy.
     pub access_log: Option<LogPolicy>,
     /// The connections from callers, and which worker has them.
     pub spread: Arc<Spread>,
-    /// How long to wait for the control plane to say what a destination is.
+    /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
 }
 
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
-    /// Its number, from 0.
+    /// Its index, from 0.
     pub index: usize,
-    /// What all share.
+    /// Shared by all workers.
     pub shared: Arc<Shared>,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
@@ -75,12 +75,12 @@ pub struct Worker {
     pub(crate) application_counts: Counts,
 }
 
-/// The HTTP/2 connections of a worker, which are looked after once a second.
+/// The HTTP/2 connections of a worker, for their once-a-second timeouts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Muxes(Arc<Mutex<Vec<Weak<Mux>>>>);
 
 impl Muxes {
-    /// Looks after a connection from now on.
+    /// Adds a connection.
     pub(crate) fn watch(&self, mux: &Arc<Mux>) {
         self.0.lock().push(Arc::downgrade(mux));
     }
@@ -99,9 +99,9 @@ impl Muxes {
 /// Bounds of connections to the workload itself.
 pub(crate) const APPLICATION: Bounds =
     Bounds { connect: Duration::from_secs(1), connections: 10_000, pending: 1_024, idle: Duration::from_secs(300) };
-/// How often waiting connections are looked at.
+/// How often timeouts of connections are checked.
 const SWEEP: Duration = Duration::from_millis(500);
-/// How often pools are looked at.
+/// Pools are checked once in so many sweeps.
 const POOL_SWEEP: u32 = 20;
 
 impl Worker {

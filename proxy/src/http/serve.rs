@@ -33,7 +33,7 @@ use super::{
     respond,
 };
 use crate::{
-    connection::{Connection, End, Running},
+    connection::{Close, Connection, InFlight},
     stream::Stream,
     telemetry::Metrics,
     worker::Muxes,
@@ -47,24 +47,29 @@ const MAX_HEAD_HTTP2: usize = 16 * 1024;
 pub(crate) const MAX_HEAD_HOP: usize = 24 * 1024;
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
-/// What one HTTP/2 stream and one connection may send us unread. Between proxies it is more: each time that credit is given back
-/// costs both sides a wake-up, which was an eighth of what large bodies cost.
+/// Receive windows of one HTTP/2 stream and of one connection, bytes. Between proxies they are larger: each WINDOW_UPDATE costs
+/// both sides a wake-up, which was an eighth of the cost of large bodies.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 const WINDOWS_HOP: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
-/// How long a caller that is told to go may take to say goodbye while it has no request running.
+/// Longest wait for a caller to close after GOAWAY while it has no request in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long a caller that is told to go may take to read the end of its last answers.
+/// Longest wait after GOAWAY for a caller to read the end of its last answers.
 const TAIL: Duration = Duration::from_secs(10);
-/// What is read of a caller's request that was answered before it was done, so that the answer is not lost.
+/// How long the rest of a request that was answered early is read, so that the answer is not lost.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What answers the requests of a connection.
+/// Answers the requests of a connection.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Answers one request. Errors: the request did not reach the application, and the peer is to be told by REFUSED_STREAM.
-    /// `running` is to be kept until the answer has been sent.
-    fn handle(&self, head: Head, body: Body, running: Running) -> impl Future<Output = Result<Answer, Refused>> + Send;
+    /// Answers one request. Errors: the request did not reach the application; the answer is REFUSED_STREAM.
+    /// `in_flight` is to be kept until the answer has been sent.
+    fn handle(
+        &self,
+        head: Head,
+        body: Body,
+        in_flight: InFlight,
+    ) -> impl Future<Output = Result<Answer, Refused>> + Send;
 
-    /// Answers one whose head is not fit to be looked at further.
+    /// Answers a request whose head is malformed or over a limit.
     fn refuse(&self, failure: &Failure) -> Answer;
 }
 
@@ -81,7 +86,7 @@ pub(crate) async fn http1(
 ) {
     let io = Arc::new(Mutex::new(Io::new(stream, None, Some(connection.clone()))));
     let _hang_up = HangUp(io.clone());
-    let mut listens = false;
+    let mut registered = false;
     loop {
         let next = poll_fn(|cx| {
             let mut io = io.lock();
@@ -89,10 +94,10 @@ pub(crate) async fn http1(
             if std::mem::take(&mut io.heard) {
                 connection.received();
             }
-            match (&polled, connection.poll_end(cx, &mut listens)) {
-                (Poll::Pending, Some(End::Now)) => Poll::Ready(Ok(None)),
-                // Who has begun a request may finish it, within the time for a head.
-                (Poll::Pending, Some(End::Soon)) if io.is_silent() => Poll::Ready(Ok(None)),
+            match (&polled, connection.poll_close(cx, &mut registered)) {
+                (Poll::Pending, Some(Close::Now)) => Poll::Ready(Ok(None)),
+                // A request already started may complete, within the header timeout.
+                (Poll::Pending, Some(Close::Gracefully)) if io.is_silent() => Poll::Ready(Ok(None)),
                 _ => polled,
             }
         });
@@ -106,7 +111,7 @@ pub(crate) async fn http1(
             }
             Ok(None) => return,
             Err(failure) => {
-                let _running = connection.request_starts();
+                let _in_flight = connection.request_starts();
                 let answer = handler.refuse(&failure);
                 write(&io, &connection, answer, &Asked::default(), true).await;
                 return linger(&io).await;
@@ -115,7 +120,7 @@ pub(crate) async fn http1(
     }
 }
 
-/// Closes the connection when its task ends, though a body that somebody still reads has a part in it.
+/// Closes the connection when its task ends, although a body that is still read shares it.
 struct HangUp(Shared);
 
 impl Drop for HangUp {
@@ -124,7 +129,7 @@ impl Drop for HangUp {
     }
 }
 
-/// What a request said of how its answer is to be written.
+/// How the answer to a request is to be written, as the request says.
 #[derive(Debug)]
 struct Asked {
     version: Version,
@@ -146,7 +151,7 @@ async fn exchange(
     handler: &Arc<impl Handler>,
     metrics: &Metrics,
 ) -> bool {
-    let running = connection.request_starts();
+    let in_flight = connection.request_starts();
     let request = parsed.head;
     let asked = Asked {
         version: request.version,
@@ -163,7 +168,7 @@ async fn exchange(
     };
     let body = Incoming::body(io, parsed.framing, true);
     let answer = {
-        let mut call = pin!(caught(handler.handle(head, body, running), metrics));
+        let mut call = pin!(caught(handler.handle(head, body, in_flight), metrics));
         poll_fn(|cx| match call.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending if connection.is_cut() => Poll::Ready(Some(Ok(respond::to(&Failure::IdleTimeout, false)))),
@@ -171,7 +176,7 @@ async fn exchange(
         })
         .await
     };
-    // The caller went away, and its request with it.
+    // The caller is gone; its request ends with it.
     let Some(answer) = answer else { return false };
     let mut answer = answer.unwrap_or_else(|Refused| respond::to(&Failure::RefusedStream, false));
     if let Some(switch) = answer.switch.take() {
@@ -183,7 +188,7 @@ async fn exchange(
         }
         return false;
     }
-    let last = connection.is_ending();
+    let last = connection.is_closing();
     if !write(io, connection, answer, &asked, last).await {
         return false;
     }
@@ -243,8 +248,8 @@ async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
     poll_fn(|cx| io.lock().poll_flush(cx)).await.is_ok()
 }
 
-/// Closes a connection whose caller may still be sending: what it sends is read and thrown away for a moment, or the kernel would
-/// throw away our answer (RFC 9112 §9.6).
+/// Closes a connection whose caller may still be sending: its bytes are read and discarded for a moment, or the kernel would
+/// discard the answer (RFC 9112 §9.6).
 async fn linger(io: &Shared) {
     {
         let mut io = io.lock();
@@ -265,7 +270,7 @@ async fn linger(io: &Shared) {
     }
 }
 
-/// What one stream and one connection may send us unread. `mesh`: it is a proxy that sends.
+/// Receive windows of one stream and of one connection. `mesh`: the sender is a proxy.
 pub(crate) fn windows(mesh: bool) -> (u32, u32) {
     if mesh { WINDOWS_HOP } else { WINDOWS }
 }
@@ -291,7 +296,7 @@ pub(crate) async fn http2(
     let mux = Mux::new(Role::Server, config);
     muxes.watch(&mux);
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
-        let running = connection.request_starts();
+        let in_flight = connection.request_starts();
         let (handler, metrics) = (handler.clone(), metrics.clone());
         match arrival {
             Arrival::Request(stream, request, body) => {
@@ -299,7 +304,7 @@ pub(crate) async fn http2(
                     let head_only = request.method() == "HEAD";
                     let result = match Head::http2(request) {
                         Ok(head) => {
-                            let mut call = pin!(caught(handler.handle(head, body, running), &metrics));
+                            let mut call = pin!(caught(handler.handle(head, body, in_flight), &metrics));
                             poll_fn(|cx| match call.as_mut().poll(cx) {
                                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                                 Poll::Pending => stream.poll_gone(cx).map(|()| None),
@@ -319,17 +324,17 @@ pub(crate) async fn http2(
                 let answer = handler.refuse(&failure);
                 tokio::spawn(async move {
                     send(stream, answer, false).await;
-                    drop(running);
+                    drop(in_flight);
                 });
             }
         }
     });
-    let mut listens = false;
+    let mut registered = false;
     let mut farewell = pin!(async {
         sleep(FAREWELL).await;
-        // A caller that does not answer to GOAWAY has no request running, or is given the time to end it.
+        // A caller that does not close after GOAWAY has no request in flight, or is given the time to end it.
         connection.unused().await;
-        // A request has ended when its answer was read; a slow caller may still be taking the end of it.
+        // The answer's end may still be on its way to a slow caller.
         let taken = async {
             while !mux.is_done() {
                 sleep(LINGER / 10).await;
@@ -342,9 +347,9 @@ pub(crate) async fn http2(
         if driven.is_ready() {
             return driven;
         }
-        match connection.poll_end(cx, &mut listens) {
+        match connection.poll_close(cx, &mut registered) {
             None => Poll::Pending,
-            Some(End::Now) if connection.has_begun() => Poll::Ready(Ok(())),
+            Some(Close::Now) if connection.has_begun() => Poll::Ready(Ok(())),
             Some(_) => {
                 mux.retire();
                 farewell.as_mut().poll(cx).map(Ok)

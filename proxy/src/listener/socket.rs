@@ -8,7 +8,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, time::Instant};
 
-use super::spread::Place;
+use super::spread::Reservation;
 use crate::telemetry::{Direction, Flow};
 
 /// Connections that may wait to be accepted.
@@ -32,7 +32,7 @@ pub(crate) struct Accepted {
     /// The start of the caller's time limit: when it was accepted, or when discovery had answered.
     pub(crate) since: Instant,
     /// Held until the connection has ended.
-    pub(crate) place: Place,
+    pub(crate) reservation: Reservation,
 }
 
 impl Role {

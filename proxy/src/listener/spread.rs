@@ -1,8 +1,8 @@
-//! Which worker serves a connection. The kernel picks one by a hash of the addresses (SO_REUSEPORT); the few connections that
-//! carry everything between two proxies may so fall to the same worker, and leave the others idle. So the worker that
-//! accepts a connection hands it to the one that has the fewest of this caller, and of those to the one with the fewest at all
-//! (what Envoy calls `exact_balance`).
-//! Shape: [`Spread::choose`] gives a [`Place`], and the connection counts until that is dropped.
+//! The worker that serves a connection. The kernel picks one by a hash of the addresses (SO_REUSEPORT), so the few connections
+//! that carry all traffic between two proxies may fall to one worker and leave the others idle. The worker that accepts a
+//! connection therefore hands it to the worker with the fewest connections of this caller, and among those to the one with the
+//! fewest at all (Envoy: `exact_balance`).
+//! Shape: [`Spread::choose`] gives a [`Reservation`]; the connection counts until it is dropped.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use super::socket::Role;
 use crate::telemetry::Direction;
 
-/// Callers that are told apart, by a hash of their addresses; two that are not are spread as if they were one.
+/// Buckets for callers, by a hash of their addresses; two callers in one bucket are spread as one.
 const CALLERS: usize = 64;
-/// Connections that wait for the worker they were handed to.
+/// Connections that may wait for the worker that they were handed to.
 const WAITING: usize = 1_024;
 
 /// How the open connections from callers are spread over the workers.
@@ -38,10 +38,10 @@ pub struct Handed {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) role: Role,
-    pub(crate) place: Place,
+    pub(crate) reservation: Reservation,
 }
 
-/// What one worker has open, by direction.
+/// Open connections of one worker, by direction.
 #[derive(Debug, Default)]
 struct Load([Counts; 3]);
 
@@ -57,9 +57,9 @@ impl Default for Counts {
     }
 }
 
-/// A connection's place at its worker, until it is dropped.
+/// A connection counted at its worker, until dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     spread: Arc<Spread>,
     worker: usize,
     direction: Direction,
@@ -67,35 +67,35 @@ pub(crate) struct Place {
 }
 
 impl Spread {
-    /// For as many workers, each with at most `limit` connections; and what each of them is handed.
+    /// For `workers` workers, each with at most `limit` connections, and the receiver of each worker's handed connections.
     pub fn new(workers: usize, limit: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (doors, handed) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
         let workers = (0..workers).map(|_| Load::default()).collect();
         (Arc::new(Self { limit, workers, doors }), handed)
     }
 
-    /// A place for a connection that the worker `here` has accepted; `None` when all workers are full. With equals it stays.
-    pub(crate) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Place> {
+    /// The worker for a connection that the worker `here` has accepted: `here` among equals, `None` when all workers are full.
+    pub(crate) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Reservation> {
         let caller = bucket(caller);
         let there = (0..self.workers.len()).filter(|&worker| worker != here);
         let worker = std::iter::once(here).chain(there).min_by_key(|&worker| self.load(worker, direction, caller))?;
         if self.open(worker) >= self.limit {
             return None;
         }
-        let place = Place { spread: self.clone(), worker, direction, caller };
-        place.count(|count| _ = count.fetch_add(1, Relaxed));
-        Some(place)
+        let reservation = Reservation { spread: self.clone(), worker, direction, caller };
+        reservation.count(|count| _ = count.fetch_add(1, Relaxed));
+        Some(reservation)
     }
 
-    /// Hands a connection over. Errors: the worker has ended or is far behind; here is the connection.
+    /// Hands a connection over. Errors: the worker has ended or its queue is full; the connection comes back.
     pub(crate) fn hand(&self, handed: Handed) -> Result<(), Handed> {
-        match self.doors.get(handed.place.worker) {
+        match self.doors.get(handed.reservation.worker) {
             Some(door) => door.try_send(handed).map_err(mpsc::error::TrySendError::into_inner),
             None => Err(handed),
         }
     }
 
-    /// What makes a worker a bad choice, the worst first.
+    /// The load of a worker, by which the least loaded is chosen.
     fn load(&self, worker: usize, direction: Direction, caller: usize) -> (bool, u32, u32) {
         let full = self.open(worker) >= self.limit;
         let Some(counts) = self.counts(worker, direction) else { return (true, 0, 0) };
@@ -113,7 +113,7 @@ impl Spread {
     }
 }
 
-impl Place {
+impl Reservation {
     pub(crate) fn worker(&self) -> usize {
         self.worker
     }
@@ -126,7 +126,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.count(|count| _ = count.fetch_sub(1, Relaxed));
     }
@@ -152,10 +152,10 @@ mod tests {
     #[test]
     fn wherever_the_kernel_puts_them_connections_are_spread_evenly() {
         let (spread, _handed) = Spread::new(3, 100);
-        let places: Vec<_> = (0..30).map(|_| spread.choose(1, OUTBOUND, caller(1)).unwrap()).collect();
+        let reservations: Vec<_> = (0..30).map(|_| spread.choose(1, OUTBOUND, caller(1)).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|worker| spread.open(worker)), [10; 3]);
-        assert_eq!(places.first().unwrap().worker, 1, "with equals it stays where it is");
-        drop(places);
+        assert_eq!(reservations.first().unwrap().worker, 1, "with equals it stays where it is");
+        drop(reservations);
         assert_eq!([0, 1, 2].map(|worker| spread.open(worker)), [0; 3]);
     }
 
@@ -164,11 +164,11 @@ mod tests {
         let (spread, _handed) = Spread::new(2, 100);
         let (busy, other) = (caller(1), caller(2));
         assert_ne!(bucket(busy), bucket(other), "the test needs two that are told apart");
-        let mut places: Vec<_> = (0..8).map(|_| spread.choose(0, INBOUND, other).unwrap()).collect();
-        places.retain(|place| place.worker == 0);
+        let mut reservations: Vec<_> = (0..8).map(|_| spread.choose(0, INBOUND, other).unwrap()).collect();
+        reservations.retain(|reservation| reservation.worker == 0);
         assert_eq!([spread.open(0), spread.open(1)], [4, 0]);
         let pair = [0, 0].map(|here| spread.choose(here, INBOUND, busy).unwrap());
-        assert_eq!(pair.each_ref().map(|place| place.worker), [1, 0], "not both to the worker with fewer");
+        assert_eq!(pair.each_ref().map(|reservation| reservation.worker), [1, 0], "not both to the worker with fewer");
         let first = spread.choose(0, OUTBOUND, busy).unwrap();
         assert_eq!(first.worker, 0, "what arrives does not weigh on what leaves");
     }
@@ -176,13 +176,13 @@ mod tests {
     #[test]
     fn a_full_worker_gets_nothing_and_full_workers_refuse() {
         let (spread, _handed) = Spread::new(2, 2);
-        let mut places = Vec::new();
-        while let Some(place) = spread.choose(0, OUTBOUND, caller(1)) {
-            places.push(place);
+        let mut reservations = Vec::new();
+        while let Some(reservation) = spread.choose(0, OUTBOUND, caller(1)) {
+            reservations.push(reservation);
         }
-        assert_eq!(places.len(), 4);
-        places.retain(|place| place.worker == 0);
-        places.extend(spread.choose(0, INBOUND, caller(1)));
+        assert_eq!(reservations.len(), 4);
+        reservations.retain(|reservation| reservation.worker == 0);
+        reservations.extend(spread.choose(0, INBOUND, caller(1)));
         assert_eq!(
             [spread.open(0), spread.open(1)],
             [2, 1],
@@ -195,12 +195,12 @@ mod tests {
         let (spread, mut handed) = Spread::new(2, 2);
         handed.truncate(1);
         let _here = spread.choose(0, OUTBOUND, caller(1)).unwrap();
-        let place = spread.choose(0, OUTBOUND, caller(1)).unwrap();
-        assert_eq!(place.worker, 1);
+        let reservation = spread.choose(0, OUTBOUND, caller(1)).unwrap();
+        assert_eq!(reservation.worker, 1);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let peer = listener.local_addr().unwrap();
-        let back = spread.hand(Handed { stream, peer, role: Role::Outbound(None), place });
+        let back = spread.hand(Handed { stream, peer, role: Role::Outbound(None), reservation });
         assert_eq!(back.unwrap_err().peer, peer);
     }
 }

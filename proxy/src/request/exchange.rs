@@ -15,7 +15,7 @@ use super::{
     tunnel,
 };
 use crate::{
-    connection::{Connection, Running},
+    connection::{Connection, InFlight},
     http::{
         answer::{Answer, Switch},
         body::{Body, Watcher},
@@ -34,7 +34,7 @@ pub(crate) type Attempted = Result<(Answer, Flight), Failure>;
 pub(crate) struct Exchange {
     pub(super) worker: Arc<Worker>,
     pub(super) connection: Arc<Connection>,
-    _running: Running,
+    _in_flight: InFlight,
     /// Which outcomes get a line in the access log.
     policy: LogPolicy,
     pub(crate) security: Security,
@@ -59,7 +59,7 @@ impl Exchange {
     pub(crate) fn start(
         worker: &Arc<Worker>,
         connection: &Arc<Connection>,
-        running: Running,
+        in_flight: InFlight,
         live: &Snapshot,
         security: Security,
         head: Head,
@@ -68,7 +68,7 @@ impl Exchange {
         Box::new(Self {
             worker: worker.clone(),
             connection: connection.clone(),
-            _running: running,
+            _in_flight: in_flight,
             policy: worker.log_policy(live.access_log),
             security,
             started: Instant::now(),

@@ -10,7 +10,7 @@ use weft_http::fields::{Fields, Name};
 
 use super::{exchange::Exchange, http, phases, prelude, refuse};
 use crate::{
-    connection::{Connection, Running},
+    connection::{Connection, InFlight},
     http::{
         answer::Answer,
         body::Body,
@@ -54,12 +54,12 @@ struct Gateway {
 }
 
 impl Handler for Gateway {
-    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
+    async fn handle(&self, mut head: Head, body: Body, in_flight: InFlight) -> Result<Answer, Refused> {
         let live = self.worker.shared.live.load_full();
         // strip
         phases::strip(&mut head);
         forwarded(&mut head.request.fields, self.connection.flow.peer.ip());
-        let mut exchange = Exchange::start(&self.worker, &self.connection, running, &live, Security::Plain, head);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
         // route
         let result = match routes(&live, self.port).and_then(|to| phases::route(&self.worker, to, &mut exchange)) {

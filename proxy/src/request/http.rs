@@ -25,7 +25,7 @@ pub(crate) fn serve<H: Handler>(
     version: Version,
     handler: impl FnOnce(Arc<Connection>) -> H,
 ) {
-    let Accepted { flow, since, place } = accepted;
+    let Accepted { flow, since, reservation } = accepted;
     let protocol = match version {
         Version::Http1 => Protocol::Http1,
         Version::Http2 => Protocol::Http2,
@@ -33,7 +33,7 @@ pub(crate) fn serve<H: Handler>(
     let valid_for = verified.as_ref().map(Peer::valid_for);
     let entry = worker.connections.open(flow, verified.map(|verified| verified.identity), protocol);
     let connection = entry.connection.clone();
-    let guards = (worker.metrics.connection(flow.direction), entry, place);
+    let guards = (worker.metrics.connection(flow.direction), entry, reservation);
     connection.http_begins(since);
     if let Some(valid_for) = valid_for {
         connection.valid_for(valid_for);

@@ -29,7 +29,7 @@ use super::{
     refuse,
 };
 use crate::{
-    connection::{Connection, Running},
+    connection::{Connection, InFlight},
     http::{
         answer::Answer,
         body::Body,
@@ -188,7 +188,7 @@ struct Inbound {
 }
 
 impl Handler for Inbound {
-    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
+    async fn handle(&self, mut head: Head, body: Body, in_flight: InFlight) -> Result<Answer, Refused> {
         let live = self.worker.shared.live.load_full();
         let (destination, identity) = (self.connection.flow.destination, self.connection.identity.as_ref());
         // strip: the reserved fields of the hop are believed from another proxy only
@@ -197,7 +197,7 @@ impl Handler for Inbound {
         } else {
             phases::strip(&mut head)
         }
-        let mut exchange = Exchange::start(&self.worker, &self.connection, running, &live, self.security, head);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, self.security, head);
         exchange.series = Some(self.series.clone());
         exchange.progress.attempts = 1;
         let body = exchange.count_request(body);

@@ -34,7 +34,7 @@ use super::{
     refuse,
 };
 use crate::{
-    connection::{Connection, Running},
+    connection::{Connection, InFlight},
     http::{
         answer::Answer,
         body::Body,
@@ -317,11 +317,11 @@ struct Outbound {
 }
 
 impl Handler for Outbound {
-    async fn handle(&self, mut head: Head, body: Body, running: Running) -> Result<Answer, Refused> {
+    async fn handle(&self, mut head: Head, body: Body, in_flight: InFlight) -> Result<Answer, Refused> {
         let live = self.worker.shared.live.load_full();
         // strip
         phases::strip(&mut head);
-        let mut exchange = Exchange::start(&self.worker, &self.connection, running, &live, Security::Plain, head);
+        let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
         // route
         let result = match self.routes(&live).and_then(|to| phases::route(&self.worker, to, &mut exchange)) {
