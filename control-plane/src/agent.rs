@@ -18,9 +18,9 @@ use weft_proto::weft::v1::{
 };
 
 use crate::{
-    registry::{Beat, RefusedClaim, Registry, Session},
+    registry::{Beat, RefusedClaim, Registry, Session, WorkloadKey},
     serve::{Peer, Svid},
-    state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth, WorkloadKey},
+    state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth},
 };
 
 mod register;

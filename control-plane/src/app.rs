@@ -21,7 +21,7 @@ use weft_proto::weft::v1::{agent_server::AgentServer, identity_server::IdentityS
 use crate::{
     agent,
     api::{self, Api},
-    ca::Authority,
+    ca::{Authority, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
     config::Config,
     desired::DesiredState,
     files::{self, DataDirLock},
@@ -37,10 +37,6 @@ use crate::{
     xds::{Feed, Limits},
 };
 
-/// The control plane's own namespace and service account.
-pub const OWN_NAMESPACE: &str = "weft-system";
-/// See [`OWN_NAMESPACE`].
-pub const OWN_SERVICE_ACCOUNT: &str = "control-plane";
 /// How long running requests may take after the program was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Largest message of the identity service, and of the agent stream, in bytes.
@@ -91,7 +87,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::default());
     let registry = Registry::new(loaded, config.heartbeat_interval, desired.watch(), Arc::clone(&metrics));
     let proxies = Arc::new(ProxyTable::default());
-    let mesh = Mesh { desired: desired.watch(), registered: registry.watch(), proxies: Arc::clone(&proxies) };
+    let mesh = Mesh::new(&desired, &*registry, Arc::clone(&proxies));
 
     let own = Identity::new(&config.trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?;
     let certificates = Certificates::new(Arc::clone(&authority), own, config.advertise.clone(), now)?;

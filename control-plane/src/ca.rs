@@ -19,12 +19,19 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::P
 use weft_core::identity::{Identity, TrustDomain};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::{files, random, sha256};
+use crate::{
+    crypto::{self, sha256},
+    files,
+};
 
 mod csr;
 
 pub use csr::{CsrError, MAX_CSR_BYTES, RequestedKey};
 
+/// The namespace of the control plane's own identity.
+pub const OWN_NAMESPACE: &str = "weft-system";
+/// The service account of the control plane's own identity.
+pub const OWN_SERVICE_ACCOUNT: &str = "control-plane";
 /// How far a certificate's start lies in the past, for clocks that are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
 /// Life time of the root.
@@ -78,7 +85,7 @@ pub enum CaError {
     Sign(#[from] rcgen::Error),
     /// The system has no random numbers.
     #[error("no random numbers")]
-    Random(#[from] random::RandomError),
+    Random(#[from] crypto::RandomError),
 }
 
 impl Authority {
@@ -284,8 +291,8 @@ fn organisation(name: &str) -> DistinguishedName {
 }
 
 /// 16 random bytes with the first bit clear (RFC 5280 §4.1.2.2: positive, at most 20 bytes).
-fn serial() -> Result<[u8; 16], random::RandomError> {
-    let mut serial: [u8; 16] = random::bytes()?;
+fn serial() -> Result<[u8; 16], crypto::RandomError> {
+    let mut serial: [u8; 16] = crypto::bytes()?;
     if let Some(first) = serial.first_mut() {
         *first = (*first & 0x7f) | 0x40;
     }

@@ -13,18 +13,19 @@ use tokio_util::sync::CancellationToken;
 use weft_core::api::{FieldError, Object, ObjectKey};
 
 use crate::{
-    random::RandomError,
-    state::Desired,
+    crypto::RandomError,
     store::{Batch, Loaded, Revision, Store, StoreError},
 };
 
 mod addresses;
 mod admission;
 mod history;
+mod snapshot;
 
 pub use addresses::AddressBook;
 pub(crate) use addresses::in_mesh_range;
 use admission::{Plan, plan_apply, plan_delete, plan_restore};
+pub use snapshot::Desired;
 
 /// Most objects there may be.
 pub const MAX_OBJECTS: usize = 50_000;

@@ -14,11 +14,12 @@ pub mod api;
 pub mod app;
 pub mod ca;
 pub mod config;
+pub mod crypto;
 pub mod desired;
+pub mod duration;
 pub mod files;
 pub mod identity;
 pub mod metrics;
-pub mod random;
 pub mod registry;
 pub mod serve;
 pub mod state;
@@ -27,9 +28,3 @@ pub mod store;
 pub mod tls;
 pub mod tokens;
 pub mod xds;
-
-/// SHA-256.
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).into()
-}

@@ -27,20 +27,19 @@ use self::{
     claims::Written,
     entries::{Entries, Entry},
 };
-use crate::{
-    metrics::Metrics,
-    state::{Desired, Registered, RegisteredWorkload, WorkloadKey},
-};
+use crate::{desired::Desired, metrics::Metrics};
 
 mod claims;
 mod entries;
 mod expiry;
 mod file;
 mod probe;
+mod snapshot;
 
 pub use claims::RefusedClaim;
 pub use file::{RegistryFile, RegistryFileError};
 pub use probe::{Probe, TcpProbe};
+pub use snapshot::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap};
 
 /// How many heartbeats may be missed.
 pub const MISSED: u32 = 3;

@@ -1,28 +1,39 @@
-//! What the rooms of the control plane show each other.
-//! Shape: [`Desired`] and [`Registered`] are immutable snapshots behind `watch` channels; [`ProxyTable`] is live state
-//! behind a lock. [`Mesh`] has all three.
+//! The state of the mesh, as xDS, the API and the status of objects read it.
+//! Shape: [`Mesh`] has the newest snapshot of each [`Source`] (what users apply, what registers) and the [`ProxyTable`], which
+//! is live state behind a lock: the proxies that are connected.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-mod desired;
-mod proxies;
-mod registered;
+use crate::{desired::Desired, registry::Registered};
 
-pub use desired::Desired;
+mod proxies;
+mod source;
+
 pub use proxies::{
     AgentStatus, AgentStream, DiscoveryStatus, DiscoveryStream, Nack, ProxyKey, ProxyStatus, ProxyTable, WorkloadHealth,
 };
-pub use registered::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap};
+pub use source::Source;
 
-/// Everything there is to see of the mesh. A clone sees the same.
+/// The state of the mesh. A clone reads the same.
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    /// What people ask for.
+    /// The objects that users apply.
     pub desired: watch::Receiver<Arc<Desired>>,
-    /// What has registered.
+    /// The workloads that register.
     pub registered: watch::Receiver<Arc<Registered>>,
-    /// Which proxies are connected.
+    /// The connected proxies.
     pub proxies: Arc<ProxyTable>,
+}
+
+impl Mesh {
+    /// Reads these sources.
+    pub fn new(
+        desired: &impl Source<Snapshot = Desired>,
+        registered: &impl Source<Snapshot = Registered>,
+        proxies: Arc<ProxyTable>,
+    ) -> Self {
+        Self { desired: desired.watch(), registered: registered.watch(), proxies }
+    }
 }

@@ -17,7 +17,10 @@ use weft_core::{
 };
 
 use self::times::Times;
-use crate::state::{Desired, ProxyStatus, ProxyTable};
+use crate::{
+    desired::Desired,
+    state::{ProxyStatus, ProxyTable},
+};
 
 mod times;
 

@@ -9,8 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use subtle::ConstantTimeEq;
 
 use crate::{
-    random::{self, RandomError},
-    sha256,
+    crypto::{self, RandomError, sha256},
     store::{LastUse, Store, StoreError, TokenPurpose, TokenRecord},
 };
 
@@ -119,7 +118,7 @@ impl Tokens {
     }
 
     async fn new_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
-        let (id, secret) = (random::hex::<8>()?, BASE64URL_NOPAD.encode(&random::bytes::<32>()?));
+        let (id, secret) = (crypto::hex::<8>()?, BASE64URL_NOPAD.encode(&crypto::bytes::<32>()?));
         let purpose = TokenPurpose::Admin { name: "admin".into() };
         self.store.put_token(record(&id, &secret, purpose, now, None, None, author)).await?;
         Ok(Secret(format!("{ADMIN}.{id}.{secret}")))
@@ -138,7 +137,7 @@ impl Tokens {
                 self.store.delete_token(&token.id).await?;
             }
         }
-        let (id, secret) = (random::hex::<8>()?, BASE64URL_NOPAD.encode(&random::bytes::<32>()?));
+        let (id, secret) = (crypto::hex::<8>()?, BASE64URL_NOPAD.encode(&crypto::bytes::<32>()?));
         let purpose =
             TokenPurpose::Join { namespace: wish.namespace.clone(), service_account: wish.service_account.clone() };
         let life = SignedDuration::try_from(wish.ttl.min(MAX_TTL)).unwrap_or(SignedDuration::ZERO);

@@ -9,7 +9,7 @@ use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 use weft_proto::weft::v1::{Port, Register};
 
 use crate::desired::in_mesh_range;
-use crate::state::{RegisteredPort, RegisteredWorkload, WorkloadKey};
+use crate::registry::{RegisteredPort, RegisteredWorkload, WorkloadKey};
 
 const MAX_LABELS: usize = 64;
 const MAX_TEXT: usize = 253;

@@ -21,7 +21,7 @@ use super::{
     objects::{Items, has, labels},
     query::Parameters,
 };
-use crate::state::{ProxyStatus, RegisteredWorkload};
+use crate::{registry::RegisteredWorkload, state::ProxyStatus};
 
 /// Where a workload in a list comes from, as an annotation.
 pub(super) const SOURCE: &str = "weft.dev/source";

@@ -12,8 +12,8 @@ use weft_core::identity::Identity;
 
 use super::{Caller, Failure, Shared, body, objects::Items, query::Parameters};
 use crate::{
-    app::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
-    config::parse_duration,
+    ca::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
+    duration::parse_duration,
     store::{TokenPurpose, TokenRecord},
     tokens::{DEFAULT_TTL, JoinWish, MAX_TTL},
 };

@@ -11,8 +11,8 @@ use std::{
 use jiff::Timestamp;
 use weft_core::api::{FieldError, Kind, Object, ObjectKey};
 
-use super::{AddressBook, ChangeError, Effect, Refusal, addresses::in_mesh_range};
-use crate::{random, state::Desired, store::ServiceAddresses};
+use super::{AddressBook, ChangeError, Desired, Effect, Refusal, addresses::in_mesh_range};
+use crate::{crypto, store::ServiceAddresses};
 
 /// What a change writes.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ pub(super) fn plan_apply(
         let metadata = object.metadata_mut();
         metadata.uid = Some(match old.and_then(|old| old.metadata().uid.clone()) {
             Some(uid) => uid,
-            None => random::uuid()?,
+            None => crypto::uuid()?,
         });
         metadata.creation_timestamp = old.and_then(|old| old.metadata().creation_timestamp).or(Some(now));
         metadata.generation = Some(generation + u64::from(grows));

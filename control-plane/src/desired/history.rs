@@ -6,11 +6,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::value::RawValue;
 use weft_core::api::{Object, ObjectKey};
 
-use super::ChangeError;
-use crate::{
-    state::Desired,
-    store::{Change, Json, Revision, Store},
-};
+use super::{ChangeError, Desired};
+use crate::store::{Change, Json, Revision, Store};
 
 /// Revisions that are read at a time.
 const BATCH: u64 = 100;

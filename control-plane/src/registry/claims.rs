@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weft_core::api::{Kind, Object, Workload};
 
-use super::{State, entries::Entry};
-use crate::state::{Desired, RegisteredWorkload, WorkloadKey};
+use super::{RegisteredWorkload, State, WorkloadKey, entries::Entry};
+use crate::desired::Desired;
 
 /// An address that was not given to a workload.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

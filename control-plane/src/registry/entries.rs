@@ -9,8 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{RefusedClaim, Session};
-use crate::state::{RegisteredWorkload, WorkloadKey, WorkloadMap};
+use super::{RefusedClaim, RegisteredWorkload, Session, WorkloadKey, WorkloadMap};
 
 /// A workload, and what is known of its session.
 pub(super) struct Entry {

@@ -10,8 +10,8 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use weft_core::api::{Kind, Object, ObjectKey};
 
-use super::{MAX_EXPIRED, Probe, Registry, State, claims::same_port, entries::Entry};
-use crate::state::{Desired, RegisteredWorkload, WorkloadKey};
+use super::{MAX_EXPIRED, Probe, RegisteredWorkload, Registry, State, WorkloadKey, claims::same_port, entries::Entry};
+use crate::desired::Desired;
 
 /// Probes at once.
 const PROBES: usize = 64;

@@ -12,7 +12,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 
-use crate::state::{RegisteredPort, RegisteredWorkload, WorkloadKey};
+use super::{RegisteredPort, RegisteredWorkload, WorkloadKey};
 
 const WORKLOADS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("workloads");
 const CACHE: usize = 4 << 20;

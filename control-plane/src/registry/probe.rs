@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::state::RegisteredWorkload;
+use super::RegisteredWorkload;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -10,7 +10,6 @@ use weft_core::{
 };
 
 use super::*;
-use crate::state::RegisteredPort;
 
 const INTERVAL: Duration = Duration::from_secs(2);
 

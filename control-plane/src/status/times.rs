@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use weft_core::api::{Condition, ConditionStatus, Object, ObjectKey, Status};
 
-use crate::state::Desired;
+use crate::desired::Desired;
 
 /// What was last seen of each object.
 #[derive(Debug, Default)]

@@ -10,7 +10,11 @@ use weft_core::{
 };
 
 use super::{Ads, Change, Limits, WorkloadChange};
-use crate::state::{Desired, Mesh, Registered, RegisteredWorkload};
+use crate::{
+    desired::Desired,
+    registry::{Registered, RegisteredWorkload},
+    state::Mesh,
+};
 
 /// What the last world was made of, so that the next one is made of what changed.
 #[derive(Debug)]

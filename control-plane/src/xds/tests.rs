@@ -26,8 +26,10 @@ use weft_proto::{
 
 use super::*;
 use crate::{
+    desired::Desired,
+    registry::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap},
     serve::Svid,
-    state::{Desired, Mesh, ProxyTable, Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap},
+    state::{Mesh, ProxyTable},
 };
 
 mod barrier;
@@ -61,10 +63,10 @@ impl Plane {
     }
 
     async fn with(yaml: &str, limits: Limits, interval: Duration) -> Self {
-        let (desired, desired_rx) = watch::channel(Arc::new(objects(yaml, 1)));
-        let (registered, registered_rx) = watch::channel(Arc::new(Registered::default()));
+        let desired = watch::Sender::new(Arc::new(objects(yaml, 1)));
+        let registered = watch::Sender::new(Arc::new(Registered::default()));
         let proxies = Arc::new(ProxyTable::default());
-        let mesh = Mesh { desired: desired_rx, registered: registered_rx, proxies: Arc::clone(&proxies) };
+        let mesh = Mesh::new(&desired, &registered, Arc::clone(&proxies));
         let feed = Feed::new(mesh, TrustDomain::parse("weft.local").unwrap());
         let ads = feed.server(limits);
         let stop = CancellationToken::new();

@@ -7,8 +7,8 @@ use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 
 use super::*;
 use crate::{
-    registry::Registry,
-    state::{ProxyTable, RegisteredPort, WorkloadKey},
+    registry::{RegisteredPort, Registry, WorkloadKey},
+    state::ProxyTable,
 };
 
 const SERVICES: u32 = 200;

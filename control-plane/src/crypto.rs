@@ -1,4 +1,4 @@
-//! Random bytes for keys, tokens and serial numbers, from the one provider of cryptography.
+//! Random bytes for keys, tokens and serial numbers, and digests.
 
 use rustls::crypto::aws_lc_rs;
 
@@ -6,6 +6,12 @@ use rustls::crypto::aws_lc_rs;
 #[derive(Debug, thiserror::Error)]
 #[error("the system has no random numbers")]
 pub struct RandomError;
+
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}
 
 /// `N` random bytes, fit for secrets.
 pub fn bytes<const N: usize>() -> Result<[u8; N], RandomError> {
