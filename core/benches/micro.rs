@@ -13,7 +13,7 @@ use weft_core::{
     endpoint::{Endpoint, EndpointSet, Health},
     identity::Identity,
     names::{ClusterName, RouteName},
-    policy::{Authorization, Judge, Operation, PathPattern, Principal, Request, Rule as PolicyRule},
+    policy::{Authorization, Engine, Operation, PathPattern, Principal, Request, Rule as PolicyRule},
     retry::Budget,
     route::{
         Action, Forward, HeaderMatch, Match, Matcher, PathMatch, Pattern, RequestHead, RouteTable, Rule, ValueMatch,
@@ -150,7 +150,7 @@ fn expressions(size: usize) -> Box<dyn FnMut(usize)> {
 }
 
 fn judge(authorization: &Authorization, requests: Vec<(Option<Identity>, String)>) -> Box<dyn FnMut(usize)> {
-    let judge = Judge::new(authorization);
+    let judge = Engine::new(authorization);
     Box::new(move |index| {
         if let Some((identity, path)) = requests.get(index % requests.len()) {
             let request = Request { identity: identity.as_ref(), port: 8080, http: Some(("GET", path)) };

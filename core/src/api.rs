@@ -5,7 +5,7 @@
 //!   [`mesh_config`]: one kind each; [`proxy_config`]: the proxy's own file.
 //! - [`duration`] such as `1m30s`.
 //! - `parse`: text -> objects, all mistakes at once (`node`: a bounded tree; `shape`: tree -> type).
-//! - [`mod@validate`]: the rules that one object can be judged by alone.
+//! - [`mod@validate`]: the rules that concern one object alone.
 //! - [`error`]: which document, object and field, and why.
 //!
 //! Values are kept as written; what is absent stays absent, and a method of the same name gives the default.

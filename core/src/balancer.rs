@@ -2,7 +2,7 @@
 //! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random, [`pick_usable`]
 //! two of those that may be used.
 //! Spec: power of two choices on peak EWMA, as in Linkerd: the value jumps to a new peak at once and decays over 10 s, also
-//! without new samples, so that nobody is forgotten; load = latency x (in flight + 1), divided by the endpoint's weight.
+//! without new samples, so that no endpoint is left out for long; load = latency x (in flight + 1), divided by the endpoint's weight.
 //! Differs: an endpoint that never answered is tried first, with one request until its first answer.
 
 use std::{

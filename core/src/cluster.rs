@@ -1,5 +1,5 @@
 //! Clusters: how the endpoints of one service port are reached and protected.
-//! Wire: `envoy.config.cluster.v3.Cluster`; what Envoy has no field for travels in `metadata["weft.dev"]`.
+//! Wire: `envoy.config.cluster.v3.Cluster`; settings without a field in Envoy travel in `metadata["weft.dev"]`.
 
 use std::{num::NonZeroU32, time::Duration};
 

@@ -1,11 +1,11 @@
-//! Compile: what people ask for and what runs where -> what a proxy obeys. Pure: the same input gives the same output,
+//! Compile: desired state and workloads -> the model that a proxy obeys. Pure: the same input gives the same output,
 //! in any order of insertion; no clock, socket or lock.
 //!
 //! - [`World`]: the two layers together, asked for one resource by name at a time. Nothing is computed before it is asked.
-//! - [`Objects`]: the index of desired state at one revision. [`Workloads`]: the index of what is registered. A change of
+//! - [`Objects`]: the index of desired state at one revision. [`Workloads`]: the index of registered instances. A change of
 //!   one does not rebuild the other.
 //! - `route` (with `precedence`), `gateway`, `cluster`, `inbound`: one kind of resource each.
-//! - `status`: what became of an object, in the Gateway API's conditions.
+//! - `status`: the status of an object, in the Gateway API's conditions.
 //!
 //! Spec: Gateway API v1 (HTTPRoute, Gateway), GAMMA (GEP-1226, GEP-1294: HTTPRoutes attached to a Service).
 
@@ -177,7 +177,7 @@ impl World {
     }
 
     /// The instance at an address. A registered one goes before one that a person wrote down, unless that port was written
-    /// down for another identity: nobody takes a written address by registering it before or after.
+    /// down for another identity: no registration takes over a written address, whether it comes before or after.
     fn instance_at(&self, address: SocketAddr) -> Option<&Arc<Instance>> {
         let registered = self.registered.at(address);
         let written = self.objects.workloads().at(address).filter(|instance| !self.is_registered(instance));

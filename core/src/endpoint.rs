@@ -1,4 +1,4 @@
-//! Endpoints: the addresses behind a cluster, with who is expected there.
+//! Endpoints: the addresses behind a cluster, with the identity that is expected there.
 //! Wire: `envoy.config.endpoint.v3.ClusterLoadAssignment`; identity in the endpoint's `metadata["weft.dev"]`.
 
 use std::{net::SocketAddr, num::NonZeroU32};
@@ -23,7 +23,7 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The workload's name, `<namespace>/<name>`.
     pub workload: String,
-    /// Who must answer there: with it the hop is mesh TLS, without it plaintext.
+    /// The identity that must answer there: with it the hop is mesh TLS, without it plaintext.
     pub identity: Option<Identity>,
     /// Share of the traffic relative to the other endpoints.
     pub weight: NonZeroU32,

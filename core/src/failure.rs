@@ -14,16 +14,16 @@ pub enum Failure {
     #[error("malformed request: {0}")]
     BadRequest(&'static str),
     /// The head is too large or has too many fields.
-    #[error("request head above the limit")]
+    #[error("request head larger than the limit")]
     HeadTooLarge,
     /// A method that no proxy passes on (TRACE: the application would answer with the fields that identify its caller).
-    #[error("the method TRACE is not passed on")]
+    #[error("the method TRACE is not forwarded")]
     MethodRefused,
     /// The URI is too long.
-    #[error("URI above the limit")]
+    #[error("URI longer than the limit")]
     UriTooLong,
     /// The caller speaks plaintext and the workload takes mesh TLS only.
-    #[error("plaintext to a workload that takes mesh TLS only")]
+    #[error("plaintext to a workload that accepts only mesh TLS")]
     PlaintextRefused,
     /// Bytes of another protocol than the port speaks.
     #[error("not the protocol of this port")]
@@ -47,7 +47,7 @@ pub enum Failure {
     #[error("no service has this mesh address")]
     UnknownService,
     /// The control plane did not say in time what the destination is.
-    #[error("the control plane did not answer for this destination in time")]
+    #[error("discovery of this destination timed out")]
     NoDiscovery,
     /// No configuration yet.
     #[error("no configuration yet")]
@@ -59,7 +59,7 @@ pub enum Failure {
     #[error("no endpoint")]
     NoEndpoint,
     /// What is called was in the mesh, and there is no identity to expect there now.
-    #[error("known to be in the mesh, but without an identity now; not called in plaintext")]
+    #[error("the endpoint was in the mesh and has no identity now; it is not called in plaintext")]
     LostIdentity,
     /// The connection was not made.
     #[error("connect failed: {0}")]
@@ -67,32 +67,34 @@ pub enum Failure {
     /// The connection was not made in time.
     #[error("connect timed out")]
     ConnectTimeout,
-    /// The peer is not who it should be.
+    /// The peer has another identity than the expected one.
     #[error("the peer's identity is not the expected one: {0}")]
     PeerIdentity(Arc<str>),
     /// The peer refused our identity.
     #[error("the peer refused our identity")]
     IdentityRefused,
     /// The peer did not process the request.
-    #[error("the peer's proxy refused it before the application saw it: not reachable, or at a limit")]
+    #[error(
+        "the peer's proxy refused the request before the application received it: application not reachable, or a limit reached"
+    )]
     RefusedStream,
     /// The connection or stream broke.
     #[error("upstream reset: {0}")]
     Reset(Arc<str>),
     /// The peer's answer is malformed.
-    #[error("malformed answer: {0}")]
+    #[error("malformed response: {0}")]
     BadAnswer(&'static str),
     /// No head of an answer in the time for one try.
-    #[error("no answer in the time for one try")]
+    #[error("no response within the timeout of one attempt")]
     TryTimeout,
     /// Not done in the time for the request.
     #[error("request timed out")]
     RequestTimeout,
     /// Nothing moved for the idle time.
-    #[error("idle for too long")]
+    #[error("idle timeout")]
     IdleTimeout,
     /// The caller went away.
-    #[error("the caller went away")]
+    #[error("the caller closed the connection")]
     CallerGone,
     /// A bug of ours; the panic was caught.
     #[error("internal error")]

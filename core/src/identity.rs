@@ -17,7 +17,7 @@ pub const MAX_TRUST_DOMAIN_LENGTH: usize = 255;
 #[serde(try_from = "String", into = "String")]
 pub struct TrustDomain(Arc<str>);
 
-/// A SPIFFE ID: who a workload is.
+/// A SPIFFE ID: the identity of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Identity(Arc<str>);

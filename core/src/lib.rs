@@ -1,7 +1,7 @@
-//! The meaning of a mesh: what people ask for, what a proxy obeys, and how one becomes the other.
+//! The meaning of a mesh: the objects that users apply, the model that a proxy obeys, and how one becomes the other.
 //! No socket, clock, task or lock in here; time and randomness are arguments.
 //!
-//! - [`api`]: the shapes people write (Gateway API and `weft.dev`), parsing and validation.
+//! - [`api`]: the shapes of objects (Gateway API and `weft.dev`), parsing and validation.
 //! - [`identity`], [`names`], [`listener`], [`route`], [`filter`], [`cluster`], [`endpoint`], [`policy`]: the model a proxy
 //!   obeys.
 //! - [`snapshot`]: the whole configuration of a proxy, and which parts of it need which.

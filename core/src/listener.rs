@@ -1,4 +1,4 @@
-//! Listeners: where traffic enters a proxy, and what is then looked up.
+//! Listeners: where traffic enters a proxy, and which route tables and clusters then apply.
 //! Shape: one [`Listener`] per [`ListenerName`](crate::names::ListenerName).
 //! Wire: `envoy.config.listener.v3.Listener`; see `wire::listener`.
 
@@ -41,7 +41,7 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// The route table that holds the authorization of requests.
     pub routes: RouteName,
-    /// Authorization of connections that are not HTTP: who, and to which port.
+    /// Authorization of connections that are not HTTP, by caller and port.
     pub authorization: Authorization,
 }
 
@@ -60,7 +60,7 @@ pub enum InboundMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// Decided by the first bytes of whoever speaks first.
+    /// Decided by the first bytes, from whichever side they come.
     #[default]
     Detect,
     /// HTTP of any version; other bytes are refused.

@@ -1,23 +1,24 @@
-//! What compiled tables are made of: a map for exact texts, and one for texts by which others start.
-//! How, [`Prefixes`]: which of many known texts is a given text a continuation of? The known texts are sorted, and each remembers the longest other one that it starts with. Every known text that a
-//! given text starts with is the last one that sorts before it, or an ancestor of that.
+//! The parts of compiled tables: a map from exact texts, and one from prefixes.
+//! [`Prefixes`] answers which of many known texts a given text starts with. The known texts are sorted, and each remembers
+//! the longest other one that it starts with. Every known text that a given text starts with is the last one that sorts
+//! before it, or an ancestor of that.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-/// A map with keys from the configuration. Who asks cannot add keys, so a quick hash with a random seed is safe enough.
+/// A map with keys from the configuration. A request cannot add keys, so a quick hash with a random seed is safe enough.
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// A map from texts that is asked by their continuations.
 #[derive(Clone, Debug)]
 pub(crate) struct Prefixes<T> {
-    entries: Vec<Entry<T>>,
+    entries: Vec<Node<T>>,
 }
 
 #[derive(Clone, Debug)]
-struct Entry<T> {
+struct Node<T> {
     key: Arc<str>,
     value: T,
     /// The longest other key that `key` starts with.
@@ -52,7 +53,7 @@ impl<T> FromIterator<(Arc<str>, T)> for Prefixes<T> {
     /// Of two values with the same key the last one stays.
     fn from_iter<I: IntoIterator<Item = (Arc<str>, T)>>(pairs: I) -> Self {
         let sorted: BTreeMap<Arc<str>, T> = pairs.into_iter().collect();
-        let mut entries: Vec<Entry<T>> = Vec::with_capacity(sorted.len());
+        let mut entries: Vec<Node<T>> = Vec::with_capacity(sorted.len());
         for (key, value) in sorted {
             let mut parent = entries.len().checked_sub(1);
             while let Some(before) = parent.and_then(|at| entries.get(at))
@@ -60,7 +61,7 @@ impl<T> FromIterator<(Arc<str>, T)> for Prefixes<T> {
             {
                 parent = before.parent;
             }
-            entries.push(Entry { key, value, parent });
+            entries.push(Node { key, value, parent });
         }
         Self { entries }
     }

@@ -80,7 +80,7 @@ pub enum ClusterName {
 
 /// A text that is no name of that resource.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no {what} name")]
+#[error("{text:?} is not a {what} name")]
 pub struct NameError {
     /// What was expected: `listener`, `route` or `cluster`.
     pub what: &'static str,
@@ -190,19 +190,21 @@ fn service_port(text: &str) -> Option<ServicePort> {
 
 /// Accepts a parsed name only when it prints as it was written, so that one thing has one name.
 fn canonical<T: fmt::Display>(parsed: Option<T>, what: &'static str, text: &str) -> Result<T, NameError> {
-    parsed.filter(|name| Left(text).is(name)).ok_or_else(|| NameError { what, text: text.chars().take(200).collect() })
+    parsed
+        .filter(|name| Remainder(text).is(name))
+        .ok_or_else(|| NameError { what, text: text.chars().take(200).collect() })
 }
 
-/// What is left of a text while something is printed that should be the same.
-struct Left<'a>(&'a str);
+/// The rest of a text, while a value is printed that must print the same.
+struct Remainder<'a>(&'a str);
 
-impl Left<'_> {
+impl Remainder<'_> {
     fn is(mut self, printed: &impl fmt::Display) -> bool {
         fmt::write(&mut self, format_args!("{printed}")).is_ok() && self.0.is_empty()
     }
 }
 
-impl fmt::Write for Left<'_> {
+impl fmt::Write for Remainder<'_> {
     fn write_str(&mut self, printed: &str) -> fmt::Result {
         self.0 = self.0.strip_prefix(printed).ok_or(fmt::Error)?;
         Ok(())

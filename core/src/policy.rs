@@ -1,16 +1,16 @@
-//! Authorization: who may do what at a workload.
-//! Shape: a [`Request`] in, a [`Verdict`] out that names the rule. Deny wins over allow.
-//! An [`Authorization`] is the model and looks at every rule; a [`Judge`] is one compiled for requests, with the same verdicts.
+//! Authorization: which callers may do what at a workload.
+//! Shape: a [`Request`] in, a [`Decision`] out that names the rule. Deny wins over allow.
+//! An [`Authorization`] is the model and looks at every rule; an [`Engine`] is one compiled for requests, with the same decisions.
 //! Spec: Envoy RBAC (gRFC A41): two filters, the first denies, the second allows.
 //! Invariant: a caller without a verified identity matches no rule that names an identity or a namespace.
 
-mod judge;
+mod engine;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use self::judge::Judge;
+pub use self::engine::Engine;
 use crate::identity::Identity;
 
 /// The authorization of one port.
@@ -28,9 +28,9 @@ pub struct Authorization {
 pub struct Rule {
     /// `<namespace>/<policy>#<rule>`: what a denial names.
     pub name: Arc<str>,
-    /// Who; one of them must match.
+    /// The callers; one of them must match.
     pub from: Vec<Principal>,
-    /// What; one of them must match.
+    /// The operations; one of them must match.
     pub to: Vec<Operation>,
 }
 
@@ -70,7 +70,7 @@ pub enum PathPattern {
     Prefix(Arc<str>),
 }
 
-/// What is judged.
+/// A request or connection, as far as rules look at it.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The caller's verified identity.
@@ -81,9 +81,9 @@ pub struct Request<'a> {
     pub http: Option<(&'a str, &'a str)>,
 }
 
-/// The judgement.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<'a> {
+pub enum Decision<'a> {
     /// Let it pass; the rule that allowed it, if one was needed.
     Allow(Option<&'a str>),
     /// Refuse it: this rule denies it.
@@ -93,24 +93,24 @@ pub enum Verdict<'a> {
 }
 
 impl Authorization {
-    /// Judges one request or connection. Cost: linear in the rules; [`Judge::check`] gives the same verdict for requests.
+    /// Decides on one request or connection. Cost: linear in the rules; [`Engine::check`] gives the same decision for requests.
     /// A TCP connection has no method and path: an allow rule that asks for them does not match it, a deny rule
     /// does (as in Istio: never wider).
-    pub fn check(&self, request: &Request<'_>) -> Verdict<'_> {
+    pub fn check(&self, request: &Request<'_>) -> Decision<'_> {
         if let Some(rule) = self.deny.iter().find(|rule| rule.matches(request, true)) {
-            return Verdict::DeniedBy(&rule.name);
+            return Decision::DeniedBy(&rule.name);
         }
         match &self.allow {
-            None => Verdict::Allow(None),
+            None => Decision::Allow(None),
             Some(rules) => match rules.iter().find(|rule| rule.matches(request, false)) {
-                Some(rule) => Verdict::Allow(Some(&rule.name)),
-                None => Verdict::NotAllowed,
+                Some(rule) => Decision::Allow(Some(&rule.name)),
+                None => Decision::NotAllowed,
             },
         }
     }
 
     /// Whether any rule asks for a path.
-    pub fn judges_paths(&self) -> bool {
+    pub fn reads_paths(&self) -> bool {
         let mut rules = self.deny.iter().chain(self.allow.iter().flatten());
         rules.any(|rule| rule.to.iter().any(|operation| !operation.paths.is_empty()))
     }
@@ -188,16 +188,16 @@ mod tests {
         };
         let (user, order) = (id("user"), id("order"));
         let ask = |identity| policy.check(&Request { identity, port: 80, http: Some(("GET", "/")) });
-        assert_eq!(ask(Some(&user)), Verdict::DeniedBy("shop/no-user#0"));
-        assert_eq!(ask(Some(&order)), Verdict::Allow(Some("shop/all#0")));
-        assert_eq!(ask(None), Verdict::NotAllowed);
+        assert_eq!(ask(Some(&user)), Decision::DeniedBy("shop/no-user#0"));
+        assert_eq!(ask(Some(&order)), Decision::Allow(Some("shop/all#0")));
+        assert_eq!(ask(None), Decision::NotAllowed);
     }
 
     #[test]
     fn an_empty_allow_list_refuses_all_and_an_absent_one_nothing() {
         let request = Request { identity: None, port: 1, http: None };
-        assert_eq!(Authorization { deny: vec![], allow: Some(vec![]) }.check(&request), Verdict::NotAllowed);
-        assert_eq!(Authorization::default().check(&request), Verdict::Allow(None));
+        assert_eq!(Authorization { deny: vec![], allow: Some(vec![]) }.check(&request), Decision::NotAllowed);
+        assert_eq!(Authorization::default().check(&request), Decision::Allow(None));
     }
 
     #[test]
@@ -206,8 +206,8 @@ mod tests {
         let tcp = Request { identity: None, port: 80, http: None };
         let deny = Authorization { deny: vec![rule("d", vec![Principal::Any], get.clone())], allow: None };
         let allow = Authorization { deny: vec![], allow: Some(vec![rule("a", vec![Principal::Any], get)]) };
-        assert_eq!(deny.check(&tcp), Verdict::DeniedBy("d"));
-        assert_eq!(allow.check(&tcp), Verdict::NotAllowed);
+        assert_eq!(deny.check(&tcp), Decision::DeniedBy("d"));
+        assert_eq!(allow.check(&tcp), Decision::NotAllowed);
     }
 
     #[test]
@@ -226,8 +226,8 @@ mod tests {
             (80, "GET", "/b", false),
             (81, "GET", "/a", false),
         ] {
-            let verdict = policy.check(&Request { identity: None, port, http: Some((method, path)) });
-            assert_eq!(verdict == Verdict::Allow(Some("r")), allowed, "{port} {method} {path}");
+            let decision = policy.check(&Request { identity: None, port, http: Some((method, path)) });
+            assert_eq!(decision == Decision::Allow(Some("r")), allowed, "{port} {method} {path}");
         }
     }
 }

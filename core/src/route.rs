@@ -1,6 +1,6 @@
-//! Routes: which rule a request falls under, and what then happens to it.
-//! Shape: a [`RouteTable`] is searched with a [`RequestHead`]; the first rule that matches wins, so whoever builds
-//! a table orders its rules by precedence (`compile::route` does, as the Gateway API says). A [`Matcher`] is a table
+//! Routes: which rule applies to a request, and the action of that rule.
+//! Shape: a [`RouteTable`] is searched with a [`RequestHead`]; the first rule that matches wins, so the builder
+//! of a table orders its rules by precedence (`compile::route` does, as the Gateway API says). A [`Matcher`] is a table
 //! compiled for requests: the same answers at a cost that does not grow with the table.
 //! Wire: `envoy.config.route.v3.RouteConfiguration`.
 
@@ -26,7 +26,7 @@ pub struct RouteTable {
     pub name: RouteName,
     /// Rules by host.
     pub hosts: Vec<VirtualHost>,
-    /// Who may; used by inbound tables only.
+    /// Authorization of requests; used by inbound tables only.
     pub authorization: Authorization,
 }
 
@@ -104,7 +104,7 @@ pub struct Pattern {
 
 /// A regular expression that is malformed or too large.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("not a regular expression that Weft takes")]
+#[error("not a regular expression that Weft accepts")]
 pub struct PatternError(#[from] regex::Error);
 
 /// What happens to a request.

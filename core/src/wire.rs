@@ -2,13 +2,13 @@
 //! Shape: `render_*` makes an [`Encoded`] resource of a model value, `parse_*` the model value of a resource, or a
 //! [`WireError`] with the path of every field that is wrong, which is the text of the NACK.
 //! Invariants: `parse(render(model)) == model`; nothing that a peer sends panics or recurses without bound; a field
-//! that would change who may pass or where a request goes is obeyed or refused, never skipped.
+//! that would change authorization or routing is obeyed or refused, never skipped.
 //!
 //! - [`listener`], [`route`], [`cluster`], [`endpoint`], [`revision`]: one resource each, with its table of fields; `render`
 //!   and `read` below them are the two directions.
 //! - `authorization`: policies, used by listeners and routes.
 //! - [`class`]: every difference between classes of clients.
-//! - [`error`]: what is wrong, and where.
+//! - [`error`]: the errors of a resource, with their paths.
 //! - [`hash`]: the hash of the revision barrier.
 //! - `read`: the common part of every parser. `walk`: the check of raw tags against our descriptors.
 

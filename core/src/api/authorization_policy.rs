@@ -1,4 +1,4 @@
-//! `weft.dev/v1alpha1 AuthorizationPolicy`: who may call a workload, and what.
+//! `weft.dev/v1alpha1 AuthorizationPolicy`: which callers may do what at a workload.
 //! Invariant: a list that is present but empty, and an entry that says nothing, are refused: a mistake never makes a
 //! policy wider (BATTERY.md F10).
 
@@ -33,14 +33,14 @@ pub enum Action {
     Deny,
 }
 
-/// Who and what: both have to match.
+/// Callers and operations: both have to match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AuthorizationRule {
     /// What a denial names. Default: the rule's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Who: any of these. Absent: anyone, also without an identity. An empty list is refused.
+    /// The callers: any of these. Absent: every caller, also without an identity. An empty list is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Vec<Source>>,
     /// What: any of these. Absent: everything. An empty list is refused.

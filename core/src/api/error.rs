@@ -1,4 +1,4 @@
-//! Mistakes in what people write: which document, which object, which field, and why.
+//! Errors of documents: which document, which object, which field, and why.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! `gateway.networking.k8s.io/v1 Gateway`: where traffic enters the mesh.
-//! Spec: Gateway API v1 GatewaySpec. What the mesh does not do yet is refused by name, see `parse/words.rs`.
+//! Spec: Gateway API v1 GatewaySpec. Fields that the mesh does not support yet are refused by name, see `parse/words.rs`.
 
 use std::{collections::BTreeMap, num::NonZeroU16};
 

@@ -1,5 +1,5 @@
 //! `gateway.networking.k8s.io/v1 HTTPRoute`: where requests to a Service or a Gateway go.
-//! Spec: Gateway API v1 HTTPRouteSpec. What the mesh does not do yet is refused by name, see `parse/words.rs`.
+//! Spec: Gateway API v1 HTTPRouteSpec. Fields that the mesh does not support yet are refused by name, see `parse/words.rs`.
 
 mod filter;
 

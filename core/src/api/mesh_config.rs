@@ -1,4 +1,4 @@
-//! `weft.dev/v1alpha1 MeshConfig`: what holds for the whole mesh. There is one, named `default`.
+//! `weft.dev/v1alpha1 MeshConfig`: settings of the whole mesh. There is one, named `default`.
 
 use serde::{Deserialize, Serialize};
 

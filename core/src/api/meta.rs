@@ -1,4 +1,4 @@
-//! What every object has: metadata, and a status that the mesh writes.
+//! The parts of every object: metadata, and a status that the mesh writes.
 //! Spec: Kubernetes API conventions (metadata, conditions); Gateway API `RouteStatus`, `GatewayStatus`.
 
 use std::collections::BTreeMap;
@@ -137,7 +137,7 @@ pub struct RouteKind {
 pub struct ParentStatus {
     /// The parent, as the route names it.
     pub parent_ref: ParentReference,
-    /// Who wrote this.
+    /// The controller that wrote this.
     pub controller_name: String,
     /// Its conditions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,4 +1,4 @@
-//! A document as a tree, before it has a shape: what YAML and JSON share, with list positions remembered, so that a
+//! A document as a tree, before it has a shape: the parts that YAML and JSON share, with list positions remembered, so that a
 //! broken part can be cut out and the rest still be read under its own path.
 //! Invariant: at most [`MAX_NODES`] nodes, [`MAX_DEPTH`] levels and [`MAX_CHARACTERS`] bytes of text, however small the
 //! source (YAML aliases).
@@ -242,7 +242,7 @@ impl<'de> de::Visitor<'de> for NodeSeed<'_> {
         while let Some(key) = fields.next_key::<String>()? {
             let key = self.keep(key)?;
             if !seen.insert(hashes.hash_one(&key)) && map.iter().any(|(known, _)| *known == key) {
-                return Err(de::Error::custom(format_args!("the field {key:?} is there twice")));
+                return Err(de::Error::custom(format_args!("the field {key:?} appears twice")));
             }
             map.push((key, fields.next_value_seed(Self { depth: self.depth + 1, ..self })?));
         }

@@ -1,4 +1,4 @@
-//! Objects: what can be applied, stored and listed.
+//! Objects: the documents that are applied, stored and listed.
 //! Shape: an [`Object`] of one of a closed set of [`Kind`]s, found by its [`ObjectKey`]. Reads and writes the whole
 //! document (`apiVersion`, `kind`, `metadata`, `spec`, `status`); fields that were not written are not added, but for
 //! `metadata.namespace`.

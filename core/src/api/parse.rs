@@ -168,7 +168,7 @@ impl Documents {
             let error = FieldError { path: shortened(error.path), reason: shortened(error.reason), ..error };
             self.errors.push(ApiError { document, object: object.clone(), error });
             if self.is_full() {
-                let error = FieldError::invalid("", "too many mistakes; the rest is not shown");
+                let error = FieldError::invalid("", "too many errors; the rest is not shown");
                 self.errors.push(ApiError { document, object: None, error });
             }
         }
@@ -183,7 +183,7 @@ impl Documents {
     }
 }
 
-/// A message that repeats a text of megabytes helps nobody.
+/// A message must not repeat a text of megabytes.
 fn shortened(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
         text.truncate(end);
@@ -312,6 +312,8 @@ impl<'a> Reader<'a> {
         let mut removed: HashSet<String> = HashSet::new();
         let mut holes: HashSet<String> = HashSet::new();
         let mut good = true;
+        // serde stops at the first error. To find the next one, the place of each error is filled by a hole that fits most
+        // types, or else cut out, and the part is read again.
         for _ in 0..MAX_ERRORS {
             let error: ShapeError = match T::deserialize(&part) {
                 Ok(value) => return good.then_some(value),

@@ -86,7 +86,7 @@ pub enum ProxyMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyWorkload {
-    /// Who it is, within the proxy's namespace. Default `default`.
+    /// Its service account, within the proxy's namespace. Default `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
     /// Its labels.
@@ -230,7 +230,7 @@ fn one_second() -> Duration {
 }
 
 impl ProxyWorkload {
-    /// Who it is: `serviceAccount`, or `default`.
+    /// Its service account: `serviceAccount`, or `default`.
     pub fn service_account(&self) -> &str {
         self.service_account.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT)
     }

@@ -1,5 +1,5 @@
-//! Validation: the rules that one object can be judged by alone. What needs other objects (a port that a Service does
-//! not have, two policies for one target) is judged by the control plane and by `compile`.
+//! Validation: the rules that concern one object alone. Rules that need other objects (a port that a Service does not
+//! have, two policies for one target) are checked by the control plane and by `compile`.
 //! Spec: Kubernetes names and labels (RFC 1123), Gateway API v1 limits and CEL rules.
 
 mod names;
@@ -170,7 +170,7 @@ impl Check {
             if key(item).is_some_and(|key| !seen.insert(key)) {
                 let path = format!("{list}[{index}]");
                 let path = if field.is_empty() { path } else { format!("{path}.{field}") };
-                self.fail(&path, "is there twice");
+                self.fail(&path, "appears twice");
             }
         }
     }

@@ -17,7 +17,7 @@ pub const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WorkloadSpec {
-    /// Who it is, within its namespace. Default `default`.
+    /// Its service account, within its namespace. Default `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
     /// Where it is; at least one.
@@ -71,7 +71,7 @@ pub enum WorkloadHealth {
 }
 
 impl WorkloadSpec {
-    /// Who it is: `serviceAccount`, or `default`.
+    /// Its service account: `serviceAccount`, or `default`.
     pub fn service_account(&self) -> &str {
         self.service_account.as_deref().unwrap_or(DEFAULT_SERVICE_ACCOUNT)
     }

@@ -1,4 +1,4 @@
-//! What arrives at a workload: ports, mode, and who may do what, from AuthorizationPolicies and MeshConfig.
+//! Inbound traffic of a workload: ports, mode and authorization, from AuthorizationPolicies and MeshConfig.
 //! Invariant (BATTERY.md F10): a policy that is not understood is never wider than one that is. Validation refuses such
 //! a policy before; here an allow rule with such a part matches nothing, and a deny rule everything.
 
@@ -143,7 +143,7 @@ fn rules(policy: &AuthorizationPolicy, domain: &TrustDomain) -> Vec<Rule> {
     policy.spec.rules.iter().enumerate().map(named).collect()
 }
 
-/// The callers of a rule. `wide`: what says nothing means everyone (a deny rule), else nobody.
+/// The callers of a rule. `wide`: a rule without callers means every caller (a deny rule), else none.
 fn principals(sources: Option<&[Source]>, wide: bool, domain: &TrustDomain) -> Vec<Principal> {
     let Some(sources) = sources else { return vec![Principal::Any] };
     let mut out = Vec::new();

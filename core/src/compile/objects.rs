@@ -1,5 +1,5 @@
-//! The index of desired state at one revision: services by name and address, routes by what they attach to, policies by
-//! what they are about.
+//! The index of desired state at one revision: services by name and address, routes by parent, policies by
+//! target.
 //! Order: every list is in the order of age, namespace and name, so that the oldest object wins a conflict.
 
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, sync::Arc};

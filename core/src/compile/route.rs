@@ -1,4 +1,4 @@
-//! Route tables of services, and what one rule of an HTTPRoute means.
+//! Route tables of services, and the meaning of one rule of an HTTPRoute.
 //! Spec: Gateway API HTTPRoute; GAMMA: a service without routes forwards to itself, one with routes answers 404 to what
 //! none of them matches; hostnames are not looked at.
 

@@ -1,4 +1,4 @@
-//! What became of an object: the Gateway API's conditions, from what the compiler does with it.
+//! The status of an object: the Gateway API's conditions, as compile treats the object.
 //! Times are left out: compile has no clock and no memory of the status before; the control plane adds them.
 
 use super::{
@@ -15,7 +15,7 @@ use crate::api::{
     traffic_policy::PolicyTarget,
 };
 
-/// Who writes our conditions.
+/// The controller that writes our conditions.
 pub const CONTROLLER: &str = "weft.dev/control-plane";
 
 /// What is wrong: one word of the Gateway API, and a sentence.
@@ -143,6 +143,7 @@ impl World {
             problem = Some(("Invalid", format!("gatewayClassName is not {GATEWAY_CLASS}")));
         }
         let listeners = gateway.spec.listeners.iter().map(|listener| {
+            // By identity: two listeners may be equal, and then only the first of them is served.
             let is_served = served.iter().any(|other| std::ptr::eq(*other, listener));
             let routes = self.objects.gateway_routes(namespace, name).filter(|route| {
                 is_served
@@ -175,6 +176,7 @@ impl World {
             }
         });
         let listeners: Vec<ListenerStatus> = listeners.collect();
+        // The reason of each listener is in its own conditions; here only that there is one.
         if problem.is_none() && served.len() < gateway.spec.listeners.len() {
             problem = Some(("ListenersNotValid", "not every listener is served, see their conditions".into()));
         }

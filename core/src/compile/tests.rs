@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     api::{Kind, Object, ObjectKey, parse_documents},
     identity::{Identity, TrustDomain},
-    policy::{Request, Verdict},
+    policy::{Decision, Request},
     route::RequestHead,
 };
 

@@ -1,4 +1,4 @@
-//! The workloads as compile sees them: what runs, where, as whom; found by label and by address.
+//! The workloads as compile sees them: instances with addresses and identity, found by label and by address.
 //! Shape: an index of persistent maps that is changed one workload at a time; a clone shares all that did not change.
 //! Order: everything that comes out is sorted, so that the same workloads give the same bytes.
 
@@ -22,7 +22,7 @@ pub struct Instance {
     pub name: String,
     /// What selectors look at.
     pub labels: BTreeMap<String, String>,
-    /// Who answers there, if a proxy does; without it the instance is reached in plaintext.
+    /// The identity of the proxy that answers there; without it the instance is reached in plaintext.
     pub identity: Option<Identity>,
     /// Where it is reached. The first one is used for services; each one is known as a destination of its own.
     pub addresses: Vec<IpAddr>,

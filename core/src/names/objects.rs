@@ -1,4 +1,4 @@
-//! Which resources an object goes into: what a refusal by a proxy is about.
+//! Which resources an object goes into, so that a refusal of a resource by a proxy shows on the object.
 //! Shape: an object in, patterns of names out. Wider than exact where the object alone does not tell: a policy counts for
 //! `inbound` of every workload, whether its selector takes it or not.
 

@@ -1,4 +1,4 @@
-//! The compiled form of a route table, built once for each snapshot: what a request costs does not grow with the table.
+//! The compiled form of a route table, built once for each snapshot: the cost of a look-up does not grow with the table.
 //! Hosts and exact paths are looked up in maps, prefixes by one binary search, expressions by one automaton; rules with
 //! the same path and many header values are looked up by that value. Among the rules that are left the first that passes wins.
 //! Invariant: it finds what [`RouteTable::find_index`] finds, which looks at every rule; the tests hold it to that.

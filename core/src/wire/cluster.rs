@@ -11,7 +11,7 @@
 //! | `budget` | `retry_budget.budget_percent`, and exactly in `metadata.retry_ratio` and `metadata.retry_min_per_second` |
 //!
 //! For Envoy (without metadata) `load_balancing_policy` names least_request, then wrr_locality: all clients take this
-//! form. TLS is not in here for Weft: each endpoint says who is expected. A transport socket is refused, as are other
+//! form. TLS is not in here for Weft: each endpoint names the expected identity. A transport socket is refused, as are other
 //! discovery types and balancing by hash.
 
 mod read;

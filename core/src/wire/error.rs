@@ -1,4 +1,4 @@
-//! What is wrong with a resource, and where: the text of a NACK.
+//! The errors of a resource, with the paths of the fields: the text of a NACK.
 //! Shape: parsers walk with an `At` (where they are, without allocation) and report to `Errors`, so that all
 //! mistakes are reported at once. Bounded: [`MAX_ERRORS`] errors, [`MAX_TEXT`] bytes of text.
 
@@ -67,7 +67,7 @@ pub enum Reason {
         found: String,
     },
     /// The same thing twice.
-    #[error("is there twice")]
+    #[error("appears twice")]
     Duplicate,
     /// No name of a resource.
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! The hash of the revision barrier: what a proxy is subscribed to, in one value that both sides can compute.
+//! The hash of the revision barrier: all resources that a proxy is subscribed to, in one value that both sides can compute.
 //! Spec: proto/weft/v1/revision.proto.
 
 use sha2::{Digest, Sha256};

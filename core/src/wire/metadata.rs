@@ -1,4 +1,4 @@
-//! `metadata["weft.dev"]`: what xDS has no field for. Envoy ignores it; unknown keys are ignored by us.
+//! `metadata["weft.dev"]`: settings without a field in xDS. Envoy ignores it; unknown keys are ignored by us.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ impl<'a> Read<'a> {
         let found = self.text(key, at, errors)?;
         match words.iter().find(|(word, _)| *word == found) {
             Some((_, meaning)) => Some(*meaning),
-            None => errors.refuse(&at.key("metadata", key), Reason::expected(found, "a word that Weft knows")),
+            None => errors.refuse(&at.key("metadata", key), Reason::expected(found, "a known word")),
         }
     }
 

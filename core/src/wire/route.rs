@@ -10,7 +10,7 @@
 //! | `HeaderMatch` | `headers[].string_match`: `exact`, `safe_regex` |
 //! | `Filters` | `request_headers_to_add`, `request_headers_to_remove`, and the same of `response`; see `wire::route::headers` |
 //! | `Action::Forward` | `route`: `cluster` for one of weight 1, else `weighted_clusters` |
-//! | … `unresolved` | a weighted cluster of this name that nobody knows, and `cluster_not_found_response_code` 500 |
+//! | … `unresolved` | a weighted cluster of this name that does not exist, and `cluster_not_found_response_code` 500 |
 //! | … `request_timeout`, `idle_timeout` | `timeout`, `idle_timeout`; none: 0 s, since absence means 15 s and 5 min |
 //! | … `try_timeout`, `retry` | `retry_policy`; see `wire::route::retry` |
 //! | `Action::Respond` | `direct_response.status`, no body |

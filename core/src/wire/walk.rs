@@ -2,10 +2,10 @@
 //! and a present but empty message declared as plain bytes looks absent.
 //! Shape: bytes of a message in, errors out.
 //! - A field that is declared `optional bytes` only detects that it is set, whatever its real type: refused by name.
-//! - In a message that decides who may pass or which rule applies ([`STRICT`]), an unknown field is refused.
+//! - In a message that decides about authorization or about which rule applies ([`STRICT`]), an unknown field is refused.
 //! - Elsewhere unknown fields are skipped.
 //!
-//! Messages in an `Any` are walked too when their type is known; what to do with other types the parsers decide.
+//! Messages in an `Any` are walked too when their type is known; the parsers decide about other types.
 //! Bounded: [`MAX_DEPTH`] levels, `Any` included.
 
 use std::{collections::HashMap, sync::LazyLock};

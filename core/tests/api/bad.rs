@@ -31,15 +31,15 @@ const CASES: &[Case] = &[
         "spec.ports[2].port: must be a number from 1 to 65535, not \"abc\"",
     ]),
     ("Service", "{ports: [{port: 80}, {port: 80, name: A}]}", &[
-        "spec.ports[1].port: is there twice",
+        "spec.ports[1].port: appears twice",
         "spec.ports[0].name: required when there is more than one port",
-        "spec.ports[1].name: \"A\" is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+        "spec.ports[1].name: \"A\" is not a name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
     ]),
     ("Service", "{ports: [{name: a, port: 80, targetPort: 0}]}", &[
         "spec.ports[0].targetPort: must be a port number from 1 to 65535 or a port name, not 0",
     ]),
     ("Service", "{ports: [{name: a, port: 80, targetPort: Http}]}", &[
-        "spec.ports[0].targetPort: \"Http\" is no port name: use 1 to 15 lower-case letters, digits and '-', at least one letter, a letter or digit at both ends",
+        "spec.ports[0].targetPort: \"Http\" is not a port name: use 1 to 15 lower-case letters, digits and '-', at least one letter, a letter or digit at both ends",
     ]),
     ("Service", "{ports: [{port: 53, protocol: UDP}]}", &[
         "spec.ports[0].protocol: not supported yet",
@@ -76,13 +76,13 @@ const CASES: &[Case] = &[
         "spec.parentRefs[0].kind: a parent is a Gateway (group \"gateway.networking.k8s.io\") or a Service (group \"\"), not \"Service\" of group \"gateway.networking.k8s.io\"",
     ]),
     ("HTTPRoute", "{parentRefs: [{name: product, kind: Service, group: ''}, {name: product, kind: Service, group: ''}]}", &[
-        "spec.parentRefs[1]: is there twice",
+        "spec.parentRefs[1]: appears twice",
     ]),
     ("HTTPRoute", "{hostnames: ['a.*.b', 10.0.0.1, A.example, 'a.example:80', '*.ok.example']}", &[
-        "spec.hostnames[0]: \"a.*.b\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
-        "spec.hostnames[1]: \"10.0.0.1\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
-        "spec.hostnames[2]: \"A.example\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
-        "spec.hostnames[3]: \"a.example:80\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[0]: \"a.*.b\" is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[1]: \"10.0.0.1\" is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[2]: \"A.example\" is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.hostnames[3]: \"a.example:80\" is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
     ]),
     ("HTTPRoute", "{rules: [{backendRefs: [{name: a, port: 80}]}, {backendRefs: [{name: a}, {port: 80}, {name: b, port: 80, weight: 1000001}]}]}", &[
         "spec.rules[1].backendRefs[1].name: required",
@@ -103,7 +103,7 @@ const CASES: &[Case] = &[
         "spec.rules[0].filters[0].type: not supported yet",
         "spec.rules[0].filters[1].requestHeaderModifier: required",
         "spec.rules[0].filters[2].responseHeaderModifier: is the field of another type of filter",
-        "spec.rules[0].filters[2].type: is there twice",
+        "spec.rules[0].filters[2].type: appears twice",
     ]),
     ("HTTPRoute", "{rules: [{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: weft-client-id, value: a}, {name: Host, value: a}], add: [{name: TE, value: a}, {name: 'a b', value: a}, {name: X-A, value: ''}, {name: x-a, value: ' a'}], remove: [X-B, x-b, content-length]}}]}]}", &[
         "spec.rules[0].filters[0].requestHeaderModifier.set[0].name: \"weft-client-id\" is reserved: Weft's proxies use names that start with \"weft-\" among themselves",
@@ -112,9 +112,9 @@ const CASES: &[Case] = &[
         "spec.rules[0].filters[0].requestHeaderModifier.add[1].name: \"a b\" is not a header name (RFC 9110 §5.6.2)",
         "spec.rules[0].filters[0].requestHeaderModifier.add[2].value: must not be empty",
         "spec.rules[0].filters[0].requestHeaderModifier.add[3].value: is not a header value (RFC 9110 §5.5)",
-        "spec.rules[0].filters[0].requestHeaderModifier.add[3].name: is there twice",
+        "spec.rules[0].filters[0].requestHeaderModifier.add[3].name: appears twice",
         "spec.rules[0].filters[0].requestHeaderModifier.remove[2]: \"content-length\" belongs to a connection and cannot be changed by a route (RFC 9110 §7.6.1)",
-        "spec.rules[0].filters[0].requestHeaderModifier.remove[1]: is there twice",
+        "spec.rules[0].filters[0].requestHeaderModifier.remove[1]: appears twice",
     ]),
     ("HTTPRoute", "{rules: [{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {set: [{name: X-A, value: a}], add: [{name: x-a, value: b}], remove: [x-a]}}]}]}", &[
         "spec.rules[0].filters[0].responseHeaderModifier.remove[0]: \"x-a\" is also in set",
@@ -124,10 +124,10 @@ const CASES: &[Case] = &[
         "spec.rules[0].matches[1].path.type: must be one of Exact, PathPrefix, RegularExpression, not \"Prefix\"",
     ]),
     ("HTTPRoute", "{rules: [{matches: [{path: {type: RegularExpression, value: '/(a'}}]}]}", &[
-        "spec.rules[0].matches[0].path.value: not a regular expression that Weft takes: unclosed group",
+        "spec.rules[0].matches[0].path.value: not a regular expression that Weft accepts: unclosed group",
     ]),
     ("HTTPRoute", "{rules: [{matches: [{path: {type: RegularExpression, value: 'a{1000}{1000}'}}]}]}", &[
-        "spec.rules[0].matches[0].path.value: not a regular expression that Weft takes: Compiled regex exceeds size limit of 1048576 bytes.",
+        "spec.rules[0].matches[0].path.value: not a regular expression that Weft accepts: Compiled regex exceeds size limit of 1048576 bytes.",
     ]),
     ("HTTPRoute", "{rules: [{matches: [{headers: [{name: 'a b', value: x}, {name: ok, value: ''}, {name: OK, value: x}, {name: z, value: 1}]}]}]}", &[
         "spec.rules[0].matches[0].headers[3].value: must be a string, not 1 (put it in quotes)",
@@ -140,7 +140,7 @@ const CASES: &[Case] = &[
         "spec.rules[2].timeouts.request: must be a duration such as \"10s\", \"500ms\" or \"1m30s\" (units h, m, s, ms; no fractions)",
     ]),
     ("HTTPRoute", "{rules: [{retry: {codes: [200, 503, 503], attempts: 10}}]}", &[
-        "spec.rules[0].retry.codes[2]: is there twice",
+        "spec.rules[0].retry.codes[2]: appears twice",
         "spec.rules[0].retry.codes[0]: must be from 400 to 599",
         "spec.rules[0].retry.attempts: must be at most 9 (tries after the first)",
     ]),
@@ -148,7 +148,7 @@ const CASES: &[Case] = &[
         "spec.rules: must have at most 16 entries, not 17",
     ]),
     ("HTTPRoute", "{rules: [{name: a}, {name: a}]}", &[
-        "spec.rules[1].name: is there twice",
+        "spec.rules[1].name: appears twice",
     ]),
     ("HTTPRoute", "{rules: [{matches: }]}", &[
         "spec.rules[0].matches: has no value: give it one or remove the field",
@@ -174,11 +174,11 @@ const CASES: &[Case] = &[
         "spec.listeners[1].protocol: not supported yet",
     ]),
     ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP}, {name: a, port: 80, protocol: HTTP}]}", &[
-        "spec.listeners[1].name: is there twice",
-        "spec.listeners[1].hostname: is there twice",
+        "spec.listeners[1].name: appears twice",
+        "spec.listeners[1].hostname: appears twice",
     ]),
     ("Gateway", "{gatewayClassName: weft, listeners: [{name: a, port: 80, protocol: HTTP, hostname: '*', allowedRoutes: {namespaces: {from: Selector}, kinds: [{kind: GRPCRoute}]}}]}", &[
-        "spec.listeners[0].hostname: \"*\" is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "spec.listeners[0].hostname: \"*\" is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
         "spec.listeners[0].allowedRoutes.kinds[0].kind: not supported yet",
         "spec.listeners[0].allowedRoutes.namespaces.selector: required",
     ]),
@@ -236,10 +236,10 @@ const CASES: &[Case] = &[
     ]),
     ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, retry: {on: [resets, reset, reset], retryOn: [reset]}}", &[
         "spec.retry.on[0]: must be one of connect-failure, refused-stream, gateway-error, reset, 5xx, not \"resets\"; did you mean \"reset\"?",
-        "spec.retry: \"retryOn\" is there twice",
+        "spec.retry: \"retryOn\" appears twice",
     ]),
     ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, retry: {on: [reset, reset]}}", &[
-        "spec.retry.retryOn[1]: is there twice",
+        "spec.retry.retryOn[1]: appears twice",
     ]),
     ("TrafficPolicy", "{targetRef: {kind: Service, name: a}, outlierDetection: {baseEjection: 0s, maxEjected: -0.1}, limits: {connections: 0, pending: 0, requests: 0}, loadBalancer: {type: RoundRobin}}", &[
         "spec.loadBalancer.type: must be one of PeakEwma, not \"RoundRobin\"",
@@ -271,13 +271,13 @@ const CASES: &[Case] = &[
         "spec.rules[0].to[0].ports[0]: must be a number from 1 to 65535, not 0",
     ]),
     ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [{identities: [], namespaces: [A]}], to: [{methods: [get], paths: [a, '/a*b', '/a?b', '/ok*'], ports: []}]}]}", &[
-        "spec.rules[0].from[0]: must say only one of identities, serviceAccounts and namespaces; make it two entries",
+        "spec.rules[0].from[0]: must name only one of identities, serviceAccounts and namespaces; use an entry for each",
         "spec.rules[0].from[0].identities: must not be empty: it would be nobody or anyone",
-        "spec.rules[0].from[0].namespaces[0]: \"A\" is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
-        "spec.rules[0].to[0].methods[0]: \"get\" is no method: methods are compared exactly and written in upper case",
+        "spec.rules[0].from[0].namespaces[0]: \"A\" is not a name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+        "spec.rules[0].to[0].methods[0]: \"get\" is not a method: methods are compared exactly and written in upper case",
         "spec.rules[0].to[0].paths[0]: \"a\" must start with '/'",
         "spec.rules[0].to[0].paths[1]: '*' may be only at the end",
-        "spec.rules[0].to[0].paths[2]: \"/a?b\" has a character that no path has (RFC 3986 §3.3)",
+        "spec.rules[0].to[0].paths[2]: \"/a?b\" has a character that is not allowed in a path (RFC 3986 §3.3)",
         "spec.rules[0].to[0].ports: must not be empty: it would be nothing or everything; leave it out for everything",
     ]),
     ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{from: [{identities: ['*', 'spiffe://*', 'spiffe://weft*', 'spiffe://a/*/b*', 'spiffe://a', 'http://a/b', 'spiffe://a/ns/shop*']}, {serviceAccounts: [user, shop/user]}]}]}", &[

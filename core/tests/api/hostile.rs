@@ -58,7 +58,7 @@ fn hostile_texts_are_refused_quickly() {
             "spec.f0: unknown field",
         ),
         ("many wrong members", format!("{head}{{ports: [{}]}}", "{}, ".repeat(50_000)), "spec.ports[0].port: required"),
-        ("field twice", format!("{head}{{ports: [], ports: []}}"), "\"ports\" is there twice"),
+        ("field twice", format!("{head}{{ports: [], ports: []}}"), "\"ports\" appears twice"),
         ("no text", "\u{0}\u{1}".to_owned(), "document 1: "),
         ("tag", format!("{head}!!python/object:os.system [x]"), "document 1, Service/default/a: "),
         ("merge key", format!("x: &x {{name: a}}\n{head}{{<<: *x, ports: [{{port: 80}}]}}"), "document 1"),
@@ -120,8 +120,8 @@ fn objects_without_kind_version_name_or_parts_say_so() {
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: a.b, labels: {app.kubernetes.io/name: '-'}}\nspec: {ports: [{port: 1}]}",
             vec![
-                "document 1, Service/default/a.b: metadata.labels[\"app.kubernetes.io/name\"]: \"-\" is no label value: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
-                "document 1, Service/default/a.b: metadata.name: \"a.b\" is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+                "document 1, Service/default/a.b: metadata.labels[\"app.kubernetes.io/name\"]: \"-\" is not a label value: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+                "document 1, Service/default/a.b: metadata.name: \"a.b\" is not a name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
             ],
         ),
         (

@@ -9,7 +9,7 @@ use weft_core::{
     listener::{Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault, OutboundPolicy, Protocol},
     names::{ClusterName, RouteName, ServicePort},
     policy::Authorization,
-    route::{Action, Match, RouteTable, Rule, VirtualHost, WeightedCluster},
+    route::{Action, RouteTable, Rule, VirtualHost, WeightedCluster},
     wire::{self, ClientClass, Encoded, ResourceType, Revision, render_revision},
 };
 use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};

@@ -10,7 +10,7 @@ use weft_core::{
     failure::Failure,
     identity::Identity,
     listener::InboundMode,
-    policy::{self, Verdict},
+    policy::{self, Decision},
 };
 
 use super::snapshot::{InboundListener, Snapshot};
@@ -44,7 +44,7 @@ pub(crate) fn request(
     };
     check(operation.path)?;
     // A rule on paths must hold however the application reads the path.
-    if requests.judges_paths() {
+    if requests.reads_paths() {
         for reading in readings(operation.path).map_err(Failure::BadRequest)? {
             check(&reading)?;
         }
@@ -67,10 +67,10 @@ fn admit<'a>(snapshot: &'a Snapshot, port: u16, identity: Option<&Identity>) -> 
     Ok(inbound)
 }
 
-fn result(verdict: Verdict<'_>) -> Result<(), Failure> {
-    match verdict {
-        Verdict::Allow(_) => Ok(()),
-        Verdict::DeniedBy(rule) => Err(Failure::Denied(rule.into())),
-        Verdict::NotAllowed => Err(Failure::NotAllowed),
+fn result(decision: Decision<'_>) -> Result<(), Failure> {
+    match decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::DeniedBy(rule) => Err(Failure::Denied(rule.into())),
+        Decision::NotAllowed => Err(Failure::NotAllowed),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use weft_core::{
     listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
-    policy::Judge,
+    policy::Engine,
     route::{Action, Matcher, RouteTable, WeightedCluster},
     snapshot::{IncompleteError, Resources},
 };
@@ -39,10 +39,10 @@ pub struct Snapshot {
 pub(crate) struct InboundListener {
     pub(crate) listener: Inbound,
     /// Of requests, by the route table that holds it.
-    pub(super) requests: HashMap<RouteName, Judge>,
+    pub(super) requests: HashMap<RouteName, Engine>,
     /// Of connections that are not HTTP, by port.
-    connections: HashMap<NonZeroU16, Judge>,
-    other_connections: Judge,
+    connections: HashMap<NonZeroU16, Engine>,
+    other_connections: Engine,
 }
 
 /// The listener of a destination in the mesh.
@@ -133,16 +133,16 @@ impl InboundListener {
         let mut requests = HashMap::new();
         for port in listener.ports.values().chain([&listener.default]) {
             let table = find_table(&port.routes)?;
-            let judge = || Judge::new(&table.matcher.table().authorization);
-            requests.entry(port.routes.clone()).or_insert_with(judge);
+            let engine = || Engine::new(&table.matcher.table().authorization);
+            requests.entry(port.routes.clone()).or_insert_with(engine);
         }
-        let connections = listener.ports.iter().map(|(port, of)| (*port, Judge::new(&of.authorization))).collect();
-        let other_connections = Judge::new(&listener.default.authorization);
+        let connections = listener.ports.iter().map(|(port, of)| (*port, Engine::new(&of.authorization))).collect();
+        let other_connections = Engine::new(&listener.default.authorization);
         Ok(Self { listener: listener.clone(), requests, connections, other_connections })
     }
 
     /// The authorization of connections to a port that are not HTTP.
-    pub(super) fn connections(&self, port: u16) -> &Judge {
+    pub(super) fn connections(&self, port: u16) -> &Engine {
         NonZeroU16::new(port).and_then(|port| self.connections.get(&port)).unwrap_or(&self.other_connections)
     }
 }

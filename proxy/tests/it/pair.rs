@@ -25,7 +25,7 @@ use weft_core::{
     listener::{AccessLog as LogPolicy, Inbound, InboundMode, InboundPort, Listener, Outbound, Protocol},
     names::{ClusterName, ListenerName, RouteName, ServicePort},
     policy::Authorization,
-    route::{Action, Forward, Match, RouteTable, Rule, VirtualHost, WeightedCluster},
+    route::{Action, Forward, RouteTable, Rule, VirtualHost, WeightedCluster},
     snapshot::Resources,
 };
 use weft_proxy::{

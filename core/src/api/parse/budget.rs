@@ -1,4 +1,4 @@
-//! What reading a YAML document may cost, judged before the YAML library sees it, because that keeps every part of a
+//! The cost of reading a YAML document, checked before the YAML library sees it, because that keeps every part of a
 //! document in memory before we may say no, and takes quadratic time for some texts.
 //! How: one pass over the bytes, which knows no quotes and no comments, so it may count too much, never much too little.
 

@@ -1,4 +1,4 @@
-//! What is wrong, in words.
+//! The texts of parse errors.
 
 use crate::api::{
     error::{Fault, FieldError},
@@ -13,7 +13,7 @@ pub(super) fn explain(path: String, problem: &Problem, not_yet: bool) -> FieldEr
         Problem::UnknownField { .. } if not_yet => return FieldError::not_supported(path),
         Problem::UnknownField { field, known } => (Fault::Unknown, unknown_field(field, known)),
         Problem::MissingField(_) => (Fault::Required, "required".to_owned()),
-        Problem::DuplicateField(field) => (Fault::Invalid, format!("{field:?} is there twice")),
+        Problem::DuplicateField(field) => (Fault::Invalid, format!("{field:?} appears twice")),
         Problem::UnknownValue { found, known } => (Fault::Invalid, unknown_value(found, known)),
         Problem::Wrong { found, expected } => (Fault::Invalid, wrong(found, expected)),
         Problem::Null => (Fault::Invalid, "has no value: give it one or remove the field".to_owned()),
@@ -92,7 +92,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// Whether an unknown field is one that its standard has and Weft does not do yet: refused by that reason, so that
-/// nobody looks for a typing mistake. `path` from the document's root.
+/// the user does not search for a typing error. `path` from the document's root.
 pub(super) fn not_yet(kind: Kind, path: &[Step]) -> bool {
     let mut text = String::new();
     for step in path {

@@ -35,7 +35,7 @@ fn is_name_part(text: &str) -> bool {
 pub(super) fn label(text: &str) -> Form {
     when(
         is_label(text),
-        "is no name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+        "is not a name: use 1 to 63 lower-case letters, digits and '-', with a letter or digit at both ends",
     )
 }
 
@@ -43,7 +43,7 @@ pub(super) fn label(text: &str) -> Form {
 pub(super) fn subdomain(text: &str) -> Form {
     when(
         is_subdomain(text),
-        "is no name: use up to 253 lower-case letters, digits, '-' and '.', with a letter or digit at both ends of \
+        "is not a name: use up to 253 lower-case letters, digits, '-' and '.', with a letter or digit at both ends of \
          each part",
     )
 }
@@ -52,7 +52,7 @@ pub(super) fn subdomain(text: &str) -> Form {
 pub(super) fn port_name(text: &str) -> Form {
     when(
         is_label(text) && text.len() <= 15 && !text.contains("--") && text.bytes().any(|b| b.is_ascii_lowercase()),
-        "is no port name: use 1 to 15 lower-case letters, digits and '-', at least one letter, a letter or digit at \
+        "is not a port name: use 1 to 15 lower-case letters, digits and '-', at least one letter, a letter or digit at \
          both ends",
     )
 }
@@ -65,7 +65,7 @@ pub(super) fn qualified(text: &str) -> Form {
     };
     when(
         good,
-        "is no key: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, after an \
+        "is not a key: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, after an \
          optional domain and '/'",
     )
 }
@@ -74,7 +74,7 @@ pub(super) fn qualified(text: &str) -> Form {
 pub(super) fn label_value(text: &str) -> Form {
     when(
         text.is_empty() || is_name_part(text),
-        "is no label value: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
+        "is not a label value: use up to 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends",
     )
 }
 
@@ -83,20 +83,20 @@ pub(super) fn hostname(text: &str) -> Form {
     let plain = text.strip_prefix("*.").unwrap_or(text);
     when(
         text.len() <= 253 && is_subdomain(plain) && plain.parse::<IpAddr>().is_err(),
-        "is no hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
+        "is not a hostname: use a lower-case DNS name such as \"a.example\" or \"*.example\", no address and no port",
     )
 }
 
 /// A token of RFC 9110 §5.6.2, at most 256 bytes: name of a header.
 pub(super) fn header_name(text: &str) -> Form {
-    when(is_token(text) && text.len() <= 256, "is no header name (RFC 9110 §5.6.2)")
+    when(is_token(text) && text.len() <= 256, "is not a header name (RFC 9110 §5.6.2)")
 }
 
 /// A method as it is compared: a token without lower-case letters.
 pub(super) fn method(text: &str) -> Form {
     when(
         is_token(text) && text.len() <= 32 && !text.bytes().any(|b| b.is_ascii_lowercase()),
-        "is no method: methods are compared exactly and written in upper case",
+        "is not a method: methods are compared exactly and written in upper case",
     )
 }
 
@@ -119,7 +119,7 @@ pub(super) fn path(text: &str) -> Form {
     if text.to_ascii_lowercase().contains("%2f") {
         return Err("must have no encoded '/'");
     }
-    when(is_path(text), "has a character that no path has (RFC 3986 §3.3)")
+    when(is_path(text), "has a character that is not allowed in a path (RFC 3986 §3.3)")
 }
 
 /// Characters of a path, and whole percent-encodings.

@@ -142,9 +142,9 @@ fn values<T>(check: &mut Check, field: &str, list: Option<&[T]>, empty: &str, in
 fn source(check: &mut Check, source: &Source) {
     let given = [source.identities.is_some(), source.service_accounts.is_some(), source.namespaces.is_some()];
     match given.iter().filter(|given| **given).count() {
-        0 => check.fail("", "must say identities, serviceAccounts or namespaces"),
+        0 => check.fail("", "must name identities, serviceAccounts or namespaces"),
         1 => {}
-        _ => check.fail("", "must say only one of identities, serviceAccounts and namespaces; make it two entries"),
+        _ => check.fail("", "must name only one of identities, serviceAccounts and namespaces; use an entry for each"),
     }
     const EMPTY: &str = "would be nobody or anyone";
     values(check, "identities", source.identities.as_deref(), EMPTY, |check, text| identity(check, text));
@@ -182,7 +182,7 @@ fn identity(check: &mut Check, text: &str) {
 
 fn target(check: &mut Check, target: &Target) {
     if target.methods.is_none() && target.paths.is_none() && target.ports.is_none() {
-        check.fail("", "must say methods, paths or ports");
+        check.fail("", "must name methods, paths or ports");
     }
     const EMPTY: &str = "would be nothing or everything; leave it out for everything";
     values(check, "methods", target.methods.as_deref(), EMPTY, |check, text| check.form(text, names::method));
@@ -193,7 +193,7 @@ fn target(check: &mut Check, target: &Target) {
         } else if plain.contains('*') {
             check.fail("", "'*' may be only at the end");
         } else if !names::is_path(plain) {
-            check.fail("", format!("{text:?} has a character that no path has (RFC 3986 §3.3)"));
+            check.fail("", format!("{text:?} has a character that is not allowed in a path (RFC 3986 §3.3)"));
         }
     });
     values(check, "ports", target.ports.as_deref(), EMPTY, |_, _| {});

@@ -40,6 +40,7 @@ pub(super) fn settings(check: &mut Check, spec: &ProxyConfigSpec) {
     if spec.workers.get() > MAX_WORKERS {
         check.fail("workers", format!("must be at most {MAX_WORKERS}"));
     }
+    // Port 0 picks a free one, so it may be there more than once.
     let ports = [
         ("ports.outbound", spec.ports.outbound),
         ("ports.inbound", spec.ports.inbound),
@@ -51,6 +52,7 @@ pub(super) fn settings(check: &mut Check, spec: &ProxyConfigSpec) {
             check.fail(field, format!("is the same as {}", other.trim_start_matches("ports.")));
         }
     }
+    // A listener of this kind stands for a capture, whose destination always has a port.
     check.at("forward", |check| {
         for (field, listeners) in [("outbound", &spec.forward.outbound), ("inbound", &spec.forward.inbound)] {
             check.each(field, listeners, |check, listener| {
@@ -83,7 +85,7 @@ fn health(check: &mut Check, health: &HealthCheck) {
             check.fail("path", format!("{path:?} must start with '/'"));
         }
         (HealthCheckType::Http, Some(path)) if path.bytes().any(|b| !b.is_ascii_graphic()) => {
-            check.fail("path", "has a character that no path has (RFC 3986 §3.3)");
+            check.fail("path", "has a character that is not allowed in a path (RFC 3986 §3.3)");
         }
         (HealthCheckType::Tcp, Some(_)) => check.fail("path", "only with `type: http`"),
         (HealthCheckType::Http | HealthCheckType::Tcp, _) => {}

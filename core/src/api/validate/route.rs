@@ -109,7 +109,7 @@ fn route_match(check: &mut Check, wanted: &HttpRouteMatch) {
             HeaderMatchType::Exact if header.value.len() > 4096 => check.fail("", "is longer than 4096 bytes"),
             HeaderMatchType::Exact if header.value.is_empty() => check.fail("", "must not be empty"),
             HeaderMatchType::Exact if header.value.bytes().any(|b| b.is_ascii_control() && b != b'\t') => {
-                check.fail("", "has a character that no header value has (RFC 9110 §5.5)");
+                check.fail("", "has a character that is not allowed in a header value (RFC 9110 §5.5)");
             }
             HeaderMatchType::Exact => {}
         });

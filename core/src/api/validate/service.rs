@@ -38,6 +38,7 @@ pub(super) fn service(check: &mut Check, spec: &ServiceSpec) {
             check.not_supported("protocol");
         }
     });
+    // Kubernetes keeps both fields, and the first of the list is always the single one.
     if let (Some(first), Some(listed)) = (spec.cluster_ip, spec.cluster_ips.first())
         && first != *listed
     {
@@ -48,6 +49,7 @@ pub(super) fn service(check: &mut Check, spec: &ServiceSpec) {
     }
     check.each("clusterIPs", &spec.cluster_ips, |check, address| unicast(check, *address));
     check.unique("clusterIPs", "", &spec.cluster_ips, |address| Some(*address));
+    // One address of each family, as in a dual-stack Service.
     for v4 in [true, false] {
         if spec.addresses().iter().filter(|address| address.is_ipv4() == v4).count() > 1 {
             check.fail("clusterIPs", format!("must have at most one IPv{} address", if v4 { 4 } else { 6 }));
@@ -95,6 +97,6 @@ pub(super) fn weight(check: &mut Check, weight: Option<u32>) {
 
 fn unicast(check: &mut Check, address: IpAddr) {
     if address.is_unspecified() || address.is_multicast() {
-        check.fail("", format!("{address} is not the address of one host"));
+        check.fail("", format!("{address} is not a unicast address"));
     }
 }

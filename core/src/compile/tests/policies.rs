@@ -16,7 +16,7 @@ fn id(account: &str) -> Identity {
     Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()
 }
 
-/// The verdict on a GET, or on a TCP connection without a path.
+/// The decision on a GET, or on a TCP connection without a path.
 fn ask(world: &World, who: &Who, identity: Option<&Identity>, port: u16, path: Option<&str>) -> String {
     let inbound = inbound(world, who);
     let entry = inbound.port(port);
@@ -24,9 +24,9 @@ fn ask(world: &World, who: &Who, identity: Option<&Identity>, port: u16, path: O
     assert_eq!(table.authorization, entry.authorization, "requests and connections are judged by the same rules");
     let http = path.map(|path| ("GET", path));
     match entry.authorization.check(&Request { identity, port, http }) {
-        Verdict::Allow(rule) => format!("allow {}", rule.unwrap_or("all")),
-        Verdict::DeniedBy(rule) => format!("deny {rule}"),
-        Verdict::NotAllowed => "not allowed".into(),
+        Decision::Allow(rule) => format!("allow {}", rule.unwrap_or("all")),
+        Decision::DeniedBy(rule) => format!("deny {rule}"),
+        Decision::NotAllowed => "not allowed".into(),
     }
 }
 

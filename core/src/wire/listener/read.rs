@@ -60,7 +60,7 @@ pub(super) fn listener(
         if !LISTENER_FILTERS.contains(&filter.name.as_str()) {
             errors.add(
                 &at.index("listener_filters", index),
-                Reason::expected(&filter.name, "a listener filter that Weft knows"),
+                Reason::expected(&filter.name, "a listener filter that Weft supports"),
             );
         }
     }
@@ -401,7 +401,7 @@ fn http_filters(filters: &[HttpFilter], rbac: &[&str], at: &At<'_>, errors: &mut
             let rules = config.is_some_and(|config| config.rules.is_some());
             refuse_if(rules, &at.field("rbac"), errors);
         } else if !filter.is_optional && !filter.disabled {
-            errors.add(&at, Reason::expected(&any.type_url, "an HTTP filter that Weft knows"));
+            errors.add(&at, Reason::expected(&any.type_url, "an HTTP filter that Weft supports"));
         }
     }
     for name in missing {

@@ -11,7 +11,7 @@
 //!
 //! In Envoy `5xx` includes the other words, and is read so. A rule that means 5xx alone says so by
 //! `metadata["weft.dev"].retry_on = "exact"` of the route. Other words (those of gRPC, `retriable-4xx` …) are ignored:
-//! fewer retries harm nobody. Envoy applies the method filter to every retry, Weft only when the request may have been seen.
+//! fewer retries do no harm. Envoy applies the method filter to every retry, Weft only when the request may have been seen.
 
 use std::time::Duration;
 
@@ -105,6 +105,7 @@ pub(super) fn read(
     let Some(message) = message else {
         return Some((RetryPolicy { attempts: 1, on: none, ..RetryPolicy::default() }, None));
     };
+    // The words are alternatives, as in Envoy; words that Weft does not know only mean fewer retries.
     let mut on = none;
     let mut by_status = false;
     for word in message.retry_on.split(',').map(str::trim) {
@@ -127,6 +128,7 @@ pub(super) fn read(
             _ => {}
         }
     }
+    // Any other condition on the request would allow retries of requests that must not be repeated.
     let any_method = match message.retriable_request_headers.as_slice() {
         [] => true,
         [only] if *only == idempotent() => false,

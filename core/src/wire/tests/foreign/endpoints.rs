@@ -41,7 +41,7 @@ fn an_endpoint_is_an_ip_address_with_a_weight_and_a_real_identity() {
     assert_eq!(refused(set(vec![one(at("10.0.0.1", 80))], 1)), "endpoints[0].priority: not supported\n");
     assert_eq!(
         refused(set(vec![one(at("10.0.0.1", 80)), one(at("10.0.0.1", 80))], 0)),
-        "endpoints[0].lb_endpoints[1].endpoint: is there twice\n"
+        "endpoints[0].lb_endpoints[1].endpoint: appears twice\n"
     );
     let text = |text: &str| pb::Value { kind: Some(pb::value::Kind::StringValue(text.into())) };
     let fields = pb::Struct { fields: [("identity".to_owned(), text("spiffe://x"))].into() };

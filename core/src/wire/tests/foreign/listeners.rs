@@ -60,7 +60,7 @@ fn a_connection_manager_needs_routes_and_only_filters_that_weft_knows() {
     let text = refused_listener(&api_listener(&manager(vec![fault(false), router.clone()], ROUTE)));
     assert!(
         text.starts_with(
-            "api_listener.http_connection_manager.http_filters[0]: must be an HTTP filter that Weft knows"
+            "api_listener.http_connection_manager.http_filters[0]: must be an HTTP filter that Weft supports"
         ),
         "{text}"
     );

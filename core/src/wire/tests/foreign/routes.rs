@@ -178,7 +178,7 @@ fn header_changes_that_weft_does_not_know_are_refused_by_name() {
     let raw = core::HeaderValueOption { header: Some(raw), ..Default::default() };
     assert!(refused_routes(&with_headers(vec![raw])).starts_with(&format!("{at}.header.raw_value: not supported\n")));
     let twice = refused_routes(&with_headers(vec![header("x-a", "1", 2), header("X-A", "2", 2)]));
-    assert_eq!(twice, "virtual_hosts[0].routes[0].request_headers_to_add[1].header: is there twice\n");
+    assert_eq!(twice, "virtual_hosts[0].routes[0].request_headers_to_add[1].header: appears twice\n");
     let remove = route::Route { response_headers_to_remove: vec!["TE".into()], ..matching(prefix("/")) };
     let text = refused_routes(&table_with(remove));
     assert_eq!(text, format!("virtual_hosts[0].routes[0].response_headers_to_remove[0]: {of_connection}\n"));

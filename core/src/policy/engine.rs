@@ -1,27 +1,27 @@
-//! The compiled form of an authorization, built once for each snapshot: what a check costs does not grow with the rules.
+//! The compiled form of an authorization, built once for each snapshot: the cost of a check does not grow with the rules.
 //! How: rules are filed by caller (exact identities in a map, prefixes of identities by one binary search), and under each
 //! caller by what they are about (exact paths and ports in maps, prefixes of paths by one binary search). Of the rules found
 //! there the first that passes is named. Connections that are not HTTP have files of their own.
-//! Invariant: it gives the verdict of [`Authorization::check`], which looks at every rule; the tests hold it to that.
+//! Invariant: it gives the decision of [`Authorization::check`], which looks at every rule; the tests hold it to that.
 
 use std::sync::Arc;
 
-use super::{Authorization, Operation, PathPattern, Principal, Request, Rule, Verdict};
+use super::{Authorization, Decision, Operation, PathPattern, Principal, Request, Rule};
 use crate::{
     identity::Identity,
     lookup::{Map, Prefixes},
 };
 
-/// A rule that is about many callers and many paths is filed under both, as long as that makes at most this many times more
+/// A rule with many callers and many paths is filed under both, as long as that makes at most this many times more
 /// entries than it has callers, paths and ports; otherwise by its callers only, and all it is about is looked at.
 const MAX_SPREAD: usize = 4;
 
 /// An authorization, ready to be asked.
 #[derive(Debug)]
-pub struct Judge {
+pub struct Engine {
     http: Filters,
     tcp: Filters,
-    judges_paths: bool,
+    reads_paths: bool,
     allows_all: bool,
 }
 
@@ -45,36 +45,36 @@ struct Rules {
 #[derive(Debug, Default)]
 struct File {
     /// Whatever the path and port.
-    open: Vec<Entry>,
+    open: Vec<Candidate>,
     narrow: Option<Box<Narrow>>,
 }
 
 #[derive(Debug, Default)]
 struct Narrow {
-    ports: Map<u16, Vec<Entry>>,
-    exact: Map<Arc<str>, Vec<Entry>>,
-    prefixes: Prefixes<Vec<Entry>>,
+    ports: Map<u16, Vec<Candidate>>,
+    exact: Map<Arc<str>, Vec<Candidate>>,
+    prefixes: Prefixes<Vec<Candidate>>,
 }
 
 /// A rule by its position; lists of them are in ascending order.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Candidate {
     rule: usize,
-    left: Left,
+    unchecked: Unchecked,
 }
 
-/// What of a rule is still to be asked.
+/// The part of a rule that is not decided by where it is filed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+enum Unchecked {
     /// Nothing: it matches.
     Nothing,
     /// Method and port of this operation.
-    Beside(usize),
+    MethodAndPort(usize),
     /// Every operation.
     All,
 }
 
-impl Judge {
+impl Engine {
     /// Compiles an authorization. Cost: linear in its rules, callers, paths and ports.
     pub fn new(authorization: &Authorization) -> Self {
         let filters = |make: fn(&[Rule], bool) -> Vec<Rule>| Filters {
@@ -84,26 +84,26 @@ impl Judge {
         Self {
             http: filters(|rules, _| rules.to_vec()),
             tcp: filters(without_http),
-            judges_paths: authorization.judges_paths(),
+            reads_paths: authorization.reads_paths(),
             allows_all: authorization.allows_all(),
         }
     }
 
-    /// Judges one request or connection as [`Authorization::check`] does. Allocates nothing.
-    pub fn check(&self, request: &Request<'_>) -> Verdict<'_> {
+    /// Decides on one request or connection as [`Authorization::check`] does. Allocates nothing.
+    pub fn check(&self, request: &Request<'_>) -> Decision<'_> {
         let filters = if request.http.is_some() { &self.http } else { &self.tcp };
         if let Some(rule) = filters.deny.find(request) {
-            return Verdict::DeniedBy(&rule.name);
+            return Decision::DeniedBy(&rule.name);
         }
         match &filters.allow {
-            None => Verdict::Allow(None),
-            Some(rules) => rules.find(request).map_or(Verdict::NotAllowed, |rule| Verdict::Allow(Some(&rule.name))),
+            None => Decision::Allow(None),
+            Some(rules) => rules.find(request).map_or(Decision::NotAllowed, |rule| Decision::Allow(Some(&rule.name))),
         }
     }
 
     /// Whether any rule asks for a path.
-    pub fn judges_paths(&self) -> bool {
-        self.judges_paths
+    pub fn reads_paths(&self) -> bool {
+        self.reads_paths
     }
 
     /// Whether everything is allowed without a look at the request.
@@ -187,22 +187,22 @@ impl File {
     }
 }
 
-fn first_of(list: &[Entry], rules: &[Rule], request: &Request<'_>, best: usize) -> usize {
-    let before = list.iter().take_while(|entry| entry.rule < best);
-    before.filter(|entry| entry.holds(rules, request)).map(|entry| entry.rule).next().unwrap_or(best)
+fn first_of(list: &[Candidate], rules: &[Rule], request: &Request<'_>, best: usize) -> usize {
+    let before = list.iter().take_while(|candidate| candidate.rule < best);
+    before.filter(|candidate| candidate.holds(rules, request)).map(|candidate| candidate.rule).next().unwrap_or(best)
 }
 
-impl Entry {
+impl Candidate {
     fn holds(self, rules: &[Rule], request: &Request<'_>) -> bool {
         let operations = rules.get(self.rule).map_or(&[][..], |rule| &rule.to);
-        match self.left {
-            Left::Nothing => true,
-            Left::Beside(at) => operations.get(at).is_some_and(|operation| {
+        match self.unchecked {
+            Unchecked::Nothing => true,
+            Unchecked::MethodAndPort(at) => operations.get(at).is_some_and(|operation| {
                 operation.takes_port(request.port)
                     && request.http.is_none_or(|(method, _)| operation.takes_method(method))
             }),
             // Files of connections hold no operation that asks for HTTP, so nothing is unknown here.
-            Left::All => operations.iter().any(|operation| operation.matches(request, false)),
+            Unchecked::All => operations.iter().any(|operation| operation.matches(request, false)),
         }
     }
 }
@@ -210,32 +210,37 @@ impl Entry {
 /// A file while rules are put into it.
 #[derive(Default)]
 struct Draft {
-    open: Vec<Entry>,
-    ports: Map<u16, Vec<Entry>>,
-    exact: Map<Arc<str>, Vec<Entry>>,
-    prefixes: Map<Arc<str>, Vec<Entry>>,
+    open: Vec<Candidate>,
+    ports: Map<u16, Vec<Candidate>>,
+    exact: Map<Arc<str>, Vec<Candidate>>,
+    prefixes: Map<Arc<str>, Vec<Candidate>>,
 }
 
 impl Draft {
     /// `whole`: not by what it is about.
     fn add(&mut self, index: usize, rule: &Rule, whole: bool) {
         if whole {
-            return push(&mut self.open, Entry { rule: index, left: Left::All });
+            return push(&mut self.open, Candidate { rule: index, unchecked: Unchecked::All });
         }
         for (at, operation) in rule.to.iter().enumerate() {
             let has_more =
                 !operation.methods.is_empty() || (!operation.paths.is_empty() && !operation.ports.is_empty());
-            let entry = Entry { rule: index, left: if has_more { Left::Beside(at) } else { Left::Nothing } };
+            let candidate = Candidate {
+                rule: index,
+                unchecked: if has_more { Unchecked::MethodAndPort(at) } else { Unchecked::Nothing },
+            };
             for path in &operation.paths {
                 match path {
-                    PathPattern::Exact(path) => push(self.exact.entry(Arc::clone(path)).or_default(), entry),
-                    PathPattern::Prefix(prefix) => push(self.prefixes.entry(Arc::clone(prefix)).or_default(), entry),
+                    PathPattern::Exact(path) => push(self.exact.entry(Arc::clone(path)).or_default(), candidate),
+                    PathPattern::Prefix(prefix) => {
+                        push(self.prefixes.entry(Arc::clone(prefix)).or_default(), candidate)
+                    }
                 }
             }
             match operation.ports.as_slice() {
                 _ if !operation.paths.is_empty() => {}
-                [] => push(&mut self.open, entry),
-                ports => ports.iter().for_each(|port| push(self.ports.entry(*port).or_default(), entry)),
+                [] => push(&mut self.open, candidate),
+                ports => ports.iter().for_each(|port| push(self.ports.entry(*port).or_default(), candidate)),
             }
         }
     }
@@ -248,10 +253,10 @@ impl Draft {
     }
 }
 
-/// What comes after an entry that always holds would never be named.
-fn push(list: &mut Vec<Entry>, entry: Entry) {
-    if list.last().is_none_or(|last| last.left != Left::Nothing) {
-        list.push(entry);
+/// What comes after an candidate that always holds would never be named.
+fn push(list: &mut Vec<Candidate>, candidate: Candidate) {
+    if list.last().is_none_or(|last| last.unchecked != Unchecked::Nothing) {
+        list.push(candidate);
     }
 }
 

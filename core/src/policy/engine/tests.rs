@@ -82,13 +82,13 @@ proptest! {
         requests in prop::collection::vec(request(), 20),
     ) {
         let authorization = Authorization { deny, allow };
-        let judge = Judge::new(&authorization);
-        prop_assert_eq!(judge.judges_paths(), authorization.judges_paths());
-        prop_assert_eq!(judge.allows_all(), authorization.allows_all());
+        let engine = Engine::new(&authorization);
+        prop_assert_eq!(engine.reads_paths(), authorization.reads_paths());
+        prop_assert_eq!(engine.allows_all(), authorization.allows_all());
         for (identity, port, http) in &requests {
             let http = http.as_ref().map(|(method, path)| (method.as_str(), path.as_str()));
             let request = Request { identity: identity.as_ref(), port: *port, http };
-            prop_assert_eq!(judge.check(&request), authorization.check(&request), "{:?}", request);
+            prop_assert_eq!(engine.check(&request), authorization.check(&request), "{:?}", request);
         }
     }
 }
@@ -102,9 +102,9 @@ fn a_wide_rule_is_filed_by_its_callers_only() {
     let to = vec![Operation { paths, ..Operation::default() }];
     let wide = Rule { name: "wide".into(), from: callers.collect(), to };
     let authorization = Authorization { deny: vec![wide], allow: None };
-    let judge = Judge::new(&authorization);
-    assert!(judge.http.deny.identities.values().all(|file| file.narrow.is_none() && file.open.len() == 1));
+    let engine = Engine::new(&authorization);
+    assert!(engine.http.deny.identities.values().all(|file| file.narrow.is_none() && file.open.len() == 1));
     let identity = Identity::parse("spiffe://weft.local/ns/shop/sa/s299").unwrap();
-    let check = |path| judge.check(&Request { identity: Some(&identity), port: 80, http: Some(("GET", path)) });
-    assert_eq!((check("/p299"), check("/p300")), (Verdict::DeniedBy("wide"), Verdict::Allow(None)));
+    let check = |path| engine.check(&Request { identity: Some(&identity), port: 80, http: Some(("GET", path)) });
+    assert_eq!((check("/p299"), check("/p300")), (Decision::DeniedBy("wide"), Decision::Allow(None)));
 }
