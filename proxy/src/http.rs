@@ -7,7 +7,19 @@ pub(crate) mod head;
 pub(crate) mod hop;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod limits;
+pub(crate) mod muxes;
 pub(crate) mod path;
 pub(crate) mod respond;
 pub(crate) mod serve;
 pub(crate) mod upgrade;
+
+use std::task::{Context, Waker};
+
+/// Notes the task to wake, without cloning the same waker again.
+fn remember(waiting: &mut Option<Waker>, cx: &Context<'_>) {
+    match waiting {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        waiting => *waiting = Some(cx.waker().clone()),
+    }
+}

@@ -23,6 +23,7 @@ pub mod listener;
 pub mod live;
 mod request;
 pub mod serve;
+mod slot;
 mod status;
 mod stream;
 mod tcp;

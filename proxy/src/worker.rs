@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use weft_core::{identity::Identity, listener::AccessLog as LogPolicy};
 use crate::{
     connection::Table,
     drain::Drain,
-    http::http2::Mux,
+    http::muxes::Muxes,
     listener::spread::Spread,
     live::Live,
     telemetry::{AccessLog, Metrics, Outcome},
@@ -73,27 +73,6 @@ pub struct Worker {
     application: Mutex<HashMap<(SocketAddr, Version), Arc<Pool>>>,
     /// Connections to the workload.
     pub(crate) application_counts: Counts,
-}
-
-/// The HTTP/2 connections of a worker, for their once-a-second timeouts.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Muxes(Arc<Mutex<Vec<Weak<Mux>>>>);
-
-impl Muxes {
-    /// Adds a connection.
-    pub(crate) fn watch(&self, mux: &Arc<Mux>) {
-        self.0.lock().push(Arc::downgrade(mux));
-    }
-
-    fn tick(&self) {
-        self.0.lock().retain(|mux| match mux.upgrade() {
-            Some(mux) => {
-                mux.tick();
-                true
-            }
-            None => false,
-        });
-    }
 }
 
 /// Bounds of connections to the workload itself.

@@ -1,4 +1,4 @@
-//! Bodies: streamed from one side to the other, kept for another try up to a bound, counted, and told when they end.
+//! Bodies: streamed from one side to the other, kept for another attempt up to a bound, counted, and watched to their end.
 
 use std::{
     pin::Pin,
@@ -13,10 +13,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use weft_core::{failure::Failure, retry::MAX_REPLAY};
 use weft_http::fields::Fields;
 
-use super::{
-    http1,
-    http2::{self, remember},
-};
+use super::{http1, http2, remember};
 
 /// A body on its way through the proxy.
 #[derive(Debug, Default)]
@@ -31,7 +28,7 @@ pub(crate) enum Body {
     Timed(Box<Timed>),
 }
 
-/// What a body consists of.
+/// A piece of a body.
 #[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
@@ -42,7 +39,7 @@ pub(crate) enum Piece {
 /// The next piece; `None` at the end.
 pub(crate) type Next = Option<Result<Piece, Failure>>;
 
-/// A body that keeps what passes, so that another try can send it again. Clones share one source; only the newest reads.
+/// A body that keeps its pieces, so that another attempt can send it again. Clones share one source; only the newest one reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Replay {
     kept: Arc<Mutex<Kept>>,
@@ -56,15 +53,15 @@ struct Kept {
     source: Body,
     pieces: Vec<Piece>,
     size: usize,
-    /// More passed than may be kept.
+    /// More bytes passed than may be kept.
     overflowed: bool,
     ended: bool,
-    /// Who reads now; those before hear that they are cut.
+    /// The reader of now; a reader before it gets an error.
     reader: u32,
     waker: Option<Waker>,
 }
 
-/// A body that counts its bytes and tells its watcher how it ended.
+/// A body that reports its bytes and its end to a watcher.
 pub(crate) struct Counted {
     body: Body,
     watcher: Option<Box<dyn Watcher>>,
@@ -78,7 +75,7 @@ pub(crate) struct Timed {
     idle: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
-/// Who wants to know about a body. Dropped when the body is dropped before its end.
+/// The observer of a body. Dropped when the body is dropped before its end.
 pub(crate) trait Watcher: Send {
     /// Bytes passed.
     fn bytes(&mut self, count: usize);
@@ -116,7 +113,7 @@ impl Body {
         Self::Timed(Box::new(Timed { body: self, deadline, idle }))
     }
 
-    /// The body as it is sent in one try, and the means to send it again in another.
+    /// The body with the means to send it again in another attempt.
     pub(crate) fn replayable(self) -> Self {
         match self {
             Self::Empty | Self::Full(_) | Self::Replay(_) => self,
@@ -201,7 +198,7 @@ impl Replay {
                 before.wake();
             }
         } else if self.reader != kept.reader {
-            // A try that was given up may still be uploading: it must take nothing from the one that is under way.
+            // An attempt that was given up may still be uploading: it must take nothing from the one in flight.
             return Poll::Ready(Some(Err(Failure::CallerGone)));
         }
         if let Some(piece) = kept.pieces.get(self.next) {

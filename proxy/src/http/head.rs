@@ -8,12 +8,7 @@ use weft_http::{
     http1::{self, Framing},
 };
 
-use super::hop;
-
-/// Longest path and query, in bytes; above it 414.
-pub(crate) const MAX_URI: usize = 8 * 1024;
-/// Most fields of a head; above it 431.
-pub(crate) const MAX_FIELDS: usize = 100;
+use super::{hop, limits::MAX_URI};
 
 /// The head of a request on its way.
 #[derive(Debug)]

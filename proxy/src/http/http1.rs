@@ -1,6 +1,10 @@
-//! HTTP/1 on a stream, both as the server of a caller and as the client of an application: one [`Io`] holds the stream and what
-//! was read and not yet understood. A body is read and written by whoever needs it, so one connection may have a reader and a
-//! writer at once; they share the [`Io`] under a lock that nobody holds while waiting.
+//! HTTP/1 on a stream, as the server of a caller and as the client of an application: one [`Io`] holds the stream and the
+//! bytes that were read and not yet parsed. One connection may have a reader and a writer at once, in different tasks; they
+//! share the [`Io`] under a lock that is never held across a wait.
+//!
+//! - [`body`]: bodies, read and written piece by piece.
+
+mod body;
 
 use std::{
     io,
@@ -9,84 +13,65 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_core::failure::Failure;
 use weft_http::{
-    fields::Fields,
-    http1::{self, BodyDecoder, Error, Framing, Limits, ParsedRequest, ParsedResponse},
+    http1::{self, BodyDecoder, Error, Framing, ParsedRequest, ParsedResponse},
     out::Unsent,
 };
 
-use super::{
-    body::{Body, Next, Piece},
-    http2::remember,
-};
+pub(crate) use self::body::{Incoming, poll_body};
+use super::{limits::HTTP1, remember};
 use crate::{
     buffer,
     connection::Connection,
+    slot::Slot,
     stream::{Rewind, Stream},
-    upstream::dial::Slot,
 };
 
-/// Limits of heads.
-pub(crate) const LIMITS: Limits =
-    Limits { head: super::serve::MAX_HEAD, fields: super::head::MAX_FIELDS, target: super::head::MAX_URI };
-/// What is read at once of a head and what comes with it.
+/// Bytes of a head, and of the body behind it, that are read at once.
 const READ: usize = 8 * 1024;
 /// The beginning of a message up to this is copied in front of what is read next.
 const COPIED: usize = 1024;
-/// What a caller may send ahead of its turn before it has to wait.
+/// Bytes that a caller may send ahead of the answer before the proxy stops reading.
 const MAX_AHEAD: usize = 16 * 1024;
-/// What waits to be written before more is taken of a body.
-const MAX_UNSENT: usize = 128 * 1024;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Io {
-    /// `None` once it was taken for a tunnel.
+    /// `None` once it was taken for a tunnel, or broken off.
     stream: Option<Stream>,
     input: BytesMut,
     failed: Option<io::Error>,
     out: Unsent,
     scratch: Vec<u8>,
     body: BodyDecoder,
-    /// The caller waits for leave to send its body.
-    wants_leave: bool,
-    /// A body is being written to it by somebody.
+    /// The caller waits for 100 Continue before it sends its body (RFC 9110 §10.1.1).
+    wants_continue: bool,
+    /// A body is being written to it.
     pub(crate) writing: bool,
     pub(crate) keep_alive: bool,
-    /// The peer has sent all it will send.
+    /// The peer has closed its sending side.
     ended: bool,
     broken: bool,
-    /// Nobody is given more of the body that comes.
+    /// The rest of the body that comes is thrown away.
     dismissed: bool,
-    /// The peer's message is at fault, and this is what it did.
+    /// How the peer's message was malformed.
     pub(crate) malformed: Option<Error>,
-    /// Bytes came since this was last asked.
+    /// Bytes came since this was last looked at.
     pub(crate) heard: bool,
-    /// Who waits for bytes.
+    /// The task that waits for bytes.
     reader: Option<Waker>,
-    /// The connection from a caller, which is told when it lets us wait for a body.
+    /// The connection of the caller (server), for the timeout of a body that does not come.
     caller: Option<Arc<Connection>>,
-    /// Its place among the connections that are allowed.
+    /// Its place under the limit of connections (client).
     _slot: Option<Slot>,
 }
 
-/// A connection that several parts of a message share.
-pub(crate) type Shared = Arc<Mutex<Io>>;
-
-/// The body that comes on a connection.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    io: Shared,
-    /// Of a request: what breaks it is the caller's doing.
-    request: bool,
-    /// All of it was read. What the connection carries from then on is another message's.
-    ended: bool,
-}
+/// A connection that the reader and the writer of a message share.
+pub(crate) type SharedIo = Arc<Mutex<Io>>;
 
 impl Io {
     pub(crate) fn new(stream: Stream, slot: Option<Slot>, caller: Option<Arc<Connection>>) -> Self {
@@ -97,7 +82,7 @@ impl Io {
             out: Unsent::default(),
             scratch: Vec::new(),
             body: BodyDecoder::new(Framing::None),
-            wants_leave: false,
+            wants_continue: false,
             writing: false,
             keep_alive: true,
             ended: false,
@@ -111,7 +96,7 @@ impl Io {
         }
     }
 
-    /// Reads at most `most` bytes more. 0: the peer has sent all.
+    /// Reads at most `most` bytes more. 0: the peer has closed its sending side.
     fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         if self.ended {
@@ -149,7 +134,7 @@ impl Io {
         Poll::Ready(read)
     }
 
-    /// Breaks the connection off; whoever reads it hears of it.
+    /// Breaks the connection off, and wakes the task that reads it.
     pub(crate) fn abort(&mut self) {
         self.stream = None;
         self.broken = true;
@@ -158,7 +143,7 @@ impl Io {
         }
     }
 
-    /// Ends the body that comes for whoever reads it: the rest is thrown away.
+    /// Ends the body that comes, and wakes the task that reads it: the rest is thrown away.
     pub(crate) fn dismiss(&mut self) {
         self.dismissed = true;
         if let Some(reader) = self.reader.take() {
@@ -166,7 +151,7 @@ impl Io {
         }
     }
 
-    /// Writes all that waits.
+    /// Writes all queued bytes.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         let written = ready!(buffer::poll_drain(stream, cx, &mut self.out));
@@ -187,10 +172,10 @@ impl Io {
     /// The next request (server). `None`: the caller is done.
     pub(crate) fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ParsedRequest>, Failure>> {
         loop {
-            match http1::parse_request(&mut self.input, &LIMITS) {
+            match http1::parse_request(&mut self.input, &HTTP1) {
                 Ok(Some(parsed)) => {
                     self.body = BodyDecoder::new(parsed.framing);
-                    self.wants_leave = parsed.expects_continue;
+                    self.wants_continue = parsed.expects_continue;
                     self.keep_alive = parsed.keep_alive;
                     return Poll::Ready(Ok(Some(parsed)));
                 }
@@ -211,7 +196,7 @@ impl Io {
         method: &str,
     ) -> Poll<Result<ParsedResponse, Failure>> {
         loop {
-            match http1::parse_response(&mut self.input, &LIMITS, method) {
+            match http1::parse_response(&mut self.input, &HTTP1, method) {
                 Ok(Some(parsed)) => {
                     if !parsed.head.is_interim() {
                         self.body = BodyDecoder::new(parsed.framing);
@@ -244,12 +229,12 @@ impl Io {
         failure
     }
 
-    /// Whether nothing of another message has come.
+    /// Whether no byte of another message has come.
     pub(crate) fn is_silent(&self) -> bool {
         self.input.is_empty()
     }
 
-    /// Whether the peer may still be sending what nobody will read.
+    /// Whether the peer may still be sending bytes that are not read any more.
     pub(crate) fn is_owed(&self) -> bool {
         !self.body.is_done() || !self.input.is_empty() || self.malformed.is_some()
     }
@@ -278,59 +263,8 @@ impl Io {
         !stream.poll_readable(&mut cx, false) || Pin::new(stream).poll_read(&mut cx, &mut read).is_pending()
     }
 
-    /// A body that is here already, in whole.
-    fn take_small_body(&mut self) -> Option<Body> {
-        let length = self.body.remaining().filter(|length| *length <= self.input.len() as u64)?;
-        if length == 0 {
-            return self.body.is_done().then_some(Body::Empty);
-        }
-        match self.body.decode(&mut self.input, &LIMITS) {
-            Ok(Some(http1::Piece::Data(data))) => Some(Body::Full(data)),
-            _ => None,
-        }
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>, request: bool) -> Poll<Next> {
-        if std::mem::take(&mut self.wants_leave) && self.input.is_empty() && !self.body.is_done() {
-            self.out.put(CONTINUE);
-            // An error shows when the answer is written.
-            let _flushed = self.poll_flush(cx).is_ready();
-        }
-        let broken = |reason: &str| {
-            if request { Failure::CallerGone } else { Failure::Reset(reason.into()) }
-        };
-        loop {
-            match self.body.decode(&mut self.input, &LIMITS) {
-                Ok(Some(http1::Piece::Data(data))) => return Poll::Ready(Some(Ok(Piece::Data(data)))),
-                Ok(Some(http1::Piece::Trailers(fields))) => return Poll::Ready(Some(Ok(Piece::Trailers(fields)))),
-                Ok(Some(http1::Piece::End)) => return Poll::Ready(None),
-                Ok(None) if self.body.is_done() => return Poll::Ready(None),
-                Ok(None) => {}
-                Err(error) => {
-                    let failure = self.refuse(error);
-                    let failure = if request { failure } else { Failure::BadAnswer("the body is not HTTP") };
-                    return Poll::Ready(Some(Err(failure)));
-                }
-            }
-            let filled = self.poll_fill(cx, buffer::SIZE);
-            if let Some(caller) = &self.caller {
-                caller.body_awaited(filled.is_pending());
-            }
-            match ready!(filled) {
-                Ok(0) => {
-                    return Poll::Ready(match self.body.end_of_stream() {
-                        Ok(()) => None,
-                        Err(_cut) => Some(Err(broken("connection closed before the end of the body"))),
-                    });
-                }
-                Err(error) => return Poll::Ready(Some(Err(broken(&error.to_string())))),
-                Ok(_) => {}
-            }
-        }
-    }
-
-    /// Looks, while its request runs, whether the caller is still there: ready when the connection broke. What it sends ahead is
-    /// kept up to a bound. The end of what it sends is no farewell: it may still wait for its answer (RFC 9112 §9.6).
+    /// Ready when the caller's connection breaks while its request is in flight. Bytes that the caller sends ahead are kept up to
+    /// [`MAX_AHEAD`]. A closed sending side is no break: the caller may still wait for its answer (RFC 9112 §9.6).
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.body.is_done() && !self.ended && self.input.len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx, READ)) {
@@ -341,7 +275,7 @@ impl Io {
         if self.broken { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Reads and throws away until the peer has sent all.
+    /// Reads and throws away until the peer closes its sending side.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while ready!(self.poll_fill(cx, buffer::SIZE))? > 0 {
             self.input.clear();
@@ -349,7 +283,7 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes the stream and what was read of it, for a tunnel.
+    /// Takes the stream and the bytes that were read ahead, for a tunnel.
     pub(crate) fn take_stream(&mut self) -> Option<Rewind<Stream>> {
         self.keep_alive = false;
         let read = std::mem::take(&mut self.input).freeze();
@@ -362,112 +296,6 @@ impl Io {
         write(&mut self.scratch);
         self.out.put(&self.scratch);
     }
-
-    /// Queues a piece of a body. `chunked`: how it is framed.
-    fn put(&mut self, data: Bytes, chunked: bool) {
-        if data.is_empty() {
-            return;
-        }
-        if !chunked {
-            return self.out.put_data(data);
-        }
-        self.put_with(|out| http1::write_chunk_head(data.len(), out));
-        self.out.put_data(data);
-        self.out.put(b"\r\n");
-    }
-
-    fn put_end(&mut self, chunked: bool, trailers: Option<&Fields>) {
-        if chunked {
-            self.put_with(|out| http1::write_last_chunk(trailers, out));
-        }
-    }
-}
-
-impl Incoming {
-    /// The body that comes behind a head of this framing. `request`: what breaks it is the caller's doing.
-    pub(crate) fn body(io: &Shared, framing: Framing, request: bool) -> Body {
-        if framing == Framing::None {
-            return Body::Empty;
-        }
-        let small = io.lock().take_small_body();
-        small.unwrap_or_else(|| Body::Http1(Self { io: io.clone(), request, ended: false }))
-    }
-
-    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let mut io = self.io.lock();
-        if io.dismissed {
-            return Poll::Ready(Some(Err(Failure::CallerGone)));
-        }
-        let piece = ready!(io.poll_piece(cx, self.request));
-        self.ended = !matches!(piece, Some(Err(_))) && io.body.is_done();
-        Poll::Ready(piece)
-    }
-
-    pub(crate) fn is_end(&self) -> bool {
-        self.ended || self.io.lock().body.is_done()
-    }
-
-    pub(crate) fn exact(&self) -> Option<u64> {
-        if self.ended {
-            return Some(0);
-        }
-        let io = self.io.lock();
-        if io.body.is_done() { Some(0) } else { io.body.remaining() }
-    }
-}
-
-/// Writes a body and flushes it. `trailers`: whether the peer wants them. Errors: why the body broke off, or none when the
-/// connection did.
-pub(crate) fn poll_body(
-    io: &Shared,
-    cx: &mut Context<'_>,
-    body: &mut Option<Body>,
-    chunked: bool,
-    trailers: bool,
-) -> Poll<Result<(), Option<Failure>>> {
-    while let Some(source) = body {
-        {
-            let mut io = io.lock();
-            if io.out.len() >= MAX_UNSENT {
-                ready!(io.poll_flush(cx)).map_err(|_broken| None)?;
-            }
-        }
-        match source.poll_piece(cx) {
-            Poll::Ready(Some(Ok(Piece::Data(data)))) => {
-                let end = source.is_end();
-                let mut io = io.lock();
-                io.put(data, chunked);
-                if end {
-                    io.put_end(chunked, None);
-                    *body = None;
-                }
-            }
-            Poll::Ready(Some(Ok(Piece::Trailers(fields)))) => {
-                io.lock().put_end(chunked, Some(&fields).filter(|_| trailers));
-                *body = None;
-            }
-            Poll::Ready(Some(Err(failure))) => {
-                // What came before is the peer's all the same, so that it sees a message that was cut and not none.
-                let _flushed = io.lock().poll_flush(cx).is_ready();
-                return Poll::Ready(Err(Some(failure)));
-            }
-            Poll::Ready(None) => {
-                io.lock().put_end(chunked, None);
-                *body = None;
-            }
-            Poll::Pending => {
-                let mut io = io.lock();
-                if let Poll::Ready(Err(_broken)) = io.poll_flush(cx) {
-                    return Poll::Ready(Err(None));
-                }
-                return Poll::Pending;
-            }
-        }
-    }
-    io.lock().poll_flush(cx).map_err(|_broken| None)
 }
 
 #[cfg(test)]
@@ -481,6 +309,8 @@ mod tests {
         task::yield_now,
         time::timeout,
     };
+
+    use bytes::Bytes;
 
     use super::*;
 

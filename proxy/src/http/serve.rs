@@ -1,7 +1,7 @@
-//! Serving HTTP/1 and HTTP/2 on a stream, with every limit set here.
+//! Serving HTTP/1 and HTTP/2 on a stream, within the limits of `limits`.
 //!
 //! # Defaults
-//! Heads of 16 KiB and 100 fields, 100 streams at once; a silent HTTP/2 peer: `http2`. Head and idle times: `connection`.
+//! Heads and streams: `limits`. A silent HTTP/2 peer: `http2`. Head and idle times: `connection`.
 
 use std::{
     future::{Future, poll_fn},
@@ -27,30 +27,19 @@ use weft_http::{
 use super::{
     answer::Answer,
     body::Body,
-    head::{Head, MAX_FIELDS},
-    http1::{self, Incoming, Io, Shared},
+    head::Head,
+    http1::{self, Incoming, Io, SharedIo},
     http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
+    limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, MAX_STREAMS, windows},
+    muxes::Muxes,
     respond,
 };
 use crate::{
     connection::{Close, Connection, InFlight},
     stream::Stream,
     telemetry::Metrics,
-    worker::Muxes,
 };
 
-/// Largest request head in HTTP/1, in bytes; above it 431.
-pub(crate) const MAX_HEAD: usize = 16 * 1024;
-/// Largest head in HTTP/2: the same, counted as RFC 9113 §10.5.1 does.
-const MAX_HEAD_HTTP2: usize = 16 * 1024;
-/// Largest head on the hop: what HTTP/1 and we ourselves let through, with 32 bytes a field on top (RFC 9113 §10.5.1).
-pub(crate) const MAX_HEAD_HOP: usize = 24 * 1024;
-/// Requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 100;
-/// Receive windows of one HTTP/2 stream and of one connection, bytes. Between proxies they are larger: each WINDOW_UPDATE costs
-/// both sides a wake-up, which was an eighth of the cost of large bodies.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-const WINDOWS_HOP: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
 /// Longest wait for a caller to close after GOAWAY while it has no request in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Longest wait after GOAWAY for a caller to read the end of its last answers.
@@ -121,7 +110,7 @@ pub(crate) async fn http1(
 }
 
 /// Closes the connection when its task ends, although a body that is still read shares it.
-struct HangUp(Shared);
+struct HangUp(SharedIo);
 
 impl Drop for HangUp {
     fn drop(&mut self) {
@@ -145,7 +134,7 @@ impl Default for Asked {
 
 /// Serves one request. Returns whether another may follow.
 async fn exchange(
-    io: &Shared,
+    io: &SharedIo,
     parsed: ParsedRequest,
     connection: &Arc<Connection>,
     handler: &Arc<impl Handler>,
@@ -214,7 +203,7 @@ fn caught(
 }
 
 /// Writes an answer. Returns whether it was written in whole.
-async fn write(io: &Shared, connection: &Connection, answer: Answer, asked: &Asked, last: bool) -> bool {
+async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &Asked, last: bool) -> bool {
     let Answer { mut head, body, .. } = answer;
     let bodiless = asked.head_only || matches!(head.status, 204 | 304);
     let framing = match body.exact() {
@@ -242,7 +231,7 @@ async fn write(io: &Shared, connection: &Connection, answer: Answer, asked: &Ask
     written.await.is_ok()
 }
 
-async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
+async fn switched(io: &SharedIo, head: &Response, protocol: &[u8]) -> bool {
     let connection = codec::Connection::Upgrade(protocol);
     io.lock().put_with(|out| codec::write_response(head, Framing::None, connection, out));
     poll_fn(|cx| io.lock().poll_flush(cx)).await.is_ok()
@@ -250,7 +239,7 @@ async fn switched(io: &Shared, head: &Response, protocol: &[u8]) -> bool {
 
 /// Closes a connection whose caller may still be sending: its bytes are read and discarded for a moment, or the kernel would
 /// discard the answer (RFC 9112 §9.6).
-async fn linger(io: &Shared) {
+async fn linger(io: &SharedIo) {
     {
         let mut io = io.lock();
         if !io.is_owed() {
@@ -268,11 +257,6 @@ async fn linger(io: &Shared) {
     if let Ok(Err(error)) = timeout(LINGER, discard).await {
         tracing::trace!(%error, "the caller is gone");
     }
-}
-
-/// Receive windows of one stream and of one connection. `mesh`: the sender is a proxy.
-pub(crate) fn windows(mesh: bool) -> (u32, u32) {
-    if mesh { WINDOWS_HOP } else { WINDOWS }
 }
 
 /// Serves HTTP/2 until the connection ends.
@@ -359,7 +343,7 @@ pub(crate) async fn http2(
     if let Err(error) = result.await {
         tracing::debug!(%error, peer = %connection.flow.peer, "HTTP/2 connection ended");
     }
-    let goodbye = timeout(FAREWELL, poll_fn(|cx| driver.poll_goodbye(cx))).await;
+    let goodbye = timeout(FAREWELL, poll_fn(|cx| driver.poll_close(cx))).await;
     if let Ok(Err(error)) = goodbye {
         tracing::trace!(%error, "the caller is gone");
     }

@@ -11,7 +11,7 @@ use crate::stream::Duplex;
 /// A connection or stream that an upstream has switched to another protocol.
 #[derive(Debug)]
 pub(crate) enum Switched {
-    Http1(http1::Shared),
+    Http1(http1::SharedIo),
     Http2(StreamRef),
 }
 

@@ -17,10 +17,11 @@ use weft_http::head::Version as HttpVersion;
 use super::{attempt::Flight, authorize};
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop},
+    slot::Slot,
     stream::Stream,
     tcp,
     upstream::{
-        dial::{Slot, plain},
+        dial::plain,
         pool::{Bounds, Pool, SendError, Version},
     },
     worker::{APPLICATION, Worker},

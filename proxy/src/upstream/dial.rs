@@ -1,15 +1,7 @@
 //! Opening connections: TCP with our mark, and mesh TLS on it with the peer's identity checked.
 //! Invariant: no byte of an application is sent on a connection whose peer is not the expected one.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rustls::pki_types::ServerName;
@@ -17,10 +9,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use weft_core::{
-    failure::{Failure, Limit},
-    identity::Identity,
-};
+use weft_core::{failure::Failure, identity::Identity};
 use weft_redirect::original_dst::set_mark;
 
 use crate::{
@@ -44,27 +33,6 @@ pub(crate) struct Dialer {
 pub(crate) enum Alpn {
     Http,
     Tcp,
-}
-
-/// One of something that a cluster may have so many of; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Slot(Arc<AtomicU32>);
-
-impl Slot {
-    /// Takes one of `limit`.
-    pub(crate) fn take(count: &Arc<AtomicU32>, limit: u32, what: Limit) -> Result<Self, Failure> {
-        if count.fetch_add(1, Relaxed) >= limit {
-            count.fetch_sub(1, Relaxed);
-            return Err(Failure::Overloaded(what));
-        }
-        Ok(Self(count.clone()))
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 impl Dialer {

@@ -1,0 +1,286 @@
+//! The task's side of an HTTP/2 connection: bytes that come become events of streams, and queued frames are written.
+
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+use weft_core::failure::Failure;
+use weft_http::{
+    head::Request,
+    http2::{Code, Event},
+};
+
+use super::{Incoming, Inner, Mux, StreamRef};
+use crate::{
+    buffer::{self, Filled},
+    http::{body::Body, limits::MAX_INTERIM, remember},
+    stream::Stream,
+};
+
+/// Queued bytes that are written at once, without waiting for more.
+const WAITS: usize = 16 * 1024;
+/// Most turns of the worker that queued bytes wait for more.
+const MAX_WAITS: u8 = 4;
+
+/// A request that arrived.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Request(StreamRef, Request, Body),
+    /// A malformed request, to be answered with this failure.
+    Bad(StreamRef, Failure),
+}
+
+/// How long queued bytes wait before they are written.
+#[derive(Debug, Default)]
+struct Patience {
+    /// The bytes that were queued at the last turn.
+    bytes: usize,
+    turns: u8,
+}
+
+impl Patience {
+    /// Whether other streams may soon queue bytes too, which then leave with the same record and system call. After the first
+    /// turn only if they have.
+    fn may_wait(&mut self, inner: &mut Inner) -> bool {
+        let count = inner.connection.unsent().remaining();
+        let grew = count > self.bytes;
+        self.bytes = count;
+        self.turns += 1;
+        grew && count < WAITS && inner.connection.len() > 1 && self.turns <= MAX_WAITS
+    }
+}
+
+/// Drives a connection to its end. `arrived` is called with each request (server).
+pub(crate) struct Driver<F> {
+    stream: Stream,
+    mux: Arc<Mux>,
+    /// The beginning of a frame whose end has not come.
+    rest: Vec<u8>,
+    /// Every byte that came was read: a wake-up for something to write costs no read.
+    drained: bool,
+    patience: Patience,
+    failed: Option<io::Error>,
+    arrivals: Vec<Arrival>,
+    arrived: F,
+}
+
+impl<F: FnMut(Arrival)> Driver<F> {
+    pub(crate) fn new(stream: Stream, mux: Arc<Mux>, arrived: F) -> Self {
+        Self {
+            stream,
+            mux,
+            rest: Vec::new(),
+            drained: false,
+            patience: Patience::default(),
+            failed: None,
+            arrivals: Vec::new(),
+            arrived,
+        }
+    }
+
+    /// Ready when the connection is over. Errors: it broke, or the peer broke the protocol.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mux = self.mux.clone();
+        {
+            let mut inner = mux.inner.lock();
+            inner.woken = false;
+            remember(&mut inner.driver, cx);
+            if inner.over.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let mut result = Poll::Pending;
+        match self.poll_read(cx) {
+            Poll::Ready(Ok(Filled { count: 0, .. })) => {
+                mux.inner.lock().end(Failure::Reset("connection closed".into()));
+                result = Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(Filled { drained: true, .. })) => {}
+            // More may be readable. The tasks that wait for the bytes read so far run first: then the buffer is free again.
+            Poll::Ready(Ok(_)) => cx.waker().wake_by_ref(),
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                mux.inner.lock().end(Failure::Reset(error.to_string().into()));
+                result = Poll::Ready(Err(error));
+            }
+            Poll::Ready(Err(error)) => {
+                mux.inner.lock().end(Failure::Reset(error.to_string().into()));
+                return Poll::Ready(Err(error));
+            }
+            // An idle connection holds no buffer.
+            Poll::Pending if self.rest.is_empty() => self.rest = Vec::new(),
+            Poll::Pending => {}
+        }
+        for arrival in self.arrivals.drain(..) {
+            (self.arrived)(arrival);
+        }
+        let mut inner = mux.inner.lock();
+        if result.is_pending() && self.patience.may_wait(&mut inner) {
+            // `yield_now` wakes the driver behind every task that is ready now; until then a kick must not wake it.
+            inner.woken = true;
+            let _pending = pin!(tokio::task::yield_now()).poll(cx);
+            return Poll::Pending;
+        }
+        self.patience = Patience::default();
+        if let Poll::Ready(Err(error)) = write(&mut self.stream, &mut inner, cx) {
+            inner.end(Failure::Reset(error.to_string().into()));
+            // A protocol error of the peer says more than a failed write.
+            return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
+        }
+        let over = inner.retired && inner.connection.is_gone() && inner.connection.is_empty();
+        if result.is_pending() && over && inner.has_written() {
+            inner.end(Failure::Reset("connection closed".into()));
+            return Poll::Ready(Ok(()));
+        }
+        result
+    }
+
+    /// Writes the queued bytes, then closes TLS and TCP.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        {
+            let mut inner = self.mux.inner.lock();
+            ready!(write(&mut self.stream, &mut inner, cx))?;
+            if !inner.connection.unsent().is_empty() {
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Reads, and hands the events on to their streams. Errors of the kind `InvalidData`: the peer broke the protocol, and a
+    /// GOAWAY that says so is queued.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
+        if self.drained && self.failed.is_none() && !self.stream.poll_readable(cx, true) {
+            return Poll::Pending;
+        }
+        buffer::lend(|input| {
+            input.extend_from_slice(&self.rest);
+            let filled = buffer::poll_fill(&mut self.stream, cx, input, buffer::SIZE, &mut self.failed);
+            self.drained = matches!(filled, Poll::Pending | Poll::Ready(Ok(Filled { drained: true, .. })));
+            let filled = ready!(filled)?;
+            self.receive(input).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.rest.clear();
+            self.rest.extend_from_slice(input);
+            Poll::Ready(Ok(filled))
+        })
+    }
+
+    /// Parses the whole frames of `input`; the beginning of another one stays in it.
+    fn receive(&mut self, input: &mut BytesMut) -> Result<(), weft_http::http2::Error> {
+        let mut inner = self.mux.inner.lock();
+        inner.heard = true;
+        while let Some(event) = inner.connection.receive(input)? {
+            match event {
+                Event::Request { id, head, end } => {
+                    // One holder is the task of the request, another its body.
+                    if let Some(state) = inner.state(id) {
+                        state.ended = end;
+                        state.holders = if end { 1 } else { 2 };
+                    }
+                    let stream = || StreamRef { mux: self.mux.clone(), id };
+                    let body = if end { Body::Empty } else { Body::Http2(Incoming::new(stream(), &head.fields, true)) };
+                    self.arrivals.push(Arrival::Request(stream(), head, body));
+                }
+                Event::BadRequest { id, status, reason } => {
+                    if let Some(state) = inner.state(id) {
+                        state.holders = 1;
+                    }
+                    let failure = if status == 431 { Failure::HeadTooLarge } else { Failure::BadRequest(reason) };
+                    self.arrivals.push(Arrival::Bad(StreamRef { mux: self.mux.clone(), id }, failure));
+                }
+                Event::Response { id, head, end } => {
+                    if let Some(state) = inner.state(id) {
+                        state.answer = Some(head);
+                        state.ended = end;
+                        state.wake_reader();
+                    }
+                }
+                Event::Data { id, data, end } => {
+                    if let Some(state) = inner.state(id) {
+                        if !data.is_empty() {
+                            state.data.push_back(data);
+                        }
+                        state.ended = end;
+                        state.wake_reader();
+                    }
+                }
+                Event::Trailers { id, fields } => {
+                    if let Some(state) = inner.state(id) {
+                        state.trailers = Some(fields);
+                        state.ended = true;
+                        state.wake_reader();
+                    }
+                }
+                Event::Reset { id, code, by_peer, unprocessed } => {
+                    // A stream that the peer has not processed is safe to send again (RFC 9113 §8.7).
+                    let failure = match (unprocessed, by_peer) {
+                        (true, _) => Failure::RefusedStream,
+                        (false, true) => Failure::Reset(format!("stream reset by the peer: {code:?}").into()),
+                        (false, false) => Failure::BadAnswer("not HTTP"),
+                    };
+                    if let Some(state) = inner.state(id) {
+                        state.no_error = by_peer && code == Code::NoError;
+                        state.fail(&failure);
+                    }
+                }
+                Event::Writable { id } => {
+                    if let Some(writer) = inner.state(id).and_then(|state| state.writer.take()) {
+                        writer.wake();
+                    }
+                }
+                Event::Interim { id, .. } => {
+                    let Some(state) = inner.state(id) else { continue };
+                    state.interim += 1;
+                    if state.interim > MAX_INTERIM {
+                        state.fail(&Failure::BadAnswer("too many interim answers"));
+                        inner.connection.reset(id, Code::EnhanceYourCalm);
+                    }
+                }
+                Event::GoAway { .. } | Event::Pong => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// However the task of the connection ends, by a panic too: its streams end with it.
+impl<F> Drop for Driver<F> {
+    fn drop(&mut self) {
+        self.mux.inner.lock().end(Failure::Reset("connection closed".into()));
+    }
+}
+
+/// Writes queued bytes, and wakes the tasks that wait for room.
+fn write(stream: &mut Stream, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let unsent = inner.connection.unsent();
+    if unsent.is_empty() {
+        return flush(stream, inner, cx);
+    }
+    while unsent.has_remaining() {
+        match tokio_util::io::poll_write_buf(Pin::new(stream), cx, unsent) {
+            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => break,
+        }
+    }
+    unsent.shrink();
+    inner.connection.written();
+    while let Some(id) = inner.connection.next_writable() {
+        if let Some(writer) = inner.state(id).and_then(|state| state.writer.take()) {
+            writer.wake();
+        }
+    }
+    flush(stream, inner, cx)
+}
+
+fn flush(stream: &mut Stream, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let flushed = Pin::new(stream).poll_flush(cx);
+    inner.flushed = flushed.is_ready();
+    flushed
+}

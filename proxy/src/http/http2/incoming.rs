@@ -1,0 +1,77 @@
+//! The body that comes on a stream of HTTP/2.
+
+use std::task::{Context, Poll};
+
+use weft_core::failure::Failure;
+use weft_http::fields::{Fields, Name};
+
+use super::StreamRef;
+use crate::http::{
+    body::{Next, Piece},
+    remember,
+};
+
+/// The body that comes on a stream.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(super) stream: StreamRef,
+    /// Bytes that Content-Length announced and that have not come.
+    left: Option<u64>,
+    /// Of a request: where it breaks off, the caller is gone.
+    request: bool,
+}
+
+impl Incoming {
+    pub(super) fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
+        let length = fields.first(Name::ContentLength);
+        let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        Self { stream, left, request }
+    }
+
+    /// The bytes that come on a stream without an announced end: a tunnel's.
+    pub(super) fn open(stream: StreamRef) -> Self {
+        Self { stream, left: None, request: false }
+    }
+
+    pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
+        let id = self.stream.id;
+        let whole = self.may_end_without_error();
+        let mut inner = self.stream.mux.inner.lock();
+        let Some(state) = inner.state(id) else { return Poll::Ready(None) };
+        if let Some(data) = state.data.pop_front() {
+            inner.connection.consumed(id, data.len());
+            if !inner.connection.unsent().is_empty() {
+                inner.kick();
+            }
+            self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Piece::Data(data))));
+        }
+        if let Some(trailers) = state.trailers.take() {
+            return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
+        }
+        if state.ended || (state.no_error && whole) {
+            return Poll::Ready(None);
+        }
+        if let Some(failure) = &state.failure {
+            return Poll::Ready(Some(Err(if self.request { Failure::CallerGone } else { failure.clone() })));
+        }
+        remember(&mut state.reader, cx);
+        Poll::Pending
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        let mut inner = self.stream.mux.inner.lock();
+        let Some(state) = inner.state(self.stream.id) else { return true };
+        let ended = state.ended || (state.no_error && self.may_end_without_error());
+        ended && state.data.is_empty() && state.trailers.is_none()
+    }
+
+    /// Whether a reset with NO_ERROR is the end of the body, once every byte that came was read.
+    fn may_end_without_error(&self) -> bool {
+        !self.request && self.left.is_none_or(|left| left == 0)
+    }
+
+    pub(crate) fn exact(&self) -> Option<u64> {
+        if self.is_end() { Some(0) } else { self.left }
+    }
+}

@@ -1,0 +1,190 @@
+//! One stream of an HTTP/2 connection, as the task of its request uses it.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use weft_core::failure::Failure;
+use weft_http::{
+    fields::Fields,
+    head::Response,
+    http2::{Code, StreamId},
+};
+
+use super::{Incoming, Mux};
+use crate::http::{
+    body::{Body, Piece},
+    remember,
+};
+
+/// A share in a stream. Dropping the last one ends the stream.
+#[derive(Debug)]
+pub(crate) struct StreamRef {
+    pub(super) mux: Arc<Mux>,
+    pub(super) id: StreamId,
+}
+
+impl StreamRef {
+    /// The head of the answer (client).
+    pub(crate) fn poll_answer(&self, cx: &Context<'_>) -> Poll<Result<Response, Failure>> {
+        let mut inner = self.mux.inner.lock();
+        let over = inner.over.clone();
+        let Some(state) = inner.state(self.id) else {
+            return Poll::Ready(Err(Failure::Reset("no such stream".into())));
+        };
+        if let Some(answer) = state.answer.take() {
+            return Poll::Ready(Ok(answer));
+        }
+        match state.failure.clone().or(over) {
+            Some(failure) => Poll::Ready(Err(failure)),
+            None => {
+                remember(&mut state.reader, cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The body behind a head.
+    pub(crate) fn into_body(self, fields: &Fields) -> Body {
+        let incoming = Incoming::new(self, fields, false);
+        if incoming.is_end() { Body::Empty } else { Body::Http2(incoming) }
+    }
+
+    /// Sends the head of an answer (server).
+    pub(crate) fn send_answer(&self, head: &Response, end: bool) -> Result<(), Failure> {
+        let mut inner = self.mux.inner.lock();
+        let sent = inner.connection.send_response(self.id, head, end);
+        inner.kick();
+        sent.map_err(|_closed| Failure::CallerGone)
+    }
+
+    /// Sends data; the bytes that were sent are taken out of `data`. Errors: the stream is over.
+    pub(crate) fn poll_send(&self, cx: &Context<'_>, data: &mut Bytes, end: bool) -> Poll<Result<(), Failure>> {
+        let mut inner = self.mux.inner.lock();
+        if inner.over.is_some() {
+            return Poll::Ready(Err(Failure::CallerGone));
+        }
+        let sent = inner.connection.send_data(self.id, data, end);
+        inner.kick();
+        match sent {
+            Ok(true) => Poll::Ready(Ok(())),
+            Ok(false) => {
+                if let Some(state) = inner.state(self.id) {
+                    remember(&mut state.writer, cx);
+                }
+                Poll::Pending
+            }
+            Err(_closed) => Poll::Ready(Err(Failure::CallerGone)),
+        }
+    }
+
+    /// Ready when the stream is over before its end.
+    pub(crate) fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.mux.inner.lock();
+        let over = inner.over.is_some();
+        match inner.state(self.id) {
+            Some(state) if !state.gone && !over => {
+                remember(&mut state.writer, cx);
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
+    /// Ends a body with trailers.
+    pub(crate) fn send_trailers(&self, fields: &Fields) -> Result<(), Failure> {
+        let mut inner = self.mux.inner.lock();
+        let sent = inner.connection.send_trailers(self.id, fields);
+        inner.kick();
+        sent.map_err(|_closed| Failure::CallerGone)
+    }
+
+    /// Ends the stream before its end.
+    pub(crate) fn reset(&self, code: Code) {
+        let mut inner = self.mux.inner.lock();
+        inner.connection.reset(self.id, code);
+        // Nothing more comes on it: a task that still reads or writes it would wait for ever.
+        if let Some(state) = inner.state(self.id) {
+            state.fail(&Failure::Reset("the other half of the exchange broke off".into()));
+        }
+        inner.kick();
+    }
+
+    /// Sends a body, as far as it goes at once. `rest`: a piece of it that was not sent in whole.
+    /// Errors: why the body broke off; `None` where the stream is over.
+    pub(crate) fn poll_body(
+        &self,
+        cx: &mut Context<'_>,
+        body: &mut Body,
+        rest: &mut Bytes,
+    ) -> Poll<Result<(), Option<Failure>>> {
+        loop {
+            if !rest.is_empty() {
+                let end = body.is_end();
+                ready!(self.poll_send(cx, rest, end)).map_err(|_over| None)?;
+                if end {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match ready!(body.poll_piece(cx)) {
+                Some(Ok(Piece::Data(data))) => *rest = data,
+                Some(Ok(Piece::Trailers(fields))) => {
+                    return Poll::Ready(self.send_trailers(&fields).map_err(|_over| None));
+                }
+                Some(Err(failure)) => {
+                    // Callers take CANCEL for an end that they asked for (Node, hyper): a cut answer must not look like one.
+                    let gone = matches!(failure, Failure::CallerGone);
+                    self.reset(if gone { Code::Cancel } else { Code::InternalError });
+                    return Poll::Ready(Err(Some(failure)));
+                }
+                None => return self.poll_send(cx, rest, true).map_err(|_over| None),
+            }
+        }
+    }
+
+    /// Sends the rest of a body, until all of it is sent or the stream is over. `rest` and errors: as for
+    /// [`StreamRef::poll_body`].
+    pub(crate) async fn send_body(&self, mut body: Body, mut rest: Bytes) -> Result<(), Option<Failure>> {
+        poll_fn(|cx| {
+            let sent = self.poll_body(cx, &mut body, &mut rest);
+            if sent.is_pending() && self.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(None));
+            }
+            sent
+        })
+        .await
+    }
+}
+
+impl Clone for StreamRef {
+    fn clone(&self) -> Self {
+        if let Some(state) = self.mux.inner.lock().state(self.id) {
+            state.holders += 1;
+        }
+        Self { mux: self.mux.clone(), id: self.id }
+    }
+}
+
+impl Drop for StreamRef {
+    fn drop(&mut self) {
+        let mut inner = self.mux.inner.lock();
+        let Some(stream) = inner.connection.stream(self.id) else { return };
+        stream.value.holders = stream.value.holders.saturating_sub(1);
+        if stream.value.holders > 0 {
+            return;
+        }
+        // A server that has answered does not need the rest of the request (RFC 9113 §8.1).
+        let code = if stream.has_sent_all() { Code::NoError } else { Code::Cancel };
+        let unread: usize = stream.value.data.iter().map(Bytes::len).sum();
+        if unread > 0 {
+            inner.connection.consumed(self.id, unread);
+        }
+        inner.connection.forget(self.id, code);
+        if inner.retired || !inner.connection.unsent().is_empty() {
+            inner.kick();
+        }
+    }
+}

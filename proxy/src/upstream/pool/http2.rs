@@ -1,0 +1,246 @@
+//! HTTP/2 in a pool: up to [`MAX_STREAMS`] requests in flight on a connection; another is opened when all are full.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+use weft_core::failure::{Failure, Limit};
+use weft_http::{
+    head::{Request, Response},
+    http2::{Config, Role},
+};
+
+use super::{Bounds, Held, Lease, Opener, Pool, SendError, Sent, Transport};
+use crate::{
+    http::{
+        body::Body,
+        http2::{Driver, Mux, StreamRef},
+        limits::{MAX_FIELDS, MAX_HEAD_HOP, windows},
+        upgrade::Switched,
+    },
+    slot::Slot,
+    tls::MeshTls,
+    upstream::dial::Dialer,
+};
+
+/// Requests in flight on one connection before another is opened.
+const MAX_STREAMS: usize = 100;
+/// How long a connection without requests may take to close.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// An HTTP/2 connection.
+#[derive(Clone, Debug)]
+pub(super) struct Multiplexed {
+    pub(super) mux: Arc<Mux>,
+    pub(super) usage: Arc<Usage>,
+    /// Our certificate, and the roots of the peer's, as of the handshake.
+    tls: Option<Arc<MeshTls>>,
+}
+
+impl Multiplexed {
+    /// Whether it takes one more request now.
+    pub(super) fn has_room(&self) -> bool {
+        self.usage.streams.load(Relaxed) < MAX_STREAMS && self.mux.has_room()
+    }
+}
+
+/// The requests on a connection.
+#[derive(Debug)]
+pub(super) struct Usage {
+    /// Requests in flight.
+    streams: AtomicUsize,
+    /// When the last request ended.
+    last: Mutex<Instant>,
+    /// Set when the peer sends a TLS alert.
+    alerted: Arc<AtomicBool>,
+    /// Set once an answer came: an alert before it is a refusal of our identity, a later one is not.
+    answered: AtomicBool,
+}
+
+impl Usage {
+    /// One request less in flight.
+    pub(super) fn end_request(&self) {
+        if self.streams.fetch_sub(1, Relaxed) == 1 {
+            *self.last.lock() = Instant::now();
+        }
+    }
+
+    fn is_used(&self) -> bool {
+        self.streams.load(Relaxed) > 0
+    }
+}
+
+impl Pool {
+    pub(super) async fn send_http2(
+        self: &Arc<Self>,
+        opener: Opener<'_>,
+        bounds: Bounds,
+        head: &Request,
+        body: Body,
+        switched: &mut Option<Switched>,
+    ) -> Result<Sent, SendError> {
+        let end = body.is_end() && head.protocol().is_none();
+        let (stream, usage) = loop {
+            let connection = match self.acquire_http2(opener, bounds).await {
+                Ok(connection) => connection,
+                Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
+            };
+            // It may have been closed since it was chosen; then it is not chosen again.
+            match connection.mux.open(head, end) {
+                Ok(stream) => break (stream, connection.usage),
+                Err(_full) => drop(Lease(Some(Held::Http2(connection.usage)))),
+            }
+        };
+        let lease = Lease(Some(Held::Http2(usage.clone())));
+        let answered = exchange(&stream, if end { Body::Empty } else { body }, head.protocol().is_some()).await;
+        match answered {
+            Ok(response) => {
+                usage.answered.store(true, Relaxed);
+                if head.protocol().is_some() && response.status == 200 {
+                    *switched = Some(Switched::Http2(stream));
+                    return Ok((response, Body::Empty, lease));
+                }
+                let body = stream.into_body(&response.fields);
+                Ok((response, body, lease))
+            }
+            Err(failure) => {
+                let refused = usage.alerted.load(Relaxed) && !usage.answered.load(Relaxed);
+                let failure = if refused { Failure::IdentityRefused } else { failure };
+                Err(SendError { failure, unsent: None, reused: false })
+            }
+        }
+    }
+
+    async fn acquire_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Multiplexed, Failure> {
+        match self.with_room(opener.dialer) {
+            Some(connection) => Ok(connection),
+            // Boxed: opening is rare, and its state would be moved with every request.
+            None => Box::pin(self.open_http2(opener, bounds)).await,
+        }
+    }
+
+    /// Opens a connection, or waits for the one that is being opened. One request is counted on it.
+    pub(super) async fn open_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Multiplexed, Failure> {
+        let _pending = Slot::take(&self.counts.pending, bounds.pending, Limit::Pending)?;
+        // A request that waits for another's attempt waits no longer than for one of its own, so that the times do not add up.
+        let opening = timeout(bounds.connect, self.opening.lock()).await;
+        let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
+        if let Some(connection) = self.with_room(opener.dialer) {
+            return Ok(connection);
+        }
+        let slot = Slot::take(&self.counts.connections, bounds.connections, Limit::Connections)?;
+        // Read before the handshake: if the certificate changes meanwhile, the connection counts as one with the old one.
+        let tls = if self.target.transport == Transport::Plain { None } else { opener.dialer.tls.load_full() };
+        let (stream, alerted) = self.open(opener.dialer, bounds.connect).await?;
+        let (stream_window, connection_window) = windows(self.target.transport != Transport::Plain);
+        let config = Config {
+            max_streams: 0,
+            stream_window,
+            connection_window,
+            max_head: MAX_HEAD_HOP,
+            max_fields: 2 * MAX_FIELDS,
+            connect_protocol: false,
+        };
+        let mux = Mux::new(Role::Client, config);
+        opener.muxes.watch(&mux);
+        let mut driver = Driver::new(stream, mux.clone(), drop);
+        tokio::spawn(async move {
+            if let Err(error) = poll_fn(|cx| driver.poll(cx)).await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+            if timeout(CLOSE, poll_fn(|cx| driver.poll_close(cx))).await.is_err() {
+                tracing::debug!("an upstream connection was not closed in time");
+            }
+            drop(slot);
+        });
+        let usage = Usage {
+            streams: AtomicUsize::new(1),
+            last: Mutex::new(Instant::now()),
+            alerted,
+            answered: AtomicBool::new(false),
+        };
+        let connection = Multiplexed { mux, usage: Arc::new(usage), tls };
+        self.multiplexed.lock().push(connection.clone());
+        Ok(connection)
+    }
+
+    /// A connection with room for one more request, which is counted. A connection made with a certificate or roots that are
+    /// no longer ours gets no new requests, and ends with those in flight.
+    fn with_room(&self, dialer: &Dialer) -> Option<Multiplexed> {
+        let current = dialer.tls.load();
+        let is_current = |tls: &Arc<MeshTls>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, tls));
+        let mut multiplexed = self.multiplexed.lock();
+        multiplexed.retain(|connection| {
+            let kept = !connection.mux.is_closed() && connection.tls.as_ref().is_none_or(is_current);
+            if !kept {
+                connection.mux.retire();
+            }
+            kept
+        });
+        let connection = multiplexed.iter().find(|connection| connection.has_room())?;
+        connection.usage.streams.fetch_add(1, Relaxed);
+        Some(connection.clone())
+    }
+
+    /// Closes the connections that have been idle for too long.
+    pub(super) fn sweep_http2(&self, limit: Duration) {
+        self.multiplexed.lock().retain(|connection| {
+            let used = connection.usage.is_used() || connection.usage.last.lock().elapsed() < limit;
+            let kept = used && !connection.mux.is_closed();
+            // A connection on which the peer takes no more requests ends with those in flight; only the pool closes it then.
+            if !kept {
+                connection.mux.retire();
+            }
+            kept
+        });
+    }
+
+    /// Closes the connections without a request in flight. Returns whether there was any.
+    pub(super) fn close_idle_http2(&self) -> bool {
+        let mut multiplexed = self.multiplexed.lock();
+        let before = multiplexed.len();
+        multiplexed.retain(|connection| {
+            let used = connection.usage.is_used();
+            if !used {
+                connection.mux.retire();
+            }
+            used
+        });
+        multiplexed.len() < before
+    }
+}
+
+/// Sends the body of a request and waits for the head of its answer. `open`: the stream is to become a tunnel.
+async fn exchange(stream: &StreamRef, mut body: Body, open: bool) -> Result<Response, Failure> {
+    let mut rest = Bytes::new();
+    let mut writing = !open && !matches!(body, Body::Empty);
+    let response = poll_fn(|cx| {
+        if writing {
+            match stream.poll_body(cx, &mut body, &mut rest) {
+                Poll::Ready(Err(Some(failure))) => return Poll::Ready(Err(failure)),
+                Poll::Ready(Ok(()) | Err(None)) => writing = false,
+                Poll::Pending => {}
+            }
+        }
+        stream.poll_answer(cx)
+    })
+    .await?;
+    if writing {
+        let stream = stream.clone();
+        tokio::spawn(async move {
+            if let Err(Some(failure)) = stream.send_body(body, rest).await {
+                tracing::debug!(%failure, "a request broke off after its answer had begun");
+            }
+        });
+    }
+    Ok(response)
+}
