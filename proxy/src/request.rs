@@ -5,6 +5,7 @@
 //! - [`prelude`]: what a connection speaks, by its first bytes, its silence, or the first speaker; for every direction.
 //! - [`phases`]: the phases that directions share. [`refuse`]: what is not served at all.
 //! - [`authorize`]: whether policy allows it, now and while it lasts.
+//! - [`filter`]: the filters of a rule, one file each.
 //! - [`attempt`]: the tries of a request. [`deliver`]: the workload beside this proxy.
 //! - [`exchange`]: the record of a request from its head to the end of its answer. [`tunnel`]: after a protocol switch.
 //! - [`http`]: serving the connection whose requests these are.
@@ -14,6 +15,7 @@ pub(crate) mod attempt;
 pub(crate) mod authorize;
 pub(crate) mod deliver;
 pub(crate) mod exchange;
+pub(crate) mod filter;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod inbound;

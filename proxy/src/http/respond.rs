@@ -19,7 +19,10 @@ pub(crate) fn configured(status: u16, grpc: bool) -> Answer {
         fields.push(b"grpc-status", grpc_status(status).as_bytes());
         return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
     }
-    fields.push(b"content-length", b"0");
+    // RFC 9110 §8.6: none on 1xx and 204; on 304 it would speak of another answer.
+    if !matches!(status, 100..=199 | 204 | 304) {
+        fields.push(b"content-length", b"0");
+    }
     Answer::new(Response::new(Version::Http11, status, fields), Body::Empty)
 }
 

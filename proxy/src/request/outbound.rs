@@ -27,7 +27,7 @@ use super::{
     attempt,
     deliver::may_call_itself,
     exchange::Exchange,
-    http,
+    filter, http,
     opaque::Opaque,
     phases,
     prelude::{self, Silence},
@@ -324,12 +324,18 @@ impl Handler for Outbound {
         phases::strip(&mut head);
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
-        // route
-        let result = match self.routes(&live).and_then(|to| phases::route(&self.worker, to, &mut exchange)) {
+        let result = async {
+            // route
+            let matched = phases::route(&self.worker, self.routes(&live)?, &mut exchange)?;
+            // filters
+            let body = filter::request(matched.filters, &mut exchange.head, body).await;
             // attempt
-            Ok(decision) => phases::attempt(&self.worker, decision, &mut exchange, body).await,
-            Err(failure) => Err(failure),
-        };
+            let mut answer = phases::attempt(&self.worker, matched.decision, &mut exchange, body).await?;
+            // filters, on the way back
+            filter::answer(matched.filters, &mut answer);
+            Ok(answer)
+        }
+        .await;
         // answer
         Ok(phases::answer(exchange, result))
     }

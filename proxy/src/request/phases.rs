@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weft_core::{
     failure::Failure,
+    filter::Filters,
     route::{Action, Forward},
 };
 
@@ -19,6 +20,12 @@ use crate::{
     upstream::cluster::Cluster,
     worker::Worker,
 };
+
+/// The rule that a request matched, and what it decides.
+pub(crate) struct Matched<'a> {
+    pub(crate) filters: &'a Filters,
+    pub(crate) decision: Decision<'a>,
+}
 
 /// What the route says of a request.
 pub(crate) enum Decision<'a> {
@@ -35,16 +42,17 @@ pub(crate) fn strip(head: &mut Head) {
 }
 
 /// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange learns of both.
-pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Decision<'a>, Failure> {
+pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
     let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
     let found = routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
     exchange.route = Some(found.name.clone());
+    let matched = |decision| Matched { filters: &found.filters, decision };
     let forward = match &found.action {
         Action::Forward(forward) => forward,
         // A rule whose backends cannot be resolved answers 500 (Gateway API, `HTTPRouteRule.backendRefs`): an operator has
         // to see that as a failure.
         Action::Respond(status) if *status >= 500 => return Err(Failure::RouteAnswers(*status)),
-        Action::Respond(status) => return Ok(Decision::Answer(*status)),
+        Action::Respond(status) => return Ok(matched(Decision::Answer(*status))),
         Action::Deliver => return Err(Failure::NoRoute),
     };
     let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
@@ -60,7 +68,7 @@ pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exch
             security: exchange.security,
         })
     }));
-    Ok(Decision::Forward(forward, cluster))
+    Ok(matched(Decision::Forward(forward, cluster)))
 }
 
 /// Attempt: sends the request to the cluster, or answers as the rule says.

@@ -22,18 +22,20 @@ const PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
 
 /// A gateway that takes `shop.example` to an application: everything, but `/teapot`, which is answered with 418.
 pub(crate) fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
-    let proxy = Proxy::start(None);
-    let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
-    let name: ClusterName = cluster_name();
     let rule = |path: &str, action| Rule {
         matches: Match { path: PathMatch::Prefix(path.into()), method: None, headers: Vec::new() },
         ..Rule::all(&format!("shop/edge{path}"), action)
     };
-    let host = VirtualHost {
-        name: "shop".into(),
-        domains: vec!["shop.example".into()],
-        rules: vec![rule("/teapot", Action::Respond(418)), rule("/", Action::Forward(Forward::to(name.clone())))],
-    };
+    let all = rule("/", Action::Forward(Forward::to(cluster_name())));
+    gateway_with(application, vec![rule("/teapot", Action::Respond(418)), all])
+}
+
+/// A gateway with these rules for `shop.example`.
+pub(crate) fn gateway_with(application: SocketAddr, rules: Vec<Rule>) -> (Proxy, SocketAddr) {
+    let proxy = Proxy::start(None);
+    let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
+    let name: ClusterName = cluster_name();
+    let host = VirtualHost { name: "shop".into(), domains: vec!["shop.example".into()], rules };
     let table = RouteTable { name: route.clone(), hosts: vec![host], authorization: Authorization::default() };
     let listener = Gateway {
         namespace: "shop".into(),

@@ -12,6 +12,7 @@ mod balance;
 mod control;
 mod fallback;
 mod files;
+mod filter;
 mod foreign;
 mod gateway;
 mod grpc;
