@@ -1,21 +1,21 @@
-//! What the proxy tells and lets people do over HTTP: the admin port on loopback, and the port of metrics and health.
-//! Shape: one small router; every answer is made from [`View`], which only reads, and [`Control`], which drains and quits.
+//! HTTP for operators: the admin port on loopback, and the port of metrics and health.
+//! Shape: one small router; every answer is made from [`View`] (`control`).
 //!
 //! | port | path | |
 //! |---|---|---|
 //! | admin | `GET /config_dump` | settings, configuration and endpoints as JSON |
 //! | admin | `GET /connections` | open connections as JSON, oldest first |
-//! | admin | `POST /drain` | stop taking connections; end those that are idle; keep running |
-//! | admin | `POST /quit` | drain, then end, as SIGTERM does |
+//! | admin | `POST /drain` | refuse new connections, close idle ones, keep running |
+//! | admin | `POST /quit` | drain, then exit, as SIGTERM does |
 //! | metrics | `GET /metrics` | Prometheus text |
-//! | metrics | `GET /readyz` | 200 when traffic can be taken, else 503 with the reasons |
+//! | metrics | `GET /readyz` | 200 when the proxy takes traffic, else 503 with the reasons |
 //! | metrics | `GET /livez` | 200 when every worker answers within a second |
 //!
 //! The admin port answers no web page: a request with `Origin` or `Sec-Fetch-Site`, or whose `Host` is a name other than
 //! `localhost`, gets 403.
 //!
 //! # Defaults
-//! 64 connections a port, 8 KiB and 5 s for a head, 1,000 rows of connections. A body of a request is never read.
+//! 64 connections per port, 8 KiB and 5 s for a head, 1,000 rows of connections. The body of a request is never read.
 
 mod dump;
 mod process;
@@ -29,122 +29,24 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc, oneshot},
-    time::{sleep, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use crate::{
-    app::Command,
-    config::{Mode, Settings, Source},
-    drain::Drainer,
-    identity::unix_now,
-    live::Live,
-    status::Status,
-    telemetry::exposition,
-    tls::CurrentTls,
-    worker::Worker,
-};
+use crate::{control::View, telemetry::exposition};
 
+/// Most connections to a port at a time.
 const CONNECTIONS: usize = 64;
+/// Largest head of a request, in bytes.
 const HEAD: usize = 8 * 1024;
+/// Longest time for a head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
+/// Most rows of the list of connections.
 const ROWS: usize = 1_000;
-/// A worker that does not answer for this long is not alive.
-const ALIVE: Duration = Duration::from_secs(1);
-/// Between telling the control plane that we drain and refusing connections: time for the news to reach callers.
-const ANNOUNCE: Duration = Duration::from_millis(500);
 
-/// Which port was called.
+/// The port that was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     Admin,
     Metrics,
-}
-
-/// Everything that can be looked at.
-#[derive(Debug)]
-pub(crate) struct View {
-    pub(crate) settings: Settings,
-    pub(crate) live: Arc<Live>,
-    pub(crate) status: Arc<Status>,
-    pub(crate) tls: Arc<CurrentTls>,
-    pub(crate) workers: Vec<Arc<Worker>>,
-    pub(crate) commands: Vec<mpsc::Sender<Command>>,
-    pub(crate) control: Control,
-}
-
-/// What can be asked of the proxy.
-#[derive(Clone, Debug)]
-pub(crate) struct Control {
-    pub(crate) drainer: Drainer,
-    pub(crate) quit: CancellationToken,
-}
-
-impl View {
-    /// Why no traffic can be taken; empty when it can.
-    pub(crate) fn not_ready(&self) -> Vec<&'static str> {
-        let mut reasons = Vec::new();
-        if *self.status.draining.borrow() {
-            reasons.push("draining");
-        }
-        let identified = !matches!(self.settings.source, Source::File { identity: None, .. });
-        match self.tls.load().as_ref() {
-            None if identified => reasons.push("no certificate"),
-            Some(tls) if tls.not_after <= unix_now() => reasons.push("the certificate has expired"),
-            None | Some(_) => {}
-        }
-        let live = self.live.load();
-        let configured = match self.settings.mode {
-            Mode::Sidecar => live.inbound.is_some(),
-            Mode::Gateway(_) => live.gateway.is_some(),
-        };
-        if !configured {
-            reasons.push("no configuration");
-        }
-        if !self.status.listening.load(std::sync::atomic::Ordering::Relaxed) {
-            reasons.push("a listener is not open");
-        }
-        reasons
-    }
-
-    /// Open connections of all workers.
-    pub(crate) fn open(&self) -> usize {
-        self.workers.iter().map(|worker| worker.connections.len()).sum()
-    }
-
-    /// Takes no more connections and ends those that are idle. The control plane hears of it first.
-    pub(crate) async fn drain(&self) {
-        let first = !self.status.draining.send_replace(true);
-        if first {
-            tracing::info!(open = self.open(), "draining");
-            if self.status.agent.is_up() {
-                sleep(ANNOUNCE).await;
-            }
-        }
-        self.control.drainer.begin();
-    }
-
-    fn metrics(&self) -> String {
-        let metrics: Vec<_> = self.workers.iter().map(|worker| worker.metrics.clone()).collect();
-        exposition::render(&metrics, &samples::samples(self))
-    }
-
-    async fn alive(&self) -> bool {
-        for commands in &self.commands {
-            let (answer, answered) = oneshot::channel();
-            let asked = async {
-                commands.send(Command::Ping(answer)).await.map_err(|_gone| ())?;
-                answered.await.map_err(|_gone| ())
-            };
-            if !matches!(timeout(ALIVE, asked).await, Ok(Ok(()))) {
-                return false;
-            }
-        }
-        true
-    }
 }
 
 /// Serves a port until the program ends.
@@ -200,7 +102,7 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
         }
         (Door::Admin, "/quit") => post(method, view, || view.control.quit.cancel()),
         (Door::Metrics, "/metrics") => {
-            get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", view.metrics()))
+            get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(view)))
         }
         (Door::Metrics, "/readyz") => get(method, || {
             let reasons = view.not_ready();
@@ -208,7 +110,7 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
             json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
         }),
         (Door::Metrics, "/livez") => {
-            let alive = view.alive().await;
+            let alive = view.is_alive().await;
             let status = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             get(method, || json(status, &json!({"alive": alive})))
         }
@@ -217,8 +119,8 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
     }
 }
 
-/// Whether a request can be one of a tool on this host. A browser on it may be told by any web page to call us: it says so
-/// in `Origin` or `Sec-Fetch-Site`, or, by a name that was made to lead here, in `Host`.
+/// Whether a request can come from a tool on this host. A web page can make a browser on this host call the admin port: such a
+/// request has `Origin` or `Sec-Fetch-Site`, or, where a name was made to resolve to this host, that name in `Host`.
 fn is_local_tool(fields: &HeaderMap) -> bool {
     if fields.contains_key(header::ORIGIN) || fields.contains_key("sec-fetch-site") {
         return false;
@@ -228,6 +130,11 @@ fn is_local_tool(fields: &HeaderMap) -> bool {
     let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
     let name = host.host().trim_start_matches('[').trim_end_matches(']');
     hosts.next().is_none() && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
+}
+
+fn metrics(view: &View) -> String {
+    let metrics: Vec<_> = view.workers.iter().map(|worker| worker.metrics.clone()).collect();
+    exposition::render(&metrics, &samples::samples(view))
 }
 
 fn connections(view: &View) -> Value {

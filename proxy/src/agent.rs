@@ -28,7 +28,6 @@ use self::health::Verdict;
 use crate::{
     config::{Mode, Settings},
     control_plane::{Backoff, ConnectError, ControlPlane},
-    discovery::protocol,
     status::Status,
     tls::CurrentTls,
 };
@@ -228,7 +227,7 @@ fn registration(settings: &Settings) -> Register {
     let ports = workload.ports.iter().map(|port| Port {
         name: port.name.clone().unwrap_or_default(),
         port: port.port.get().into(),
-        protocol: protocol(port.protocol()).to_owned(),
+        protocol: port.protocol().as_str().to_owned(),
         proxy_port: port.proxy_port.map(|port| port.get().into()).unwrap_or_default(),
     });
     let gateway = matches!(settings.mode, Mode::Gateway(_));

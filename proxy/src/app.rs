@@ -30,15 +30,15 @@ use tokio_util::sync::CancellationToken;
 use weft_core::snapshot::IncompleteError;
 
 pub use self::ports::Addresses;
-pub(crate) use self::threads::Command;
 use self::{
     ports::{PortError, Ports},
     threads::Threads,
 };
 use crate::{
-    admin::{Control, Door, View, serve},
+    admin::{Door, serve},
     agent::{Agent, health::Checks},
     config::{ConfigError, Join, LoopError, Mode, Settings, SettingsArgs, Source},
+    control::{Control, View},
     control_plane::{ControlPlane, check_mark},
     discovery::Discovery,
     drain::Drainer,

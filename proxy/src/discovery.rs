@@ -32,7 +32,6 @@ use tokio::{
 use weft_core::{names::ListenerName, snapshot::IncompleteError};
 use weft_proto::envoy::config::core::v3::Node;
 
-pub(crate) use self::node::protocol;
 use self::{
     held::{Held, TooManyError},
     subscriptions::Subscriptions,

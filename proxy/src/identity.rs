@@ -3,19 +3,14 @@
 //! open keep the certificate they began with.
 //! Proof: the current certificate while it is valid, else the join token, which also pins the root of the mesh.
 //!
-//! - [`token`]: join tokens.
 //! - [`files`]: the certificate as files, for others and from others.
 //!
 //! # Defaults
 //! Renewal after half of the life that was left at issue, ±10 %; 20 s for one try; waits between tries as `control_plane`.
 
 pub mod files;
-pub mod token;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -26,7 +21,7 @@ use weft_proto::weft::v1::{IssueRequest, IssueResponse, identity_client::Identit
 use crate::{
     config::{Join, TokenSourceError},
     control_plane::{Backoff, ConnectError, ControlPlane},
-    tls::{CurrentTls, MeshTls, Svid, SvidError, plane},
+    tls::{CurrentTls, MeshTls, Svid, SvidError, plane, unix_now},
 };
 
 /// Longest time for one try.
@@ -90,12 +85,6 @@ impl From<ConnectError> for IssueError {
     fn from(error: ConnectError) -> Self {
         Self::Connect(ConnectFailed(error))
     }
-}
-
-/// Unix seconds now.
-pub(crate) fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 impl Issuer {

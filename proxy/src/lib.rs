@@ -13,6 +13,7 @@ mod buffer;
 pub mod command;
 pub mod config;
 pub mod connection;
+mod control;
 mod control_plane;
 mod discovery;
 pub mod drain;

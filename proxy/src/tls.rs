@@ -34,6 +34,7 @@ use rustls::{
 };
 use weft_core::identity::Identity;
 
+pub(crate) use self::svid::unix_now;
 pub use self::svid::{Svid, SvidError};
 use self::{
     resumption::{Offer, Sessions, TICKETS, Tickets},

@@ -93,6 +93,19 @@ pub enum AppProtocol {
     Tcp,
 }
 
+impl AppProtocol {
+    /// Its name in objects and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Detect => "detect",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 impl ServiceSpec {
     /// Its addresses, each once, the first one first.
     pub fn addresses(&self) -> Vec<IpAddr> {

@@ -1,4 +1,4 @@
-//! The config dump: what this proxy was told and what it obeys. No secret is in any of it.
+//! The config dump: the settings and the configuration in force. It holds no secret.
 
 use std::{collections::BTreeMap, fmt::Display};
 
@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use weft_core::endpoint::EndpointSet;
 
-use super::View;
+use crate::control::View;
 
-/// Everything as JSON, resources under their names.
+/// The dump as JSON, resources under their names.
 pub(super) fn dump(view: &View) -> Value {
     let live = view.live.load();
     let resources = &live.resources;
@@ -43,7 +43,7 @@ fn by_cluster(sets: Vec<EndpointSet>) -> Value {
         .collect()
 }
 
-/// A map with the names as they are on the wire.
+/// A map whose keys are the names on the wire.
 fn named<K: Display, V: Serialize>(map: &BTreeMap<K, V>) -> Value {
     map.iter().map(|(name, value)| (name.to_string(), serde_json::to_value(value).unwrap_or_default())).collect()
 }

@@ -1,4 +1,4 @@
-//! What the kernel says about this process. Spec: proc(5); the names are those of Prometheus' client libraries.
+//! Metrics of this process from the kernel. Spec: proc(5); the names are those of Prometheus' client libraries.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ const USER_TIME: usize = 11;
 const SYSTEM_TIME: usize = 12;
 const START_TIME: usize = 19;
 
-/// Memory, CPU, descriptors and start; what cannot be read is left out.
+/// Memory, CPU, descriptors and start; a value that cannot be read is left out.
 pub(super) fn samples() -> Vec<Sample> {
     let mut out = Vec::new();
     let mut add = |name, help, value: Option<f64>| {
@@ -59,7 +59,7 @@ mod tests {
         let value = |name: &str| samples.iter().find(|sample| sample.name == name).unwrap().value;
         assert!(value("process_resident_memory_bytes") > 1e6);
         assert!(value("process_open_fds") >= 3.0 && value("process_threads") >= 1.0);
-        let since = crate::identity::unix_now() as f64 - value("process_start_time_seconds");
+        let since = crate::tls::unix_now() as f64 - value("process_start_time_seconds");
         assert!((-2.0..36_000.0).contains(&since), "{since}");
         assert!(value("process_cpu_seconds_total") < 36_000.0);
     }

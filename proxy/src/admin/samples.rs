@@ -1,9 +1,9 @@
-//! Numbers that are read when somebody asks: certificate, configuration, streams, process.
+//! Metrics that are read at each scrape: certificate, configuration, streams, process.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{View, process};
-use crate::{config::Source, status::Status, telemetry::exposition::Sample};
+use super::process;
+use crate::{config::Source, control::View, status::Status, telemetry::exposition::Sample};
 
 /// All of them.
 #[expect(clippy::cast_precision_loss, reason = "gauges")]

@@ -9,11 +9,11 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{
-    ports::shared,
-    threads::{Command, tell},
+use super::{ports::shared, threads::tell};
+use crate::{
+    control::{Command, View},
+    listener::socket::Role,
 };
-use crate::{admin::View, listener::socket::Role};
 
 /// A port that could not be opened is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -11,26 +11,16 @@ use tokio::{
 
 use super::ports::Opened;
 use crate::{
+    control::Command,
     listener::{socket::Role, spread::Handed},
     serve::{self, serve},
     worker::Worker,
 };
 
-/// Commands that wait.
+/// Most commands that wait for a worker.
 const COMMANDS: usize = 256;
 
-/// What a worker thread is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Serve this socket. The number is for [`Command::Close`].
-    Listen(u16, std::net::TcpListener, Role),
-    /// Take no more connections on the gateway's port of this number.
-    Close(u16),
-    /// Say that you are there.
-    Ping(oneshot::Sender<()>),
-}
-
-/// All of them.
+/// The worker threads.
 #[derive(Debug)]
 pub(super) struct Threads {
     pub(super) commands: Vec<mpsc::Sender<Command>>,
@@ -85,7 +75,7 @@ impl Threads {
     }
 }
 
-/// Tells a worker; one that has ended does not hear it.
+/// Sends a command to a worker, unless its thread has ended.
 pub(super) async fn tell(commands: &mpsc::Sender<Command>, command: Command) {
     if commands.send(command).await.is_err() {
         tracing::error!("a worker has ended");
@@ -125,7 +115,7 @@ async fn work(
             }
             Command::Ping(answer) => {
                 if answer.send(()).is_err() {
-                    tracing::debug!("nobody waits for the answer any more");
+                    tracing::debug!("a ping was answered too late");
                 }
             }
         }

@@ -8,8 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{log, runtime};
 use crate::{
     config::{ConfigError, LogArgs, SettingsArgs, Source},
-    identity::{Issuer, files, unix_now},
-    tls::{CurrentTls, MeshTls},
+    identity::{Issuer, files},
+    tls::{CurrentTls, MeshTls, unix_now},
 };
 
 /// Keep a certificate of the mesh in files, for programs that speak mesh TLS themselves

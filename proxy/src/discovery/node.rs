@@ -2,7 +2,6 @@
 //! our certificate; this decides only what is rendered for ourselves.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
-use weft_core::api::service::AppProtocol;
 use weft_proto::envoy::config::core::v3::Node;
 
 use crate::config::{Mode, Settings};
@@ -21,7 +20,7 @@ pub(super) fn node(settings: &Settings) -> Node {
         structure([
             ("name", text(port.name.as_deref().unwrap_or_default())),
             ("port", Kind::NumberValue(f64::from(port.port.get()))),
-            ("protocol", text(protocol(port.protocol()))),
+            ("protocol", text(port.protocol().as_str())),
         ])
     });
     let ours = structure([
@@ -39,17 +38,6 @@ pub(super) fn node(settings: &Settings) -> Node {
         user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         client_features: vec!["weft.v1.Revision".to_owned()],
         ..Node::default()
-    }
-}
-
-/// A protocol as it is written.
-pub(crate) fn protocol(protocol: AppProtocol) -> &'static str {
-    match protocol {
-        AppProtocol::Detect => "detect",
-        AppProtocol::Http => "http",
-        AppProtocol::Http2 => "http2",
-        AppProtocol::Grpc => "grpc",
-        AppProtocol::Tcp => "tcp",
     }
 }
 

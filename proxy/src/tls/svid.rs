@@ -148,7 +148,7 @@ fn dates(certificate: &X509Certificate<'_>) -> RangeInclusive<i64> {
 }
 
 /// Unix seconds now.
-pub(super) fn unix_now() -> i64 {
+pub(crate) fn unix_now() -> i64 {
     i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
 }
 

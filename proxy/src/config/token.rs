@@ -1,11 +1,48 @@
 //! Join tokens: `weft1.<id>.<secret>.<SHA-256 of the mesh's root, hex>`, as the control plane makes them.
 
-use std::fmt;
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use data_encoding::HEXLOWER;
 
 /// Longest token, in bytes.
 const MAX: usize = 1024;
+/// Largest token file, in bytes.
+const MAX_TOKEN_FILE: u64 = 4096;
+
+/// The place of the join token.
+#[derive(Clone, Debug)]
+pub enum TokenSource {
+    /// In a file, read when the token is needed.
+    File(PathBuf),
+    /// In the settings.
+    Given(JoinToken),
+}
+
+/// A join token cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenSourceError {
+    /// The file cannot be read.
+    #[error("cannot read the join token from {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file holds no token.
+    #[error("no join token in {path}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: TokenError,
+    },
+}
 
 /// A join token. Its `Debug` hides the secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,6 +60,26 @@ pub enum TokenError {
     /// The last part is no SHA-256.
     #[error("its last part must be 64 hexadecimal digits: the SHA-256 of the mesh's root")]
     Root,
+}
+
+impl TokenSource {
+    /// Reads the token.
+    pub(crate) fn token(&self) -> Result<JoinToken, TokenSourceError> {
+        match self {
+            Self::Given(token) => Ok(token.clone()),
+            Self::File(path) => {
+                let text = read_small(path).map_err(|source| TokenSourceError::Read { path: path.clone(), source })?;
+                JoinToken::parse(text.trim()).map_err(|source| TokenSourceError::Token { path: path.clone(), source })
+            }
+        }
+    }
+}
+
+fn read_small(path: &Path) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_TOKEN_FILE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 impl JoinToken {
