@@ -3,12 +3,15 @@
 //! [`Failure::retry`] and [`Failure::reply`].
 //! Flags follow Envoy's response flags where there is one.
 
-use std::sync::Arc;
+use std::{error::Error, fmt, sync::Arc};
 
 use crate::retry::Outcome;
 
-/// Why a request or connection failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// The error below a failure. Shared, since one broken connection fails every request on it.
+pub type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Why a request or connection failed. `Display` is without the cause; [`Failure::report`] is with it.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
     /// The request is malformed.
     #[error("malformed request: {0}")]
@@ -62,11 +65,14 @@ pub enum Failure {
     #[error("the endpoint was in the mesh and has no identity now; it is not called in plaintext")]
     LostIdentity,
     /// The connection was not made.
-    #[error("connect failed: {0}")]
-    Connect(Arc<str>),
+    #[error("connect failed")]
+    Connect(#[source] Cause),
     /// The connection was not made in time.
     #[error("connect timed out")]
     ConnectTimeout,
+    /// The connection was made, and TLS on it was not.
+    #[error("TLS handshake failed")]
+    Handshake(#[source] Cause),
     /// The peer has another identity than the expected one.
     #[error("the peer's identity is not the expected one: {0}")]
     PeerIdentity(Arc<str>),
@@ -79,8 +85,8 @@ pub enum Failure {
     )]
     RefusedStream,
     /// The connection or stream broke.
-    #[error("upstream reset: {0}")]
-    Reset(Arc<str>),
+    #[error("upstream reset")]
+    Reset(#[source] Cause),
     /// The peer's answer is malformed.
     #[error("malformed response: {0}")]
     BadAnswer(&'static str),
@@ -127,12 +133,45 @@ pub struct Reply {
     pub flag: &'static str,
 }
 
+/// A failure with its causes, as answers and the access log say it: `connect failed: Connection refused`.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a>(&'a Failure);
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut below = self.0.source();
+        while let Some(cause) = below {
+            write!(f, ": {cause}")?;
+            below = cause.source();
+        }
+        Ok(())
+    }
+}
+
 impl Failure {
+    /// The connection was not made.
+    pub fn connect(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Connect(Arc::from(cause.into()))
+    }
+
+    /// The connection or stream broke.
+    pub fn reset(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Reset(Arc::from(cause.into()))
+    }
+
+    /// The text with its causes.
+    pub fn report(&self) -> Report<'_> {
+        Report(self)
+    }
+
     /// How it counts for a retry; `None` when trying again cannot help or is not allowed.
     pub fn retry(&self) -> Option<Outcome> {
         match self {
             // Nothing was sent to a peer of another identity: its address may have been reused.
-            Self::Connect(_) | Self::ConnectTimeout | Self::PeerIdentity(_) => Some(Outcome::ConnectFailure),
+            Self::Connect(_) | Self::ConnectTimeout | Self::Handshake(_) | Self::PeerIdentity(_) => {
+                Some(Outcome::ConnectFailure)
+            }
             Self::RefusedStream => Some(Outcome::RefusedStream),
             Self::Reset(_) | Self::BadAnswer(_) => Some(Outcome::Reset),
             Self::TryTimeout => Some(Outcome::TryTimeout),
@@ -180,7 +219,7 @@ impl Failure {
             Self::Overloaded(_) => (503, "UO"),
             Self::NoEndpoint => (503, "UH"),
             Self::LostIdentity => (503, "NOID"),
-            Self::Connect(_) | Self::ConnectTimeout => (503, "UF"),
+            Self::Connect(_) | Self::ConnectTimeout | Self::Handshake(_) => (503, "UF"),
             Self::PeerIdentity(_) => (503, "PEERID"),
             Self::IdentityRefused => (503, "OURID"),
             Self::RefusedStream => (503, "REFUSED"),
@@ -192,5 +231,20 @@ impl Failure {
             Self::Panic => (500, "PANIC"),
         };
         Reply { status, flag }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_every_cause_once() {
+        let inner = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failure = Failure::connect(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, inner));
+        assert_eq!(failure.to_string(), "connect failed");
+        assert_eq!(failure.report().to_string(), "connect failed: connection refused");
+        assert_eq!(Failure::reset("connection closed").report().to_string(), "upstream reset: connection closed");
+        assert_eq!(Failure::NoRoute.report().to_string(), "no route");
     }
 }

@@ -211,8 +211,8 @@ impl Io {
                 }
             }
             match ready!(self.poll_fill(cx, READ)) {
-                Ok(0) => return Poll::Ready(Err(Failure::Reset("connection closed before the answer".into()))),
-                Err(error) => return Poll::Ready(Err(Failure::Reset(error.to_string().into()))),
+                Ok(0) => return Poll::Ready(Err(Failure::reset("connection closed before the answer"))),
+                Err(error) => return Poll::Ready(Err(Failure::reset(error))),
                 Ok(_) => {}
             }
         }

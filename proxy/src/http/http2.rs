@@ -139,7 +139,7 @@ impl Mux {
             inner.connection.ping();
             inner.kick();
         } else if inner.silent >= DEAD && inner.over.is_none() {
-            inner.end(Failure::Reset("the peer is silent".into()));
+            inner.end(Failure::reset("the peer is silent"));
             inner.kick();
         }
     }

@@ -33,11 +33,11 @@ pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
     if grpc {
         fields.push(b"content-type", b"application/grpc");
         fields.push(b"grpc-status", grpc_status(reply.status).as_bytes());
-        fields.push(b"grpc-message", percent_encode(&format!("weft: {failure}")).as_bytes());
+        fields.push(b"grpc-message", percent_encode(&format!("weft: {}", failure.report())).as_bytes());
         fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
         return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
     }
-    let text = Bytes::from(format!("weft: {failure} ({})\n", reply.flag));
+    let text = Bytes::from(format!("weft: {} ({})\n", failure.report(), reply.flag));
     fields.push(b"content-type", b"text/plain; charset=utf-8");
     fields.push(b"content-length", text.len().to_string().as_bytes());
     fields.push(ERROR.as_bytes(), reply.flag.as_bytes());

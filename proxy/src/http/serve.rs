@@ -363,6 +363,6 @@ async fn send(stream: StreamRef, answer: Answer, head_only: bool) {
         return;
     }
     if let Err(Some(failure)) = stream.send_body(body, Bytes::new()).await {
-        tracing::debug!(%failure, "an answer broke off");
+        tracing::debug!(failure = %failure.report(), "an answer broke off");
     }
 }

@@ -100,7 +100,7 @@ impl Outcome<'_> {
             flag: self.failure.map_or("", |failure| failure.reply().flag),
             reason: self
                 .failure
-                .map(ToString::to_string)
+                .map(|failure| failure.report().to_string())
                 .or_else(|| error.map(ToString::to_string))
                 .unwrap_or_default(),
             source: self.flow.peer.to_string(),

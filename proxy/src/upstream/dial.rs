@@ -40,7 +40,7 @@ impl Dialer {
     pub(crate) async fn tcp(&self, address: SocketAddr, within: Duration) -> Result<TcpStream, Failure> {
         match timeout(within, self.connect(address)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(Failure::Connect(error.to_string().into())),
+            Ok(Err(error)) => Err(Failure::connect(error)),
             Err(_elapsed) => Err(Failure::ConnectTimeout),
         }
     }
@@ -70,14 +70,14 @@ impl Dialer {
 
     async fn handshake(&self, address: SocketAddr, expected: &Identity, alpn: Alpn) -> Result<Stream, Failure> {
         let tls = self.tls.load_full().ok_or(Failure::NotConfigured)?;
-        let tcp = self.connect(address).await.map_err(|error| Failure::Connect(error.to_string().into()))?;
+        let tcp = self.connect(address).await.map_err(Failure::connect)?;
         let alpn = match alpn {
             Alpn::Http => ALPN_HTTP,
             Alpn::Tcp => ALPN_TCP,
         };
         let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let shaken = handshake::connect(config, name, tcp).await.map_err(|error| refused(&error))?;
+        let shaken = handshake::connect(config, name, tcp).await.map_err(refused)?;
         let peer = verify::expect(shaken.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
         if shaken.alpn.as_deref() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
@@ -94,11 +94,10 @@ pub(crate) fn plain(stream: TcpStream) -> Stream {
 }
 
 /// What a failed handshake means.
-fn refused(error: &io::Error) -> Failure {
-    match tls_error(error) {
+fn refused(error: io::Error) -> Failure {
+    match tls_error(&error) {
         Some(rustls::Error::InvalidCertificate(reason)) => Failure::PeerIdentity(format!("{reason:?}").into()),
         Some(rustls::Error::AlertReceived(_)) => Failure::IdentityRefused,
-        Some(other) => Failure::Connect(format!("TLS: {other}").into()),
-        None => Failure::Connect(format!("TLS: {error}").into()),
+        Some(_) | None => Failure::Handshake(Arc::new(error)),
     }
 }

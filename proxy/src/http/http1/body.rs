@@ -52,7 +52,7 @@ impl Io {
             let _flushed = self.poll_flush(cx).is_ready();
         }
         let broken = |reason: &str| {
-            if request { Failure::CallerGone } else { Failure::Reset(reason.into()) }
+            if request { Failure::CallerGone } else { Failure::reset(reason) }
         };
         loop {
             match self.body.decode(&mut self.input, &HTTP1) {

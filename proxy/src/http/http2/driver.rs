@@ -98,18 +98,18 @@ impl<F: FnMut(Arrival)> Driver<F> {
         let mut result = Poll::Pending;
         match self.poll_read(cx) {
             Poll::Ready(Ok(Filled { count: 0, .. })) => {
-                mux.inner.lock().end(Failure::Reset("connection closed".into()));
+                mux.inner.lock().end(Failure::reset("connection closed"));
                 result = Poll::Ready(Ok(()));
             }
             Poll::Ready(Ok(Filled { drained: true, .. })) => {}
             // More may be readable. The tasks that wait for the bytes read so far run first: then the buffer is free again.
             Poll::Ready(Ok(_)) => cx.waker().wake_by_ref(),
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                mux.inner.lock().end(Failure::Reset(error.to_string().into()));
+                mux.inner.lock().end(Failure::reset(error.to_string()));
                 result = Poll::Ready(Err(error));
             }
             Poll::Ready(Err(error)) => {
-                mux.inner.lock().end(Failure::Reset(error.to_string().into()));
+                mux.inner.lock().end(Failure::reset(error.to_string()));
                 return Poll::Ready(Err(error));
             }
             // An idle connection holds no buffer.
@@ -128,13 +128,13 @@ impl<F: FnMut(Arrival)> Driver<F> {
         }
         self.patience = Patience::default();
         if let Poll::Ready(Err(error)) = write(&mut self.stream, &mut inner, cx) {
-            inner.end(Failure::Reset(error.to_string().into()));
+            inner.end(Failure::reset(error.to_string()));
             // A protocol error of the peer says more than a failed write.
             return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
         }
         let over = inner.retired && inner.connection.is_gone() && inner.connection.is_empty();
         if result.is_pending() && over && inner.has_written() {
-            inner.end(Failure::Reset("connection closed".into()));
+            inner.end(Failure::reset("connection closed"));
             return Poll::Ready(Ok(()));
         }
         result
@@ -220,7 +220,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                     // A stream that the peer has not processed is safe to send again (RFC 9113 §8.7).
                     let failure = match (unprocessed, by_peer) {
                         (true, _) => Failure::RefusedStream,
-                        (false, true) => Failure::Reset(format!("stream reset by the peer: {code:?}").into()),
+                        (false, true) => Failure::reset(format!("stream reset by the peer: {code:?}")),
                         (false, false) => Failure::BadAnswer("not HTTP"),
                     };
                     if let Some(state) = inner.state(id) {
@@ -251,7 +251,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
 /// However the task of the connection ends, by a panic too: its streams end with it.
 impl<F> Drop for Driver<F> {
     fn drop(&mut self) {
-        self.mux.inner.lock().end(Failure::Reset("connection closed".into()));
+        self.mux.inner.lock().end(Failure::reset("connection closed"));
     }
 }
 

@@ -33,7 +33,7 @@ impl StreamRef {
         let mut inner = self.mux.inner.lock();
         let over = inner.over.clone();
         let Some(state) = inner.state(self.id) else {
-            return Poll::Ready(Err(Failure::Reset("no such stream".into())));
+            return Poll::Ready(Err(Failure::reset("no such stream")));
         };
         if let Some(answer) = state.answer.take() {
             return Poll::Ready(Ok(answer));
@@ -108,7 +108,7 @@ impl StreamRef {
         inner.connection.reset(self.id, code);
         // Nothing more comes on it: a task that still reads or writes it would wait for ever.
         if let Some(state) = inner.state(self.id) {
-            state.fail(&Failure::Reset("the other half of the exchange broke off".into()));
+            state.fail(&Failure::reset("the other half of the exchange broke off"));
         }
         inner.kick();
     }

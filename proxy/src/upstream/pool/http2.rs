@@ -238,7 +238,7 @@ async fn exchange(stream: &StreamRef, mut body: Body, open: bool) -> Result<Resp
         let stream = stream.clone();
         tokio::spawn(async move {
             if let Err(Some(failure)) = stream.send_body(body, rest).await {
-                tracing::debug!(%failure, "a request broke off after its answer had begun");
+                tracing::debug!(failure = %failure.report(), "a request broke off after its answer had begun");
             }
         });
     }
