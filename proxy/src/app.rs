@@ -150,6 +150,7 @@ impl Signals {
 impl App {
     /// Opens every port and starts everything on the current runtime and new threads.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        // All that can be refused comes first: a proxy that does not start leaves nothing behind.
         if let Some(mark) = settings.mark {
             check_mark(mark).map_err(|source| StartError::Mark { mark, source })?;
         }
@@ -158,6 +159,7 @@ impl App {
         let (live, status) = (Arc::new(Live::new(settings.workers)), Arc::new(Status::default()));
         let tls = Arc::new(CurrentTls::empty());
         let mut tasks = JoinSet::new();
+        // From a file everything is in force before the first connection; from a control plane nothing is yet.
         let file = match &settings.source {
             Source::File { identity, objects } => {
                 if let Some(files) = identity {
@@ -176,6 +178,7 @@ impl App {
             }
             Source::ControlPlane(_) => None,
         };
+        // The workers, and all that they share.
         let (interest, wanted) = mpsc::channel(INTEREST);
         let limit = (settings.max_connections / settings.workers).max(1);
         let (spread, handed) = Spread::new(settings.workers, limit);
@@ -197,6 +200,7 @@ impl App {
             (0..settings.workers).map(|index| Worker::new(index, shared.clone(), log.clone(), drain.clone())).collect();
         let threads = Threads::start(&workers, handed).map_err(StartError::Thread)?;
         threads.listen(data).await;
+        // A gateway listens once its Gateway object says where.
         let edge = match settings.mode {
             Mode::Sidecar => false,
             Mode::Gateway(_) => true,
@@ -217,6 +221,7 @@ impl App {
         if edge {
             tasks.spawn(edge::follow(view.clone()));
         }
+        // The control side: everything from here on may fail without stopping traffic.
         let agent = match &view.settings.source {
             Source::ControlPlane(join) => Some(start_control(&view, join, wanted, &checks, &leave, &mut tasks)),
             Source::File { .. } => None,
@@ -239,7 +244,7 @@ impl App {
         self.view.not_ready()
     }
 
-    /// The snapshot and what is beside it.
+    /// The snapshot in force and the memory beside it.
     pub fn live(&self) -> &Arc<Live> {
         &self.view.live
     }

@@ -1,16 +1,16 @@
-//! Draining: everything that has to end hears of it. `app` waits until all has ended or the deadline is reached.
+//! Draining: a signal to everything that has to end. `app` waits until all connections have ended or the drain timeout is over.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The listening end; cloned into every connection.
+/// The receiving end; cloned into every connection.
 #[derive(Clone, Debug)]
 pub struct Drain {
     begun: watch::Receiver<bool>,
 }
 
-/// The commanding end.
+/// The sending end.
 #[derive(Clone, Debug)]
 pub struct Drainer {
     begin: Arc<watch::Sender<bool>>,
@@ -23,7 +23,7 @@ impl Drainer {
         (Self { begin: Arc::new(begin) }, Drain { begun })
     }
 
-    /// Tells everyone.
+    /// Begins to drain.
     pub fn begin(&self) {
         self.begin.send_replace(true);
     }
@@ -33,7 +33,7 @@ impl Drain {
     /// Ends when draining begins.
     pub async fn begun(&self) {
         let mut begun = self.begun.clone();
-        // The commanding end is gone only when the program ends.
+        // The sending end is dropped only when the program ends.
         if begun.wait_for(|begun| *begun).await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,6 +1,6 @@
-//! Configuration from the proxy's file alone: the objects in it are compiled here, as the control plane would do it, and
-//! everything is known from the start. The certificate's files are read again when they change, the objects on SIGHUP.
-//! Invariant: a bad new file or certificate changes nothing.
+//! Configuration from the proxy's file alone: its objects are compiled here, as the control plane would do it, so the whole
+//! mesh is known from the start. The certificate's files are read again when they change, the objects on SIGHUP.
+//! Invariant: an invalid new file or certificate changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,9 +27,9 @@ use crate::{
     tls::{CurrentTls, MeshTls, Svid, SvidError},
 };
 
-/// The trust domain where there is no certificate to say it.
+/// The trust domain without a certificate.
 const TRUST_DOMAIN: &str = "weft.local";
-/// How often the certificate's files are looked at.
+/// How often the certificate's files are checked.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Compiles the objects of a file for this proxy.
@@ -99,7 +99,7 @@ fn who(settings: &Settings) -> Who {
     }
 }
 
-/// What runs a proxy from its file.
+/// The source of a proxy's configuration that is its file.
 #[derive(Debug)]
 pub(crate) struct FileSource {
     settings: Settings,
@@ -121,7 +121,7 @@ impl FileSource {
     }
 
     /// Puts the objects in force.
-    /// Errors: what was compiled is not complete; nothing changes.
+    /// Errors: the compiled configuration is incomplete; nothing changes.
     pub(crate) fn apply(&self) -> Result<(), IncompleteError> {
         let domain = self.tls.load().as_ref().and_then(|tls| TrustDomain::parse(tls.identity.trust_domain()).ok());
         let Some(domain) = domain.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok()) else { return Ok(()) };
@@ -135,16 +135,16 @@ impl FileSource {
         Ok(())
     }
 
-    /// Takes the objects of a new version of the file.
+    /// Applies the objects of a new version of the file.
     pub(crate) fn reload(&mut self, new: Settings, objects: BTreeMap<ObjectKey, Arc<Object>>) {
         if !self.settings.same_proxy(&new) {
-            tracing::warn!("the ProxyConfig has changed; that takes effect at the next start, the objects do now");
+            tracing::warn!("the ProxyConfig has changed, which needs a restart; the new objects are in force");
         }
         let before = std::mem::replace(&mut self.objects, objects);
         if let Err(error) = self.apply() {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the new objects are not complete; the old ones stay"
+                "new objects rejected, keeping the current ones: the configuration made from them is incomplete"
             );
             self.objects = before;
         }
@@ -156,7 +156,7 @@ pub(crate) fn read_identity(files: &IdentityFiles) -> Result<MeshTls, SvidError>
     MeshTls::new(Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file)?)
 }
 
-/// Reads them again whenever they change; `on_change` is called with each new certificate.
+/// Reads them again when they change; `on_change` is called with each new certificate.
 pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnMut(MeshTls)) {
     let mut known = stamps(&files);
     loop {
@@ -167,15 +167,12 @@ pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnM
         }
         match read_identity(&files) {
             Ok(tls) => {
-                tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate read again");
+                tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate reloaded");
                 on_change(tls);
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::error!(
-                    error,
-                    "the certificate's files have changed and are not good; the old certificate stays"
-                );
+                tracing::error!(error, "new certificate files rejected, keeping the current certificate");
             }
         }
         known = now;

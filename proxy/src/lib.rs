@@ -3,7 +3,7 @@
 //! A connection is accepted by `serve`, travels through `request` (inbound, outbound or gateway), and leaves through `upstream`
 //! (HTTP) or `tcp` (opaque bytes). Its configuration is in [`live`]; the state it uses on its way is its [`worker`]'s.
 //!
-//! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] says what is obeyed, `identity`
+//! Beside that way: [`app`] puts everything together from [`config`]; `discovery` or [`file`] provides the configuration, `identity`
 //! gets the certificate, `agent` tells the control plane how we do, `admin` tells everyone else.
 
 mod admin;

@@ -22,6 +22,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn follow(view: Arc<View>) {
     let mut open: BTreeSet<u16> = BTreeSet::new();
     loop {
+        // Registered before the look, so that a swap in between is not missed.
         let swapped = view.live.swapped.notified();
         let wanted: BTreeSet<u16> = {
             let live = view.live.load();
@@ -37,6 +38,7 @@ pub(super) async fn follow(view: Arc<View>) {
             }
         }
         for port in wanted.difference(&open).copied().collect::<Vec<_>>() {
+            // A draining gateway takes no new connections.
             if draining {
                 continue;
             }
@@ -58,6 +60,7 @@ pub(super) async fn follow(view: Arc<View>) {
                 }
             }
         }
+        // Ready only when every port is open; a port that is in use is tried again.
         let all = open == wanted;
         view.status.listening.store(all, Relaxed);
         if all || draining {

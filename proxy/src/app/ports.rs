@@ -1,4 +1,4 @@
-//! Opening the ports whose numbers the settings say.
+//! Opening the ports of the settings.
 
 use std::{
     fmt, io,
@@ -12,7 +12,7 @@ use crate::{
     listener::socket::{Role, bind},
 };
 
-/// Where a proxy listens, with the numbers that were picked for 0.
+/// The addresses that a proxy listens on, with the numbers picked for 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The admin port.
@@ -48,7 +48,7 @@ pub(super) struct Opened {
     pub(super) sockets: Vec<std::net::TcpListener>,
 }
 
-/// Everything that was opened.
+/// All open sockets.
 pub(super) struct Ports {
     pub(super) addresses: Addresses,
     pub(super) admin: TcpListener,

@@ -1,4 +1,5 @@
-//! What a connection speaks, by its first bytes. Never stalls a caller: bytes decide at once, and silence is an answer too.
+//! Protocol detection by the first bytes of a connection. Never stalls a caller: bytes decide at once, and silence is an answer
+//! too.
 //! Shape: [`sniff`] is pure; [`detect`] reads until it is sure, the caller stays silent for too long, or the bound is reached.
 
 use std::{
@@ -37,7 +38,7 @@ const AT_A_TIME: usize = 4 * 1024;
 /// Longest method.
 const MAX_METHOD: usize = 32;
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
     MeshTls,
@@ -51,7 +52,7 @@ pub(crate) enum Speaks {
     Closed,
 }
 
-/// What the bytes so far say; `None`: more are needed.
+/// The protocol by the bytes so far; `None`: more are needed.
 pub(crate) fn sniff(bytes: &[u8]) -> Option<Speaks> {
     let first = *bytes.first()?;
     if first == hello::HANDSHAKE {
@@ -96,7 +97,7 @@ fn request_line(bytes: &[u8]) -> Option<Speaks> {
 }
 
 /// Reads until it is sure. `silence`: how long nothing at all may come; from the first byte on [`PATIENCE`] counts.
-/// What was read stays in `bytes`. Where silence is an answer ([`SILENCE`]), a caller that ends its direction without a word
+/// The bytes read stay in `bytes`. Where silence is an answer ([`SILENCE`]), a caller that ends its direction without a word
 /// is silent too: it may still listen (half-close).
 pub(crate) async fn detect(stream: &mut TcpStream, bytes: &mut BytesMut, silence: Duration) -> io::Result<Speaks> {
     let mut until = Instant::now() + if bytes.is_empty() { silence } else { PATIENCE };
@@ -131,8 +132,8 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut BytesMut) -> io:
     .await
 }
 
-/// After silence: watches a caller and the server that was dialled for it, and the first to speak decides. What the server said
-/// is left in `greeting`, and its word is [`Speaks::Unknown`].
+/// After silence: watches a caller and the server connected for it; the first to send bytes decides. The server's bytes stay in
+/// `greeting`; if it was first, the protocol is [`Speaks::Unknown`].
 pub(crate) async fn first_speaker<S: AsyncRead + Unpin>(
     caller: &mut TcpStream,
     bytes: &mut BytesMut,

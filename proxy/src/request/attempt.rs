@@ -40,7 +40,7 @@ pub(crate) struct Target<'a> {
     pub(crate) started: Instant,
 }
 
-/// What is known of a request's tries however they end.
+/// Facts of a request's tries, known however they end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) attempts: u32,
@@ -48,7 +48,7 @@ pub(crate) struct Progress {
     pub(crate) endpoint: Option<SocketAddr>,
 }
 
-/// What an attempt holds at its endpoint until its answer has ended. Each attempt owns its own.
+/// An attempt in flight at its endpoint, until its answer has ended. Each attempt owns its own.
 #[derive(Default)]
 pub(crate) struct Flight {
     pub(crate) lease: Option<Lease>,
@@ -115,7 +115,7 @@ pub(crate) async fn run(
                 if !retry || body.again().is_none() || !may_retry(worker, cluster, "status") {
                     return Ok((bounded(answer, deadline, rule.idle_timeout), flight));
                 }
-                // The connection goes back before the answer that nobody reads is dropped.
+                // The connection goes back before the unread answer is dropped.
                 drop(flight);
                 None
             }
@@ -154,7 +154,7 @@ fn version(head: &Head, cluster: ClusterVersion, direction: Direction) -> HttpVe
     }
 }
 
-/// One try: sends, judges the endpoint by the outcome, and gives back the answer with what it holds.
+/// One try: sends, judges the endpoint by the outcome, and returns the answer with its flight.
 async fn once(
     worker: &Arc<Worker>,
     cluster: &Arc<Cluster>,

@@ -27,7 +27,7 @@ use crate::{
     worker::Worker,
 };
 
-/// An answer with what it holds at its endpoint, or why there is none.
+/// An answer with its flight, or why there is none.
 pub(crate) type Attempted = Result<(Answer, Flight), Failure>;
 
 /// A request on its way.
@@ -92,7 +92,7 @@ impl Exchange {
         self.connection.flow.direction
     }
 
-    /// Whether errors are to be told in the way of gRPC.
+    /// Whether failures are answered with a gRPC status.
     pub(crate) fn is_grpc(&self) -> bool {
         self.protocol == Protocol::Grpc
     }
@@ -106,7 +106,7 @@ impl Exchange {
         body.counted(Box::new(Sent(sent)))
     }
 
-    /// Takes what the answer holds at its endpoint, until its end.
+    /// Keeps the answer's flight until the exchange ends.
     pub(crate) fn hold(&mut self, attempted: Attempted) -> Result<Answer, Failure> {
         let (answer, flight) = attempted?;
         self.flight = Some(flight);
@@ -143,7 +143,7 @@ impl Exchange {
         answer
     }
 
-    /// Ends without an answer: the peer is told by a reset that it may try elsewhere.
+    /// Ends without an answer: a reset allows the peer to retry elsewhere.
     pub(crate) fn refuse(mut self: Box<Self>, failure: Failure) {
         self.failure = Some(failure);
         self.finish();
@@ -157,7 +157,7 @@ impl Exchange {
         self.finish();
     }
 
-    /// A gRPC call's own status counts as one of HTTP in metrics: what is the server's fault is a 5xx.
+    /// Counts a gRPC status as one of HTTP: statuses that are the server's fault become 5xx.
     fn grpc_status(&mut self, fields: &Fields) {
         self.status = match fields.first(Name::GrpcStatus) {
             Some(b"2" | b"13" | b"15") => 500,

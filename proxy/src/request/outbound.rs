@@ -141,8 +141,8 @@ async fn find(worker: &Worker, destination: SocketAddr) -> Result<Option<Arc<Out
     }
 }
 
-/// What is not known: refused inside the mesh's ranges, where it was in the mesh, and before there is a configuration, which
-/// is what says the outbound policy; else that.
+/// An unknown destination: refused inside the mesh's ranges, if it was in the mesh, and before the first configuration, which
+/// holds the outbound policy. Otherwise the outbound policy decides.
 fn unknown(
     worker: &Worker,
     live: &Snapshot,

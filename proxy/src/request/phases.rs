@@ -21,13 +21,13 @@ use crate::{
     worker::Worker,
 };
 
-/// The rule that a request matched, and what it decides.
+/// The rule that a request matched.
 pub(crate) struct Matched<'a> {
     pub(crate) filters: &'a Filters,
     pub(crate) decision: Decision<'a>,
 }
 
-/// What the route says of a request.
+/// The decision of a rule.
 pub(crate) enum Decision<'a> {
     /// Sent to an endpoint of this cluster.
     Forward(&'a Forward, &'a Arc<Cluster>),
@@ -41,7 +41,7 @@ pub(crate) fn strip(head: &mut Head) {
     head.tell_tunnels_method();
 }
 
-/// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange learns of both.
+/// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange records both.
 pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
     let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
     let found = routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;

@@ -1,6 +1,6 @@
 //! The prelude of a connection, in every direction: its first bytes, its silence, or the side that speaks first.
 //! Shape: [`read`] waits for the caller; where silence is an answer it connects to the server and watches both sides. The
-//! result says what the caller speaks and holds whatever was read and connected meanwhile.
+//! result names the caller's protocol and holds the bytes read and the server connected meanwhile.
 
 use std::{io, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) enum Silence {
     /// It may wait for the server to speak first: the server is connected and both are watched.
     ServerMaySpeakFirst,
-    /// The same, and the server did so on the last connection: nobody waits for the caller.
+    /// The same, and the server did so on the last connection: the caller's silence is taken for granted.
     ServerSpeaksFirst,
     /// Nothing: bytes have to come within this time.
     Bounded(Duration),
@@ -53,7 +53,7 @@ pub(crate) enum PreludeError {
     Server(Failure),
 }
 
-/// Finds out what a caller speaks. `connect`: the server, connected only where silence is an answer.
+/// Detects a caller's protocol. `connect`: the server, connected only where silence is an answer.
 pub(crate) async fn read<S: AsMut<Stream>>(
     mut stream: TcpStream,
     silence: Silence,
@@ -87,7 +87,7 @@ impl AsMut<Stream> for NoServer {
     }
 }
 
-/// Finds out what a caller speaks that has to send bytes within `limit`.
+/// Detects the protocol of a caller that has to send bytes within `limit`.
 pub(crate) async fn read_within(stream: TcpStream, limit: Duration) -> Result<Prelude<NoServer>, PreludeError> {
     read(stream, Silence::Bounded(limit), std::future::pending()).await
 }

@@ -4,7 +4,7 @@
 //! as it is (DEL, C1, U+2028, U+2029) is escaped too. Queries and user information are left out: secrets travel in them.
 //!
 //! # Defaults
-//! A line is written at once, what comes in the 20 ms after a write together with the next one. 4,096 lines may wait.
+//! A line is written at once; lines of the 20 ms after a write go together with the next one. 4,096 lines may wait.
 
 use std::{
     io::{self, Write},
@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 4_096;
-/// From one write to the next: who writes each line by itself wakes up for each.
+/// The pause between two writes: without it each line costs a wake-up.
 const PAUSE: Duration = Duration::from_millis(20);
 /// After so many bytes a write follows without a pause.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
@@ -160,7 +160,7 @@ impl AccessLog {
     }
 }
 
-/// Writes lines until the log ends, or nobody takes them any more.
+/// Writes lines until the log or the output ends.
 async fn write(mut out: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>, end: CancellationToken) {
     let mut text = Vec::new();
     loop {

@@ -13,7 +13,7 @@ use super::metrics::{BUCKETS, Direction, Metrics, RequestLabels};
 pub struct Sample {
     /// The metric's name.
     pub name: &'static str,
-    /// What it is.
+    /// Its HELP text.
     pub help: &'static str,
     /// Labels.
     pub labels: Vec<(&'static str, String)>,
@@ -62,6 +62,7 @@ pub fn render(workers: &[Arc<Metrics>], samples: &[Sample]) -> String {
 }
 
 fn requests(out: &mut String, workers: &[Arc<Metrics>]) {
+    // Workers count apart, so that none waits for another; a scrape adds them up.
     let mut sums: BTreeMap<RequestLabels, Sum> = BTreeMap::new();
     for worker in workers {
         worker.visit_requests(|labels, series| {
@@ -89,6 +90,7 @@ fn requests(out: &mut String, workers: &[Arc<Metrics>]) {
     let name = "weft_request_duration_seconds";
     head(out, name, "Time from the head of a request to the end of its answer.", "histogram");
     for (labels, sum) in &sums {
+        // Buckets are cumulative in the text format, and counted one by one here.
         let mut total = 0;
         for (index, count) in sum.buckets.iter().enumerate() {
             total += count;

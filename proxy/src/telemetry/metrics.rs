@@ -1,6 +1,6 @@
 //! Counting. The hot path adds to atomics of its own worker through a handle that is looked up once per connection;
 //! rare events are counted by name under a lock of the worker.
-//! Invariant: at most [`MAX_SERIES`] label sets of requests and of events each; what comes after is counted as `other`,
+//! Invariant: at most [`MAX_SERIES`] label sets of requests and of events each; later ones are counted as `other`,
 //! so no total is lost.
 
 use std::{
@@ -47,7 +47,7 @@ pub struct Flow {
     pub destination: SocketAddr,
 }
 
-/// What a caller speaks, as logs and the table of connections say it.
+/// The caller's protocol, as logs and the connection table name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0 or HTTP/1.1.
