@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test test-full fuzz lint bench bench-micro layout setup test-services
+.PHONY: help demo demo-check test test-full fuzz lint bench bench-micro layers layout setup test-services
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -79,6 +79,9 @@ bench: ## Compare Weft with Envoy and a plain relay; writes bench/out/latest.jso
 bench-micro: ## Count instructions of the data path's parts; fails if one grew (ARGS=--accept: new baseline)
 	@$(SETUP) build test
 	cargo bench --profile micro $(CARGO_FLAGS) --workspace --bench micro -- $(ARGS)
+
+layers: ## Print the import circles between files of different rooms; fails if there is one
+	@cargo run --quiet $(CARGO_FLAGS) -p weft-layers -- core http redirect proxy control-plane cli demo
 
 layout: ## Regenerate proxy/layout.ld from the functions that a proxy executes (some minutes)
 	@$(SETUP) build test bench

@@ -5,26 +5,16 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    args::{Args, Command, Connection},
-    client::{Client, ClientError, Detail},
-    command,
-    config::{ConfigError, Settings},
+    args::{Args, Command},
+    client::{ClientError, Detail},
+    command::{self, AlreadyTold, UsageError, client},
+    config::ConfigError,
     output,
     style::Style,
 };
 
 /// A wrong command line (sysexits.h).
 const USAGE: u8 = 64;
-
-/// A command line that clap lets through and we do not.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(pub String);
-
-/// A failure that has been told already; only the exit code is left.
-#[derive(Debug, thiserror::Error)]
-#[error("failed")]
-pub struct AlreadyTold;
 
 /// The program `weft`.
 pub fn main() -> ExitCode {
@@ -75,13 +65,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Completion(args) => Ok(command::completion::run(&args)?),
         Command::Version => Ok(output::lines(&[format!("weft {}", env!("CARGO_PKG_VERSION"))])?),
     }
-}
-
-/// A client for what the command line says.
-///
-/// Errors: a setting that cannot be used.
-pub(crate) fn client(connection: &Connection) -> anyhow::Result<Client> {
-    Ok(Client::new(&Settings::of(connection)?)?)
 }
 
 /// The lines that tell an error: what, why, each mistake by its field, and what to do next.

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    Lock, exchange,
+    exchange,
     load::{Load, Mark, Since},
     metrics::{self, Rates, Totals},
     netns::{self, Inside},
@@ -27,9 +27,9 @@ use crate::{
     plan::{App, MEMBERS, ROWS},
     process::Program,
     relay::Relay,
-    remove_state,
     shop::Shop,
     stage::Stage,
+    state::{self, Lock},
 };
 use weft::{
     args::Demo,
@@ -99,7 +99,7 @@ impl Story {
             shop.stop().await?;
         }
         let (namespaces, _) = netns::remove_all().await?;
-        remove_state(lock)?;
+        state::remove(lock)?;
         let left = netns::present();
         ensure!(left.is_empty(), "namespaces: {}", left.join(", "));
         let alive: Vec<i32> = self.processes.iter().copied().filter(|pid| alive(*pid)).collect();

@@ -9,22 +9,7 @@ pub mod head;
 pub mod hpack;
 pub mod http1;
 pub mod http2;
+mod input;
 pub mod out;
 
-use bytes::{Buf, Bytes, BytesMut};
-
-/// Parts of bodies up to this, in bytes, are copied out of what was read, so that a small part which somebody keeps does not keep
-/// the whole of a large buffer.
-pub const SMALL: usize = 8 * 1024;
-
-/// Takes the first `len` bytes out, of which there are as many.
-fn take(buffer: &mut BytesMut, len: usize) -> Bytes {
-    match buffer.get(..len) {
-        Some(small) if len <= SMALL => {
-            let copy = Bytes::copy_from_slice(small);
-            buffer.advance(len);
-            copy
-        }
-        _ => buffer.split_to(len).freeze(),
-    }
-}
+pub use input::SMALL;

@@ -89,8 +89,20 @@ fn skipped(reason: impl Into<String>) -> Outcome {
     Outcome::Skipped { reason: reason.into() }
 }
 
+impl Redirect {
+    /// Verifies with probe connections that these settings are in force, with or without a running proxy.
+    ///
+    /// The probes of [`Redirect::uids`] and [`Redirect::gids`] start the calling program again, as
+    /// `PROGRAM redirect --probe ADDRESS`; that sub-command must end in [`run`].
+    ///
+    /// Errors: only when a probe cannot be set up at all; a failed probe is a [`Finding`].
+    pub fn check(&self) -> Result<Check, RedirectError> {
+        check(self)
+    }
+}
+
 /// See [`Redirect::check`].
-pub(crate) fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
+fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
     let mut findings = Vec::new();
     let mut note = |property: String, outcome: Outcome| findings.push(Finding { property, outcome });
 

@@ -11,8 +11,15 @@ use crate::Redirect;
 /// Name of the table, in family `inet`.
 pub(crate) const TABLE: &str = "weft";
 
+impl Redirect {
+    /// The nftables script, as `nft -f -` takes it. Pure: same settings, same text.
+    pub fn rules(&self) -> String {
+        script(self)
+    }
+}
+
 /// The whole script: removes the old table and creates the new one in one transaction.
-pub(crate) fn script(redirect: &Redirect) -> String {
+fn script(redirect: &Redirect) -> String {
     let chains = chains(redirect);
     format!("{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n", removal(), comment_of(&chains))
 }

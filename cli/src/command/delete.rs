@@ -3,12 +3,12 @@
 use http::Method;
 use weft_core::api::Kind;
 
+use super::{AlreadyTold, UsageError};
 use crate::{
     args::Delete,
     client::{Client, ClientError, escape},
     documents::{Documents, Named},
     kinds, output,
-    run::{AlreadyTold, UsageError},
     style::Style,
 };
 

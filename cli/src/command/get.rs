@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use weft_core::api::Kind;
 
+use super::{UsageError, client};
 use crate::{
     args::{Connection, Format, Get},
     client::{Client, ClientError, escape},
     kinds::{self, items, plain},
     output,
-    run::{UsageError, client},
     table::Table,
 };
 

@@ -163,7 +163,7 @@ impl BodyDecoder {
 /// Takes out at most `left` bytes and says what is left then; `None` when the buffer is empty.
 fn take(buffer: &mut BytesMut, left: u64) -> Option<(Bytes, u64)> {
     let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-    (len > 0).then(|| (crate::take(buffer, len), left - len as u64))
+    (len > 0).then(|| (crate::input::take(buffer, len), left - len as u64))
 }
 
 /// The fields of a whole trailer section that may be given on.

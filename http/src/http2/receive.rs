@@ -68,7 +68,7 @@ impl<T: Default> Connection<T> {
             input.advance(HEAD);
             let event = match head.kind {
                 DATA => {
-                    let payload = crate::take(input, head.len);
+                    let payload = crate::input::take(input, head.len);
                     self.data(head, payload)
                 }
                 _ => {

@@ -18,6 +18,7 @@ mod gateway;
 mod grpc;
 mod http1;
 mod http2;
+mod layers;
 mod limits;
 mod pair;
 mod path;

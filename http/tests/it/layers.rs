@@ -1,0 +1,11 @@
+//! The floors of the codecs.
+
+/// From the highest floor to the lowest. A room imports from lower floors, or from its own floor without a circle.
+const FLOORS: &[&[&str]] = &[&["http1", "http2"], &["hpack", "head"], &["fields", "input", "out"]];
+
+#[test]
+fn imports_point_downwards() {
+    let sources = weft_layers::Sources::read(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let violations = sources.violations(FLOORS, &[]);
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}

@@ -1,0 +1,3 @@
+//! Tests of the whole workspace: which crate may depend on which.
+
+mod crates;

@@ -1,0 +1,12 @@
+//! The floors of the redirect.
+
+/// From the highest floor to the lowest. A room imports from lower floors, or from its own floor without a circle.
+const FLOORS: &[&[&str]] =
+    &[&["args"], &["apply", "check"], &["rules", "routes"], &["settings", "original_dst", "program"], &["error"]];
+
+#[test]
+fn imports_point_downwards() {
+    let sources = weft_layers::Sources::read(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let violations = sources.violations(FLOORS, &[]);
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+}
