@@ -79,15 +79,14 @@ fn request_line(bytes: &[u8]) -> Option<Speaks> {
         Some(b' ') if (1..=MAX_METHOD).contains(&method) => {}
         None | Some(_) => return Some(Speaks::Unknown),
     }
-    match bytes.iter().position(|byte| *byte == b'\n') {
-        None if bytes.len() < MAX_LINE => {
-            let rest = bytes.get(method + 1..).unwrap_or_default();
-            let printable = rest.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || *byte == b'\r');
-            if printable { None } else { Some(Speaks::Unknown) }
-        }
-        None => Some(Speaks::Unknown),
-        Some(end) => {
-            let line = bytes.get(..end).unwrap_or_default();
+    // A whole line is judged as its parts are: the verdict must not depend on how a line is cut.
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+    let printable = line.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || *byte == b'\r');
+    match end {
+        _ if line.len() >= MAX_LINE || !printable => Some(Speaks::Unknown),
+        None => None,
+        Some(_) => {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             let version = line.iter().rposition(|byte| *byte == b' ').and_then(|space| line.get(space + 1..));
             let is_http = version.is_some_and(|version| version.starts_with(b"HTTP/1."));
@@ -181,6 +180,17 @@ mod tests {
             (b"", None),
         ] {
             assert_eq!(sniff(bytes), verdict, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_request_line_is_judged_alike_however_it_is_cut() {
+        let long = format!("GET /{} HTTP/1.1\r\n", "a".repeat(MAX_LINE));
+        for line in [&b"PRICE / \x18 HTTP/1.1\r\n"[..], b"GET /\x7f HTTP/1.1\n", long.as_bytes()] {
+            for end in 1..=line.len() {
+                assert!(matches!(sniff(&line[..end]), None | Some(Speaks::Unknown)), "{end} bytes");
+            }
+            assert_eq!(sniff(line), Some(Speaks::Unknown));
         }
     }
 
