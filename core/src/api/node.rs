@@ -140,7 +140,9 @@ pub(super) fn path_text(steps: &[Step]) -> String {
     for step in steps {
         match step {
             Step::Index(index) => text.push_str(&format!("[{index}]")),
-            Step::Field(name) if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') => {
+            Step::Field(name)
+                if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') =>
+            {
                 if !text.is_empty() {
                     text.push('.');
                 }

@@ -107,6 +107,12 @@ fn objects_without_kind_version_name_or_parts_say_so() {
             ],
         ),
         (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 1}]}\n'': 1",
+            vec![
+                "document 1, Service/default/a: [\"\"]: unknown field; known are apiVersion, kind, metadata, spec, status",
+            ],
+        ),
+        (
             "apiVersion: v1\nkind: Service\nmetadata: {}\nspec: {ports: [{port: 1}]}\ndata: 1",
             vec![
                 "document 1: data: unknown field; known are apiVersion, kind, metadata, spec, status",
