@@ -127,10 +127,12 @@ pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, SvidError> 
         return Err(SvidError::Authority);
     }
     let names = parsed.subject_alternative_name().map_err(|_malformed| SvidError::Malformed)?;
-    let mut uris = names
-        .iter()
-        .flat_map(|names| &names.value.general_names)
-        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    // Another reader may take it for a URI name, or see none behind it.
+    if names.clone().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(SvidError::Malformed);
+    }
+    let mut uris = names.filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
     match (uris.next(), uris.count()) {
         (Some(uri), 0) => Ok(Leaf { identity: Identity::parse(uri)?, validity: dates(&parsed) }),
         (first, more) => Err(SvidError::UriNames { found: usize::from(first.is_some()) + more }),
@@ -162,4 +164,36 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SvidError> 
 
 fn read(path: &Path) -> Result<Vec<u8>, SvidError> {
     fs::read(path).map_err(|source| SvidError::Read { path: path.display().to_string(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, KeyPair};
+
+    use super::*;
+
+    /// A certificate with these names, each with its tag (RFC 5280 §4.2.1.6).
+    fn certificate(names: &[(u8, &[u8])]) -> CertificateDer<'static> {
+        let mut content = Vec::new();
+        for (tag, name) in names {
+            content.extend([*tag, u8::try_from(name.len()).unwrap()]);
+            content.extend_from_slice(name);
+        }
+        let list = [&[0x30, u8::try_from(content.len()).unwrap()][..], &content].concat();
+        let mut params = CertificateParams::default();
+        params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], list)];
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    const URI: (u8, &[u8]) = (0x86, b"spiffe://weft.local/ns/shop/sa/order");
+
+    #[test]
+    fn a_name_that_cannot_be_read_beside_the_spiffe_id_makes_a_certificate_unfit() {
+        assert_eq!(leaf(&certificate(&[(0x82, b"order"), URI])).unwrap().identity.service_account(), Some("order"));
+        for name in [(0x89, &b"spiffe://weft.local/ns/shop/sa/bank"[..]), (0x86, b"spiffe://\xff"), (0x82, b"\xff")] {
+            for names in [[name, URI], [URI, name]] {
+                assert!(matches!(leaf(&certificate(&names)), Err(SvidError::Malformed)), "{names:?}");
+            }
+        }
+    }
 }
