@@ -5,22 +5,34 @@
 //! `fuzz/libfuzzer` (outside the workspace) lets libFuzzer call the targets; `tests/corpus.rs` replays the committed corpora
 //! under `cargo test`. See docs/adr/0024.
 
+pub mod client_hello;
 mod cuts;
 pub mod hpack;
 pub mod http1_body;
 pub mod http1_head;
 pub mod http2_connection;
+pub mod identity;
 mod lines;
+pub mod mesh_tls;
+pub mod path_policy;
+pub mod xds_decode;
+pub mod yaml_objects;
 
 /// A target: its name, which is that of its corpus folder and of its libFuzzer program, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("client_hello", client_hello::run),
     ("hpack", hpack::run),
     ("http1_body", http1_body::run),
     ("http1_head", http1_head::run),
     ("http2_connection", http2_connection::run),
+    ("identity", identity::run),
+    ("mesh_tls", mesh_tls::run),
+    ("path_policy", path_policy::run),
+    ("xds_decode", xds_decode::run),
+    ("yaml_objects", yaml_objects::run),
 ];
 
 /// Reports a violated assertion.

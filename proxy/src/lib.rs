@@ -18,6 +18,8 @@ mod control_plane;
 mod discovery;
 pub mod drain;
 pub mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 pub mod identity;
 pub mod listener;

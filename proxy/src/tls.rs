@@ -71,7 +71,7 @@ impl MeshTls {
         Self::with_provider(svid, provider())
     }
 
-    fn with_provider(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
+    pub(crate) fn with_provider(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
         let roots = Arc::new(svid.roots()?);
         let mut ends = svid.not_after;
         for certificate in &svid.chain {

@@ -8,11 +8,11 @@ use super::{ALPN_HTTP, ALPN_TCP};
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
 pub(crate) const HANDSHAKE: u8 = 0x16;
 /// Largest ClientHello looked at, in bytes; a larger one is the application's own.
-pub(crate) const MAX_HELLO: usize = 16 * 1024;
+pub const MAX_HELLO: usize = 16 * 1024;
 
 /// What a ClientHello is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hello {
+pub enum Hello {
     /// More bytes are needed.
     Partial,
     /// A proxy of the mesh.
