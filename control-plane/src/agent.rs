@@ -1,7 +1,7 @@
-//! The service `weft.v1.Agent`: one stream per proxy; what it says goes to the registry and the proxy table.
-//! Who it is comes from its certificate; a workload can only be registered in the certificate's own namespace, as the
-//! certificate's own service account. The stream ends with the certificate, when another process takes the workload's
-//! place, and when the control plane stops.
+//! The service `weft.v1.Agent`: one stream per proxy, from which the registry and the proxy table are updated.
+//! The identity comes from the certificate; a workload can only be registered in the certificate's own namespace, as the
+//! certificate's own service account. The stream ends when the certificate expires, when another process registers the
+//! workload, and when the control plane stops.
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -11,25 +11,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use weft_core::{endpoint::Health, identity::Identity};
+use weft_core::{api::proxy_config::ProxyMode, endpoint::Health, identity::Identity};
 use weft_proto::weft::v1::{
     self, AgentMessage, ControlMessage, Heartbeat, RefusedAddress, Register, Registered, agent_message, agent_server,
     control_message,
 };
 
 use crate::{
-    registry::{Beat, RefusedClaim, Registry, Session, WorkloadKey},
+    registry::{HeartbeatResult, RefusedClaim, Registry, Session, WorkloadKey},
     serve::{Peer, Svid},
     state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth},
 };
 
 mod register;
 
-pub use register::Own;
+pub use register::OwnEndpoints;
 
-/// Longest reason kept, in bytes.
+/// Maximum length of a kept reason, in bytes.
 const MAX_REASON: usize = 256;
-/// Most streams at once.
+/// Maximum number of streams.
 const MAX_STREAMS: usize = 20_000;
 
 /// The service. A clone is the same one.
@@ -37,15 +37,15 @@ const MAX_STREAMS: usize = 20_000;
 pub struct Service {
     registry: Arc<Registry>,
     proxies: Arc<ProxyTable>,
-    own: Arc<Own>,
+    own: Arc<OwnEndpoints>,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Service {
-    /// The service of a registry; its streams end at `stop`. `own`: where the control plane is.
-    pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, own: Own, stop: CancellationToken) -> Self {
-        Self { registry, proxies, own: Arc::new(own), stop, places: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    /// The service of a registry; its streams end at `stop`. `own`: where the control plane listens.
+    pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, own: OwnEndpoints, stop: CancellationToken) -> Self {
+        Self { registry, proxies, own: Arc::new(own), stop, permits: Arc::new(Semaphore::new(MAX_STREAMS)) }
     }
 }
 
@@ -66,7 +66,7 @@ impl agent_server::Agent for Service {
         if svid.identity.namespace().is_none() {
             return Err(Status::permission_denied(format!("{} names no namespace and service account", svid.identity)));
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Err(Status::resource_exhausted("too many agent streams on this control plane"));
         };
         let (sender, receiver) = mpsc::channel(8);
@@ -76,7 +76,7 @@ impl agent_server::Agent for Service {
             source,
             answers: sender,
             registration: None,
-            _place: place,
+            _permit: permit,
         };
         tokio::spawn(stream.serve(svid, request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -87,18 +87,18 @@ impl agent_server::Agent for Service {
 struct Stream {
     service: Service,
     identity: Identity,
-    /// Where it connects from: proof of the claim of that address.
+    /// The address that it connects from, which proves the claim of that address.
     source: Option<IpAddr>,
     answers: mpsc::Sender<Result<ControlMessage, Status>>,
     registration: Option<Registration>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 struct Registration {
     key: WorkloadKey,
     session: Session,
     health: Health,
-    row: AgentStream,
+    proxy: AgentStream,
 }
 
 impl Stream {
@@ -129,7 +129,7 @@ impl Stream {
         if let Some(status) = end
             && self.answers.send(Err(status)).await.is_err()
         {
-            tracing::debug!(identity = %self.identity, "a proxy left before it could be told why");
+            tracing::debug!(identity = %self.identity, "a proxy disconnected before the reason was sent");
         }
     }
 
@@ -139,58 +139,60 @@ impl Stream {
             Some(agent_message::Message::Heartbeat(heartbeat)) => self.heartbeat(&heartbeat).await,
             Some(agent_message::Message::Deregister(_)) => {
                 if let Some(registration) = self.registration.take() {
-                    tracing::info!(workload = %registration.key, "a workload left");
+                    tracing::info!(workload = %registration.key, "a workload deregistered");
                     self.service.registry.deregister(&registration.key, registration.session);
                 }
                 Ok(())
             }
-            // A message of a later version.
+            // A message of a later version of the protocol.
             None => Ok(()),
         }
     }
 
+    /// Registers the workload, or changes its registration, and answers with the reason if it is rejected.
     async fn register(&mut self, register: Register) -> Result<(), Status> {
-        let health = self.registration.as_ref().map_or(Health::Healthy, |registration| registration.health);
-        let (mode, version) = (register.mode.clone(), cut(&register.version, 64));
-        let mut missing = Vec::new();
-        let refused = match register::workload(register, &self.identity, self.source, health, &self.service.own) {
-            Err(reason) => reason,
-            Ok(workload) => {
-                let key = workload.key.clone();
-                if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
-                    self.service.registry.deregister(&old.key, old.session);
-                }
-                let unproven: Vec<_> = workload.unproven().copied().collect();
-                match self.service.registry.register(workload) {
-                    Err(error) => error.to_string(),
-                    Ok((session, claims)) => {
-                        if !unproven.is_empty() {
-                            tracing::info!(workload = %key, source = ?self.source, ?unproven, "addresses without proof: the session comes from another one");
-                        }
-                        self.warn(&key, &claims);
-                        missing = claims;
-                        let row = match self.registration.take() {
-                            Some(old) => old.row,
-                            None => {
-                                tracing::info!(workload = %key, identity = %self.identity, version, "a workload registered");
-                                let proxy = ProxyKey { identity: self.identity.clone(), name: key.to_string().into() };
-                                self.service.proxies.agent(proxy, mode.clone(), version.clone(), Timestamp::now())
-                            }
-                        };
-                        row.update(|status| {
-                            (status.mode, status.version) = (mode, version);
-                            status.refused_addresses.clone_from(&missing);
-                        });
-                        self.registration = Some(Registration { key, session, health, row });
-                        String::new()
-                    }
-                }
+        let (refused, missing) = match self.try_register(register) {
+            Ok(missing) => (String::new(), missing),
+            Err(reason) => {
+                tracing::warn!(identity = %self.identity, reason, "a registration was rejected");
+                (reason, Vec::new())
             }
         };
-        if !refused.is_empty() {
-            tracing::warn!(identity = %self.identity, reason = refused, "a registration was refused");
+        self.answer(refused, missing).await
+    }
+
+    /// Returns the rejected addresses; the rest is registered.
+    /// Errors: the reason for the proxy's log.
+    fn try_register(&mut self, register: Register) -> Result<Vec<RefusedClaim>, String> {
+        let health = self.registration.as_ref().map_or(Health::Healthy, |registration| registration.health);
+        let version = cut(&register.version, 64);
+        let workload = register::workload(register, &self.identity, self.source, health, &self.service.own)?;
+        let mode = if workload.gateway { ProxyMode::Gateway } else { ProxyMode::Sidecar };
+        let key = workload.key.clone();
+        // A stream has one workload: another name replaces the first.
+        if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
+            self.service.registry.deregister(&old.key, old.session);
         }
-        self.tell(refused, missing).await
+        let unproven: Vec<_> = workload.unproven().copied().collect();
+        let (session, missing) = self.service.registry.register(workload).map_err(|error| error.to_string())?;
+        if !unproven.is_empty() {
+            tracing::info!(workload = %key, source = ?self.source, ?unproven, "addresses without proof: the session comes from another one");
+        }
+        self.warn(&key, &missing);
+        let proxy = match self.registration.take() {
+            Some(old) => old.proxy,
+            None => {
+                tracing::info!(workload = %key, identity = %self.identity, version, "a workload registered");
+                let proxy = ProxyKey { identity: self.identity.clone(), name: key.to_string().into() };
+                self.service.proxies.agent(proxy, mode, version.clone(), Timestamp::now())
+            }
+        };
+        proxy.update(|status| {
+            (status.mode, status.version) = (mode, version);
+            status.refused_addresses.clone_from(&missing);
+        });
+        self.registration = Some(Registration { key, session, health, proxy });
+        Ok(missing)
     }
 
     fn warn(&self, key: &WorkloadKey, claims: &[RefusedClaim]) {
@@ -199,8 +201,8 @@ impl Stream {
         }
     }
 
-    /// Answers a registration.
-    async fn tell(&self, refused: String, missing: Vec<RefusedClaim>) -> Result<(), Status> {
+    /// Sends the outcome of a registration.
+    async fn answer(&self, refused: String, missing: Vec<RefusedClaim>) -> Result<(), Status> {
         let interval = u32::try_from(self.service.registry.interval().as_millis()).unwrap_or(u32::MAX);
         let missing = missing
             .into_iter()
@@ -213,9 +215,9 @@ impl Stream {
 
     async fn heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<(), Status> {
         let Some(registration) = &mut self.registration else {
-            return Ok(()); // refused, or already gone
+            return Ok(()); // rejected, or already deregistered
         };
-        let (health, said) = match heartbeat.health() {
+        let (health, reported) = match heartbeat.health() {
             v1::Health::Healthy => (Health::Healthy, WorkloadHealth::Healthy),
             v1::Health::Unhealthy => (Health::Unhealthy, WorkloadHealth::Unhealthy),
             v1::Health::Draining => (Health::Draining, WorkloadHealth::Draining),
@@ -224,8 +226,8 @@ impl Stream {
         registration.health = health;
         let expiry = heartbeat.certificate_expiry.as_ref();
         let expiry = expiry.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
-        registration.row.update(|status| {
-            status.health = said;
+        registration.proxy.update(|status| {
+            status.health = reported;
             status.reason = cut(&heartbeat.reason, MAX_REASON);
             status.certificate_expiry = expiry;
             status.revision = heartbeat.revision;
@@ -234,17 +236,17 @@ impl Stream {
             status.last_heartbeat = Timestamp::now();
         });
         match self.service.registry.heartbeat(&registration.key, registration.session, health) {
-            Beat::Kept => Ok(()),
-            Beat::Lost => {
+            HeartbeatResult::Unchanged => Ok(()),
+            HeartbeatResult::Lost => {
                 let key = &registration.key;
                 Err(Status::aborted(format!("{key} was registered by another process, or has expired; register again")))
             }
-            Beat::Claims(missing) => {
-                registration.row.update(|status| status.refused_addresses.clone_from(&missing));
+            HeartbeatResult::Changed(missing) => {
+                registration.proxy.update(|status| status.refused_addresses.clone_from(&missing));
                 let key = registration.key.clone();
-                tracing::info!(workload = %key, "a workload has other addresses now");
+                tracing::info!(workload = %key, "the addresses of a workload changed");
                 self.warn(&key, &missing);
-                self.tell(String::new(), missing).await
+                self.answer(String::new(), missing).await
             }
         }
     }

@@ -1,6 +1,6 @@
-//! The REST API: objects, revisions, proxies, workloads, tokens. Described for people in docs/reference/api.md.
+//! The REST API: objects, revisions, proxies, workloads, tokens. Its reference is docs/reference/api.md.
 //! Shape: [`router`] makes the routes; the TLS listener and the Unix socket both serve them.
-//! Everything but `/healthz` and `/readyz` needs a credential: an admin token, or having opened the Unix socket.
+//! Everything but `/healthz` and `/readyz` needs a credential: an admin token, or a connection on the Unix socket.
 //! Bounds: bodies 4 MiB, a request 30 s, 256 requests at once.
 
 use std::{
@@ -38,39 +38,39 @@ mod tokens;
 
 use failure::Failure;
 
-/// Longest time for one request, its body included.
+/// Timeout of a request, its body included.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Requests at once.
+/// Maximum number of requests in flight.
 const AT_ONCE: usize = 256;
-/// Bodies with objects that are parsed at once: a hostile one can need much more memory than it is large.
+/// Bodies that are parsed at once: parsing a hostile one can take much more memory than its size.
 pub const PARSED_AT_ONCE: usize = 2;
 
-/// What the API works on.
+/// The rooms that the API works on.
 pub struct Api {
     /// Desired state.
     pub desired: DesiredState,
-    /// Everything else there is to see.
+    /// The state of the mesh.
     pub mesh: Mesh,
-    /// Statuses of objects.
+    /// The status of objects.
     pub status: Arc<StatusBook>,
     /// Tokens.
     pub tokens: Tokens,
     /// The root.
     pub authority: Arc<Authority>,
-    /// Where answers are counted.
+    /// Counters of answers.
     pub metrics: Arc<Metrics>,
-    /// Turns at parsing objects, see [`PARSED_AT_ONCE`].
+    /// Permits to parse a body, see [`PARSED_AT_ONCE`].
     pub parsing: Arc<Semaphore>,
 }
 
-type Shared = State<Arc<Api>>;
+type ApiState = State<Arc<Api>>;
 
-/// Who makes a request.
+/// The caller of a request.
 #[derive(Clone, Debug)]
 struct Caller {
     /// The name of the credential.
     name: String,
-    /// It came over the Unix socket.
+    /// It uses the Unix socket.
     local: bool,
 }
 
@@ -105,14 +105,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
-async fn ready(State(api): Shared) -> Response {
+async fn ready(State(api): ApiState) -> Response {
     match api.metrics.ready.load(Ordering::Acquire) {
         true => "ready\n".into_response(),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response(),
     }
 }
 
-/// Bounds every request in number and time, and counts the answers.
+/// Bounds the number of requests in flight and their time, and counts the answers.
 async fn bound(
     State((slots, metrics)): State<(Arc<Semaphore>, Arc<Metrics>)>,
     request: Request,
@@ -129,8 +129,8 @@ async fn bound(
     response
 }
 
-/// Lets in who has a credential.
-async fn authenticate(State(api): Shared, mut request: Request, next: Next) -> Result<Response, Failure> {
+/// Rejects requests without a credential.
+async fn authenticate(State(api): ApiState, mut request: Request, next: Next) -> Result<Response, Failure> {
     let local = request.extensions().get::<crate::serve::Peer>().is_some_and(|peer| peer.local);
     let caller = if local { "local".to_owned() } else { admin(&api, request.headers()).await? };
     let name = match request.headers().get("x-weft-author").map(|value| value.to_str()) {

@@ -1,6 +1,6 @@
-//! Puts the rooms together: the order of start and stop, the listeners, the long loops.
-//! Start: lock the data, load the root, desired state and the registry, make the first world, open the listeners, and only
-//! then say ready. Stop: not ready, no new connections, let what runs finish for 5 s, write the registry.
+//! Assembles the rooms: the order of start and stop, the listeners, the long loops.
+//! Start: lock the data directory, load the root, desired state and the registry, compile the first world, open the
+//! listeners, and only then be ready. Stop: not ready, no new connections, 5 s for requests in flight, write the registry.
 
 use std::{
     net::SocketAddr,
@@ -37,12 +37,12 @@ use crate::{
     xds::{Feed, Limits},
 };
 
-/// How long running requests may take after the program was told to stop.
+/// Time for requests in flight when the program stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Largest message of the identity service, and of the agent stream, in bytes.
+/// Maximum size of a message of the identity and agent services, in bytes.
 const MAX_MESSAGE: usize = 256 * 1024;
 
-/// Where the program listens; also in `<data-dir>/addresses.json`.
+/// The addresses that the program listens on; also in `<data-dir>/addresses.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Addresses {
@@ -56,7 +56,7 @@ pub struct Addresses {
     pub metrics: SocketAddr,
 }
 
-/// A control plane that runs.
+/// A running control plane.
 pub struct Running {
     addresses: Addresses,
     admin_token: Option<Secret>,
@@ -70,13 +70,14 @@ pub struct Running {
     _lock: DataDirLock,
 }
 
-/// Starts everything. Returns when the listeners are open.
+/// Starts everything. Returns once the listeners are open.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    // Before anything else, so that a second process never opens the files of a running one.
     let now = SystemTime::now();
     let lock = files::lock_data_dir(&config.data_dir)?;
     let authority = Arc::new(Authority::open(&config.data_dir, &config.trust_domain, now)?);
     for name in ["store.redb", "registry.redb"] {
-        files::touch_private(&config.data_dir.join(name)).with_context(|| format!("{name}: cannot be made"))?;
+        files::touch_private(&config.data_dir.join(name)).with_context(|| format!("creating {name} failed"))?;
     }
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
     let desired = DesiredState::open(Arc::clone(&store)).await?;
@@ -89,6 +90,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let proxies = Arc::new(ProxyTable::default());
     let mesh = Mesh::new(&desired, &*registry, Arc::clone(&proxies));
 
+    // TLS before the listeners: a listener never accepts a connection that it cannot serve.
     let own = Identity::new(&config.trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?;
     let certificates = Certificates::new(Arc::clone(&authority), own, config.advertise.clone(), now)?;
     let (grpc_tls, api_tls) = (tls::grpc(&certificates)?, tls::api(&certificates)?);
@@ -107,7 +109,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (metrics_listener, metrics_address) = bind("--metrics", config.metrics).await?;
     let socket = serve::bind_unix(&config.api_socket)
         .with_context(|| format!("--api-socket {}: cannot listen", config.api_socket.display()))?;
-    let own = agent::Own {
+    // The ports are known only now, as a flag may ask for port 0.
+    let own = agent::OwnEndpoints {
         addresses: config.advertise.iter().filter_map(|name| name.parse().ok()).collect(),
         ports: [grpc_address, api_address, metrics_address].iter().map(SocketAddr::port).collect(),
     };
@@ -137,8 +140,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         metrics: metrics_address,
     };
     let text = serde_json::to_vec(&addresses)?;
-    files::write_public(&config.data_dir.join("addresses.json"), &text).context("addresses.json: cannot be written")?;
+    files::write_public(&config.data_dir.join("addresses.json"), &text).context("writing addresses.json failed")?;
 
+    // Callers of gRPC get a certificate first and come back with it; the other ports have long-lived anonymous callers.
     let settings = |name, tls, connections, anonymous| Settings { name, tls, connections, anonymous };
     let (short, long) = (Duration::from_secs(30), Duration::from_secs(600));
     loops.spawn(serve::tcp(
@@ -181,13 +185,14 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     loops.spawn(async move { two.maintain(&probe).await });
     let target = Arc::clone(&file);
     loops.spawn(async move { three.persist(target).await });
+    // Expiry waits for this: a restart must not expire workloads whose proxies could not connect.
     registry.opened();
     metrics.ready.store(true, Ordering::Release);
     Ok(Running { addresses, admin_token, mesh, metrics, registry, file, stop, connections, loops, _lock: lock })
 }
 
 impl Running {
-    /// Where it listens.
+    /// The addresses that it listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
@@ -197,37 +202,37 @@ impl Running {
         self.admin_token.as_ref()
     }
 
-    /// What there is to see of the mesh.
+    /// The state of the mesh.
     pub fn mesh(&self) -> &Mesh {
         &self.mesh
     }
 
-    /// Waits until one of the long loops ends, which none should.
+    /// Waits until one of the long loops ends, which is a fault.
     pub async fn failed(&mut self) {
         if let Some(Err(error)) = self.loops.join_next().await {
             tracing::error!(error = &error as &dyn std::error::Error, "a part of the control plane failed");
         }
     }
 
-    /// Stops: no new connections, what runs may finish, the registry is written.
+    /// Stops: no new connections, requests in flight may complete, the registry is written.
     pub async fn stop(mut self) {
         self.metrics.ready.store(false, Ordering::Release);
         self.stop.cancel();
         self.connections.close();
         if tokio::time::timeout(DRAIN, self.connections.wait()).await.is_err() {
-            tracing::warn!(open = self.connections.len(), "connections were cut");
+            tracing::warn!(open = self.connections.len(), "requests were still in flight; closing their connections");
         }
         self.loops.shutdown().await;
         if let Err(error) = self.registry.flush(&self.file).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the registry cannot be written");
+            tracing::error!(error = &error as &dyn std::error::Error, "writing the registry failed");
         }
         if let Err(error) = std::fs::remove_file(&self.addresses.api_socket) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the Unix socket is gone already");
+            tracing::debug!(error = &error as &dyn std::error::Error, "the Unix socket was removed already");
         }
     }
 }
 
-/// What the metrics port reads on a scrape.
+/// The figures that the metrics port reads on a scrape.
 struct Figures {
     mesh: Mesh,
     authority: Arc<Authority>,

@@ -1,5 +1,5 @@
-//! The certificate authority: a persisted root and the short-lived certificates below it.
-//! Shape: [`Authority`] holds the root; [`Authority::issue`] turns a key and an [`Identity`] into a certificate.
+//! The certificate authority: a persisted root and the short-lived certificates that it signs.
+//! Shape: [`Authority`] holds the root; [`Authority::issue`] signs a certificate for a key and an [`Identity`].
 //! Files: `<data-dir>/ca.pem` (key and certificate, mode 0600), `<data-dir>/root.pem` (certificate, for others to read).
 //! Spec: SPIFFE X509-SVID 3-5 (one URI SAN, CA=false, digitalSignature), RFC 5280 §4.2.
 //! Invariant: the names in a certificate come from the caller's proven identity, never from its request.
@@ -32,12 +32,12 @@ pub use csr::{CsrError, MAX_CSR_BYTES, RequestedKey};
 pub const OWN_NAMESPACE: &str = "weft-system";
 /// The service account of the control plane's own identity.
 pub const OWN_SERVICE_ACCOUNT: &str = "control-plane";
-/// How far a certificate's start lies in the past, for clocks that are behind.
+/// Age of a certificate when it is issued, for clocks that are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
-/// Life time of the root.
+/// Lifetime of the root.
 pub const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// The mesh's root and what it signs with.
+/// The mesh's root certificate and its key.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
@@ -46,14 +46,14 @@ pub struct Authority {
     trust_domain: TrustDomain,
 }
 
-/// A certificate that was just made.
+/// A certificate that was just issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The certificate.
     pub certificate: CertificateDer<'static>,
     /// Its serial number, in lower-case hexadecimal.
     pub serial: String,
-    /// When it ends.
+    /// When it expires.
     pub expires: SystemTime,
 }
 
@@ -61,27 +61,38 @@ pub struct Issued {
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// The file of the root cannot be read or written.
-    #[error("{path}: cannot be read or written")]
+    #[error("{path}: read or write failed")]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// The file of the root does not hold what it should.
+    /// A part of the root's file cannot be parsed.
+    #[error("{path}: {part} is missing or damaged")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The part.
+        part: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The root cannot be used.
     #[error("{path}: {reason}")]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The root has ended.
+    /// The root has expired.
     #[error("the root certificate has expired")]
     Expired,
-    /// A certificate could not be made.
-    #[error("a certificate could not be signed")]
+    /// Signing failed.
+    #[error("signing a certificate failed")]
     Sign(#[from] rcgen::Error),
     /// The system has no random numbers.
     #[error("no random numbers")]
@@ -89,7 +100,7 @@ pub enum CaError {
 }
 
 impl Authority {
-    /// Loads the root of this data directory, or makes it when there is none.
+    /// Loads the root of this data directory, or creates it if there is none.
     /// Errors: a file that cannot be read, is damaged, is of another trust domain, has expired or has name constraints.
     pub fn open(data_dir: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
         let path = data_dir.join("ca.pem");
@@ -112,24 +123,24 @@ impl Authority {
 
     fn parse(path: &Path, pem: &[u8], trust_domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
         let unusable = |reason: &str| CaError::Unusable { path: path.to_owned(), reason: reason.to_owned() };
-        let root = CertificateDer::from_pem_slice(pem).map_err(|_cause| unusable("has no certificate in PEM"))?;
-        let key =
-            PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_cause| unusable("has no PKCS#8 private key in PEM"))?;
-        let key = KeyPair::try_from(&key).map_err(|_cause| unusable("its private key is of no kind that can sign"))?;
+        let parse = |part, source| CaError::Parse { path: path.to_owned(), part, source };
+        let root = CertificateDer::from_pem_slice(pem).map_err(|error| parse("the PEM certificate", error.into()))?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|error| parse("the PKCS#8 PEM key", error.into()))?;
+        let key = KeyPair::try_from(&key).map_err(|error| parse("the signing key", error.into()))?;
         let (rest, parsed) =
-            X509Certificate::from_der(&root).map_err(|_cause| unusable("its certificate is damaged"))?;
+            X509Certificate::from_der(&root).map_err(|error| parse("the certificate", error.into()))?;
         if !rest.is_empty() {
-            return Err(unusable("its certificate is damaged"));
+            return Err(unusable("bytes follow its certificate"));
         }
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(unusable("its key and its certificate do not belong together"));
         }
         if !parsed.is_ca() {
-            return Err(unusable("its certificate is not one of an authority"));
+            return Err(unusable("its certificate is not one of a certificate authority"));
         }
         if matches!(parsed.name_constraints(), Ok(Some(_)) | Err(_)) {
             return Err(unusable(
-                "its certificate has name constraints, which make TLS libraries refuse every SPIFFE ID",
+                "its certificate has name constraints, with which TLS libraries reject every SPIFFE ID",
             ));
         }
         let expires = system_time(parsed.validity().not_after.timestamp());
@@ -156,12 +167,12 @@ impl Authority {
         to_pem("CERTIFICATE", &self.root)
     }
 
-    /// SHA-256 of the root's certificate in DER: what a join token pins.
+    /// SHA-256 of the root's certificate in DER, which join tokens pin.
     pub fn root_hash(&self) -> &[u8; 32] {
         &self.root_hash
     }
 
-    /// When the root ends.
+    /// When the root expires.
     pub fn expires(&self) -> SystemTime {
         self.expires
     }
@@ -172,7 +183,7 @@ impl Authority {
     }
 
     /// Signs a workload's key: exactly one URI SAN, for client and server, not an authority.
-    /// The life time is cut at the root's end.
+    /// It never outlives the root.
     pub fn issue(
         &self,
         key: &RequestedKey,
@@ -184,7 +195,7 @@ impl Authority {
         self.sign(key, names, ttl, now)
     }
 
-    /// Makes a key and a certificate for the control plane's own listeners, the root sent with it.
+    /// Creates a key and a certificate for the control plane's own listeners; the chain includes the root.
     pub fn issue_serving(
         &self,
         identity: &Identity,
@@ -245,7 +256,7 @@ pub struct Serving {
     pub chain: Vec<CertificateDer<'static>>,
     /// The key.
     pub key: Arc<PrivateKeyDer<'static>>,
-    /// When the certificate ends.
+    /// When the certificate expires.
     pub expires: SystemTime,
 }
 

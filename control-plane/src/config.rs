@@ -15,79 +15,79 @@ use weft_core::identity::TrustDomain;
 
 use crate::duration::parse_duration;
 
-/// Everything the program can be told.
+/// The settings of the program.
 ///
 /// # Defaults
 /// See [`Flags`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Config {
-    /// Where everything that must survive a restart is kept.
+    /// Directory of all state that survives a restart.
     pub data_dir: PathBuf,
-    /// The name of this mesh's root of trust. Fixed once the root exists.
+    /// The trust domain, the first part of every SPIFFE ID. Fixed once the root exists.
     pub trust_domain: TrustDomain,
-    /// Where gRPC is served (ADS, agent, identity). Port 0 picks a free one.
+    /// Address of gRPC (ADS, agent, identity). Port 0 picks a free one.
     pub grpc: SocketAddr,
-    /// Where the REST API is served on TLS. Port 0 picks a free one.
+    /// Address of the REST API on TLS. Port 0 picks a free one.
     pub api: SocketAddr,
     /// The API's Unix socket, mode 0600.
     pub api_socket: PathBuf,
-    /// Where metrics and health are served in plaintext. Port 0 picks a free one.
+    /// Address of metrics and health, in plaintext. Port 0 picks a free one.
     pub metrics: SocketAddr,
-    /// Life time of the certificates given to workloads.
+    /// Lifetime of workloads' certificates.
     #[serde(serialize_with = "seconds")]
     pub svid_ttl: Duration,
-    /// How often a proxy's heartbeat is due.
+    /// Interval of a proxy's heartbeats.
     #[serde(serialize_with = "seconds")]
     pub heartbeat_interval: Duration,
-    /// Shortest time from one publication of changes to the next.
+    /// Minimum time between two publications of changes.
     #[serde(serialize_with = "seconds")]
     pub publish_interval: Duration,
     /// `SO_MARK` of probes of silent workloads; `None` sets none.
     pub probe_mark: Option<NonZeroU32>,
-    /// Names and addresses in the control plane's own certificate, besides those of loopback.
+    /// Names and addresses in the control plane's own certificate, in addition to those of loopback.
     pub advertise: Vec<String>,
-    /// What is logged: a `tracing` filter such as `info` or `weft_control_plane=debug`.
+    /// Filter of the log: a `tracing` filter such as `info` or `weft_control_plane=debug`.
     pub log: String,
 }
 
-/// The control plane of Weft: desired state, registry, configuration of proxies, certificate authority and API
+/// The control plane of Weft: desired state, registry of workloads, configuration of proxies, certificate authority and API
 #[derive(Parser, Debug)]
 #[command(name = "weft-control-plane", version)]
 pub struct Flags {
-    /// Where everything that must survive a restart is kept
+    /// Directory of all state that survives a restart; created with mode 0700
     #[arg(long, env = "WEFT_DATA_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
     data_dir: PathBuf,
-    /// The name of this mesh's root of trust; fixed once the root exists
+    /// The trust domain, the first part of every SPIFFE ID; fixed once the root exists
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "weft.local", value_name = "NAME")]
     trust_domain: String,
-    /// Where gRPC is served on TLS: discovery, agent, identity (port 0 picks a free one)
+    /// gRPC on TLS for proxies: discovery, agent, identity (port 0 picks a free one)
     #[arg(long, env = "WEFT_GRPC", default_value = "0.0.0.0:15012", value_name = "ADDR:PORT")]
     grpc: String,
-    /// Where the REST API is served on TLS (port 0 picks a free one)
+    /// The REST API on TLS (port 0 picks a free one)
     #[arg(long, env = "WEFT_API", default_value = "0.0.0.0:8080", value_name = "ADDR:PORT")]
     api: String,
-    /// The API's Unix socket: who may open it (mode 0600) needs no token [default: <data-dir>/api.sock]
+    /// The API's Unix socket (mode 0600), on which no token is needed [default: <data-dir>/api.sock]
     #[arg(long, env = "WEFT_API_SOCKET", value_name = "PATH")]
     api_socket: Option<PathBuf>,
-    /// Where metrics and health are served in plaintext (port 0 picks a free one)
+    /// Metrics and health, in plaintext (port 0 picks a free one)
     #[arg(long, env = "WEFT_METRICS", default_value = "0.0.0.0:15014", value_name = "ADDR:PORT")]
     metrics: String,
-    /// Life time of the certificates given to workloads, 10s to 90d
+    /// Lifetime of workloads' certificates, 10s to 90d
     #[arg(long, env = "WEFT_SVID_TTL", default_value = "24h", value_name = "TIME")]
     svid_ttl: String,
-    /// How often a proxy's heartbeat is due, 100ms to 60s; after three missed ones a workload expires
+    /// Interval of a proxy's heartbeats, 100ms to 60s; a workload expires after three missed ones
     #[arg(long, env = "WEFT_HEARTBEAT_INTERVAL", default_value = "2s", value_name = "TIME")]
     heartbeat_interval: String,
-    /// Shortest time from one publication of changes to the next, 0ms to 10s; the first after a quiet time goes at once
+    /// Minimum time between two publications of changes, 0ms to 10s; a change after a longer pause is published at once
     #[arg(long, env = "WEFT_PUBLISH_INTERVAL", default_value = "100ms", value_name = "TIME")]
     publish_interval: String,
-    /// SO_MARK of probes of silent workloads, so that a redirect on this machine lets them pass; 0 sets none
+    /// SO_MARK of probes of silent workloads, which exempts them from a redirect on this machine; 0 sets none
     #[arg(long, env = "WEFT_PROBE_MARK", default_value = "0x77656674", value_name = "MARK")]
     probe_mark: String,
-    /// Names and addresses under which others reach this program, for its own certificate (loopback is always in it)
+    /// Names and addresses under which others reach it, for its own certificate, which always contains those of loopback
     #[arg(long, env = "WEFT_ADVERTISE", value_delimiter = ',', value_name = "NAME|ADDR")]
     advertise: Vec<String>,
-    /// What is logged: a filter such as info, debug or weft_control_plane=debug
+    /// Filter of its log on standard error: info, debug, weft_control_plane=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
 }
@@ -97,9 +97,9 @@ pub struct Flags {
 pub struct Mistake {
     /// The flag, such as `--grpc`.
     pub flag: &'static str,
-    /// What was given.
+    /// The value that was given.
     pub value: String,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for Mistake {
 
 impl Flags {
     /// Checks every value.
-    /// Errors: all mistakes at once.
+    /// Errors: all mistakes at once, in the order of the flags.
     pub fn check(self) -> Result<Config, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         let trust_domain = keep(&mut mistakes, "--trust-domain", &self.trust_domain, |text| {
@@ -120,7 +120,7 @@ impl Flags {
         let mut address = |flag, text: &str| {
             keep(&mut mistakes, flag, text, |text| {
                 text.parse::<SocketAddr>()
-                    .map_err(|_cause| "needs an address and a port, such as 0.0.0.0:8080 or [::]:8080".into())
+                    .map_err(|_cause| "must be an address and a port, such as 0.0.0.0:8080 or [::]:8080".into())
             })
         };
         let grpc = address("--grpc", &self.grpc);
@@ -129,7 +129,7 @@ impl Flags {
         let mut duration = |flag, text: &str, least: Duration, most: Duration| {
             keep(&mut mistakes, flag, text, |text| {
                 let value = parse_duration(text)?;
-                let range = || format!("must lie between {least:?} and {most:?}");
+                let range = || format!("must be between {least:?} and {most:?}");
                 (least..=most).contains(&value).then_some(value).ok_or_else(range)
             })
         };
@@ -150,6 +150,7 @@ impl Flags {
         keep(&mut mistakes, "--log", &self.log, |text| {
             text.parse::<tracing_subscriber::filter::EnvFilter>().map_err(|error| error.to_string())
         });
+        // Caught here, because the second listener's error would not name the flags. Port 0 is another port each time.
         let bound: Vec<_> = [grpc, api, metrics].into_iter().flatten().filter(|address| address.port() != 0).collect();
         if let Some(twice) = bound.iter().enumerate().find_map(|(i, a)| bound.iter().take(i).find(|b| *b == a)) {
             let reason = "used twice".into();
@@ -161,9 +162,10 @@ impl Flags {
             mistakes.push(Mistake {
                 flag: "--api-socket",
                 value,
-                reason: "longer than 100 bytes, which a Unix socket's path may not be".into(),
+                reason: "longer than 100 bytes, the maximum for the path of a Unix socket".into(),
             });
         }
+        // A value is `None` only together with a mistake.
         match (trust_domain, grpc, api, metrics, svid_ttl, heartbeat_interval, publish_interval, probe_mark) {
             (
                 Some(trust_domain),
@@ -199,7 +201,7 @@ fn parse_mark(text: &str) -> Result<u32, String> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    number.map_err(|_cause| "needs a number of 32 bits, such as 0x77656674".into())
+    number.map_err(|_cause| "must be a number of 32 bits, such as 0x77656674".into())
 }
 
 fn keep<T>(

@@ -27,83 +27,83 @@ pub(crate) use addresses::in_mesh_range;
 use admission::{Plan, plan_apply, plan_delete, plan_restore};
 pub use snapshot::Desired;
 
-/// Most objects there may be.
+/// Maximum number of objects.
 pub const MAX_OBJECTS: usize = 50_000;
-/// Longest author and message of a revision, in bytes.
+/// Maximum length of the author and of the message of a revision, in bytes.
 pub const MAX_TEXT: usize = 1024;
 /// Pause before a failed watch of the store is tried again.
 const WATCH_RETRY: Duration = Duration::from_secs(1);
 
-/// A wish to change desired state.
+/// A request to change desired state.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What.
+    /// The change.
     pub action: Action,
-    /// Who.
+    /// The author, for the revision.
     pub author: String,
-    /// Why.
+    /// The reason, for the revision; may be empty.
     pub message: String,
-    /// Judge, and answer as if, but change nothing.
+    /// Admit and answer as usual, but change nothing.
     pub dry_run: bool,
 }
 
-/// What is to change.
+/// A change.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// These objects are to be as they are here.
+    /// Create these objects, or replace those of the same names.
     Apply(Vec<Object>),
-    /// This object is to be gone.
+    /// Delete an object.
     Delete {
-        /// Which.
+        /// The object.
         key: ObjectKey,
-        /// Only if it still has this resource version.
+        /// Delete it only if it has this resource version.
         resource_version: Option<String>,
     },
-    /// All objects are to be as they were at this revision.
+    /// Restore all objects as of this revision.
     Rollback(u64),
 }
 
-/// What came of a change.
+/// The result of a change.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// The revision that holds now; for a dry run the one that it would be.
+    /// The current revision; for a dry run the number that it would have.
     pub revision: u64,
-    /// What became of each object that was named, in the order of naming.
+    /// The effect on each object of the request, in the order of the request.
     pub objects: Vec<(ObjectKey, Effect)>,
     /// The snapshot with the change in it.
     pub desired: Arc<Desired>,
 }
 
-/// What became of an object.
+/// The effect of a change on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// There was none of this name.
+    /// The object is new.
     Created,
-    /// It is different now.
+    /// The object was replaced.
     Configured,
-    /// It was so already.
+    /// The object was the same already.
     Unchanged,
-    /// It is gone.
+    /// The object was deleted.
     Deleted,
 }
 
-/// One reason to refuse a change.
+/// One reason to reject a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which object of the request, from 0.
+    /// The index of the object in the request.
     pub index: Option<usize>,
     /// The object.
     pub object: Option<ObjectKey>,
-    /// Which field, and why.
+    /// The field and the reason.
     pub error: FieldError,
 }
 
-/// Why a change was not made. Nothing is different then.
+/// Why a change was rejected or failed. Desired state is the same as before.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
-    /// It contradicts what is there or itself.
-    #[error("the change conflicts with what is there")]
+    /// It conflicts with desired state or with itself.
+    #[error("the change conflicts with desired state")]
     Conflict(Vec<Refusal>),
     /// There is no such object.
     #[error("there is no {0}")]
@@ -118,7 +118,7 @@ pub enum ChangeError {
     #[error("no address is left for a service")]
     NoAddress,
     /// The store failed.
-    #[error("the change cannot be stored")]
+    #[error("storing the change failed")]
     Store(#[source] StoreError),
     /// A stored object cannot be read.
     #[error("{key} is stored in a form that cannot be read")]
@@ -130,7 +130,7 @@ pub enum ChangeError {
         source: serde_json::Error,
     },
     /// No random numbers for a new object's uid.
-    #[error("no uid can be made")]
+    #[error("generating a uid failed")]
     Random(#[from] RandomError),
     /// The process is ending.
     #[error("the control plane is stopping")]

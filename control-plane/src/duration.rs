@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 /// Parses a duration such as `250ms`, `30s`, `15m`, `24h` or `90d`.
-/// Errors: no number, or a unit other than these; the reason.
+/// Errors: the reason, if it is no number with one of these units.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "needs a number with a unit, such as 250ms, 30s, 15m, 24h or 90d".to_owned();
+    let wrong = || "must be a number with a unit, such as 250ms, 30s, 15m, 24h or 90d".to_owned();
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().map_err(|_cause| wrong())?;

@@ -1,5 +1,5 @@
-//! Small files that must be whole or absent: written beside their place, flushed, then renamed into it.
-//! Also the lock that keeps a second process out of a data directory.
+//! Small files that are whole or absent: written under another name, flushed, then renamed.
+//! Also the lock that excludes a second process from a data directory.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
@@ -10,34 +10,34 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Holds a data directory for this process; dropped, it lets go.
+/// Locks a data directory for this process until it is dropped.
 #[derive(Debug)]
 pub struct DataDirLock(#[expect(dead_code, reason = "its file being open is the lock")] File);
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error("{path} is in use by another weft-control-plane (process {pid})")]
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Who has it, as it says itself.
+        /// The process, from the lock file.
         pid: String,
     },
-    /// It cannot be made or locked.
-    #[error("{path}: cannot be made or locked")]
+    /// It cannot be created or locked.
+    #[error("{path}: creating or locking it failed")]
     File {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Makes the data directory (mode 0700) if there is none, and takes it for this process.
-/// Errors: another process has it; it cannot be made.
+/// Creates the data directory (mode 0700) if there is none, and locks it for this process.
+/// Errors: another process uses it; it cannot be created.
 pub fn lock_data_dir(path: &Path) -> Result<DataDirLock, DataDirError> {
     let at = |source| DataDirError::File { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)?;
@@ -67,7 +67,7 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write(path, content, 0o644)
 }
 
-/// Makes an empty file of mode 0600 if there is none, for a library that would make it with another mode.
+/// Creates an empty file of mode 0600 if there is none, for a library that would create it with another mode.
 pub fn touch_private(path: &Path) -> io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
 }

@@ -1,7 +1,7 @@
-//! The service `weft.v1.Identity`: certificates for who proves who it is.
+//! The service `weft.v1.Identity`: certificates for callers that prove an identity.
 //! Shape: proof (join token, or the connection's SVID) -> identity -> key of the request -> certificate.
-//! A request is judged before its token is used, so that a bad request uses nothing up. Who has used a one-time token may
-//! come again for the same key within two minutes: the answer may have been lost.
+//! A request is checked before its token is used, so that an invalid request uses up no token. A one-time token may be used
+//! again for the same key within two minutes, as the answer may have been lost.
 
 use std::{
     collections::BTreeMap,
@@ -25,13 +25,13 @@ use crate::{
     tokens::{TokenError, Tokens},
 };
 
-/// Certificates one identity may get in a burst.
+/// Certificates of one identity in a burst.
 const BURST: f64 = 200.0;
-/// Certificates per second that one identity may get in the long run.
+/// Certificates of one identity per second, on average.
 const PER_SECOND: f64 = 10.0;
-/// Identities whose rate is remembered; when there are more, those that are at rest are forgotten.
+/// Identities whose rate is kept; beyond that, those with a full bucket are evicted.
 const MAX_REMEMBERED: usize = 20_000;
-/// Longest join token looked at, in bytes.
+/// Maximum length of a join token, in bytes.
 const MAX_TOKEN_BYTES: usize = 1024;
 
 /// The service.
@@ -44,7 +44,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// The service of an authority; `ttl` is the life time of the certificates.
+    /// The service of an authority; `ttl` is the lifetime of the certificates.
     pub fn new(authority: Arc<Authority>, tokens: Tokens, ttl: Duration, metrics: Arc<Metrics>) -> Self {
         Self { authority, tokens, ttl, rates: Mutex::default(), metrics }
     }
@@ -67,7 +67,7 @@ impl Service {
         let consumed = self.tokens.consume(&token, key.der_bytes(), Timestamp::now()).await;
         let (namespace, account) = consumed.map_err(|error| match &error {
             TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a join token cannot be checked");
+                tracing::error!(error = &error as &dyn std::error::Error, "checking a join token failed");
                 Status::unavailable("the token cannot be checked now")
             }
             TokenError::Form(_)
@@ -107,7 +107,7 @@ impl identity_server::Identity for Service {
         let identity = self.prove(peer.as_ref(), join_token, &key).await?;
         self.admit(&identity, Instant::now())?;
         let issued = self.authority.issue(&key, &identity, self.ttl, SystemTime::now()).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "a certificate cannot be signed");
+            tracing::error!(error = &error as &dyn std::error::Error, "signing a certificate failed");
             Status::internal("the certificate could not be signed")
         })?;
         self.metrics.certificates_issued.add(1);

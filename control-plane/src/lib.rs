@@ -1,13 +1,13 @@
-//! The control plane of Weft: what people ask for, what runs where, and who is who, turned into what proxies obey.
+//! The control plane of Weft: from desired state, registered workloads and identities to the configuration of proxies.
 //!
-//! - [`config`]: settings; the only reader of flags and environment.
-//! - [`app`]: puts the rooms together; the listeners, the order of start and stop.
-//! - [`state`]: what the rooms show each other: desired state, registered workloads, connected proxies.
-//! - [`store`], [`desired`]: desired state as numbered revisions, crash-safe on disk; admission of changes.
-//! - [`registry`], [`agent`]: registered workloads, fed by the agent stream; expiry.
-//! - [`xds`]: the ADS server.
-//! - [`ca`], [`identity`], [`tokens`]: certificates, and who may have one.
-//! - [`api`]: the REST API. [`serve`], [`tls`]: listeners. [`metrics`]: health and figures.
+//! From the highest floor to the lowest (`tests/it/layers.rs` holds the order):
+//! - [`app`]: assembles the rooms; the listeners, the order of start and stop.
+//! - [`api`]: the REST API. [`xds`]: the ADS server. [`agent`], [`identity`]: the gRPC services of these names.
+//! - [`status`]: the status of objects. [`serve`], [`tls`]: listeners.
+//! - [`state`]: the state of the mesh, read from its sources; the connected proxies.
+//! - [`registry`], [`desired`]: the sources: registered workloads, and desired state as numbered revisions.
+//! - [`tokens`], [`ca`]: join and admin tokens, the certificate authority. [`store`]: desired state on disk.
+//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`duration`].
 
 pub mod agent;
 pub mod api;

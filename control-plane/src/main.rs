@@ -1,6 +1,6 @@
 //! `weft-control-plane`: the program. Flags, log, start, signals, stop.
-//! Standard output has one line of JSON: where it listens. Everything else goes to standard error.
-//! Exit codes: 0 told to stop, 64 wrong flags, 1 cannot start, 70 a part failed.
+//! Standard output has one line of JSON with its addresses. Everything else goes to standard error.
+//! Exit codes: 0 stopped by a signal, 64 wrong flags, 1 start failed, 70 a part failed.
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -63,7 +63,7 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Tells, at the first start and never again, the admin token and what to do with it.
+/// Prints the admin token and its use at the first start, and never again.
 fn welcome(running: &Running, data_dir: &std::path::Path) {
     let Some(token) = running.admin_token() else { return };
     let addresses = running.addresses();

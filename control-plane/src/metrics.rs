@@ -1,5 +1,5 @@
-//! Figures and health on the metrics port: `/metrics` (Prometheus text), `/readyz`, `/livez`. No credentials are needed,
-//! and nothing here names a person, an address or a secret.
+//! Metrics and health on the metrics port: `/metrics` (Prometheus text), `/readyz`, `/livez`. No credential is needed, so no
+//! label has a user, an address or a secret.
 
 use std::{
     fmt::Write,
@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing};
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -28,16 +28,16 @@ impl Counter {
     }
 }
 
-/// What rooms count themselves; the rest is read from them on a scrape.
+/// Counters that rooms write; gauges are read from the rooms on a scrape.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Certificates given to workloads.
+    /// Certificates issued to workloads.
     pub certificates_issued: Counter,
     /// API answers by hundreds of the status: `[2xx, 3xx, 4xx, 5xx]`.
     pub api_answers: [Counter; 4],
     /// Workloads that expired.
     pub workloads_expired: Counter,
-    /// Claims of addresses that were refused.
+    /// Claims of addresses that were rejected.
     pub claims_refused: Counter,
     /// Listeners are open and state is loaded.
     pub ready: AtomicBool,
@@ -53,13 +53,13 @@ impl Metrics {
     }
 }
 
-/// Figures that are read on a scrape.
+/// The gauges, read on a scrape.
 pub trait Gauges: Send + Sync + 'static {
-    /// The figures now.
+    /// Their values now.
     fn read(&self) -> Readings;
 }
 
-/// Figures of one moment.
+/// The gauges at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Readings {
     /// The newest revision.
@@ -70,13 +70,13 @@ pub struct Readings {
     pub workloads: usize,
     /// Proxies with a configuration stream.
     pub proxies: usize,
-    /// Refusals by proxies since the start.
+    /// NACKs since the start.
     pub nacks: u64,
-    /// Resources that some proxy refuses now.
+    /// Resources that some proxy rejects now.
     pub standing_nacks: usize,
-    /// When the root ends.
+    /// When the root expires.
     pub root_expires: Option<SystemTime>,
-    /// When the control plane's own certificate ends.
+    /// When the control plane's own certificate expires.
     pub serving_expires: Option<SystemTime>,
 }
 
@@ -89,9 +89,9 @@ pub fn router(metrics: Arc<Metrics>, gauges: Arc<dyn Gauges>) -> Router {
         .with_state((metrics, gauges))
 }
 
-type Shared = (Arc<Metrics>, Arc<dyn Gauges>);
+type MetricsState = (Arc<Metrics>, Arc<dyn Gauges>);
 
-async fn ready(State((metrics, _)): State<Shared>) -> impl IntoResponse {
+async fn ready(State((metrics, _)): State<MetricsState>) -> impl IntoResponse {
     if metrics.ready.load(Ordering::Acquire) {
         (StatusCode::OK, "ready\n")
     } else {
@@ -99,11 +99,12 @@ async fn ready(State((metrics, _)): State<Shared>) -> impl IntoResponse {
     }
 }
 
-async fn scrape(State((metrics, gauges)): State<Shared>) -> impl IntoResponse {
+async fn scrape(State((metrics, gauges)): State<MetricsState>) -> impl IntoResponse {
     ([(http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&metrics, &gauges.read()))
 }
 
 fn render(metrics: &Metrics, now: &Readings) -> String {
+    // The names and their help, in the order of the table in docs/guide/operating.md.
     let mut text = String::with_capacity(4096);
     let mut add = |name: &str, kind: &str, help: &str, samples: &[(&str, String)]| {
         let header = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -118,7 +119,7 @@ fn render(metrics: &Metrics, now: &Readings) -> String {
     add(
         "weft_control_plane_info",
         "gauge",
-        "The version that runs.",
+        "The version of the program.",
         &[(concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), "1".into())],
     );
     add("weft_store_revision", "gauge", "The newest revision of desired state.", &one(now.revision.to_string()));
@@ -133,33 +134,33 @@ fn render(metrics: &Metrics, now: &Readings) -> String {
     add(
         "weft_registry_claims_refused_total",
         "counter",
-        "Addresses that a workload claimed and did not get.",
+        "Claims of addresses that were refused.",
         &one(metrics.claims_refused.value().to_string()),
     );
     add("weft_discovery_proxies", "gauge", "Proxies with a configuration stream.", &one(now.proxies.to_string()));
-    add("weft_discovery_nacks_total", "counter", "Refusals of configuration by proxies.", &one(now.nacks.to_string()));
+    add("weft_discovery_nacks_total", "counter", "NACKs by proxies.", &one(now.nacks.to_string()));
     add(
         "weft_discovery_standing_nacks",
         "gauge",
-        "Resources that a proxy refuses now.",
+        "Resources with a NACK that still stands.",
         &one(now.standing_nacks.to_string()),
     );
     add(
         "weft_ca_certificates_issued_total",
         "counter",
-        "Certificates given to workloads.",
+        "Certificates issued to workloads.",
         &one(metrics.certificates_issued.value().to_string()),
     );
     add(
         "weft_ca_root_expiry_timestamp_seconds",
         "gauge",
-        "When the root certificate ends.",
+        "When the root certificate expires.",
         &one(seconds(now.root_expires)),
     );
     add(
         "weft_ca_serving_expiry_timestamp_seconds",
         "gauge",
-        "When the control plane's own certificate ends.",
+        "When the control plane's own certificate expires.",
         &one(seconds(now.serving_expires)),
     );
     let classes = ["{code=\"2xx\"}", "{code=\"3xx\"}", "{code=\"4xx\"}", "{code=\"5xx\"}"];

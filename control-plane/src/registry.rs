@@ -1,14 +1,14 @@
-//! The registry: which workloads run where, as their proxies say. Not desired state: no revisions, untouched by rollback.
-//! Shape: sessions write ([`Registry::register`], [`Registry::heartbeat`], …), [`Registry::watch`] shows snapshots, a few
-//! milliseconds after a change and many changes at once. [`Registry::maintain`] is the long loop that expires the silent.
+//! The registry: which workloads run where, as their proxies report. Not desired state: no revisions, untouched by rollback.
+//! Shape: sessions write ([`Registry::register`], [`Registry::heartbeat`], …); [`Registry::watch`] gives snapshots, a few
+//! milliseconds after a change and with many changes at once. [`Registry::maintain`] is the long loop of expiry.
 //! Kept in a file of its own, written behind, without a flush per heartbeat.
 //!
 //! Rules of expiry:
 //! 1. A workload expires after three heartbeats were missed.
 //! 2. Nothing expires until one full heartbeat window has passed since [`Registry::opened`].
-//! 3. Of one service at most 30 % expires in one window, but one always may when another is left, unless connections to
-//!    the workload are refused. The last one of a service never expires on silence alone.
-//! 4. One whose connections are refused after its session broke expires at once.
+//! 3. At most 30 % of a service's workloads expire in one window on silence alone, though one always may if another is
+//!    left. The last workload of a service never expires on silence alone.
+//! 4. A workload whose session was closed without deregistration, and which refuses connections, expires at once.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,16 +24,16 @@ use tokio::{
 use weft_core::endpoint::Health;
 
 use self::{
-    claims::Written,
-    entries::{Entries, Entry},
+    claims::StaticWorkloads,
+    registrations::{Registration, Registrations},
 };
 use crate::{desired::Desired, metrics::Metrics};
 
 mod claims;
-mod entries;
 mod expiry;
 mod file;
 mod probe;
+mod registrations;
 mod snapshot;
 
 pub use claims::RefusedClaim;
@@ -41,31 +41,31 @@ pub use file::{RegistryFile, RegistryFileError};
 pub use probe::{Probe, TcpProbe};
 pub use snapshot::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap};
 
-/// How many heartbeats may be missed.
+/// Number of heartbeats that may be missed.
 pub const MISSED: u32 = 3;
-/// Most workloads that may be registered.
+/// Maximum number of registered workloads.
 pub const MAX_WORKLOADS: usize = 50_000;
-/// Part of a service that may expire in one window. Ratio 0..=1.
+/// Part of a service's workloads that may expire in one window. Ratio 0..=1.
 pub const MAX_EXPIRED: f64 = 0.3;
-/// How long changes are gathered before they are shown.
+/// How long changes are collected before they are published.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 
 /// The registry.
 pub struct Registry {
     interval: Duration,
-    state: Mutex<State>,
-    shown: watch::Sender<Arc<Registered>>,
+    inner: Mutex<Inner>,
+    published: watch::Sender<Arc<Registered>>,
     desired: watch::Receiver<Arc<Desired>>,
     changed: Notify,
     broken: Notify,
     metrics: Arc<Metrics>,
 }
 
-/// One registration; later calls name it, and are ignored when another has taken its place.
+/// One registration; later calls pass it, and are ignored if another registration of the workload has replaced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session(u64);
 
-/// Why a registration is refused.
+/// Why a registration is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
     /// The name belongs to a connected workload of another identity.
@@ -73,41 +73,41 @@ pub enum RegisterError {
     Taken {
         /// The workload.
         key: WorkloadKey,
-        /// Who has it.
+        /// The identity of that workload.
         identity: String,
     },
-    /// No address that it claims can be its own.
+    /// Every address that it claims was rejected.
     #[error("addresses: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Claimed(Vec<RefusedClaim>),
-    /// There are too many.
+    /// The registry is full.
     #[error("there are {MAX_WORKLOADS} workloads already")]
     TooMany,
 }
 
-/// What a sign of life came to.
+/// The result of a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beat {
-    /// Another has taken the workload's place, or it has expired.
+pub enum HeartbeatResult {
+    /// The registration was replaced by another process, or has expired.
     Lost,
-    /// All is as it was.
-    Kept,
-    /// The workload has other addresses than before; these are refused now.
-    Claims(Vec<RefusedClaim>),
+    /// The addresses are the same as before.
+    Unchanged,
+    /// The addresses of the workload changed; these are rejected now.
+    Changed(Vec<RefusedClaim>),
 }
 
 #[derive(Default)]
-struct State {
-    entries: Entries,
-    written: Written,
+struct Inner {
+    registrations: Registrations,
+    statics: StaticWorkloads,
     next_session: u64,
     /// When the listeners were opened; nothing expires before.
     opened: Option<Instant>,
-    /// What expired under rule 3, for one window.
+    /// Workloads that expired under rule 3, for one window.
     expired: VecDeque<(Instant, Arc<RegisteredWorkload>)>,
 }
 
 impl Registry {
-    /// A registry with what was loaded from the file. `interval`: how often a heartbeat is due.
+    /// A registry with the workloads that were loaded from the file. `interval`: of heartbeats.
     pub fn new(
         loaded: Vec<RegisteredWorkload>,
         interval: Duration,
@@ -115,163 +115,174 @@ impl Registry {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let mut state = State::default();
+        let mut inner = Inner::default();
         for workload in loaded {
-            let wish = workload.addresses.clone();
+            let claimed = workload.addresses.clone();
             let workload = Arc::new(workload);
-            state.entries.put(Entry { workload, session: None, last_seen: now, wish, refused: Vec::new() });
+            inner.registrations.put(Registration {
+                workload,
+                session: None,
+                last_seen: now,
+                claimed,
+                refused: Vec::new(),
+            });
         }
-        let (workloads, changed) = state.entries.show();
-        state.entries.take_unwritten();
-        let shown = watch::Sender::new(Arc::new(Registered::default().next(workloads, changed)));
+        let (workloads, changed) = inner.registrations.publish();
+        inner.registrations.take_unwritten();
+        let published = watch::Sender::new(Arc::new(Registered::default().next(workloads, changed)));
         let (changed, broken) = (Notify::new(), Notify::new());
-        Arc::new(Self { interval, state: Mutex::new(state), shown, desired, changed, broken, metrics })
+        Arc::new(Self { interval, inner: Mutex::new(inner), published, desired, changed, broken, metrics })
     }
 
-    /// The current snapshot, and news of every later one.
+    /// The current snapshot, and a wake-up for every later one.
     pub fn watch(&self) -> watch::Receiver<Arc<Registered>> {
-        self.shown.subscribe()
+        self.published.subscribe()
     }
 
-    /// How often a heartbeat is due.
+    /// Interval of heartbeats.
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// After so long without a sign of life a workload expires.
+    /// Time without a heartbeat after which a workload expires.
     pub fn window(&self) -> Duration {
         self.interval * MISSED
     }
 
-    /// Proxies can connect from now on: what was loaded has one full window to be heard of.
+    /// Proxies can connect from now on: every loaded workload has one full window for its first heartbeat.
     pub fn opened(&self) {
         let now = Instant::now();
-        let mut state = self.state.lock();
-        state.opened = Some(now);
-        state.entries.seen(now);
+        let mut inner = self.inner.lock();
+        inner.opened = Some(now);
+        inner.registrations.seen(now);
     }
 
-    /// Registers a workload, or changes its registration. Where its session came from (`source`) proves the claim of that
-    /// address. Another incarnation of the same name is replaced. Addresses that are another's (see `claims`) are
-    /// left out of the registration, and returned; the rest is registered.
-    /// Errors: the name belongs to another identity; every address is another's; too many workloads.
+    /// Registers a workload, or changes its registration. The address that its session comes from (`source`) proves the claim
+    /// of that address. Another incarnation of the same name is replaced. Rejected addresses (see `claims`) are left out of the
+    /// registration, and returned; the rest is registered.
+    /// Errors: the name belongs to another identity; every address is rejected; too many workloads.
     pub fn register(&self, mut workload: RegisteredWorkload) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
         let desired = self.desired.borrow().clone();
         workload.source = workload.source.map(|address| address.to_canonical());
-        let mut state = self.state.lock();
-        let state = &mut *state;
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
         let key = workload.key.clone();
-        match state.entries.find(&key) {
-            Some(entry) if entry.keeps_name(&workload) => {
-                let identity = entry.workload.identity.to_string();
+        match inner.registrations.find(&key) {
+            Some(registration) if registration.keeps_name(&workload) => {
+                let identity = registration.workload.identity.to_string();
                 return Err(RegisterError::Taken { key, identity });
             }
-            None if state.entries.len() >= MAX_WORKLOADS => return Err(RegisterError::TooMany),
+            None if inner.registrations.len() >= MAX_WORKLOADS => return Err(RegisterError::TooMany),
             Some(_) | None => {}
         }
-        let wish = workload.addresses.clone();
-        state.written.follow(&desired);
-        let verdict = state.judge(&workload, &wish, self.window());
-        self.metrics.claims_refused.add(verdict.refused.len() as u64);
-        workload.addresses.retain(|address| !verdict.refused.iter().any(|refused| refused.address == *address));
-        if workload.addresses.is_empty() && !verdict.refused.is_empty() {
-            return Err(RegisterError::Claimed(verdict.refused));
+        let claimed = workload.addresses.clone();
+        inner.statics.follow(&desired);
+        let decision = inner.decide(&workload, &claimed, self.window());
+        self.metrics.claims_refused.add(decision.refused.len() as u64);
+        workload.addresses.retain(|address| !decision.refused.iter().any(|refused| refused.address == *address));
+        if workload.addresses.is_empty() && !decision.refused.is_empty() {
+            return Err(RegisterError::Claimed(decision.refused));
         }
-        // Taken only from here on: a claim that is refused as a whole takes nothing.
-        state.take(verdict.taken, &key);
-        state.next_session += 1;
-        let session = Session(state.next_session);
-        let workload = match state.entries.find(&key) {
-            Some(entry) if *entry.workload == workload => Arc::clone(&entry.workload),
+        // Addresses are taken only from here on: a registration that is rejected as a whole takes none.
+        inner.take(decision.taken, &key);
+        inner.next_session += 1;
+        let session = Session(inner.next_session);
+        let workload = match inner.registrations.find(&key) {
+            Some(registration) if *registration.workload == workload => Arc::clone(&registration.workload),
             _ => Arc::new(workload),
         };
-        let refused = verdict.refused.clone();
-        state.entries.put(Entry { workload, session: Some(session), last_seen: Instant::now(), wish, refused });
+        let refused = decision.refused.clone();
+        inner.registrations.put(Registration {
+            workload,
+            session: Some(session),
+            last_seen: Instant::now(),
+            claimed,
+            refused,
+        });
         self.changed.notify_one();
-        Ok((session, verdict.refused))
+        Ok((session, decision.refused))
     }
 
-    /// A sign of life, with what the workload says of itself. Addresses that were refused or lost are asked for again.
-    /// Cost: constant, and that of judging what is missing.
-    pub fn heartbeat(&self, key: &WorkloadKey, session: Session, health: Health) -> Beat {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let Some(entry) = state.entries.beat(key, session, Instant::now()) else { return Beat::Lost };
-        let (workload, missing) = (Arc::clone(&entry.workload), entry.missing());
+    /// A heartbeat, with the health that the workload reports. Addresses that were rejected or lost are claimed again.
+    /// Cost: constant, plus the decision on the missing addresses.
+    pub fn heartbeat(&self, key: &WorkloadKey, session: Session, health: Health) -> HeartbeatResult {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let Some(registration) = inner.registrations.beat(key, session, Instant::now()) else {
+            return HeartbeatResult::Lost;
+        };
+        let (workload, missing) = (Arc::clone(&registration.workload), registration.missing());
         if workload.health != health {
-            state.entries.change(key, |workload| workload.health = health);
+            inner.registrations.change(key, |workload| workload.health = health);
             self.changed.notify_one();
         }
         if missing.is_empty() {
-            return Beat::Kept;
+            return HeartbeatResult::Unchanged;
         }
         let desired = self.desired.borrow().clone();
-        state.written.follow(&desired);
-        let verdict = state.judge(&workload, &missing, self.window());
-        let Some(entry) = state.entries.find(key) else { return Beat::Lost };
-        if entry.refused == verdict.refused {
-            return Beat::Kept;
+        inner.statics.follow(&desired);
+        let decision = inner.decide(&workload, &missing, self.window());
+        let Some(registration) = inner.registrations.find(key) else { return HeartbeatResult::Lost };
+        if registration.refused == decision.refused {
+            return HeartbeatResult::Unchanged;
         }
-        let new = verdict.refused.iter().filter(|refused| !entry.refused.contains(refused)).count();
+        let new = decision.refused.iter().filter(|refused| !registration.refused.contains(refused)).count();
         self.metrics.claims_refused.add(new as u64);
-        let mut addresses = entry.wish.clone();
-        addresses.retain(|address| !verdict.refused.iter().any(|refused| refused.address == *address));
-        state.take(verdict.taken, key);
-        state.entries.change(key, |workload| workload.addresses = addresses);
-        state.entries.refuse(key, verdict.refused.clone());
+        let mut addresses = registration.claimed.clone();
+        addresses.retain(|address| !decision.refused.iter().any(|refused| refused.address == *address));
+        inner.take(decision.taken, key);
+        inner.registrations.change(key, |workload| workload.addresses = addresses);
+        inner.registrations.refuse(key, decision.refused.clone());
         self.changed.notify_one();
-        Beat::Claims(verdict.refused)
+        HeartbeatResult::Changed(decision.refused)
     }
 
-    /// The workload stops: it goes at once.
+    /// The workload stops: it is removed at once.
     pub fn deregister(&self, key: &WorkloadKey, session: Session) {
-        let mut state = self.state.lock();
-        if state.entries.find(key).is_some_and(|entry| entry.session == Some(session)) {
-            state.entries.remove(key);
+        let mut inner = self.inner.lock();
+        if inner.registrations.find(key).is_some_and(|registration| registration.session == Some(session)) {
+            inner.registrations.remove(key);
             self.changed.notify_one();
         }
     }
 
-    /// The session ended without a word. The workload stays until it expires.
+    /// The session ended without deregistration. The workload stays until it expires.
     pub fn disconnected(&self, key: &WorkloadKey, session: Session) {
-        if self.state.lock().entries.leave(key, session) {
+        if self.inner.lock().registrations.leave(key, session) {
             self.broken.notify_one();
         }
     }
 
-    /// Whether a session still is its workload's.
-    pub fn holds(&self, key: &WorkloadKey, session: Session) -> bool {
-        self.state.lock().entries.find(key).is_some_and(|entry| entry.session == Some(session))
-    }
-
-    /// Shows changes, for ever.
+    /// Publishes changes; never returns.
     pub async fn publish(&self) {
         loop {
             self.changed.notified().await;
             tokio::time::sleep(DEBOUNCE).await;
-            let (workloads, changed) = self.state.lock().entries.show();
-            let next = self.shown.borrow().next(workloads, changed);
-            self.shown.send_replace(Arc::new(next));
+            let (workloads, changed) = self.inner.lock().registrations.publish();
+            let next = self.published.borrow().next(workloads, changed);
+            self.published.send_replace(Arc::new(next));
         }
     }
 
-    /// Writes to the file what it does not have yet, for ever. A failure is tried again.
+    /// Writes changes to the file; never returns. A failed write is tried again.
     pub async fn persist(&self, file: Arc<RegistryFile>) {
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;
             if let Err(error) = self.flush(&file).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the registry cannot be written");
+                tracing::error!(error = &error as &dyn std::error::Error, "writing the registry failed");
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
         }
     }
 
-    /// Writes to the file what it does not have yet.
+    /// Writes the changes that are not in the file yet.
     pub async fn flush(&self, file: &Arc<RegistryFile>) -> Result<(), RegistryFileError> {
         let changes: BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>> = {
-            let mut state = self.state.lock();
-            let keys = state.entries.take_unwritten();
-            let now = |key: &WorkloadKey| state.entries.find(key).map(|entry| Arc::clone(&entry.workload));
+            let mut inner = self.inner.lock();
+            let keys = inner.registrations.take_unwritten();
+            let now = |key: &WorkloadKey| {
+                inner.registrations.find(key).map(|registration| Arc::clone(&registration.workload))
+            };
             keys.into_iter().map(|key| (key.clone(), now(&key))).collect()
         };
         if changes.is_empty() {
@@ -285,7 +296,7 @@ impl Registry {
         .await
         .map_err(|_cause| RegistryFileError::Stopping)?;
         if result.is_err() {
-            self.state.lock().entries.write_again(changes.into_keys());
+            self.inner.lock().registrations.write_again(changes.into_keys());
         }
         result
     }

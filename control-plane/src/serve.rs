@@ -1,6 +1,6 @@
-//! Listeners: accept, TLS, HTTP; who called is put into each request as [`Peer`].
-//! One loop for gRPC, API and metrics. Every wait has a bound: handshake and head 10 s, connections in number,
-//! HTTP/2 pings every 20 s. A connection that misbehaves is closed; nothing else notices.
+//! Listeners: accept, TLS, HTTP; each request carries its caller as [`Peer`].
+//! One loop for gRPC, API and metrics. Bounds: handshake and head 10 s each, the number of connections, HTTP/2 pings every
+//! 20 s. A connection that violates the protocol is closed without effect on others.
 
 use std::{
     io,
@@ -29,28 +29,28 @@ use weft_core::identity::Identity;
 
 use crate::tls;
 
-/// Longest time for a TLS handshake, and for the head of a request.
+/// Timeout of a TLS handshake, and of the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Longest time for what runs on a connection that was told to end.
+/// Time for requests in flight on a connection that is shut down because of its age.
 const LAST_REQUEST: Duration = Duration::from_secs(35);
 
-/// Who is at the other end of a connection; in every request's extensions.
+/// The caller of a connection; in every request's extensions.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where it called from; `None` on the Unix socket.
+    /// Its address; `None` on the Unix socket.
     pub address: Option<SocketAddr>,
-    /// Who its verified certificate says it is.
+    /// Its verified certificate.
     pub svid: Option<Svid>,
-    /// It came over the Unix socket, whose file permission is the credential.
+    /// It uses the Unix socket, whose file permission is the credential.
     pub local: bool,
 }
 
 /// A verified certificate of a caller.
 #[derive(Clone, Debug)]
 pub struct Svid {
-    /// Who.
+    /// The SPIFFE ID.
     pub identity: Identity,
-    /// When the certificate ends; a connection may live longer than that.
+    /// When the certificate expires; the connection may outlive it.
     pub expires: SystemTime,
 }
 
@@ -61,20 +61,20 @@ pub struct Settings {
     pub name: &'static str,
     /// TLS, or plaintext without it.
     pub tls: Option<Arc<ServerConfig>>,
-    /// How many connections there may be at once; more wait in the kernel's queue.
+    /// Maximum number of connections; more wait in the backlog of the kernel.
     pub connections: usize,
-    /// A connection without a certificate is told to end after so long, so that strangers cannot hold places.
+    /// Maximum age of a connection without a certificate, so that unknown callers cannot occupy the listener.
     pub anonymous: Duration,
 }
 
-/// Binds a TCP listener, and says which address it got.
+/// Binds a TCP listener; returns its address too.
 pub async fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
 }
 
-/// Binds a Unix socket that only this user can open, never open to others for a moment. Replaces an old one.
+/// Binds a Unix socket that only this user can open, from its first moment on. Replaces an old one.
 pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     let beside = path.with_extension("new");
@@ -88,7 +88,7 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves a TCP listener until `stop`, then lets what runs finish. Tracks its connections in `tasks`.
+/// Serves a TCP listener until `stop`; requests in flight complete then. Tracks its connections in `tasks`.
 pub async fn tcp(
     listener: TcpListener,
     settings: Settings,
@@ -105,14 +105,15 @@ pub async fn tcp(
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                refused(settings.name, &error).await;
+                accept_failed(settings.name, &error).await;
                 continue;
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a connection went away");
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection was closed at once");
             continue;
         }
+        // The handshake is in the task too: a slow one delays no other connection.
         let (settings, router, stop) = (settings.clone(), router.clone(), stop.clone());
         tasks.spawn(async move {
             let mut peer = Peer { address: Some(address), svid: None, local: false };
@@ -131,7 +132,7 @@ pub async fn tcp(
                         Ok(Err(error)) => {
                             tracing::debug!(listener = settings.name, peer = %address, error = &error as &dyn std::error::Error, "TLS handshake failed");
                         }
-                        Err(_) => tracing::debug!(listener = settings.name, peer = %address, "TLS handshake took too long"),
+                        Err(_) => tracing::debug!(listener = settings.name, peer = %address, "TLS handshake timed out"),
                     }
                 }
             }
@@ -162,7 +163,7 @@ pub async fn unix(
                     drop(permit);
                 });
             }
-            Err(error) => refused(settings.name, &error).await,
+            Err(error) => accept_failed(settings.name, &error).await,
         }
     }
 }
@@ -174,9 +175,9 @@ async fn permit(permits: &Arc<Semaphore>, stop: &CancellationToken) -> Option<Ow
     }
 }
 
-/// Out of files or memory: wait, instead of spinning.
-async fn refused(listener: &'static str, error: &io::Error) {
-    tracing::warn!(listener, error = error as &dyn std::error::Error, "a connection cannot be accepted");
+/// Out of file descriptors or memory: pause instead of spinning.
+async fn accept_failed(listener: &'static str, error: &io::Error) {
+    tracing::warn!(listener, error = error as &dyn std::error::Error, "accepting a connection failed");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
@@ -184,6 +185,7 @@ async fn connection<S>(stream: S, peer: Peer, router: Router, anonymous: Duratio
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // A caller with a credential may keep its connection.
     let known = peer.svid.is_some() || peer.local;
     let age = async move {
         if known {
@@ -221,7 +223,7 @@ where
         }
     };
     if let Err(error) = result {
-        tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended badly");
+        tracing::debug!(error = &*error as &dyn std::error::Error, "a connection failed");
     }
 }
 

@@ -1,7 +1,7 @@
-//! The status of objects, made when it is read: what compile says of an object, and whether the proxies obey it.
-//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last asked for, and since when each condition
-//! has its status (`times`). [`StatusBook::follow`] looks at all objects when something changed, so that these times do not
-//! wait for a reader.
+//! The status of objects, computed when it is read: the conditions from compile, and whether the proxies have applied it.
+//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last read, and the time since which each
+//! condition has its status (`times`). [`StatusBook::follow`] computes the status of all objects after a change, so that
+//! these times do not depend on readers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,12 +24,12 @@ use crate::{
 
 mod times;
 
-/// How often changes are looked for.
+/// Interval in which changes are looked for.
 const LOOK: Duration = Duration::from_secs(5);
-/// Objects that are looked at before other tasks get a turn.
+/// Objects that are computed before other tasks get a turn.
 const TOGETHER: usize = 64;
 
-/// Makes statuses.
+/// Computes the status of objects.
 pub struct StatusBook {
     trust_domain: TrustDomain,
     proxies: Arc<ProxyTable>,
@@ -37,18 +37,18 @@ pub struct StatusBook {
     times: Arc<Mutex<Times>>,
 }
 
-/// What is needed to tell the status of objects of one snapshot.
+/// Computes the status of the objects of one snapshot.
 pub struct StatusView {
     world: Arc<World>,
     proxies: Proxies,
-    /// `None` for a snapshot that never holds.
+    /// `None` for the snapshot of a dry run.
     times: Option<Arc<Mutex<Times>>>,
 }
 
-/// What the proxies make of their configuration.
+/// The revisions of the proxies, and their NACKs.
 #[derive(Debug, Default, PartialEq)]
 struct Proxies {
-    /// The revision that each proxy runs which was sent one, in order.
+    /// The applied revision of each proxy that was sent one, sorted.
     applied: Vec<u64>,
     refusals: Vec<Refusal>,
 }
@@ -56,7 +56,7 @@ struct Proxies {
 #[derive(Debug, PartialEq)]
 struct Refusal {
     proxy: Arc<str>,
-    /// The revision that the proxy runs.
+    /// The applied revision of the proxy.
     applied: u64,
     resource: String,
     message: String,
@@ -68,8 +68,7 @@ impl StatusBook {
         Self { trust_domain, proxies, world: Mutex::new(None), times: Arc::default() }
     }
 
-    /// For the objects of a snapshot that holds or held. Cost: linear in the objects for a revision that was not asked
-    /// for last.
+    /// For a snapshot that is or was current. Cost: linear in the objects if another revision was read last.
     pub fn view(&self, desired: &Desired) -> StatusView {
         let mut cached = self.world.lock();
         let world = match cached.as_ref().filter(|world| world.revision() == desired.revision) {
@@ -84,12 +83,12 @@ impl StatusBook {
         StatusView { world, proxies: Proxies::new(self.proxies.list()), times: Some(Arc::clone(&self.times)) }
     }
 
-    /// For the objects of a snapshot that may never hold, as of a dry run.
+    /// For a snapshot that may never become current, as of a dry run.
     pub fn view_once(&self, desired: &Desired) -> StatusView {
         StatusView { world: self.compile(desired), proxies: Proxies::default(), times: None }
     }
 
-    /// Takes note of what changes, until `stop`. Cost: linear in the objects when anything changed, every 5 s at most.
+    /// Follows changes, until `stop`. Cost: linear in the objects after a change, every 5 s at most.
     pub async fn follow(&self, desired: watch::Receiver<Arc<Desired>>, stop: CancellationToken) {
         let mut last = None;
         loop {
@@ -140,7 +139,7 @@ impl StatusView {
         status
     }
 
-    /// What is wrong with an object that is no reason to refuse it.
+    /// Faults of an object that are no reason to reject it.
     pub fn warnings(&self, object: &Object) -> Vec<String> {
         let bad = |condition: &Condition| match condition.kind.as_str() {
             "Conflicted" => condition.status == ConditionStatus::True,
@@ -153,7 +152,7 @@ impl StatusView {
         texts
     }
 
-    /// Whether every proxy that is connected obeys this object.
+    /// Whether every connected proxy has applied this object.
     fn programmed(&self, object: &Object) -> Condition {
         let metadata = object.metadata();
         let revision: u64 = metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);

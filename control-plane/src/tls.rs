@@ -1,6 +1,6 @@
-//! TLS of the listeners: our own certificate, renewed without a restart, and the callers' certificates.
+//! TLS of the listeners: the control plane's own certificate, renewed without a restart, and those of callers.
 //! Shape: [`Certificates`] holds the current certificate; [`grpc`] and [`api`] make rustls configurations from it.
-//! TLS 1.3 only; no session is ever resumed, so every connection's certificate is verified.
+//! TLS 1.3 only, without resumption, so that every connection's certificate is verified.
 //! Invariant: a caller's certificate is either verified (chain, time, purpose, exactly one SPIFFE ID of this trust
 //! domain) or its handshake fails; no certificate means no identity.
 
@@ -27,7 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ca::{self, Authority, CaError};
 
-/// Life time of the control plane's own certificate.
+/// Lifetime of the control plane's own certificate.
 pub const SERVING_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Why there is no TLS configuration.
@@ -36,7 +36,7 @@ pub enum TlsError {
     /// The certificate authority failed.
     #[error("no certificate for the control plane")]
     Ca(#[from] CaError),
-    /// rustls refuses what it was given.
+    /// rustls rejects the certificate or settings.
     #[error("no TLS configuration")]
     Rustls(#[from] Error),
     /// The root cannot verify others.
@@ -59,7 +59,7 @@ struct Current {
 }
 
 impl Certificates {
-    /// Makes the first certificate.
+    /// Issues the first certificate.
     pub fn new(
         authority: Arc<Authority>,
         identity: Identity,
@@ -71,22 +71,22 @@ impl Certificates {
         Ok(Arc::new(Self { authority, identity, advertised, current: ArcSwap::from_pointee(current), provider }))
     }
 
-    /// When the current certificate ends.
+    /// When the current certificate expires.
     pub fn expires(&self) -> SystemTime {
         self.current.load().expires
     }
 
-    /// Makes a new certificate; new connections get it.
+    /// Issues a new certificate; new connections get it.
     pub fn renew(&self, now: SystemTime) -> Result<(), TlsError> {
         self.current.store(Arc::new(make(&self.authority, &self.identity, &self.advertised, &self.provider, now)?));
         Ok(())
     }
 
-    /// Renews at half of the certificate's life until `stop`; a failure is tried again every minute.
+    /// Renews at half of the certificate's lifetime until `stop`; a failure is tried again after a minute.
     pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let left = self.expires().duration_since(SystemTime::now()).unwrap_or_default();
-            // A sleep is at most an hour, so that a clock that was set forward is noticed.
+            // A sleep is at most an hour, so that a clock that was set forward takes effect.
             let due = left.saturating_sub(SERVING_TTL / 2);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -98,7 +98,7 @@ impl Certificates {
             if let Err(error) = self.renew(SystemTime::now()) {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "the control plane's certificate cannot be renewed"
+                    "renewing the control plane's certificate failed"
                 );
                 tokio::time::sleep(Duration::from_secs(60)).await;
             }
@@ -164,13 +164,13 @@ fn configuration(
     Ok(Arc::new(config))
 }
 
-/// The identity of a certificate that was verified in the handshake, and when it ends.
+/// The identity of a certificate that was verified in the handshake, and when it expires.
 pub fn peer_of(certificate: &CertificateDer<'_>) -> Option<(Identity, SystemTime)> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some((ca::spiffe_id(&certificate)?, ca::system_time(certificate.validity().not_after.timestamp())))
 }
 
-/// webpki's verdict, and on top exactly one SPIFFE ID, of this trust domain.
+/// webpki's checks, and on top exactly one SPIFFE ID, of this trust domain.
 #[derive(Debug)]
 struct SvidVerifier {
     inner: Arc<dyn ClientCertVerifier>,

@@ -1,6 +1,6 @@
 //! Tokens: join tokens for a workload's first certificate, and the API's admin token.
 //! Texts: `weft1.<id>.<secret>.<sha256 of the root, hex>` and `weftadmin.<id>.<secret>`. Only the SHA-256 of a secret is
-//! kept, and compared in constant time. A secret has 256 random bits, so guessing needs no other bound.
+//! stored, and compared in constant time. A secret has 256 random bits, so no rate limit is needed against guessing.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -13,13 +13,13 @@ use crate::{
     store::{LastUse, Store, StoreError, TokenPurpose, TokenRecord},
 };
 
-/// How long a join token is good when nothing is said.
+/// Default lifetime of a join token.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
-/// Longest life time of a join token.
+/// Maximum lifetime of a join token.
 pub const MAX_TTL: Duration = Duration::from_secs(365 * 86_400);
-/// How long who used a one-time token may use it again, for the same key: its answer may have been lost on the way.
+/// Time after its last use in which a one-time token may be used again for the same key: the answer may have been lost.
 pub const RETRY: SignedDuration = SignedDuration::from_mins(2);
-/// Most tokens that are kept; expired ones make room.
+/// Maximum number of tokens; expired and used ones are deleted first.
 pub const MAX_TOKENS: usize = 10_000;
 
 const JOIN: &str = "weft1";
@@ -35,52 +35,52 @@ pub struct Tokens {
 /// A token's text, shown once. Its `Debug` hides the secret.
 pub struct Secret(String);
 
-/// A wish for a join token.
+/// A request for a join token.
 #[derive(Clone, Debug)]
-pub struct JoinWish {
+pub struct JoinTokenRequest {
     /// The workload's namespace.
     pub namespace: String,
     /// The workload's service account.
     pub service_account: String,
-    /// How long it is good.
+    /// Its lifetime.
     pub ttl: Duration,
     /// It may be used any number of times.
     pub reusable: bool,
-    /// Who asks.
+    /// The author of the request.
     pub author: String,
 }
 
-/// Why a token is not accepted or not made.
+/// Why a token is rejected or not created.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The text has not the form of a token.
+    /// The text does not have the form of a token.
     #[error("not of the form {0}")]
     Form(&'static str),
-    /// There is none with this name and secret.
+    /// There is no token with this id and secret.
     #[error("unknown")]
     Unknown,
-    /// It has ended.
+    /// It has expired.
     #[error("expired at {0}")]
     Expired(Timestamp),
-    /// It was used as often as it may be.
+    /// It has no uses left.
     #[error("already used")]
     Used,
-    /// It was made for another root than this mesh has.
+    /// It pins the root of another mesh.
     #[error("of another mesh: its pinned root is not this one's")]
     OtherRoot,
-    /// There are too many.
+    /// There are too many tokens.
     #[error("there are {MAX_TOKENS} tokens; delete some")]
     TooMany,
     /// The store failed.
-    #[error("tokens cannot be read or written")]
+    #[error("reading or writing tokens failed")]
     Store(#[from] StoreError),
     /// No random numbers.
-    #[error("no secret can be made")]
+    #[error("generating a secret failed")]
     Random(#[from] RandomError),
 }
 
 impl Secret {
-    /// The text, for whoever is to use it.
+    /// The text of the token.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -98,7 +98,7 @@ impl Tokens {
         Self { store, root_hash }
     }
 
-    /// Makes the admin token when there is none yet; its text is given out this once.
+    /// Creates the admin token if there is none; its text is returned only here.
     pub async fn first_admin(&self, now: Timestamp) -> Result<Option<Secret>, TokenError> {
         if self.store.tokens().await?.iter().any(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
             return Ok(None);
@@ -106,8 +106,8 @@ impl Tokens {
         self.new_admin("first start", now).await.map(Some)
     }
 
-    /// Makes a new admin token; every other one is unknown from then on.
-    /// Errors: the store; there may be two tokens then, and the older one still is good.
+    /// Creates a new admin token and deletes every other one.
+    /// Errors: the store; there may be two tokens then, and the older one still works.
     pub async fn replace_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
         let all = self.store.tokens().await?;
         let secret = self.new_admin(author, now).await?;
@@ -124,9 +124,13 @@ impl Tokens {
         Ok(Secret(format!("{ADMIN}.{id}.{secret}")))
     }
 
-    /// Makes a join token.
+    /// Creates a join token.
     /// Errors: too many tokens; the store.
-    pub async fn create(&self, wish: &JoinWish, now: Timestamp) -> Result<(TokenRecord, Secret), TokenError> {
+    pub async fn create(
+        &self,
+        request: &JoinTokenRequest,
+        now: Timestamp,
+    ) -> Result<(TokenRecord, Secret), TokenError> {
         let tokens = self.store.tokens().await?;
         if tokens.len() >= MAX_TOKENS {
             let ended: Vec<_> = tokens.iter().filter(|token| token.ended(now)).collect();
@@ -138,18 +142,20 @@ impl Tokens {
             }
         }
         let (id, secret) = (crypto::hex::<8>()?, BASE64URL_NOPAD.encode(&crypto::bytes::<32>()?));
-        let purpose =
-            TokenPurpose::Join { namespace: wish.namespace.clone(), service_account: wish.service_account.clone() };
-        let life = SignedDuration::try_from(wish.ttl.min(MAX_TTL)).unwrap_or(SignedDuration::ZERO);
+        let purpose = TokenPurpose::Join {
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+        };
+        let life = SignedDuration::try_from(request.ttl.min(MAX_TTL)).unwrap_or(SignedDuration::ZERO);
         let expires = now.saturating_add(life).unwrap_or(Timestamp::MAX);
-        let uses = if wish.reusable { None } else { Some(1) };
-        let record = record(&id, &secret, purpose, now, Some(expires), uses, &wish.author);
+        let uses = if request.reusable { None } else { Some(1) };
+        let record = record(&id, &secret, purpose, now, Some(expires), uses, &request.author);
         self.store.put_token(record.clone()).await?;
         let root = HEXLOWER.encode(&self.root_hash);
         Ok((record, Secret(format!("{JOIN}.{id}.{secret}.{root}"))))
     }
 
-    /// Every join token, in the order of their making.
+    /// Every join token, in the order of creation.
     pub async fn list(&self) -> Result<Vec<TokenRecord>, TokenError> {
         let mut tokens = self.store.tokens().await?;
         tokens.retain(|token| matches!(token.purpose, TokenPurpose::Join { .. }));
@@ -157,7 +163,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Deletes a join token; says whether there was one.
+    /// Deletes a join token; returns whether there was one.
     pub async fn delete(&self, id: &str) -> Result<bool, TokenError> {
         if !self.list().await?.iter().any(|token| token.id == id) {
             return Ok(false);
@@ -212,7 +218,7 @@ impl Tokens {
 }
 
 impl TokenRecord {
-    /// Whether it can not be used any more.
+    /// Whether it has expired or has no uses left.
     pub fn ended(&self, now: Timestamp) -> bool {
         self.expires.is_some_and(|expires| expires <= now) || self.uses_left == Some(0)
     }
@@ -286,9 +292,9 @@ mod tests {
         (dir, Tokens::new(store, [7; 32]))
     }
 
-    fn wish(reusable: bool) -> JoinWish {
+    fn wish(reusable: bool) -> JoinTokenRequest {
         let (namespace, service_account) = ("shop".into(), "order".into());
-        JoinWish { namespace, service_account, ttl: DEFAULT_TTL, reusable, author: "admin".into() }
+        JoinTokenRequest { namespace, service_account, ttl: DEFAULT_TTL, reusable, author: "admin".into() }
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;

@@ -19,14 +19,14 @@ const MAX_WEIGHT: u32 = 1_000_000;
 
 /// Where the control plane itself is: no workload may claim its addresses from elsewhere, nor its ports there.
 #[derive(Clone, Debug, Default)]
-pub struct Own {
+pub struct OwnEndpoints {
     /// Addresses by which others reach it, besides those of this machine.
     pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<u16>,
 }
 
-impl Own {
+impl OwnEndpoints {
     /// Whether an address is the control plane's: a named one, or one of this machine.
     fn has(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address) || is_local(address)
@@ -63,7 +63,7 @@ pub(super) fn workload(
     identity: &Identity,
     source: Option<IpAddr>,
     health: Health,
-    control_plane: &Own,
+    control_plane: &OwnEndpoints,
 ) -> Result<RegisteredWorkload, String> {
     let own = identity.namespace().unwrap_or_default();
     if register.namespace != own {
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_workload_is_who_its_certificate_says() {
-        let workload = workload(good(), &identity(), None, Health::Healthy, &Own::default()).unwrap();
+        let workload = workload(good(), &identity(), None, Health::Healthy, &OwnEndpoints::default()).unwrap();
         assert_eq!((workload.service_account.as_str(), workload.weight.get()), ("order", 1));
         assert_eq!(workload.addresses[1].to_string(), "10.0.0.2");
         assert_eq!(workload.ports[0].proxy_port, None);
@@ -231,7 +231,7 @@ mod tests {
         for (field, change) in cases {
             let mut register = good();
             change(&mut register);
-            let own = Own { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![8080] };
+            let own = OwnEndpoints { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![8080] };
             let reason = workload(register, &identity(), None, Health::Healthy, &own).unwrap_err();
             assert!(reason.starts_with(&format!("{field}:")), "{field}: {reason}");
         }
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn on_the_control_planes_machine_a_workload_has_its_address_but_not_its_ports() {
-        let own = Own { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![15012] };
+        let own = OwnEndpoints { addresses: vec!["198.51.100.1".parse().unwrap()], ports: vec![15012] };
         let at = |port, source: &str| {
             let mut register = good();
             register.addresses = vec!["198.51.100.1".into()];
@@ -263,6 +263,6 @@ mod tests {
     fn a_gateway_needs_no_address() {
         let mut register = good();
         (register.mode, register.addresses) = ("gateway".into(), Vec::new());
-        assert!(workload(register, &identity(), None, Health::Healthy, &Own::default()).unwrap().gateway);
+        assert!(workload(register, &identity(), None, Health::Healthy, &OwnEndpoints::default()).unwrap().gateway);
     }
 }

@@ -8,12 +8,12 @@ use weft_core::api::{Object, parse_documents};
 
 use super::{Api, Failure};
 
-/// Largest body, in bytes.
+/// Maximum size of a body, in bytes.
 pub(super) const MAX_BODY: usize = 4 << 20;
 
 /// The body as text.
 pub(super) async fn text(body: Body) -> Result<String, Failure> {
-    // What says itself that it is too large is not read at all.
+    // A body whose length is declared as too large is not read at all.
     if http_body::Body::size_hint(&body).lower() > MAX_BODY as u64 {
         return Err(Failure::TooLarge);
     }
@@ -25,7 +25,7 @@ pub(super) async fn text(body: Body) -> Result<String, Failure> {
     String::from_utf8(bytes.to_bytes().into()).map_err(|_cause| Failure::NotText)
 }
 
-/// The objects in the body: YAML documents or JSON, valid each by itself.
+/// The objects in the body: YAML documents or JSON, each validated by itself.
 pub(super) async fn objects(api: &Api, body: Body) -> Result<Vec<Object>, Failure> {
     let text = text(body).await?;
     let turn = Arc::clone(&api.parsing).acquire_owned().await.map_err(|_closed| Failure::Stopping)?;

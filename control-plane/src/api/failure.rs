@@ -13,7 +13,7 @@ use crate::{
     tokens::TokenError,
 };
 
-/// Why a request was not done. Nothing is different then.
+/// Why a request failed. Nothing was changed.
 #[derive(Debug)]
 pub(super) enum Failure {
     NoCredential,
@@ -69,7 +69,7 @@ impl Failure {
         let plain = |status, text: &str| (status, text.to_owned(), Vec::new());
         match self {
             Self::NoCredential => {
-                plain(StatusCode::UNAUTHORIZED, "needs an admin token: \"Authorization: Bearer weftadmin.…\"")
+                plain(StatusCode::UNAUTHORIZED, "an admin token is needed: \"Authorization: Bearer weftadmin.…\"")
             }
             Self::WrongCredential => plain(StatusCode::UNAUTHORIZED, "this admin token is unknown"),
             Self::NotLocal => plain(
@@ -110,7 +110,7 @@ impl Failure {
             Self::Change(ChangeError::NoRevision(number)) => Self::NoRevision(number.to_string()).parts(),
             Self::Change(ChangeError::Conflict(refusals)) => (
                 StatusCode::CONFLICT,
-                "nothing was changed: it conflicts with what is there".to_owned(),
+                "nothing was changed: it conflicts with desired state".to_owned(),
                 refusals.into_iter().map(of_refusal).collect(),
             ),
             Self::Change(error @ (ChangeError::TooMany | ChangeError::NoAddress)) => {

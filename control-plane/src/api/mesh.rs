@@ -1,4 +1,4 @@
-//! What there is: proxies, workloads, the root certificate.
+//! The state of the mesh: proxies, workloads, the root certificate.
 
 use axum::{
     Json,
@@ -17,16 +17,16 @@ use weft_core::{
 };
 
 use super::{
-    Failure, Shared,
+    ApiState, Failure,
     objects::{Items, has, labels},
     query::Parameters,
 };
 use crate::{registry::RegisteredWorkload, state::ProxyStatus};
 
-/// Where a workload in a list comes from, as an annotation.
+/// Annotation: the origin of a workload in a list.
 pub(super) const SOURCE: &str = "weft.dev/source";
 
-/// The addresses of a registered workload that nothing proves to be its own, as an annotation.
+/// Annotation: the addresses of a registered workload without proof that they are its own.
 const UNPROVEN: &str = "weft.dev/unproven-addresses";
 
 /// A connected proxy.
@@ -34,11 +34,11 @@ const UNPROVEN: &str = "weft.dev/unproven-addresses";
 pub(super) struct Proxy {
     #[serde(flatten)]
     status: ProxyStatus,
-    /// It runs the newest revision.
+    /// It has applied the newest revision.
     current: bool,
 }
 
-pub(super) async fn proxies(State(api): Shared, query: Parameters) -> Result<Json<Items<Proxy>>, Failure> {
+pub(super) async fn proxies(State(api): ApiState, query: Parameters) -> Result<Json<Items<Proxy>>, Failure> {
     query.only(&[])?;
     let revision = api.desired.current().revision;
     let items = api.mesh.proxies.list().into_iter().map(|status| {
@@ -48,8 +48,8 @@ pub(super) async fn proxies(State(api): Shared, query: Parameters) -> Result<Jso
     Ok(Json(Items { revision, items: items.collect() }))
 }
 
-/// Registered workloads in the shape of those that people write, and those that people wrote.
-pub(super) async fn workloads(State(api): Shared, query: Parameters) -> Result<Json<Items<Object>>, Failure> {
+/// Registered workloads in the shape of Workload objects, and the Workload objects.
+pub(super) async fn workloads(State(api): ApiState, query: Parameters) -> Result<Json<Items<Object>>, Failure> {
     query.only(&["namespace", "label"])?;
     let labels = labels(&query)?;
     let desired = api.desired.current();
@@ -64,7 +64,7 @@ pub(super) async fn workloads(State(api): Shared, query: Parameters) -> Result<J
     Ok(Json(Items { revision: desired.revision, items }))
 }
 
-pub(super) async fn bundle(State(api): Shared, query: Parameters) -> Result<Response, Failure> {
+pub(super) async fn bundle(State(api): ApiState, query: Parameters) -> Result<Response, Failure> {
     query.only(&[])?;
     let kind = (http::header::CONTENT_TYPE, "application/pem-certificate-chain");
     Ok(([kind], api.authority.root_pem()).into_response())

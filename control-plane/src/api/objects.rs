@@ -9,10 +9,10 @@ use axum::{
 use serde::Serialize;
 use weft_core::api::{Kind, Object, ObjectKey};
 
-use super::{Caller, Failure, Shared, body, query::Parameters};
+use super::{ApiState, Caller, Failure, body, query::Parameters};
 use crate::desired::{Action, Effect, Outcome, Request};
 
-/// What came of a change.
+/// The answer to a change.
 #[derive(Serialize)]
 pub(super) struct Changed {
     revision: u64,
@@ -40,7 +40,7 @@ pub(super) struct Items<T> {
 }
 
 pub(super) async fn apply(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     query: Parameters,
     content: Body,
@@ -58,7 +58,7 @@ pub(super) async fn apply(
 }
 
 pub(super) async fn list(
-    State(api): Shared,
+    State(api): ApiState,
     Path(kind): Path<String>,
     query: Parameters,
 ) -> Result<Json<Items<Object>>, Failure> {
@@ -78,7 +78,7 @@ pub(super) async fn list(
 }
 
 pub(super) async fn read(
-    State(api): Shared,
+    State(api): ApiState,
     Path((kind, namespace, name)): Path<(String, String, String)>,
     query: Parameters,
 ) -> Result<Json<Object>, Failure> {
@@ -95,7 +95,7 @@ pub(super) async fn read(
 }
 
 pub(super) async fn put(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     Path((kind, namespace, name)): Path<(String, String, String)>,
     query: Parameters,
@@ -131,7 +131,7 @@ pub(super) async fn put(
 }
 
 pub(super) async fn delete(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     Path((kind, namespace, name)): Path<(String, String, String)>,
     query: Parameters,

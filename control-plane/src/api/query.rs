@@ -1,4 +1,4 @@
-//! Parameters of the query: closed sets, so that a mistyped one is told and not passed over.
+//! Parameters of the query: closed sets, so that a mistyped one is an error and is not ignored.
 
 use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
@@ -19,7 +19,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    /// Refuses every parameter that is not one of these.
+    /// Rejects every parameter that is not one of these.
     pub(super) fn only(&self, known: &[&str]) -> Result<(), Failure> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
@@ -44,7 +44,7 @@ impl Parameters {
         self.0.iter().rfind(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a parameter says `true`.
+    /// Whether a parameter is `true`.
     pub(super) fn flag(&self, name: &str) -> Result<bool, Failure> {
         match self.one(name) {
             None | Some("false") => Ok(false),
@@ -61,7 +61,7 @@ impl Parameters {
         self.one(name).map(parse).transpose()
     }
 
-    /// What people say about a change.
+    /// The message of a change.
     pub(super) fn message(&self) -> Result<String, Failure> {
         let message = self.one("message").unwrap_or_default();
         if message.len() > crate::desired::MAX_TEXT {

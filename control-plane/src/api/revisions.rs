@@ -1,4 +1,4 @@
-//! Revisions: the list, one with its difference, and the way back.
+//! Revisions: the list, one revision with its changes, and rollback.
 
 use axum::{
     Extension, Json,
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
-    Caller, Failure, Shared,
+    ApiState, Caller, Failure,
     objects::{Changed, Items, changed},
     query::Parameters,
 };
@@ -17,7 +17,7 @@ use crate::{
     store::Revision,
 };
 
-/// Revisions in an answer when nothing is said, and at most.
+/// Revisions in an answer: default and maximum.
 const LIMIT: (u64, u64) = (100, 1_000);
 
 /// A revision without the objects.
@@ -39,7 +39,7 @@ struct ChangedKey {
     result: Effect,
 }
 
-pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<Items<Summary>>, Failure> {
+pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<Items<Summary>>, Failure> {
     query.only(&["limit"])?;
     let limit = query.number("limit")?.unwrap_or(LIMIT.0);
     if !(1..=LIMIT.1).contains(&limit) {
@@ -51,7 +51,7 @@ pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<I
 }
 
 pub(super) async fn read(
-    State(api): Shared,
+    State(api): ApiState,
     Path(number): Path<String>,
     query: Parameters,
 ) -> Result<Json<Revision>, Failure> {
@@ -61,7 +61,7 @@ pub(super) async fn read(
 }
 
 pub(super) async fn rollback(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     Path(number): Path<String>,
     query: Parameters,

@@ -1,4 +1,4 @@
-//! Join tokens: made, listed without their secrets, deleted.
+//! Tokens: join tokens are created, listed without their secrets, deleted; the admin token is replaced.
 
 use axum::{
     Extension, Json,
@@ -10,18 +10,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use weft_core::identity::Identity;
 
-use super::{Caller, Failure, Shared, body, objects::Items, query::Parameters};
+use super::{ApiState, Caller, Failure, body, objects::Items, query::Parameters};
 use crate::{
     ca::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
     duration::parse_duration,
     store::{TokenPurpose, TokenRecord},
-    tokens::{DEFAULT_TTL, JoinWish, MAX_TTL},
+    tokens::{DEFAULT_TTL, JoinTokenRequest, MAX_TTL},
 };
 
-/// What is asked for.
+/// The body of a request for a join token.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Wish {
+struct CreateToken {
     namespace: String,
     service_account: String,
     #[serde(default)]
@@ -33,7 +33,7 @@ struct Wish {
 /// A token without its secret.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Told {
+pub(super) struct JoinToken {
     id: String,
     namespace: String,
     service_account: String,
@@ -42,54 +42,55 @@ pub(super) struct Told {
     /// `null`: any number of times.
     uses_left: Option<u32>,
     author: String,
-    /// The whole token; only in the answer that makes it.
+    /// The whole token; only in the answer that creates it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
 
 pub(super) async fn create(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     query: Parameters,
     content: Body,
-) -> Result<(StatusCode, Json<Told>), Failure> {
+) -> Result<(StatusCode, Json<JoinToken>), Failure> {
     query.only(&[])?;
     let text = body::text(content).await?;
-    let wish: Wish = serde_json::from_str(&text).map_err(|error| Failure::field("body", error.to_string()))?;
-    for (field, value) in [("namespace", &wish.namespace), ("serviceAccount", &wish.service_account)] {
+    let request: CreateToken =
+        serde_json::from_str(&text).map_err(|error| Failure::field("body", error.to_string()))?;
+    for (field, value) in [("namespace", &request.namespace), ("serviceAccount", &request.service_account)] {
         let fine = value.len() <= 253 && Identity::new(api.authority.trust_domain(), value, value).is_ok();
         if !fine {
             return Err(Failure::field(field, "must be 1 to 253 letters, digits, '.', '-' or '_'"));
         }
     }
-    if (wish.namespace.as_str(), wish.service_account.as_str()) == (OWN_NAMESPACE, OWN_SERVICE_ACCOUNT) {
+    if (request.namespace.as_str(), request.service_account.as_str()) == (OWN_NAMESPACE, OWN_SERVICE_ACCOUNT) {
         return Err(Failure::field("serviceAccount", "is the control plane's own, which no workload can be"));
     }
-    let ttl = match &wish.ttl {
+    let ttl = match &request.ttl {
         None => DEFAULT_TTL,
         Some(text) => parse_duration(text).map_err(|reason| Failure::field("ttl", reason))?,
     };
     if ttl.is_zero() || ttl > MAX_TTL {
-        return Err(Failure::field("ttl", "must be more than nothing and at most 365d"));
+        return Err(Failure::field("ttl", "must be more than 0s and at most 365d"));
     }
-    let Wish { namespace, service_account, reusable, .. } = wish;
-    let wish = JoinWish { namespace, service_account, ttl, reusable, author: caller.name };
-    let (record, secret) = api.tokens.create(&wish, Timestamp::now()).await?;
-    let told = told(record).ok_or(Failure::Stopping)?;
+    let CreateToken { namespace, service_account, reusable, .. } = request;
+    let request = JoinTokenRequest { namespace, service_account, ttl, reusable, author: caller.name };
+    let (record, secret) = api.tokens.create(&request, Timestamp::now()).await?;
+    let token = token(record).ok_or(Failure::Stopping)?;
     tracing::info!(
-        id = told.id,
-        namespace = told.namespace,
-        account = told.service_account,
-        author = told.author,
-        "join token made"
+        id = token.id,
+        namespace = token.namespace,
+        account = token.service_account,
+        author = token.author,
+        "join token created"
     );
-    Ok((StatusCode::CREATED, Json(Told { token: Some(secret.reveal().to_owned()), ..told })))
+    Ok((StatusCode::CREATED, Json(JoinToken { token: Some(secret.reveal().to_owned()), ..token })))
 }
 
-/// A new admin token in the place of the old one. Who may open the Unix socket owns the data anyway; who has the old
-/// token only may not, so that a stolen one does not lock its owner out.
+/// Replaces the admin token. Only over the Unix socket, whose users own the data anyway: a stolen token cannot lock its owner
+/// out.
 pub(super) async fn replace_admin(
-    State(api): Shared,
+    State(api): ApiState,
     Extension(caller): Extension<Caller>,
     query: Parameters,
 ) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
@@ -101,19 +102,19 @@ pub(super) async fn replace_admin(
     // A task of its own, so that a caller that disconnects never leaves two tokens.
     let replaced = tokio::spawn(async move { tokens.replace_admin(&author, Timestamp::now()).await }).await;
     let secret = replaced.map_err(|_cause| Failure::Stopping)??;
-    tracing::warn!(author = caller.name, "a new admin token was made; the old one is unknown from now on");
+    tracing::warn!(author = caller.name, "the admin token was replaced; the old one is invalid from now on");
     Ok((StatusCode::CREATED, Json(serde_json::json!({"token": secret.reveal()}))))
 }
 
-pub(super) async fn list(State(api): Shared, query: Parameters) -> Result<Json<Items<Told>>, Failure> {
+pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<Items<JoinToken>>, Failure> {
     query.only(&[])?;
     let all = api.tokens.list().await?;
     let revision = api.desired.current().revision;
-    Ok(Json(Items { revision, items: all.into_iter().filter_map(told).collect() }))
+    Ok(Json(Items { revision, items: all.into_iter().filter_map(token).collect() }))
 }
 
 pub(super) async fn delete(
-    State(api): Shared,
+    State(api): ApiState,
     Path(id): Path<String>,
     query: Parameters,
 ) -> Result<StatusCode, Failure> {
@@ -122,9 +123,9 @@ pub(super) async fn delete(
 }
 
 /// `None` for a token that is no join token.
-fn told(record: TokenRecord) -> Option<Told> {
+fn token(record: TokenRecord) -> Option<JoinToken> {
     let TokenPurpose::Join { namespace, service_account } = record.purpose else { return None };
-    Some(Told {
+    Some(JoinToken {
         id: record.id,
         namespace,
         service_account,

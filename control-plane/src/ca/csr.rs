@@ -1,5 +1,5 @@
-//! Certificate requests: what of a PKCS#10 request is believed, which is its key alone.
-//! Shape: DER of a stranger in, [`RequestedKey`] or a reason out. Spec: RFC 2986; X509-SVID 4.
+//! Certificate requests: of a PKCS#10 request only the key is used; names and extensions are ignored.
+//! Shape: untrusted DER in, [`RequestedKey`] or a reason out. Spec: RFC 2986; X509-SVID 4.
 //! Accepted keys: P-256, P-384, Ed25519, RSA of 2048 to 4096 bits with exponent 65537.
 
 use rcgen::{PublicKeyData, SignatureAlgorithm, SubjectPublicKeyInfo};
@@ -7,42 +7,42 @@ use x509_parser::{
     certification_request::X509CertificationRequest, oid_registry, prelude::FromDer, public_key::PublicKey,
 };
 
-/// Longest request accepted, in bytes.
+/// Maximum length of a request, in bytes.
 pub const MAX_CSR_BYTES: usize = 16 * 1024;
 
-/// A key whose owner has proven that it has the private part.
+/// A public key whose private key has signed the request.
 #[derive(Clone, Debug)]
 pub struct RequestedKey(SubjectPublicKeyInfo);
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    /// There is none.
+    /// The request is empty.
     #[error("empty")]
     Empty,
     /// It is too long.
     #[error("{0} bytes, longer than {MAX_CSR_BYTES}")]
     TooLong(usize),
     /// It is no PKCS#10 request.
-    #[error("no PKCS#10 request in DER")]
+    #[error("not a PKCS#10 request in DER")]
     Malformed,
     /// Bytes follow it.
     #[error("{0} bytes after the request")]
     Trailing(usize),
     /// It is signed with something outdated or unknown.
-    #[error("signed with {0}; needs ECDSA, Ed25519 or RSA with SHA-256, SHA-384 or SHA-512")]
+    #[error("signed with {0}; must be ECDSA, Ed25519 or RSA with SHA-256, SHA-384 or SHA-512")]
     SignatureAlgorithm(String),
     /// The signature is not of the key in it.
     #[error("the signature does not verify with the request's own key")]
     Signature,
     /// An RSA key of another length.
-    #[error("an RSA key of {0} bits; needs 2048 to 4096")]
+    #[error("an RSA key of {0} bits; must be 2048 to 4096")]
     RsaBits(usize),
     /// An RSA key with an exponent that is not 65537.
     #[error("an RSA key with an exponent other than 65537")]
     RsaExponent,
     /// A key of another kind.
-    #[error("a key of a kind that is not accepted; needs P-256, P-384, Ed25519 or RSA")]
+    #[error("unsupported kind of key; must be P-256, P-384, Ed25519 or RSA")]
     KeyKind,
 }
 

@@ -1,5 +1,5 @@
-//! The mesh's own addresses: one IPv4 and one IPv6 for each service, its own for ever.
-//! Shape: number `n` stands for `240.0.0.0 + n` and `fd77:6566:7400:: + n`, so that the two of a service are alike.
+//! The mesh's own addresses: one IPv4 and one IPv6 address for each service, never given to another one.
+//! Shape: number `n` means `240.0.0.0 + n` and `fd77:6566:7400:: + n`, so that the two of a service look alike.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ const FIRST_V6: u128 = Ipv6Addr::new(0xfd77, 0x6566, 0x7400, 0, 0, 0, 0, 0).to_b
 /// `255.255.255.255` is no address of a service.
 const LAST: u32 = 0x0fff_fffe;
 
-/// Which addresses belong to which service.
+/// The addresses of each service.
 #[derive(Clone, Debug, Default)]
 pub struct AddressBook {
     services: BTreeMap<String, ServiceAddresses>,
@@ -25,14 +25,14 @@ pub struct AddressBook {
 }
 
 impl AddressBook {
-    /// A book of what was given out before.
+    /// A book of the addresses that were allocated before.
     pub fn new(services: BTreeMap<String, ServiceAddresses>) -> Self {
         let mut book = Self { next: 1, ..Self::default() };
         book.extend(services);
         book
     }
 
-    /// Writes down what was given out.
+    /// Adds allocated addresses.
     pub fn extend(&mut self, services: BTreeMap<String, ServiceAddresses>) {
         for (service, pair) in services {
             self.next = self.next.max(pair.v4.to_bits().wrapping_sub(FIRST_V4).saturating_add(1));
@@ -47,13 +47,13 @@ impl AddressBook {
         self.services.get(service).copied()
     }
 
-    /// The service that an address belongs to, whether it exists now or not.
+    /// The service that an address belongs to, even if it was deleted.
     pub fn owner(&self, address: IpAddr) -> Option<&str> {
         self.owners.get(&address).map(String::as_str)
     }
 
-    /// New addresses, of the first free number after all that was ever given out, and from `cursor` on, which is moved
-    /// past it. `None`: none is left.
+    /// New addresses: of the first free number after every allocated one and from `cursor` on, which moves past it.
+    /// `None`: none is left.
     pub fn allocate(&self, cursor: &mut u32, in_use: impl Fn(IpAddr) -> bool) -> Option<ServiceAddresses> {
         for number in (*cursor).max(self.next)..=LAST {
             let v4 = Ipv4Addr::from_bits(FIRST_V4 + number);
@@ -67,7 +67,7 @@ impl AddressBook {
     }
 }
 
-/// Whether an address is of the mesh's own ranges.
+/// Whether an address is in the mesh's own ranges.
 pub(crate) fn in_mesh_range(address: IpAddr) -> bool {
     [MESH_RANGE_V4, MESH_RANGE_V6]
         .iter()

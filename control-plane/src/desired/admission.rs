@@ -1,6 +1,6 @@
-//! Judging a change: pure, from the current snapshot and the wish to what would be written.
-//! One object alone was judged by `weft_core::api`; here is what takes the others into account. References to objects
-//! that do not exist are no reason to refuse, so that the order of applying does not matter; a status tells of them.
+//! Admission of a change: pure, from the current snapshot and the request to the writes.
+//! `weft_core::api` has validated each object by itself; the checks here take other objects into account. A reference to an
+//! object that does not exist is no reason to reject, so that the order of applying does not matter; the status reports it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,18 +14,18 @@ use weft_core::api::{FieldError, Kind, Object, ObjectKey};
 use super::{AddressBook, ChangeError, Desired, Effect, Refusal, addresses::in_mesh_range};
 use crate::{crypto, store::ServiceAddresses};
 
-/// What a change writes.
+/// The writes of a change.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// What becomes of each object that was named.
+    /// The effect on each object of the request.
     pub(super) effects: Vec<(ObjectKey, Effect)>,
-    /// What is written; `None` for what goes.
+    /// The objects to write; `None` deletes.
     pub(super) objects: BTreeMap<ObjectKey, Option<Arc<Object>>>,
     /// New addresses.
     pub(super) allocated: BTreeMap<String, ServiceAddresses>,
 }
 
-/// These objects are to be as they are here.
+/// Creates or replaces objects.
 pub(super) fn plan_apply(
     current: &Desired,
     addresses: &AddressBook,
@@ -46,6 +46,7 @@ pub(super) fn plan_apply(
         if let Object::Service(service) = &mut object {
             let name = format!("{}/{}", key.namespace, key.name);
             let mut all = service.spec.addresses();
+            // A service without an address gets the one it had before, even if it was deleted meanwhile.
             if all.is_empty() {
                 let pair = match addresses.find(&name) {
                     Some(pair) => pair,
@@ -61,6 +62,7 @@ pub(super) fn plan_apply(
             service.spec.cluster_ip = all.first().copied();
             service.spec.cluster_ips = all;
         }
+        // The status is computed, never stored.
         *object.status_mut() = None;
         let old = current.objects.get(&key);
         let effect = match old {
@@ -88,7 +90,7 @@ pub(super) fn plan_apply(
     finish(plan, refusals)
 }
 
-/// This object is to be gone.
+/// Deletes an object.
 pub(super) fn plan_delete(
     current: &Desired,
     key: ObjectKey,
@@ -105,7 +107,7 @@ pub(super) fn plan_delete(
     Ok(Plan { effects: vec![(key.clone(), Effect::Deleted)], objects: [(key, None)].into(), ..Plan::default() })
 }
 
-/// All objects are to be as they were then.
+/// Restores all objects as of a revision.
 pub(super) fn plan_restore(current: &Desired, addresses: &AddressBook, then: Desired) -> Result<Plan, ChangeError> {
     let mut plan = Plan::default();
     let next = current.revision.saturating_add(1).to_string();
@@ -138,7 +140,7 @@ fn finish(plan: Plan, refusals: Vec<Refusal>) -> Result<Plan, ChangeError> {
     if refusals.is_empty() { Ok(plan) } else { Err(ChangeError::Conflict(refusals)) }
 }
 
-/// What was asked for on the ground of something else than what is there, and what is asked for twice.
+/// Rejects objects that are based on another resource version or uid than the current one, and repeated ones.
 fn stale(current: &Desired, objects: &[Object]) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     let mut seen: BTreeMap<ObjectKey, usize> = BTreeMap::new();
@@ -162,7 +164,7 @@ fn stale(current: &Desired, objects: &[Object]) -> Vec<Refusal> {
         if let Some(expected) = &metadata.uid
             && old.and_then(|old| old.uid.as_ref()) != Some(expected)
         {
-            refuse("metadata.uid", "is of another object of this name, or of one that is gone".to_owned());
+            refuse("metadata.uid", "belongs to another object of this name, or to a deleted one".to_owned());
         }
         if let Some(first) = seen.get(&key) {
             refuse("metadata.name", format!("the same object as number {} of this request", first + 1));
@@ -179,11 +181,11 @@ fn changed_meanwhile(expected: &str, found: Option<&str>) -> String {
     }
 }
 
-/// Conflicts between objects, as everything would be after the change.
+/// Conflicts between objects after the change.
 fn together(current: &Desired, addresses: &AddressBook, plan: &Plan) -> Vec<Refusal> {
     let kept = current.objects.iter().filter(|(key, _)| !plan.objects.contains_key(*key));
     let written = plan.objects.iter().filter_map(|(key, object)| Some((key, object.as_ref()?)));
-    // What is there goes first, so that the newcomer is the one that is named.
+    // Current objects first, so that a conflict is reported on the object of the request.
     let all: Vec<(&ObjectKey, &Arc<Object>, bool)> =
         kept.map(|(k, o)| (k, o, false)).chain(written.map(|(k, o)| (k, o, true))).collect();
     let mut refusals = Vec::new();
@@ -242,7 +244,7 @@ fn given(object: &Object) -> Vec<IpAddr> {
     if let Object::Service(service) = object { service.spec.addresses() } else { Vec::new() }
 }
 
-/// Whether two objects ask for the same: spec, labels and annotations.
+/// Whether two objects have the same spec, labels and annotations.
 fn same(one: &Object, two: &Object) -> bool {
     let (a, b) = (one.metadata(), two.metadata());
     one.same_spec(two) && a.labels == b.labels && a.annotations == b.annotations

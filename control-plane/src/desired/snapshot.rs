@@ -9,7 +9,7 @@ use weft_core::api::{Kind, Object, ObjectKey};
 pub struct Desired {
     /// The revision; 0 before the first.
     pub revision: u64,
-    /// The objects. One that did not change is the same `Arc` as in the snapshot before.
+    /// The objects. An unchanged one is the same `Arc` as in the snapshot before.
     pub objects: BTreeMap<ObjectKey, Arc<Object>>,
 }
 

@@ -1,43 +1,43 @@
-//! Whose an address is: rules for claims that meet others at the same address and port.
-//! A claim is proven when the session that makes it comes from that address.
+//! Claims: the rules for workloads that claim the same address and port.
+//! A claim is proven if its session comes from that address.
 //!
-//! 1. What a person wrote (a Workload object) is only for the same namespace and service account, proven or not: on a
-//!    shared host the source address does not tell two workloads apart, and a person's word goes before a machine's.
-//! 2. An unproven claim never meets a live registration, nor a silent one of another identity.
-//! 3. A proven claim takes the address from whoever is silent or has not proven it; a live and proven one of another
-//!    identity keeps it. Two live ones of the same identity may both stand.
-//! 4. Only the refused address is refused: a dual-stack workload keeps its other one. It is asked for again with each
-//!    heartbeat, so that it comes when its holder goes; what a workload has already is not judged again.
+//! 1. An address in a Workload object is only for the same namespace and service account, proven or not: on a shared host
+//!    the source address does not tell two workloads apart, and an object takes precedence over a registration.
+//! 2. An unproven claim is rejected if there is a live registration, or a silent one of another identity.
+//! 3. A proven claim takes the address from a registration that is silent or has not proven it; a live and proven one of
+//!    another identity keeps it. Two live ones of the same identity may both have it.
+//! 4. A rejection is for one address: a dual-stack workload keeps its other one. Each heartbeat claims it again, so that the
+//!    workload gets it once its holder is gone; an address that a workload has is not decided on again.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use weft_core::api::{Kind, Object, Workload};
 
-use super::{RegisteredWorkload, State, WorkloadKey, entries::Entry};
+use super::{Inner, RegisteredWorkload, WorkloadKey, registrations::Registration};
 use crate::desired::Desired;
 
-/// An address that was not given to a workload.
+/// A claim that was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RefusedClaim {
     /// The address.
     pub address: IpAddr,
-    /// Who has it, and what to do.
+    /// The holder of the address, and what to do.
     pub reason: String,
 }
 
-/// What people wrote down, by address; made anew when desired state changes.
+/// The Workload objects by address, rebuilt when desired state changes.
 #[derive(Default)]
-pub(super) struct Written {
+pub(super) struct StaticWorkloads {
     of: Option<Arc<Desired>>,
     at: BTreeMap<IpAddr, Vec<Arc<Object>>>,
 }
 
-/// What becomes of the claims of one registration.
+/// The decision on the claims of one registration.
 #[derive(Default)]
-pub(super) struct Verdict {
+pub(super) struct Decision {
     pub(super) refused: Vec<RefusedClaim>,
-    /// What others lose.
+    /// The addresses that other workloads lose.
     pub(super) taken: Vec<(WorkloadKey, IpAddr)>,
 }
 
@@ -47,9 +47,9 @@ impl fmt::Display for RefusedClaim {
     }
 }
 
-impl Entry {
-    /// Whether this entry keeps its name from a newcomer: one of another identity that does not call from the entry's
-    /// own address.
+impl Registration {
+    /// Whether this registration keeps its name from a newcomer: one of another identity whose session does not come from
+    /// an address of this registration.
     pub(super) fn keeps_name(&self, newcomer: &RegisteredWorkload) -> bool {
         if self.workload.identity == newcomer.identity {
             return false;
@@ -61,8 +61,8 @@ impl Entry {
     }
 }
 
-impl Written {
-    /// Is made anew when this is another snapshot than before. Cost: linear in the objects then, else constant.
+impl StaticWorkloads {
+    /// Rebuilds the index if the snapshot is another one. Cost: linear in the objects then, else constant.
     pub(super) fn follow(&mut self, desired: &Arc<Desired>) {
         if self.of.as_ref().is_some_and(|known| Arc::ptr_eq(known, desired)) {
             return;
@@ -83,16 +83,16 @@ impl Written {
     }
 }
 
-impl State {
-    /// Judges claims of a newcomer. Cost: what is at these addresses.
-    pub(super) fn judge(&self, newcomer: &RegisteredWorkload, claims: &[IpAddr], window: Duration) -> Verdict {
-        let mut verdict = Verdict::default();
+impl Inner {
+    /// Decides on claims of a newcomer. Cost: linear in the registrations at these addresses.
+    pub(super) fn decide(&self, newcomer: &RegisteredWorkload, claims: &[IpAddr], window: Duration) -> Decision {
+        let mut decision = Decision::default();
         let now = Instant::now();
         for address in claims {
             let proven = newcomer.source == Some(*address);
             let mut taken = Vec::new();
-            let mut reason = written(newcomer, self.written.at(*address));
-            let others = self.entries.at(*address).filter(|other| other.workload.key != newcomer.key);
+            let mut reason = statics(newcomer, self.statics.at(*address));
+            let others = self.registrations.at(*address).filter(|other| other.workload.key != newcomer.key);
             for other in others.filter(|other| same_port(&other.workload, newcomer)) {
                 let live = other.session.is_some() && now.duration_since(other.last_seen) < window;
                 let same = other.workload.identity == newcomer.identity;
@@ -103,45 +103,45 @@ impl State {
                     (false, false) => true,
                 };
                 if keeps {
-                    let (who, key) = (&other.workload.identity, &other.workload.key);
+                    let (holder, key) = (&other.workload.identity, &other.workload.key);
                     let why =
                         if proven { "which connects from it too" } else { "and this session does not come from it" };
                     reason.get_or_insert_with(|| {
-                        format!("is claimed at the same port by {key} ({who}), {why}: stop that workload or change the address or port")
+                        format!("is claimed at the same port by {key} ({holder}), {why}: stop that workload or change the address or port")
                     });
                 } else if !(live && same) {
                     taken.push((other.workload.key.clone(), *address));
                 }
             }
             match reason {
-                Some(reason) => verdict.refused.push(RefusedClaim { address: *address, reason }),
-                None => verdict.taken.extend(taken),
+                Some(reason) => decision.refused.push(RefusedClaim { address: *address, reason }),
+                None => decision.taken.extend(taken),
             }
         }
-        verdict
+        decision
     }
 
-    /// Takes addresses from workloads; one without an address left goes.
+    /// Takes addresses from workloads; removes a workload without an address left.
     pub(super) fn take(&mut self, taken: Vec<(WorkloadKey, IpAddr)>, by: &WorkloadKey) {
         for (from, address) in taken {
-            tracing::warn!(workload = %from, %address, %by, "a workload lost an address to one with a better claim");
-            self.entries.change(&from, |workload| workload.addresses.retain(|it| *it != address));
-            if self.entries.find(&from).is_some_and(|entry| entry.workload.addresses.is_empty()) {
-                self.entries.remove(&from);
+            tracing::warn!(workload = %from, %address, %by, "a workload lost an address to a better claim");
+            self.registrations.change(&from, |workload| workload.addresses.retain(|it| *it != address));
+            if self.registrations.find(&from).is_some_and(|registration| registration.workload.addresses.is_empty()) {
+                self.registrations.remove(&from);
             }
         }
     }
 }
 
-/// Why an address is not for a newcomer, because a person wrote down someone else there.
-fn written<'a>(newcomer: &RegisteredWorkload, mut there: impl Iterator<Item = &'a Workload>) -> Option<String> {
+/// Rule 1: why an address is not for a newcomer.
+fn statics<'a>(newcomer: &RegisteredWorkload, mut there: impl Iterator<Item = &'a Workload>) -> Option<String> {
     there.find_map(|workload| {
         let (spec, metadata) = (&workload.spec, &workload.metadata);
         let same = metadata.namespace == newcomer.key.namespace && spec.service_account() == newcomer.service_account;
         let port = spec.ports.is_empty() || newcomer.ports.iter().any(|port| spec.port(port.port).is_some());
         (!same && port).then(|| {
             format!(
-                "is written down for Workload {}/{} (service account {}): change or delete that object, or use its account",
+                "is the address of Workload {}/{} (service account {}): change or delete that object, or use its account",
                 metadata.namespace,
                 metadata.name,
                 spec.service_account()

@@ -1,4 +1,4 @@
-//! The registry's file: a redb file of its own. It is a memory, not a truth: damaged, it is put aside and begun anew.
+//! The registry's file, in redb. It only bridges a restart: a damaged file is renamed and a new one created.
 
 use std::{
     collections::BTreeMap,
@@ -27,20 +27,20 @@ pub struct RegistryFile {
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryFileError {
     /// The disk fails, or another process has the file.
-    #[error("{path} cannot be read or written")]
+    #[error("{path}: read or write failed")]
     File {
         /// The file.
         path: PathBuf,
-        /// What redb says.
+        /// The cause.
         #[source]
         source: Box<redb::Error>,
     },
-    /// A damaged file cannot be put aside.
-    #[error("{path} is damaged and cannot be put aside")]
+    /// A damaged file cannot be renamed.
+    #[error("{path} is damaged and cannot be renamed")]
     Aside {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
@@ -76,12 +76,12 @@ const HEALTH: [Health; 3] = [Health::Healthy, Health::Draining, Health::Unhealth
 const PROTOCOLS: [Protocol; 4] = [Protocol::Detect, Protocol::Http, Protocol::Http2, Protocol::Tcp];
 
 impl RegistryFile {
-    /// Opens the file, or makes it, and reads what is in it. A damaged one is renamed to `….damaged`.
+    /// Opens the file, or creates it, and reads it. A damaged one is renamed to `….damaged`.
     /// Errors: another process has it; the disk fails.
     pub fn open(path: &Path) -> Result<(Self, Vec<RegisteredWorkload>), RegistryFileError> {
         match Self::try_open(path) {
             Err(RegistryFileError::File { source, .. }) if damaged(&source) => {
-                tracing::error!(path = %path.display(), error = &*source as &dyn std::error::Error, "the registry's file is damaged; begun anew");
+                tracing::error!(path = %path.display(), error = &*source as &dyn std::error::Error, "the registry's file is damaged; creating a new one");
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".damaged");
                 std::fs::rename(path, aside)

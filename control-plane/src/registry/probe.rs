@@ -1,6 +1,6 @@
-//! Asking a silent workload's own address: a refused connection is proof that nothing listens there any more.
-//! No answer is no proof: it may be this side that is cut off. A probe that a redirect on this machine captures would be
-//! accepted by the local proxy, so probes carry the mark of the proxies' own connections, which redirects let pass.
+//! Probing the address of a silent workload: a refused connection proves that nothing listens there any more.
+//! A timeout proves nothing: the control plane itself may be cut off. A redirect on this machine would hand a probe to the
+//! local proxy, so probes carry the mark of the proxies' own connections, which redirects exempt.
 
 use std::{
     io::{self, ErrorKind},
@@ -18,7 +18,7 @@ use super::RegisteredWorkload;
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks whether anything listens where a workload was.
+/// Finds out whether anything listens at the address of a workload.
 pub trait Probe: Send + Sync {
     /// Whether connections to the workload are refused.
     fn refused<'a>(&'a self, workload: &'a RegisteredWorkload) -> BoxFuture<'a, bool>;

@@ -1,6 +1,6 @@
 //! Registered workloads as a snapshot. Static Workload objects are not in here: they are desired state.
-//! Shape: a persistent map, so that a snapshot shares all that did not change with the one before, and the names that
-//! changed in the last snapshots, so that nobody has to compare two of them.
+//! Shape: a persistent map, so that a snapshot shares every unchanged part with the one before, and the names that changed
+//! in the last snapshots, so that readers need not compare two of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +25,7 @@ pub struct WorkloadKey {
 /// Workloads by name. A clone shares everything; a change copies what leads to it.
 pub type WorkloadMap = RedBlackTreeMapSync<WorkloadKey, Arc<RegisteredWorkload>>;
 
-/// How many snapshots are remembered by what changed in them.
+/// Number of snapshots whose changed names are kept.
 const REMEMBERED: usize = 64;
 
 /// Every registered workload at one moment.
@@ -35,7 +35,7 @@ pub struct Registered {
     pub version: u64,
     /// The workloads. One that did not change is the same `Arc` as in the snapshot before.
     pub workloads: WorkloadMap,
-    /// What changed to become a version, oldest first and without a gap up to `version`.
+    /// The names that changed in each version, oldest first and without a gap up to `version`.
     recent: VecDeque<(u64, Arc<BTreeSet<WorkloadKey>>)>,
 }
 
@@ -44,46 +44,46 @@ pub struct Registered {
 pub struct RegisteredWorkload {
     /// Its name.
     pub key: WorkloadKey,
-    /// Who it is, by its certificate.
+    /// Its identity, by its certificate.
     pub identity: Identity,
-    /// Who it is: the service account of [`RegisteredWorkload::identity`].
+    /// The service account of [`RegisteredWorkload::identity`].
     pub service_account: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Where it is; empty for a gateway.
+    /// Its addresses; empty for a gateway.
     pub addresses: Vec<IpAddr>,
-    /// What it listens on.
+    /// Its ports.
     pub ports: Vec<RegisteredPort>,
     /// Its share of traffic relative to others.
     pub weight: NonZeroU32,
-    /// Where it runs; empty when not known.
+    /// Its zone; empty if unknown.
     pub zone: String,
-    /// It is a gateway at the edge, which no service selects.
+    /// A gateway at the edge, which no service selects.
     pub gateway: bool,
-    /// Whether it takes new work.
+    /// Whether it accepts new work.
     pub health: Health,
     /// The process; another one of the same name replaces it.
     pub incarnation: String,
-    /// Where its last session came from: the claim of this address is proven. Survives a restart of the control plane;
-    /// `None` only for what was written before sources were.
+    /// The address that its last session came from, which proves the claim of that address. Survives a restart of the control
+    /// plane; `None` only in files of versions without it.
     pub source: Option<IpAddr>,
 }
 
 /// A port of a registered workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredPort {
-    /// Its name; empty when it has none.
+    /// Its name; empty if it has none.
     pub name: String,
     /// The application's port.
     pub port: NonZeroU16,
-    /// What it speaks.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// Where the proxy takes this port's traffic when there is no redirection.
+    /// The proxy's port for this port's traffic where there is no redirection.
     pub proxy_port: Option<NonZeroU16>,
 }
 
 impl Registered {
-    /// The next snapshot. `changed`: the names of what is different. Cost: constant.
+    /// The next snapshot. `changed`: the names that are different. Cost: constant.
     pub fn next(&self, workloads: WorkloadMap, changed: BTreeSet<WorkloadKey>) -> Self {
         let version = self.version + 1;
         let mut recent = self.recent.clone();
@@ -94,7 +94,7 @@ impl Registered {
         Self { version, workloads, recent }
     }
 
-    /// The names of what may be different from an earlier version; `None` when that is too long ago to tell.
+    /// The names that may be different from an earlier version; `None` if that version is too old.
     pub fn changed_since(&self, version: u64) -> Option<BTreeSet<&WorkloadKey>> {
         let known = version == self.version || self.recent.front().is_some_and(|(first, _)| *first <= version + 1);
         let newer = self.recent.iter().filter(|(at, _)| *at > version);
@@ -103,7 +103,7 @@ impl Registered {
 }
 
 impl RegisteredWorkload {
-    /// The addresses that nothing proves to be its own.
+    /// The addresses without proof that they are its own.
     pub fn unproven(&self) -> impl Iterator<Item = &IpAddr> {
         self.addresses.iter().filter(|address| self.source != Some(**address))
     }

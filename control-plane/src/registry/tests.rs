@@ -208,7 +208,10 @@ async fn one_that_reconnects_while_it_is_probed_stays() {
         async move { registry.maintain(&Slow(Arc::clone(&registry))).await }
     });
     tokio::time::sleep(registry.window() + INTERVAL).await;
-    assert_eq!(registry.state.lock().entries.find(&WorkloadKey::new("shop", "w")).unwrap().workload.incarnation, "two");
+    assert_eq!(
+        registry.inner.lock().registrations.find(&WorkloadKey::new("shop", "w")).unwrap().workload.incarnation,
+        "two"
+    );
     task.abort();
 }
 
@@ -220,10 +223,10 @@ async fn another_incarnation_replaces_and_the_old_session_is_without_effect() {
     let mut second = workload("w");
     (second.incarnation, second.zone) = ("two".into(), "b".into());
     let new = join(&running.registry, second);
-    assert_eq!(running.registry.heartbeat(&key, old, Health::Unhealthy), Beat::Lost);
+    assert_eq!(running.registry.heartbeat(&key, old, Health::Unhealthy), HeartbeatResult::Lost);
     running.registry.deregister(&key, old);
     running.registry.disconnected(&key, old);
-    assert_eq!(running.registry.heartbeat(&key, new, Health::Draining), Beat::Kept);
+    assert_eq!(running.registry.heartbeat(&key, new, Health::Draining), HeartbeatResult::Unchanged);
     tokio::time::sleep(DEBOUNCE * 2).await;
     let shown = running.registry.watch().borrow().workloads[&key].clone();
     assert_eq!((shown.zone.as_str(), shown.health), ("b", Health::Draining));

@@ -1,7 +1,7 @@
-//! The connected proxies: what discovery and the agent streams know of each, for the API and for objects' status.
-//! Shape: a stream makes its entry with [`ProxyTable::discovery`] or [`ProxyTable::agent`] and holds what it gets; dropped,
-//! its part goes away, and with the last part the proxy.
-//! Invariant: a late end of an old stream never removes what a newer stream of the same proxy has written.
+//! The connected proxies: the state of their discovery and agent streams, for the API and for the status of objects.
+//! Shape: a stream adds its entry with [`ProxyTable::discovery`] or [`ProxyTable::agent`] and holds the returned value; when
+//! that is dropped, the entry is removed, and the proxy with its last entry.
+//! Invariant: a late end of an old stream never removes the entry of a newer stream of the same proxy.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
-use weft_core::identity::Identity;
+use weft_core::{api::proxy_config::ProxyMode, identity::Identity};
 
 use crate::registry::RefusedClaim;
 
-/// Which proxy: who it is by its certificate, and what it calls itself.
+/// A proxy: its identity by the certificate, and its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ProxyKey {
     /// By its certificate.
@@ -27,11 +27,11 @@ pub struct ProxyKey {
     pub name: Arc<str>,
 }
 
-/// What is known of one proxy.
+/// The state of one proxy.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyStatus {
-    /// Which proxy.
+    /// The proxy.
     pub key: ProxyKey,
     /// Its configuration stream, while there is one.
     pub discovery: Option<DiscoveryStatus>,
@@ -43,32 +43,31 @@ pub struct ProxyStatus {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveryStatus {
-    /// Since when.
+    /// When it was opened.
     pub connected_since: Timestamp,
-    /// What the client calls itself: `user_agent_name` and version.
+    /// `user_agent_name` and version of the client.
     pub client: String,
-    /// How many resources it is subscribed to.
+    /// Number of subscribed resources.
     pub subscriptions: usize,
     /// The last revision whose barrier was sent.
     pub sent_revision: Option<u64>,
-    /// The last revision it has acknowledged, which means applied.
+    /// The last revision with an ACK, which means applied.
     pub applied_revision: Option<u64>,
-    /// When it last acknowledged anything.
+    /// When the last ACK came.
     pub last_ack: Option<Timestamp>,
-    /// Resources that it refused and has not accepted since, by their name; the one that refused a whole message is
-    /// there under each name of the message.
+    /// NACKs by resource name, until an ACK of the resource; a NACK of a whole message is there under each name in it.
     pub nacks: BTreeMap<String, Nack>,
 }
 
-/// A refusal.
+/// A rejection of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Nack {
     /// The type of the resource.
     pub type_url: String,
-    /// What the proxy says, cut to a bounded length by who writes it here.
+    /// The proxy's reason, cut to a bounded length by the caller.
     pub message: String,
-    /// When.
+    /// When it came.
     pub at: Timestamp,
 }
 
@@ -76,57 +75,57 @@ pub struct Nack {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
-    /// Since when.
+    /// When it was opened.
     pub connected_since: Timestamp,
     /// `sidecar` or `gateway`.
-    pub mode: String,
+    pub mode: ProxyMode,
     /// The proxy's version.
     pub version: String,
-    /// What its application is.
+    /// The health of its application.
     pub health: WorkloadHealth,
-    /// Why it is not healthy; empty when it is.
+    /// Why it is not healthy; empty if it is.
     pub reason: String,
-    /// Addresses that it asked for and does not have.
+    /// Addresses that it claims and does not have.
     pub refused_addresses: Vec<RefusedClaim>,
-    /// When its certificate ends.
+    /// When its certificate expires.
     pub certificate_expiry: Option<Timestamp>,
-    /// The revision it says is applied.
+    /// The revision that it reports as applied.
     pub revision: u64,
-    /// The hash it says is applied, lower-case hexadecimal.
+    /// The hash that it reports as applied, lower-case hexadecimal.
     pub revision_hash: String,
-    /// The last sign of life.
+    /// When the last heartbeat came.
     pub last_heartbeat: Timestamp,
 }
 
-/// What a proxy says of its application.
+/// The health of an application, as its proxy reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WorkloadHealth {
     /// No heartbeat yet.
     Unknown,
-    /// It takes new work.
+    /// It accepts new work.
     Healthy,
     /// Its checks fail.
     Unhealthy,
-    /// It finishes what it has.
+    /// It completes the work in flight.
     Draining,
 }
 
 /// The connected proxies.
 #[derive(Debug, Default)]
 pub struct ProxyTable {
-    proxies: Mutex<BTreeMap<ProxyKey, Entry>>,
+    proxies: Mutex<BTreeMap<ProxyKey, Streams>>,
     next: AtomicU64,
     nacks: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct Streams {
     discovery: Option<(u64, DiscoveryStatus)>,
     agent: Option<(u64, AgentStatus)>,
 }
 
-/// A configuration stream's part of the table; dropped when the stream ends.
+/// A configuration stream's entry in the table; dropped when the stream ends.
 #[derive(Debug)]
 pub struct DiscoveryStream {
     table: Arc<ProxyTable>,
@@ -134,7 +133,7 @@ pub struct DiscoveryStream {
     number: u64,
 }
 
-/// An agent stream's part of the table; dropped when the stream ends.
+/// An agent stream's entry in the table; dropped when the stream ends.
 #[derive(Debug)]
 pub struct AgentStream {
     table: Arc<ProxyTable>,
@@ -143,7 +142,7 @@ pub struct AgentStream {
 }
 
 impl ProxyTable {
-    /// Enters a configuration stream. A second one of the same proxy takes the place of the first.
+    /// Adds a configuration stream. A second one of the same proxy replaces the first.
     pub fn discovery(self: &Arc<Self>, key: ProxyKey, client: String, now: Timestamp) -> DiscoveryStream {
         let status = DiscoveryStatus {
             connected_since: now,
@@ -159,8 +158,8 @@ impl ProxyTable {
         DiscoveryStream { table: Arc::clone(self), key, number }
     }
 
-    /// Enters an agent stream. A second one of the same proxy takes the place of the first.
-    pub fn agent(self: &Arc<Self>, key: ProxyKey, mode: String, version: String, now: Timestamp) -> AgentStream {
+    /// Adds an agent stream. A second one of the same proxy replaces the first.
+    pub fn agent(self: &Arc<Self>, key: ProxyKey, mode: ProxyMode, version: String, now: Timestamp) -> AgentStream {
         let status = AgentStatus {
             connected_since: now,
             mode,
@@ -183,20 +182,20 @@ impl ProxyTable {
         let proxies = self.proxies.lock();
         proxies
             .iter()
-            .map(|(key, entry)| ProxyStatus {
+            .map(|(key, streams)| ProxyStatus {
                 key: key.clone(),
-                discovery: entry.discovery.as_ref().map(|(_, status)| status.clone()),
-                agent: entry.agent.as_ref().map(|(_, status)| status.clone()),
+                discovery: streams.discovery.as_ref().map(|(_, status)| status.clone()),
+                agent: streams.agent.as_ref().map(|(_, status)| status.clone()),
             })
             .collect()
     }
 
-    /// How many proxies have a configuration stream.
+    /// Number of proxies with a configuration stream.
     pub fn connected(&self) -> usize {
-        self.proxies.lock().values().filter(|entry| entry.discovery.is_some()).count()
+        self.proxies.lock().values().filter(|streams| streams.discovery.is_some()).count()
     }
 
-    /// Every standing refusal: resource name, proxy, refusal.
+    /// Every NACK without a later ACK: resource name, proxy, NACK.
     pub fn standing_nacks(&self) -> Vec<(String, ProxyKey, Nack)> {
         let proxies = self.proxies.lock();
         let of = |key: &ProxyKey, status: &DiscoveryStatus| -> Vec<_> {
@@ -204,21 +203,21 @@ impl ProxyTable {
         };
         proxies
             .iter()
-            .filter_map(|(key, entry)| entry.discovery.as_ref().map(|(_, status)| of(key, status)))
+            .filter_map(|(key, streams)| streams.discovery.as_ref().map(|(_, status)| of(key, status)))
             .flatten()
             .collect()
     }
 
-    /// How many refusals there were since the start.
+    /// Number of NACKs since the start.
     pub fn nack_count(&self) -> u64 {
         self.nacks.load(Ordering::Relaxed)
     }
 
-    fn leave(&self, key: &ProxyKey, clear: impl FnOnce(&mut Entry)) {
+    fn leave(&self, key: &ProxyKey, clear: impl FnOnce(&mut Streams)) {
         let mut proxies = self.proxies.lock();
-        if let Some(entry) = proxies.get_mut(key) {
-            clear(entry);
-            if entry.discovery.is_none() && entry.agent.is_none() {
+        if let Some(streams) = proxies.get_mut(key) {
+            clear(streams);
+            if streams.discovery.is_none() && streams.agent.is_none() {
                 proxies.remove(key);
             }
         }
@@ -226,23 +225,23 @@ impl ProxyTable {
 }
 
 impl DiscoveryStream {
-    /// Writes what changed; nothing when a newer stream of this proxy is there.
+    /// Changes the entry, unless a newer stream of this proxy has replaced it.
     pub fn update(&self, change: impl FnOnce(&mut DiscoveryStatus)) {
         let mut proxies = self.table.proxies.lock();
-        if let Some((number, status)) = proxies.get_mut(&self.key).and_then(|entry| entry.discovery.as_mut())
+        if let Some((number, status)) = proxies.get_mut(&self.key).and_then(|streams| streams.discovery.as_mut())
             && *number == self.number
         {
             change(status);
         }
     }
 
-    /// Writes a refusal of these resources.
+    /// Records a NACK of these resources.
     pub fn nack(&self, names: impl IntoIterator<Item = String>, nack: Nack) {
         self.table.nacks.fetch_add(1, Ordering::Relaxed);
         self.update(|status| status.nacks.extend(names.into_iter().map(|name| (name, nack.clone()))));
     }
 
-    /// Writes that these resources were accepted, which ends refusals of them.
+    /// Records an ACK of these resources, which ends NACKs of them.
     pub fn ack<'a>(&self, names: impl IntoIterator<Item = &'a str>, now: Timestamp) {
         self.update(|status| {
             status.last_ack = Some(now);
@@ -254,10 +253,10 @@ impl DiscoveryStream {
 }
 
 impl AgentStream {
-    /// Writes what changed; nothing when a newer stream of this proxy is there.
+    /// Changes the entry, unless a newer stream of this proxy has replaced it.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         let mut proxies = self.table.proxies.lock();
-        if let Some((number, status)) = proxies.get_mut(&self.key).and_then(|entry| entry.agent.as_mut())
+        if let Some((number, status)) = proxies.get_mut(&self.key).and_then(|streams| streams.agent.as_mut())
             && *number == self.number
         {
             change(status);
@@ -267,16 +266,16 @@ impl AgentStream {
 
 impl Drop for DiscoveryStream {
     fn drop(&mut self) {
-        self.table.leave(&self.key, |entry| {
-            entry.discovery.take_if(|(number, _)| *number == self.number);
+        self.table.leave(&self.key, |streams| {
+            streams.discovery.take_if(|(number, _)| *number == self.number);
         });
     }
 }
 
 impl Drop for AgentStream {
     fn drop(&mut self) {
-        self.table.leave(&self.key, |entry| {
-            entry.agent.take_if(|(number, _)| *number == self.number);
+        self.table.leave(&self.key, |streams| {
+            streams.agent.take_if(|(number, _)| *number == self.number);
         });
     }
 }
@@ -301,7 +300,7 @@ mod tests {
         new.update(|status| status.applied_revision = Some(2));
         drop(old);
         assert_eq!(table.list()[0].discovery.as_ref().unwrap().applied_revision, Some(2));
-        let agent = table.agent(key(), "sidecar".into(), "0.1.1".into(), Timestamp::UNIX_EPOCH);
+        let agent = table.agent(key(), ProxyMode::Sidecar, "0.1.1".into(), Timestamp::UNIX_EPOCH);
         drop(new);
         assert_eq!((table.connected(), table.list().len()), (0, 1));
         drop(agent);

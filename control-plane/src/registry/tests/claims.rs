@@ -20,11 +20,11 @@ fn registry(loaded: Vec<RegisteredWorkload>) -> Arc<Registry> {
 }
 
 fn addresses(registry: &Registry, name: &str) -> Vec<IpAddr> {
-    let state = registry.state.lock();
-    state
-        .entries
+    let inner = registry.inner.lock();
+    inner
+        .registrations
         .find(&WorkloadKey::new("shop", name))
-        .map(|entry| entry.workload.addresses.clone())
+        .map(|registration| registration.workload.addresses.clone())
         .unwrap_or_default()
 }
 
@@ -74,12 +74,12 @@ async fn a_refused_address_is_asked_for_with_each_heartbeat_until_its_holder_goe
     let wish = of("order-1", "order", &["fd00::1", "10.0.0.1"]);
     let (session, refused) = register(&registry, wish.clone(), Some(ip("10.0.0.1"))).unwrap();
     let beat = || registry.heartbeat(&wish.key, session, Health::Healthy);
-    assert_eq!((refused.len(), beat(), beat()), (1, Beat::Kept, Beat::Kept));
+    assert_eq!((refused.len(), beat(), beat()), (1, HeartbeatResult::Unchanged, HeartbeatResult::Unchanged));
     assert_eq!(registry.metrics.claims_refused.value(), 1, "counted once");
     registry.deregister(&holder.key, held);
-    assert_eq!(beat(), Beat::Claims(Vec::new()));
+    assert_eq!(beat(), HeartbeatResult::Changed(Vec::new()));
     assert_eq!(addresses(&registry, "order-1"), wish.addresses, "in the order of its wish");
-    assert_eq!(beat(), Beat::Kept);
+    assert_eq!(beat(), HeartbeatResult::Unchanged);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,10 +88,12 @@ async fn who_loses_an_address_is_told_with_its_next_heartbeat() {
     let insider = of("insider", "insider", &["10.0.0.66", "10.0.0.1"]);
     let session = join(&registry, insider.clone());
     register(&registry, of("order-1", "order", &["10.0.0.1"]), Some(ip("10.0.0.1"))).unwrap();
-    let Beat::Claims(refused) = registry.heartbeat(&insider.key, session, Health::Healthy) else { panic!("untold") };
+    let HeartbeatResult::Changed(refused) = registry.heartbeat(&insider.key, session, Health::Healthy) else {
+        panic!("untold")
+    };
     assert_eq!(refused[0].address, ip("10.0.0.1"));
     assert!(refused[0].reason.contains("shop/order-1"), "{}", refused[0].reason);
-    assert_eq!(registry.heartbeat(&insider.key, session, Health::Healthy), Beat::Kept);
+    assert_eq!(registry.heartbeat(&insider.key, session, Health::Healthy), HeartbeatResult::Unchanged);
 }
 
 #[tokio::test(start_paused = true)]
