@@ -10,44 +10,44 @@
 //! # Rules of the wire
 //! Spec: xDS transport protocol, incremental variant.
 //!
-//! 1. A client is who its certificate says: namespace and service account. `node.id` is a label for logs. Without a
-//!    certificate there is no stream. The stream ends with UNAUTHENTICATED when the certificate does.
-//!    What it says of its workload (labels, ports: see `client`) holds for the whole stream; a change needs a new one.
-//! 2. `gateway/<ns>/…` is for proxies of that namespace with `mode: gateway` only, and of the service account that the
-//!    Gateway's annotation names, if it names one; `inbound` is rendered for who asks. What is not
-//!    permitted is answered like what does not exist: in `removed_resources` at once, and in `resource_errors`
+//! 1. A client is identified by its certificate: namespace and service account. `node.id` is a label for logs. Without a
+//!    certificate there is no stream. When the certificate expires, the stream ends with UNAUTHENTICATED.
+//!    The node's data on the workload (labels, ports: see `client`) holds for the whole stream; a change needs a new one.
+//! 2. `gateway/<ns>/…` is only for proxies of that namespace with `mode: gateway`, and of the service account that the
+//!    Gateway's annotation names, if it names one; `inbound` is rendered for each client. A resource that a client may not
+//!    have is answered like one that does not exist: in `removed_resources` at once, and in `resource_errors`
 //!    (NOT_FOUND, PERMISSION_DENIED, or INVALID_ARGUMENT for a text that is no name).
-//! 3. Asking again for a name is answered again, also when nothing changed. A first request's
-//!    `initial_resource_versions` are believed: what has that version is not sent again, what is gone is removed.
-//!    Versions are hashes of the content, so every replica agrees.
-//! 4. `*`, and the first empty request for listeners or clusters, means everything; of a Weft proxy only `*` does. An
+//! 3. A repeated subscription gets a response again, even if nothing changed. A first request's
+//!    `initial_resource_versions` are trusted: a resource with that version is not sent again, one that does not exist any
+//!    more is removed. Versions are hashes of the content, so every replica agrees.
+//! 4. `*`, and the first empty request for listeners or clusters, means everything; for a Weft proxy only `*` does. An
 //!    Envoy gets no listener by it: ours are for captured traffic, and it has its own.
 //! 5. Order: clusters, endpoints, listeners, routes, then removals. No waiting for ACKs. A message stays below 1 MiB.
 //! 6. A NACK is recorded, by proxy and by resource. The resource is sent again when it changes, not before.
 //!
 //! # The barrier
-//! 7. A client that subscribes to `revision` of type `weft.v1.Revision` is sent the whole dependency tree of what it
-//!    asks for, asked or not: listener -> route tables -> clusters -> endpoint sets. It may subscribe to these names as
-//!    well, and has to list them in `initial_resource_versions` when it reconnects, or gets them again. When nothing that
-//!    it asked for needs such a name any more, the name comes in `removed_resources`. Until it has asked for the barrier
-//!    a Weft proxy gets only what it asks for and nothing is removed that it did not ask for, so it may reconnect
+//! 7. A client that subscribes to `revision` of type `weft.v1.Revision` is sent the whole dependency tree of its
+//!    subscriptions, whether it subscribed to each name or not: listener -> route tables -> clusters -> endpoint sets. It may
+//!    subscribe to these names as well, and has to list them in `initial_resource_versions` when it reconnects, or gets them
+//!    again. When none of its subscriptions needs such a name any more, the name comes in `removed_resources`. Until it has
+//!    subscribed to the barrier, a Weft proxy gets only its subscriptions and only these are removed, so it may reconnect
 //!    with one request for each type, the barrier's last.
-//! 8. `Revision {number, hash}` is sent last of every batch that changed anything but endpoints. What a client holds is:
-//!    every resource it was sent, without those that came in `removed_resources` and those that it unsubscribed from.
-//!    `hash` covers what it holds: SHA-256 over `<type url>\0<name>\0<version>\n`, sorted bytewise, without endpoint
+//! 8. `Revision {number, hash}` is sent last of every batch that changed anything but endpoints. A client holds every
+//!    resource it was sent, without those that came in `removed_resources` and those that it unsubscribed from.
+//!    `hash` covers these: SHA-256 over `<type url>\0<name>\0<version>\n`, sorted bytewise, without endpoint
 //!    sets and the revision itself.
 //! 9. The client stages everything but endpoints, and switches to what it holds in one step when the barrier comes; its
-//!    ACK of the barrier means "applied". Endpoints apply at once, to what is live and to what is staged, because their
-//!    changes come from the registry and belong to no revision. A client that has an unsubscription under way may find
+//!    ACK of the barrier means "applied". Endpoints apply at once, to the live and the staged resources, because their
+//!    changes come from the registry and belong to no revision. A client with an unsubscription in flight may find
 //!    another hash than its own: the next barrier, which the unsubscription causes, is the right one.
-//! 10. Between two revisions the same number comes again with another hash: after a name that was asked for, and after
-//!     a workload's own address came or went. The client treats it as any other barrier, so a resource asked for on
+//! 10. Between two revisions the same number is sent again with another hash: after a new subscription, and after
+//!     a workload's own address came or went. The client treats it as any other barrier, so a resource subscribed to on
 //!     demand applies when the barrier right behind it comes: one round trip for the whole tree.
 //! 11. A revision that changes nothing for a client is only the barrier with the new number.
 //!
 //! # Bounds
-//! 50,000 names on a stream, 10,000 streams, requests of 4 MiB, 1,024 unanswered messages remembered. A client that does
-//! not read holds its cursor and one batch of references to shared resources.
+//! 50,000 names on a stream, 10,000 streams, requests of 4 MiB, 1,024 messages in flight per stream. A client that does
+//! not read costs its cursor and one batch of references to shared resources.
 
 use std::sync::Arc;
 
@@ -89,11 +89,11 @@ mod subscriptions;
 /// 50,000 names, 10,000 streams, 4 MiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most names on one stream, of all types together.
+    /// Maximum number of names on one stream, of all types together.
     pub names: usize,
-    /// Most streams at once.
+    /// Maximum number of streams.
     pub streams: usize,
-    /// Largest request, in bytes.
+    /// Maximum size of a request, in bytes.
     pub request: usize,
 }
 
@@ -120,7 +120,7 @@ impl Default for Limits {
 }
 
 impl Ads {
-    /// A server that answers from this world until [`Ads::publish`] gives it another one.
+    /// A server of this world, until [`Ads::publish`] switches to another one.
     pub fn new(world: Arc<World>, proxies: Arc<ProxyTable>, limits: Limits) -> Self {
         let server = Server {
             cache: Mutex::new(Cache::new(world)),
@@ -133,7 +133,7 @@ impl Ads {
         Self { server: Arc::new(server) }
     }
 
-    /// Ends every stream with UNAVAILABLE, so that its client goes to another replica; there are no new ones.
+    /// Ends every stream with UNAVAILABLE, so that its client connects to another replica; new streams are rejected.
     pub fn close(&self) {
         self.server.closed.cancel();
     }

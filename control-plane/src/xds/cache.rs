@@ -1,8 +1,7 @@
-//! What every stream shares: one world, and one encoding of each resource that somebody is subscribed to.
-//! Shape: [`Cache`] sits behind one lock that is held for compiling what is new and never across an await; a [`Slot`] is
-//! one resource for one class of client, kept alive by the sessions that hold it.
-//! Invariant: under the lock every slot's content is that of [`Cache::world`], so that what a session reads in one hold
-//! is one consistent view.
+//! The cache that all streams share: one world, and one encoding of each subscribed resource.
+//! Shape: [`Cache`] is behind one lock, which is held while new subscriptions are compiled and never over an await; a [`Slot`]
+//! is one resource for one class of client, kept alive by the subscriptions that refer to it.
+//! Invariant: under the lock every slot's content is that of [`Cache::world`], so that a stream reads one consistent view.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,7 +15,7 @@ use weft_core::compile::World;
 
 use super::content::{Answer, Class, Kind};
 
-/// How many changes are remembered; a session that is further behind looks at everything it holds.
+/// Number of changes in the log; a stream that is further behind compares every subscription.
 const LOG: usize = 1024;
 
 /// A resource of one class of client.
@@ -27,22 +26,22 @@ pub(super) struct Key {
     pub(super) class: Class,
 }
 
-/// One resource, or the news that there is none of that name.
+/// One resource, or the reason why there is none of that name.
 #[derive(Debug)]
 pub(super) struct Slot {
     answer: ArcSwap<Answer>,
 }
 
-/// The shared state of all streams.
+/// The cache.
 #[derive(Debug)]
 pub(super) struct Cache {
     world: Arc<World>,
     generation: u64,
     objects_changed: u64,
     slots: BTreeMap<Key, Arc<Slot>>,
-    /// What came up since [`Cache::begin`] of the change before.
+    /// Slots added since [`Cache::begin`] of the last change.
     born: Vec<Key>,
-    /// How many came up since the ones that nobody holds were last dropped.
+    /// Number of slots added since unsubscribed ones were last dropped.
     unchecked: usize,
     log: VecDeque<(u64, BTreeSet<Key>)>,
 }
@@ -70,7 +69,7 @@ impl Cache {
         &self.world
     }
 
-    /// Counts the changes; a session keeps the number it has seen as its cursor.
+    /// Number of changes; a stream keeps the last one it has compared as its cursor.
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
@@ -80,7 +79,7 @@ impl Cache {
         self.objects_changed
     }
 
-    /// The slot of a resource, compiled now if nobody holds it yet.
+    /// The slot of a resource, compiled now if it is new.
     pub(super) fn slot(&mut self, key: Key) -> Arc<Slot> {
         if let Some(slot) = self.slots.get(&key) {
             return Arc::clone(slot);
@@ -92,15 +91,15 @@ impl Cache {
         slot
     }
 
-    /// The resources that changed after `cursor`; `None` when that is too long ago to tell.
+    /// The resources that changed after `cursor`; `None` if the log does not reach back to it.
     pub(super) fn changed_since(&self, cursor: u64) -> Option<impl Iterator<Item = &Key>> {
         let known = cursor == self.generation
             || self.log.front().is_some_and(|(oldest, _)| *oldest <= cursor.saturating_add(1));
         known.then(|| self.log.iter().filter(move |(at, _)| *at > cursor).flat_map(|(_, keys)| keys))
     }
 
-    /// Starts a change, which [`Cache::switch`] ends; there is one at a time. Resources that nobody holds any more are
-    /// dropped now and then, so that the cost stays below that of what came up. Cost: constant on average.
+    /// Starts a change, which [`Cache::switch`] ends; there is one at a time. Drops unsubscribed resources once enough slots were
+    /// added to pay for it. Cost: constant on average.
     pub(super) fn begin(&mut self) {
         self.unchecked += self.born.len();
         self.born.clear();
@@ -109,7 +108,7 @@ impl Cache {
         }
     }
 
-    /// Every resource that somebody holds.
+    /// Every subscribed resource.
     pub(super) fn held(&mut self) -> BTreeSet<Key> {
         self.drop_unheld();
         self.slots.keys().cloned().collect()
@@ -120,12 +119,12 @@ impl Cache {
         self.slots.retain(|_, slot| Arc::strong_count(slot) > 1);
     }
 
-    /// Whether somebody holds it.
+    /// Whether a resource is subscribed to.
     pub(super) fn holds(&self, key: &Key) -> bool {
         self.slots.contains_key(key)
     }
 
-    /// The held resources whose name starts so.
+    /// The subscribed resources whose name has this prefix.
     pub(super) fn held_below<'a>(&'a self, kind: Kind, prefix: &'a str) -> impl Iterator<Item = &'a Key> {
         let from = Key { kind, name: prefix.into(), class: Class::MIN };
         self.slots
@@ -134,7 +133,7 @@ impl Cache {
             .take_while(move |key| key.kind == kind && key.name.starts_with(prefix))
     }
 
-    /// The held resources that name one of these addresses themselves: the destinations that are no service.
+    /// The subscribed resources whose name contains this address: destinations that are not a service.
     pub(super) fn held_at(&self, address: IpAddr) -> Vec<Key> {
         let shown = match address {
             IpAddr::V4(v4) => format!("{v4}:"),
@@ -151,9 +150,9 @@ impl Cache {
         keys
     }
 
-    /// Switches to another world. `answers`: what was compiled from it for the held resources that it may change; what
-    /// came up since [`Cache::begin`] is compiled again here. `objects`: whether desired state changed.
-    /// Returns how many resources really changed.
+    /// Switches to another world. `answers`: the resources compiled from it that it may change; slots added since
+    /// [`Cache::begin`] are compiled here. `objects`: whether desired state changed.
+    /// Returns the number of resources whose content changed.
     pub(super) fn switch(&mut self, world: Arc<World>, answers: BTreeMap<Key, Answer>, objects: bool) -> usize {
         self.generation += 1;
         if objects {

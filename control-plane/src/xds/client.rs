@@ -1,8 +1,9 @@
-//! Who a client is: namespace and service account by its certificate, everything else by what it says about itself.
-//! What it says decides only what is rendered for itself: its own inbound ports, and the policies that select its labels.
+//! The client of a stream: namespace and service account come from its certificate, everything else from its node.
+//! The node decides only about resources that are rendered for this client: its inbound ports, and the policies that select
+//! its labels.
 //!
 //! `node.metadata["weft.dev"]` of a Weft proxy: `name` (the workload's), `labels` (texts by name), `ports` (a list of
-//! `name`, `port`, `protocol` as in the proxy's file), `mode` (`sidecar` or `gateway`). Every part may be left out.
+//! `name`, `port`, `protocol` as in the proxy's file), `mode` (`sidecar` or `gateway`). Every part is optional.
 
 use std::{collections::BTreeMap, num::NonZeroU16};
 
@@ -19,25 +20,25 @@ use super::content::Class;
 
 /// The key of our own metadata.
 const METADATA: &str = "weft.dev";
-/// What Weft's own proxy calls itself in `node.user_agent_name`.
+/// `node.user_agent_name` of Weft's own proxy.
 pub const WEFT_USER_AGENT: &str = "weft-proxy";
-/// Most labels and most ports that a client may have.
+/// Maximum number of labels, and of ports.
 const MAX_ENTRIES: usize = 256;
 
-/// A client of one stream.
+/// The client of one stream.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     /// `node.id`: a label for logs, never trusted.
     pub(super) id: String,
-    /// How resources are rendered for it.
+    /// The class of client that resources are rendered for.
     pub(super) class: Class,
-    /// `user_agent_name` and version, for people.
+    /// `user_agent_name` and version, for display.
     pub(super) agent: String,
     /// Who it is.
     pub(super) who: Who,
 }
 
-/// What is wrong with a node's metadata.
+/// Why a node is rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ClientError {
     #[error("the certificate's identity {0} names no namespace and service account")]

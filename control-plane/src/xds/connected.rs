@@ -11,7 +11,7 @@ use super::{
 };
 use crate::state::{DiscoveryStream, Nack, ProxyKey, ProxyTable};
 
-/// The entry; it goes away when this is dropped.
+/// The entry; removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Connected {
     entry: DiscoveryStream,
@@ -30,7 +30,7 @@ impl Connected {
         Self { entry, name }
     }
 
-    /// Writes an ACK or NACK of the client.
+    /// Records an ACK or NACK of the client.
     pub(super) fn reply(&self, reply: Reply) {
         let now = Timestamp::now();
         match reply {
@@ -48,7 +48,7 @@ impl Connected {
         }
     }
 
-    /// Writes what was sent.
+    /// Records what was sent.
     pub(super) fn sent(&self, session: &Session) {
         let (names, revision) = (session.names(), session.revision());
         self.entry.update(|status| {

@@ -1,4 +1,4 @@
-//! Resources as they go out: compiled, rendered for a class of client and encoded once.
+//! Resources as they are sent: compiled, rendered for a class of client and encoded once.
 //! Shape: a name and a world in, an [`Answer`] out.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,7 +17,7 @@ pub(super) fn revision_type() -> &'static str {
     ResourceType::Revision.type_url()
 }
 
-/// A kind of resource that is asked for by name, in the order in which they are sent.
+/// A type of resource that is subscribed to by name, in the order in which they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Cluster,
@@ -26,14 +26,14 @@ pub(super) enum Kind {
     Routes,
 }
 
-/// A class of clients that are given the same bytes.
+/// A class of clients that get the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
     Weft,
     Envoy,
 }
 
-/// What there is under a name.
+/// The resource of a name, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     Found(Arc<Content>),
@@ -47,11 +47,11 @@ pub(super) struct Content {
     pub(super) version: Arc<str>,
     /// Shared bytes; cheap to clone.
     pub(super) encoded: Encoded,
-    /// What a client needs besides: the next steps of the dependency tree.
+    /// The resources that it refers to: the next step of the dependency tree.
     pub(super) needs: Vec<(Kind, Arc<str>)>,
 }
 
-/// Why there is nothing.
+/// Why there is no resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Absence {
     /// A code of `google.rpc.Code`.
@@ -67,7 +67,7 @@ const UNIMPLEMENTED: i32 = 12;
 
 impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes];
-    /// Who needs comes before what is needed.
+    /// A type comes before those that it refers to.
     pub(super) const BY_DEPENDENCY: [Self; 3] = [Self::Listener, Self::Routes, Self::Cluster];
 
     pub(super) fn resource_type(self) -> ResourceType {
@@ -93,7 +93,7 @@ impl Kind {
         matches!(self, Self::Cluster | Self::Listener)
     }
 
-    /// What `*` means.
+    /// The names that `*` covers.
     pub(super) fn all_names(self, world: &World, class: Class) -> Vec<Arc<str>> {
         match (self, class) {
             (Self::Listener, Class::Envoy) => Vec::new(),
@@ -124,7 +124,7 @@ impl Class {
 }
 
 impl Answer {
-    /// What is shared by every client of a class.
+    /// The resource that every client of a class shares.
     pub(super) fn compile(world: &World, class: Class, kind: Kind, name: &str) -> Self {
         let nobody = Who {
             namespace: String::new(),
@@ -137,7 +137,7 @@ impl Answer {
         Self::compile_for(world, &nobody, class, kind, name)
     }
 
-    /// What one client gets.
+    /// The resource for one client.
     pub(super) fn compile_for(world: &World, who: &Who, class: Class, kind: Kind, name: &str) -> Self {
         match content(world, who, class, kind, name) {
             Ok(content) => Self::Found(Arc::new(content)),
@@ -184,12 +184,12 @@ fn table_needs(table: &RouteTable) -> Vec<(Kind, Arc<str>)> {
 }
 
 impl Absence {
-    /// Something of a gateway that is for `whom`, and not for a proxy that `is` this.
+    /// A gateway's resource that is for `whom`, and not for a proxy that `is` this.
     pub(super) fn denied(whom: &str, is: &str) -> Self {
         Self { code: PERMISSION_DENIED, message: format!("only {whom} get this, and this is {is}") }
     }
 
-    /// Whether it is there, or may be, and is not for who asks.
+    /// Whether the resource may exist, but not for this client.
     pub(super) fn is_denied(&self) -> bool {
         self.code == PERMISSION_DENIED
     }

@@ -1,4 +1,4 @@
-//! Where the worlds come from: desired state and registered workloads, as they change.
+//! The feed of worlds: follows desired state and registered workloads, and publishes what changes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     state::Mesh,
 };
 
-/// What the last world was made of, so that the next one is made of what changed.
+/// The last world and the snapshots it was made of, so that the next one is made of what changed.
 #[derive(Debug)]
 pub struct Feed {
     mesh: Mesh,
@@ -27,7 +27,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Makes the first world of what there is now.
+    /// Makes the first world of the current snapshots.
     pub fn new(mut mesh: Mesh, trust_domain: TrustDomain) -> Self {
         let desired = Arc::clone(&mesh.desired.borrow_and_update());
         let registered = Arc::clone(&mesh.registered.borrow_and_update());
@@ -40,20 +40,15 @@ impl Feed {
         Self { mesh, trust_domain, desired, registered, world }
     }
 
-    /// The world as it is now.
-    pub fn world(&self) -> &Arc<World> {
-        &self.world
-    }
-
     /// The server for it.
     pub fn server(&self, limits: Limits) -> Ads {
         Ads::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
     }
 
-    /// Publishes every change until `stop`, or until nobody can change anything any more; then closes the server.
-    /// The first change after a quiet time goes at once. Those that come less than `interval` after a publication began,
-    /// or while it lasts, go together: whatever it brings, each publication makes every proxy work, on the CPUs that serve
-    /// the workloads.
+    /// Publishes every change until `stop`, or until a source ends; then closes the server.
+    /// A change that comes `interval` or more after the last publication began is published at once. Changes that come earlier,
+    /// or during a publication, are published together: every publication, whatever its content, costs every proxy CPU time on
+    /// the machines that serve the workloads.
     pub async fn run(mut self, ads: Ads, interval: Duration, stop: CancellationToken) {
         self.follow(&ads, interval, stop).await;
         ads.close();
@@ -82,7 +77,7 @@ impl Feed {
         }
     }
 
-    /// Takes in what changed; `None` when nothing did.
+    /// Takes the newest snapshots in; `None` if they change nothing.
     fn advance(&mut self) -> Option<Change> {
         let desired = Arc::clone(&self.mesh.desired.borrow_and_update());
         let registered = Arc::clone(&self.mesh.registered.borrow_and_update());
@@ -100,7 +95,7 @@ impl Feed {
         Some(change)
     }
 
-    /// The index of what is registered now, and what is different from before. Cost: what changed.
+    /// The index of registered workloads, and the changes. Cost: linear in the changes.
     fn take_workloads(&mut self, registered: Arc<Registered>) -> (Arc<Workloads>, Vec<WorkloadChange>) {
         let mut index = Workloads::clone(self.world.registered());
         let mut changed = Vec::new();
@@ -126,7 +121,7 @@ impl Feed {
     }
 }
 
-/// A registered workload as compile sees it. A gateway belongs to no service, so it has no address and no labels here.
+/// A registered workload as input of compile. A gateway belongs to no service, so it has no address and no labels here.
 fn instance(workload: &RegisteredWorkload) -> Instance {
     let ports = workload.ports.iter().map(|port| InstancePort {
         name: port.name.clone(),

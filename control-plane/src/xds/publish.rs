@@ -1,5 +1,5 @@
-//! A change on its way in: what somebody holds of it is compiled again, compared, and announced.
-//! Two kinds: desired state changed (everything held is compiled again), or workloads changed (only what they touch).
+//! Publication of a change: the subscribed resources that it touches are compiled again, compared, and announced.
+//! Two kinds: desired state changed (every subscribed resource is compiled), or workloads changed (only what they touch).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +17,10 @@ use super::{
 /// Resources that are compiled before other tasks get a turn.
 const TOGETHER: usize = 32;
 
-/// What makes one world differ from the one before.
+/// The difference between one world and the one before.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Desired state, and perhaps workloads too.
+    /// Desired state, and possibly workloads too.
     Objects,
     /// Only these workloads.
     Workloads(Vec<WorkloadChange>),
@@ -30,10 +30,11 @@ pub enum Change {
 pub type WorkloadChange = (Option<Arc<Instance>>, Option<Arc<Instance>>);
 
 impl Ads {
-    /// Switches every stream to another world. One call at a time; the caller gives the worlds in their order.
-    /// Returns how many resources that somebody holds really changed.
-    /// Cost: for [`Change::Workloads`] the resources that these workloads touch, for [`Change::Objects`] all that are held.
+    /// Switches every stream to another world. One call at a time, in the order of the worlds.
+    /// Returns the number of subscribed resources whose content changed.
+    /// Cost: for [`Change::Workloads`] the resources that these workloads touch, for [`Change::Objects`] all subscribed ones.
     pub async fn publish(&self, world: Arc<World>, change: Change) -> usize {
+        // The lock is held for the bookkeeping only: streams are served from the old world while the new one is compiled.
         let keys = {
             let mut cache = self.server.cache.lock();
             cache.begin();
@@ -60,7 +61,7 @@ impl Ads {
     }
 }
 
-/// The held resources that these workloads may change.
+/// The subscribed resources that these workloads may change.
 fn touched(cache: &Cache, world: &World, changed: &[WorkloadChange]) -> BTreeSet<Key> {
     let mut keys = BTreeSet::new();
     for instance in changed.iter().flat_map(|(before, after)| [before, after]).flatten() {

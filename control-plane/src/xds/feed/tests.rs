@@ -68,7 +68,7 @@ async fn cost(count: u32, changes: u32) -> u128 {
         let workload = workload(number * (count / changes), "two");
         registry.register(RegisteredWorkload { source: workload.addresses.first().copied(), ..workload }).unwrap();
         shown.changed().await.unwrap();
-        let before = Arc::clone(feed.world());
+        let before = Arc::clone(&feed.world);
         let Some(Change::Workloads(changed)) = feed.advance() else { panic!("a change") };
         assert_eq!(changed.len(), 1);
         drop(before); // as a stream that still reads the old one
