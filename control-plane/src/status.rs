@@ -11,9 +11,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_core::{
     api::{Condition, ConditionStatus, Object, Status},
-    compile::{Objects, Workloads, World},
+    compile::{Objects, Workloads, World, resources_of},
     identity::TrustDomain,
-    names::resources_of,
 };
 
 use self::times::Times;

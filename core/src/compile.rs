@@ -5,6 +5,7 @@
 //! - [`Objects`]: the index of desired state at one revision. [`Workloads`]: the index of registered instances. A change of
 //!   one does not rebuild the other.
 //! - `route` (with `precedence`), `gateway`, `cluster`, `inbound`: one kind of resource each.
+//! - `affected`: the names of the resources that an object has a part in.
 //! - `status`: the status of an object, in the Gateway API's conditions.
 //!
 //! Spec: Gateway API v1 (HTTPRoute, Gateway), GAMMA (GEP-1226, GEP-1294: HTTPRoutes attached to a Service).
@@ -23,6 +24,7 @@ use crate::{
     route::{RouteTable, WeightedCluster},
 };
 
+mod affected;
 mod cluster;
 mod gateway;
 mod inbound;
@@ -32,6 +34,7 @@ mod route;
 mod status;
 mod workloads;
 
+pub use affected::{NamePattern, resources_of};
 pub use objects::Objects;
 pub use status::CONTROLLER;
 pub use workloads::{Instance, InstancePort, Workloads, selects};

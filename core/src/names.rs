@@ -1,5 +1,5 @@
 //! Names of resources on the wire and in metrics. One name always means one content, except `inbound`, which differs from
-//! proxy to proxy. [`resources_of`]: the names that an object has a part in.
+//! proxy to proxy.
 //!
 //! | resource | name |
 //! |---|---|
@@ -7,13 +7,9 @@
 //! | routes | `svc/<ns>/<name>:<port>`, `direct/<ip>:<port>`, `gateway/<ns>/<name>:<port>`, `inbound:<port>`, `inbound` |
 //! | cluster, endpoints | `svc/<ns>/<name>:<port>`, `direct/<ip>:<port>` |
 
-mod objects;
-
 use std::{fmt, net::SocketAddr, num::NonZeroU16};
 
 use serde::Serialize;
-
-pub use self::objects::{NamePattern, resources_of};
 
 /// The addresses that the mesh hands out to services outside Kubernetes: IPv4.
 pub const MESH_RANGE_V4: &str = "240.0.0.0/4";

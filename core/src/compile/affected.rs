@@ -4,8 +4,10 @@
 
 use std::net::IpAddr;
 
-use super::ListenerName;
-use crate::api::{Object, http_route::RefKind};
+use crate::{
+    api::{Object, http_route::RefKind},
+    names::ListenerName,
+};
 
 /// Names of resources, of whatever type.
 #[derive(Clone, Debug, PartialEq, Eq)]
