@@ -51,7 +51,7 @@ pub struct World {
 
 /// The proxy that a resource is compiled for. Only `inbound` resources depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Requester {
     /// Its namespace.
     pub namespace: String,
     /// The workload's name.
@@ -94,9 +94,9 @@ impl World {
     }
 
     /// A listener. `None`: there is none of that name for this proxy.
-    pub fn listener(&self, name: &ListenerName, who: &Who) -> Option<Listener> {
+    pub fn listener(&self, name: &ListenerName, requester: &Requester) -> Option<Listener> {
         match name {
-            ListenerName::Inbound => self.inbound(who).map(Listener::Inbound),
+            ListenerName::Inbound => self.inbound(requester).map(Listener::Inbound),
             ListenerName::OutboundDefault => Some(Listener::OutboundDefault(self.outbound_default())),
             ListenerName::Outbound(address) => self.outbound(*address).map(Listener::Outbound),
             ListenerName::Gateway { namespace, name } => self.gateway(namespace, name).map(Listener::Gateway),
@@ -104,12 +104,12 @@ impl World {
     }
 
     /// A route table. `None`: there is none of that name for this proxy.
-    pub fn routes(&self, name: &RouteName, who: &Who) -> Option<RouteTable> {
+    pub fn routes(&self, name: &RouteName, requester: &Requester) -> Option<RouteTable> {
         match name {
             RouteName::Service(at) => self.service_routes(at),
             RouteName::Direct(address) => self.direct_routes(*address),
             RouteName::Gateway { namespace, name, port } => self.gateway_routes(namespace, name, *port),
-            RouteName::Inbound(port) => self.inbound_routes(who, *port),
+            RouteName::Inbound(port) => self.inbound_routes(requester, *port),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::sleep;
 use weft_core::{
     api::{Object, ObjectKey, proxy_config::IdentityFiles, proxy_config::ProxyMode},
-    compile::{InstancePort, Objects, Who, Workloads, World, protocol},
+    compile::{InstancePort, Objects, Requester, Workloads, World, protocol},
     endpoint::EndpointSet,
     identity::TrustDomain,
     names::{ClusterName, ListenerName},
@@ -39,17 +39,17 @@ pub fn compile(
     trust_domain: TrustDomain,
 ) -> (Resources, Vec<EndpointSet>) {
     let world = World::new(Arc::new(Objects::new(objects, trust_domain, 0)), Arc::new(Workloads::default()));
-    let who = who(settings);
+    let requester = requester(settings);
     let mut resources = Resources::default();
     let mut clusters: BTreeSet<ClusterName> = BTreeSet::new();
     for name in names(settings, objects, &world) {
-        let Some(listener) = world.listener(&name, &who) else {
+        let Some(listener) = world.listener(&name, &requester) else {
             resources.absent.insert(name);
             continue;
         };
         clusters.extend(listener.clusters().into_iter().cloned());
         for route in listener.routes() {
-            if let Some(table) = world.routes(route, &who) {
+            if let Some(table) = world.routes(route, &requester) {
                 clusters.extend(table.clusters().into_iter().cloned());
                 resources.routes.insert(route.clone(), table);
             }
@@ -79,14 +79,14 @@ fn names(settings: &Settings, objects: &BTreeMap<ObjectKey, Arc<Object>>, world:
     names
 }
 
-fn who(settings: &Settings) -> Who {
+fn requester(settings: &Settings) -> Requester {
     let ports = settings.workload.ports.iter().map(|port| InstancePort {
         name: port.name.clone().unwrap_or_default(),
         port: port.port,
         protocol: protocol(port.protocol()),
         proxy_port: port.proxy_port,
     });
-    Who {
+    Requester {
         namespace: settings.namespace.clone(),
         name: settings.name.clone(),
         labels: settings.workload.labels.clone(),

@@ -36,20 +36,20 @@ pub(super) fn forbidden(kind: Kind, name: &str, client: &Client, world: &World) 
         },
         Kind::Cluster | Kind::Endpoints => return None,
     };
-    if namespace != client.who.namespace {
+    if namespace != client.requester.namespace {
         return Some(Absence::denied(
             &format!("proxies of namespace {namespace}"),
-            &format!("one of {}", client.who.namespace),
+            &format!("one of {}", client.requester.namespace),
         ));
     }
-    if client.who.mode != ProxyMode::Gateway {
+    if client.requester.mode != ProxyMode::Gateway {
         return Some(Absence::denied("proxies with `mode: gateway`", "a sidecar"));
     }
     let object = world.objects().find(&ObjectKey::new(ObjectKind::Gateway, &namespace, &gateway))?;
     let account = object.metadata().annotations.get(GATEWAY_ACCOUNT)?;
     let denied = || {
-        let who = format!("one of {}", client.who.service_account);
-        Absence::denied(&format!("proxies of service account {account}"), &who)
+        let requester = format!("one of {}", client.requester.service_account);
+        Absence::denied(&format!("proxies of service account {account}"), &requester)
     };
-    (*account != client.who.service_account).then(denied)
+    (*account != client.requester.service_account).then(denied)
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, num::NonZeroU16};
 use prost_types::{Struct, Value, value::Kind};
 use weft_core::{
     api::proxy_config::ProxyMode,
-    compile::{InstancePort, Who},
+    compile::{InstancePort, Requester},
     identity::Identity,
     listener::Protocol,
 };
@@ -34,8 +34,8 @@ pub(super) struct Client {
     pub(super) class: Class,
     /// `user_agent_name` and version, for display.
     pub(super) agent: String,
-    /// Who it is.
-    pub(super) who: Who,
+    /// The proxy, as far as resources depend on it.
+    pub(super) requester: Requester,
 }
 
 /// Why a node is rejected.
@@ -56,7 +56,7 @@ impl Client {
         };
         let class = if node.user_agent_name == WEFT_USER_AGENT { Class::Weft } else { Class::Envoy };
         let id: String = node.id.chars().take(253).collect();
-        let mut who = Who {
+        let mut requester = Requester {
             namespace: namespace.into(),
             name: id.clone(),
             labels: BTreeMap::new(),
@@ -66,17 +66,17 @@ impl Client {
         };
         let ours = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(METADATA));
         if let Some(ours) = ours {
-            read(structure(ours, METADATA)?, &mut who)?;
+            read(structure(ours, METADATA)?, &mut requester)?;
         }
         let agent: String = format!("{} {}", node.user_agent_name, node.user_agent_version).chars().take(200).collect();
-        Ok(Self { id, class, agent, who })
+        Ok(Self { id, class, agent, requester })
     }
 }
 
-fn read(metadata: &Struct, who: &mut Who) -> Result<(), ClientError> {
+fn read(metadata: &Struct, requester: &mut Requester) -> Result<(), ClientError> {
     let part = |name: &str| metadata.fields.get(name);
     if let Some(name) = part("name") {
-        who.name = text(name, "name")?.to_owned();
+        requester.name = text(name, "name")?.to_owned();
     }
     if let Some(labels) = part("labels") {
         let labels = structure(labels, "labels")?;
@@ -84,7 +84,7 @@ fn read(metadata: &Struct, who: &mut Who) -> Result<(), ClientError> {
             return Err(ClientError::TooMany("labels"));
         }
         for (label, value) in &labels.fields {
-            who.labels.insert(label.clone(), text(value, "labels")?.to_owned());
+            requester.labels.insert(label.clone(), text(value, "labels")?.to_owned());
         }
     }
     if let Some(ports) = part("ports") {
@@ -95,11 +95,11 @@ fn read(metadata: &Struct, who: &mut Who) -> Result<(), ClientError> {
             return Err(ClientError::TooMany("ports"));
         }
         for entry in &ports.values {
-            who.ports.push(port(structure(entry, "ports")?)?);
+            requester.ports.push(port(structure(entry, "ports")?)?);
         }
     }
     if let Some(mode) = part("mode") {
-        who.mode = match text(mode, "mode")? {
+        requester.mode = match text(mode, "mode")? {
             "sidecar" => ProxyMode::Sidecar,
             "gateway" => ProxyMode::Gateway,
             _ => return Err(ClientError::Type { field: "mode", expected: "sidecar or gateway" }),
@@ -179,10 +179,10 @@ mod tests {
             "namespace": "bank", "service_account": "admin", "name": "product-1", "labels": {"app": "product"},
             "ports": [{"name": "http", "port": 8080, "protocol": "http"}], "mode": "sidecar",
         }}));
-        let who = Client::new(&node, &peer()).unwrap().who;
-        assert_eq!((who.namespace.as_str(), who.service_account.as_str()), ("shop", "product"));
-        assert_eq!((who.name.as_str(), who.labels["app"].as_str()), ("product-1", "product"));
-        assert_eq!((who.ports[0].port.get(), who.ports[0].protocol), (8080, Protocol::Http));
+        let requester = Client::new(&node, &peer()).unwrap().requester;
+        assert_eq!((requester.namespace.as_str(), requester.service_account.as_str()), ("shop", "product"));
+        assert_eq!((requester.name.as_str(), requester.labels["app"].as_str()), ("product-1", "product"));
+        assert_eq!((requester.ports[0].port.get(), requester.ports[0].protocol), (8080, Protocol::Http));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct Connected {
 impl Connected {
     pub(super) fn new(table: &Arc<ProxyTable>, session: &Session, client: &Client) -> Self {
         let name: Arc<str> = match client.class {
-            Class::Weft => format!("{}/{}", client.who.namespace, client.who.name).into(),
+            Class::Weft => format!("{}/{}", client.requester.namespace, client.requester.name).into(),
             Class::Envoy => client.id.as_str().into(),
         };
         let key = ProxyKey { identity: session.peer().clone(), name: Arc::clone(&name) };

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use weft_core::{
     api::proxy_config::ProxyMode,
-    compile::{Who, World},
+    compile::{Requester, World},
     listener::Listener,
     names::{ClusterName, ListenerName, NameError, RouteName},
     route::RouteTable,
@@ -126,7 +126,7 @@ impl Class {
 impl Answer {
     /// The resource that every client of a class shares.
     pub(super) fn compile(world: &World, class: Class, kind: Kind, name: &str) -> Self {
-        let nobody = Who {
+        let nobody = Requester {
             namespace: String::new(),
             name: String::new(),
             labels: BTreeMap::new(),
@@ -138,25 +138,25 @@ impl Answer {
     }
 
     /// The resource for one client.
-    pub(super) fn compile_for(world: &World, who: &Who, class: Class, kind: Kind, name: &str) -> Self {
-        match content(world, who, class, kind, name) {
+    pub(super) fn compile_for(world: &World, requester: &Requester, class: Class, kind: Kind, name: &str) -> Self {
+        match content(world, requester, class, kind, name) {
             Ok(content) => Self::Found(Arc::new(content)),
             Err(absence) => Self::Absent(absence),
         }
     }
 }
 
-fn content(world: &World, who: &Who, class: Class, kind: Kind, name: &str) -> Result<Content, Absence> {
+fn content(world: &World, requester: &Requester, class: Class, kind: Kind, name: &str) -> Result<Content, Absence> {
     let for_class = class.client_class(world);
     let missing =
         || Absence { code: NOT_FOUND, message: format!("there is no {} {name}", kind.resource_type().noun()) };
     let (encoded, needs) = match kind {
         Kind::Listener => {
-            let listener = world.listener(&ListenerName::parse(name)?, who).ok_or_else(missing)?;
+            let listener = world.listener(&ListenerName::parse(name)?, requester).ok_or_else(missing)?;
             (wire::render_listener(&listener, for_class)?, listener_needs(&listener))
         }
         Kind::Routes => {
-            let table = world.routes(&RouteName::parse(name)?, who).ok_or_else(missing)?;
+            let table = world.routes(&RouteName::parse(name)?, requester).ok_or_else(missing)?;
             (wire::render_route(&table, for_class)?, table_needs(&table))
         }
         Kind::Cluster => {

@@ -339,10 +339,9 @@ impl Subscriptions {
         if !is_own(kind, name) {
             return None;
         }
-        let answer = self
-            .own
-            .entry((kind, Arc::clone(name)))
-            .or_insert_with(|| Arc::new(Answer::compile_for(cache.world(), &client.who, client.class, kind, name)));
+        let answer = self.own.entry((kind, Arc::clone(name))).or_insert_with(|| {
+            Arc::new(Answer::compile_for(cache.world(), &client.requester, client.class, kind, name))
+        });
         Some(Arc::clone(answer))
     }
 

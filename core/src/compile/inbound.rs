@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, num::NonZeroU16, sync::Arc};
 
-use super::{ROOT_NAMESPACE, Who, World, selects};
+use super::{ROOT_NAMESPACE, Requester, World, selects};
 use crate::{
     api::{
         AuthorizationPolicy, Service,
@@ -30,8 +30,8 @@ enum Guards {
 
 impl World {
     /// What arrives at this workload. `None` for a gateway, which has no workload.
-    pub(super) fn inbound(&self, who: &Who) -> Option<Inbound> {
-        if who.mode == ProxyMode::Gateway {
+    pub(super) fn inbound(&self, requester: &Requester) -> Option<Inbound> {
+        if requester.mode == ProxyMode::Gateway {
             return None;
         }
         let (mode, access_log) = (self.inbound_mode(), self.access_log());
@@ -39,29 +39,31 @@ impl World {
             mode,
             protocol,
             routes: RouteName::Inbound(port),
-            authorization: self.authorization(who, port),
+            authorization: self.authorization(requester, port),
         };
-        let declared = who.ports.iter().map(|of| (of.port, port(Some(of.port), of.protocol)));
-        let guarded = self.guarded_ports(who).into_iter().map(|of| (of, port(Some(of), Protocol::Detect)));
+        let declared = requester.ports.iter().map(|of| (of.port, port(Some(of.port), of.protocol)));
+        let guarded = self.guarded_ports(requester).into_iter().map(|of| (of, port(Some(of), Protocol::Detect)));
         Some(Inbound { ports: guarded.chain(declared).collect(), default: port(None, Protocol::Detect), access_log })
     }
 
     /// The route table of a port of this workload: every request is delivered if it is authorized.
-    pub(super) fn inbound_routes(&self, who: &Who, port: Option<NonZeroU16>) -> Option<RouteTable> {
-        let known =
-            |port: NonZeroU16| who.ports.iter().any(|of| of.port == port) || self.guarded_ports(who).contains(&port);
-        if who.mode == ProxyMode::Gateway || port.is_some_and(|port| !known(port)) {
+    pub(super) fn inbound_routes(&self, requester: &Requester, port: Option<NonZeroU16>) -> Option<RouteTable> {
+        let known = |port: NonZeroU16| {
+            requester.ports.iter().any(|of| of.port == port) || self.guarded_ports(requester).contains(&port)
+        };
+        if requester.mode == ProxyMode::Gateway || port.is_some_and(|port| !known(port)) {
             return None;
         }
         let name = RouteName::Inbound(port);
-        let rule = route::Rule::all(&format!("{}/{}#inbound", who.namespace, who.name), route::Action::Deliver);
+        let rule =
+            route::Rule::all(&format!("{}/{}#inbound", requester.namespace, requester.name), route::Action::Deliver);
         let host = VirtualHost { name: name.to_string().into(), domains: vec!["*".into()], rules: vec![rule] };
-        Some(RouteTable { name, hosts: vec![host], authorization: self.authorization(who, port) })
+        Some(RouteTable { name, hosts: vec![host], authorization: self.authorization(requester, port) })
     }
 
     /// Ports that a policy guards by themselves, declared or not.
-    fn guarded_ports(&self, who: &Who) -> BTreeSet<NonZeroU16> {
-        let guarded = self.policies(who).filter_map(|policy| match self.guards(policy, who) {
+    fn guarded_ports(&self, requester: &Requester) -> BTreeSet<NonZeroU16> {
+        let guarded = self.policies(requester).filter_map(|policy| match self.guards(policy, requester) {
             Guards::Port(port) => Some(port),
             Guards::Nothing | Guards::Everything => None,
         });
@@ -69,15 +71,15 @@ impl World {
     }
 
     /// The policies that can concern this workload: those of the root namespace first.
-    fn policies(&self, who: &Who) -> impl Iterator<Item = &AuthorizationPolicy> {
-        let own = (who.namespace != ROOT_NAMESPACE).then(|| self.objects.authorization_of(&who.namespace));
+    fn policies(&self, requester: &Requester) -> impl Iterator<Item = &AuthorizationPolicy> {
+        let own = (requester.namespace != ROOT_NAMESPACE).then(|| self.objects.authorization_of(&requester.namespace));
         self.objects.authorization_of(ROOT_NAMESPACE).chain(own.into_iter().flatten())
     }
 
-    fn authorization(&self, who: &Who, port: Option<NonZeroU16>) -> Authorization {
+    fn authorization(&self, requester: &Requester, port: Option<NonZeroU16>) -> Authorization {
         let mut out = Authorization::default();
-        for policy in self.policies(who) {
-            let concerned = match self.guards(policy, who) {
+        for policy in self.policies(requester) {
+            let concerned = match self.guards(policy, requester) {
                 Guards::Nothing => false,
                 Guards::Everything => true,
                 Guards::Port(guarded) => port == Some(guarded),
@@ -104,14 +106,14 @@ impl World {
         out
     }
 
-    fn guards(&self, policy: &AuthorizationPolicy, who: &Who) -> Guards {
+    fn guards(&self, policy: &AuthorizationPolicy, requester: &Requester) -> Guards {
         if let Some(target) = &policy.spec.target_ref {
             let service = self.objects.service(&policy.metadata.namespace, &target.name);
-            return service.map_or(Guards::Nothing, |service| part(service, target.section_name.as_deref(), who));
+            return service.map_or(Guards::Nothing, |service| part(service, target.section_name.as_deref(), requester));
         }
         match &policy.spec.selector {
             None => Guards::Everything,
-            Some(selector) if selector.matches(&who.labels) => Guards::Everything,
+            Some(selector) if selector.matches(&requester.labels) => Guards::Everything,
             Some(_) => Guards::Nothing,
         }
     }
@@ -119,14 +121,14 @@ impl World {
 
 /// What a policy for a service guards of a workload. A port name that the service or the workload does not have guards
 /// everything: narrower than what was meant, never wider.
-fn part(service: &Service, section: Option<&str>, who: &Who) -> Guards {
-    if service.metadata.namespace != who.namespace || !selects(&service.spec.selector, &who.labels) {
+fn part(service: &Service, section: Option<&str>, requester: &Requester) -> Guards {
+    if service.metadata.namespace != requester.namespace || !selects(&service.spec.selector, &requester.labels) {
         return Guards::Nothing;
     }
     let Some(section) = section else { return Guards::Everything };
     let port = service.spec.port_named(section).and_then(|port| match port.target() {
         TargetPort::Number(port) => Some(port),
-        TargetPort::Name(name) => who.ports.iter().find(|port| port.name == name).map(|port| port.port),
+        TargetPort::Name(name) => requester.ports.iter().find(|port| port.name == name).map(|port| port.port),
     });
     port.map_or(Guards::Everything, Guards::Port)
 }

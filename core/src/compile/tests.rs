@@ -28,8 +28,8 @@ fn world(yaml: &str) -> World {
     World::new(Arc::new(objects), Arc::new(Workloads::default()))
 }
 
-fn who(name: &str, labels: &[(&str, &str)], ports: &[(&str, u16)]) -> Who {
-    Who {
+fn requester(name: &str, labels: &[(&str, &str)], ports: &[(&str, u16)]) -> Requester {
+    Requester {
         namespace: "shop".into(),
         name: name.into(),
         labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
@@ -47,8 +47,8 @@ fn who(name: &str, labels: &[(&str, &str)], ports: &[(&str, u16)]) -> Who {
     }
 }
 
-fn anyone() -> Who {
-    who("client", &[], &[])
+fn anyone() -> Requester {
+    requester("client", &[], &[])
 }
 
 #[derive(Clone, Debug, Default)]

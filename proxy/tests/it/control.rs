@@ -11,7 +11,7 @@ use tokio::{
 use weft_core::{
     api::{parse_documents, proxy_config::ProxyMode},
     cluster::Cluster,
-    compile::{Objects, Who, Workloads, World},
+    compile::{Objects, Requester, Workloads, World},
     endpoint::EndpointSet,
     identity::TrustDomain,
     listener::{Listener, Outbound, Protocol},
@@ -83,8 +83,8 @@ fn world(targets: &[SocketAddr]) -> World {
     World::new(Arc::new(Objects::new(&objects, domain, 1)), Arc::new(Workloads::default()))
 }
 
-fn who() -> Who {
-    Who {
+fn requester() -> Requester {
+    Requester {
         namespace: "shop".into(),
         name: "client-1".into(),
         labels: [("app".to_owned(), "client".to_owned())].into(),
@@ -95,13 +95,13 @@ fn who() -> Who {
 }
 
 fn listener(world: &World, name: &str) -> Encoded {
-    let listener = world.listener(&ListenerName::parse(name).unwrap(), &who()).unwrap();
+    let listener = world.listener(&ListenerName::parse(name).unwrap(), &requester()).unwrap();
     render_listener(&listener, ClientClass::Weft).unwrap()
 }
 
 /// The tree of `inbound` and `outbound`.
 fn first(world: &World) -> Vec<Encoded> {
-    let routes = world.routes(&RouteName::Inbound(None), &who()).unwrap();
+    let routes = world.routes(&RouteName::Inbound(None), &requester()).unwrap();
     let routes = render_route(&routes, ClientClass::Weft).unwrap();
     vec![listener(world, "inbound"), listener(world, "outbound"), routes]
 }

@@ -220,7 +220,7 @@ fn all_bytes(world: &World) -> String {
         write!(out, "{:?}", world.cluster(&ClusterName::Service(at.clone()))).unwrap();
         write!(out, "{:?}", world.endpoints(&ClusterName::Service(at))).unwrap();
     }
-    let me = who("product-1", &[("app", "product")], &[("web", 8080)]);
+    let me = requester("product-1", &[("app", "product")], &[("web", 8080)]);
     write!(out, "{:?}{:?}", world.listener(&ListenerName::Inbound, &me), world.routes(&RouteName::Inbound(None), &me))
         .unwrap();
     out

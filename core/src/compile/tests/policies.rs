@@ -1,12 +1,12 @@
 use super::*;
 use crate::listener::Inbound;
 
-fn me() -> Who {
-    who("product-1", &[("app", "product"), ("version", "v1")], &[("web", 8080), ("", 9090)])
+fn me() -> Requester {
+    requester("product-1", &[("app", "product"), ("version", "v1")], &[("web", 8080), ("", 9090)])
 }
 
-fn inbound(world: &World, who: &Who) -> Inbound {
-    match world.listener(&ListenerName::Inbound, who) {
+fn inbound(world: &World, requester: &Requester) -> Inbound {
+    match world.listener(&ListenerName::Inbound, requester) {
         Some(Listener::Inbound(inbound)) => inbound,
         other => panic!("{other:?}"),
     }
@@ -17,10 +17,10 @@ fn id(account: &str) -> Identity {
 }
 
 /// The decision on a GET, or on a TCP connection without a path.
-fn ask(world: &World, who: &Who, identity: Option<&Identity>, port: u16, path: Option<&str>) -> String {
-    let inbound = inbound(world, who);
+fn ask(world: &World, requester: &Requester, identity: Option<&Identity>, port: u16, path: Option<&str>) -> String {
+    let inbound = inbound(world, requester);
     let entry = inbound.port(port);
-    let table = world.routes(&entry.routes, who).unwrap();
+    let table = world.routes(&entry.routes, requester).unwrap();
     assert_eq!(table.authorization, entry.authorization, "requests and connections are judged by the same rules");
     let http = path.map(|path| ("GET", path));
     match entry.authorization.check(&Request { identity, port, http }) {
@@ -101,14 +101,14 @@ fn deny_wins_and_what_no_allow_rule_names_is_refused() {
     ] {
         assert_eq!(ask(&world, &me, identity, 8080, path), wanted, "{identity:?} {path:?}");
     }
-    let other = who("cart-1", &[("app", "cart")], &[]);
+    let other = requester("cart-1", &[("app", "cart")], &[]);
     assert_eq!(ask(&world, &other, None, 80, Some("/")), "allow all", "the selector does not mean this one");
     assert_eq!(
         ask(&world, &other, None, 80, Some("/api/secret")),
         "deny shop/secret#0",
         "an empty selector: the namespace"
     );
-    let elsewhere = Who { namespace: "other".into(), ..me };
+    let elsewhere = Requester { namespace: "other".into(), ..me };
     assert_eq!(ask(&world, &elsewhere, None, 8080, Some("/api/secret")), "allow all");
 }
 
@@ -122,8 +122,8 @@ fn a_policy_of_the_root_namespace_guards_the_whole_mesh() {
   rules: [{name: admin, to: [{paths: [/admin]}]}]"#,
     ));
     for namespace in ["shop", "other", ROOT_NAMESPACE] {
-        let who = Who { namespace: namespace.into(), ..me() };
-        assert_eq!(ask(&world, &who, None, 8080, Some("/admin")), "deny weft-system/no-admin#admin");
+        let requester = Requester { namespace: namespace.into(), ..me() };
+        assert_eq!(ask(&world, &requester, None, 8080, Some("/admin")), "deny weft-system/no-admin#admin");
     }
 }
 
@@ -152,7 +152,7 @@ fn a_policy_for_a_service_guards_its_workloads_and_one_for_a_port_only_that_port
         assert_eq!(ask(&world, &me, None, port, Some("/")), "not allowed");
     }
     assert_eq!(reasons(&world, Kind::AuthorizationPolicy, "p"), ["Accepted=False/TargetNotFound"]);
-    let cart = who("cart-1", &[("app", "cart")], &[]);
+    let cart = requester("cart-1", &[("app", "cart")], &[]);
     assert_eq!(ask(&world, &cart, None, 80, Some("/")), "allow all");
 }
 
@@ -199,7 +199,7 @@ fn what_says_nothing_is_never_wider() {
 
 #[test]
 fn a_gateway_has_nothing_inbound() {
-    let gateway = Who { mode: ProxyMode::Gateway, ..me() };
+    let gateway = Requester { mode: ProxyMode::Gateway, ..me() };
     assert!(shop("").listener(&ListenerName::Inbound, &gateway).is_none());
     assert!(shop("").routes(&RouteName::Inbound(None), &gateway).is_none());
     assert!(shop("").routes(&RouteName::parse("inbound:4444").unwrap(), &me()).is_none(), "no such port");
