@@ -13,6 +13,7 @@ mod crash;
 mod docs;
 mod harness;
 mod identity;
+mod layers;
 mod ports;
 mod program;
 mod xds;
