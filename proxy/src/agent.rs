@@ -1,13 +1,13 @@
-//! The agent stream: what the control plane is told about this proxy and its workload, and nothing of configuration.
-//! Shape: [`Agent::run`] registers, sends a heartbeat at the interval it is told and at every change, and at the end takes
-//! the workload out of the registry. A stream that is lost is opened again, with the registration first.
+//! The agent stream: registration and health of this proxy and its workload, and no configuration.
+//! Shape: [`Agent::run`] registers, sends a heartbeat at the interval that the control plane gives and at every change, and
+//! deregisters the workload at the end. A lost stream is opened again, with the registration first.
 //!
 //! - [`health`]: the checks of the workload.
 //!
 //! # Defaults
-//! 2 s between heartbeats until told otherwise; 100 ms until what came into force is told; 10 s for the registration; 1 s to say
-//! good-bye; waits between tries as `control_plane`, but never longer than one interval: a control plane that comes back
-//! gives everybody three of them to be heard of, however long it was away.
+//! 2 s between heartbeats until the control plane gives another interval; 100 ms until a new revision is reported; 10 s for the
+//! registration; 1 s to deregister; backoff as `control_plane`, but never longer than one interval: a control plane that comes
+//! back expects a heartbeat within three intervals, however long it was away.
 
 pub(crate) mod health;
 
@@ -24,7 +24,7 @@ use weft_proto::weft::v1::{
     agent_message::Message, control_message,
 };
 
-use self::health::Verdict;
+use self::health::WorkloadHealth;
 use crate::{
     config::{Mode, Settings},
     control_plane::{Backoff, ConnectError, ControlPlane},
@@ -32,15 +32,19 @@ use crate::{
     tls::CurrentTls,
 };
 
+/// Between heartbeats, until the control plane gives an interval.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for the answer to a registration.
 const REGISTRATION: Duration = Duration::from_secs(10);
-const GOOD_BYE: Duration = Duration::from_secs(1);
+/// Longest wait until a deregistration is read.
+const DEREGISTRATION: Duration = Duration::from_secs(1);
+/// A stream that lasted this long resets the backoff.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
-/// Bounds of the interval that we can be told.
+/// Bounds of the interval that the control plane gives, in milliseconds.
 const INTERVALS: std::ops::RangeInclusive<u32> = 50..=300_000;
 /// Messages that wait to be sent.
 const MESSAGES: usize = 16;
-/// What came into force is told so much later at most, so that one message tells many revisions.
+/// Longest delay of the report of a new revision, so that one message reports many.
 const APPLIED: Duration = Duration::from_millis(100);
 
 /// The client.
@@ -49,8 +53,8 @@ pub(crate) struct Agent {
     tls: Arc<CurrentTls>,
     status: Arc<Status>,
     register: Register,
-    health: watch::Receiver<Verdict>,
-    /// Between heartbeats, as told last.
+    health: watch::Receiver<WorkloadHealth>,
+    /// Between heartbeats.
     interval: Duration,
 }
 
@@ -65,7 +69,7 @@ enum AgentError {
     Refused(String),
     #[error("the control plane does not answer")]
     Silent,
-    #[error("the control plane does not read")]
+    #[error("the control plane does not read its messages")]
     Stuck,
 }
 
@@ -75,17 +79,17 @@ impl Agent {
         plane: ControlPlane,
         tls: Arc<CurrentTls>,
         status: Arc<Status>,
-        health: watch::Receiver<Verdict>,
+        health: watch::Receiver<WorkloadHealth>,
     ) -> Self {
         Self { plane, tls, status, register: registration(settings), health, interval: INTERVAL }
     }
 
-    /// Stays connected until `leave`, then takes the workload out of the registry.
+    /// Keeps a stream open until `leave`, then deregisters the workload.
     pub(crate) async fn run(mut self, leave: CancellationToken) {
         let mut backoff = Backoff::default();
         let mut certificates = self.status.certificates.subscribe();
         tokio::select! {
-            // The sender lives in our own status.
+            // The sender is in `self.status`: it cannot be gone.
             _ = certificates.wait_for(|count| *count > 0) => {}
             () = leave.cancelled() => return,
         }
@@ -99,7 +103,7 @@ impl Agent {
             }
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "no agent stream; the control plane does not know how we do"
+                "agent stream lost; the control plane does not know the health of this workload"
             );
             tokio::select! {
                 () = sleep(backoff.next_within(self.interval, fastrand::f64())) => {}
@@ -108,7 +112,7 @@ impl Agent {
         }
     }
 
-    /// One stream; `Ok` after the good-bye.
+    /// One stream; `Ok` after the deregistration.
     async fn stream(&mut self, leave: &CancellationToken) -> Result<(), AgentError> {
         let channel = tokio::select! {
             channel = self.plane.connect(&self.tls) => channel?,
@@ -122,7 +126,7 @@ impl Agent {
         let mut registered = false;
         let silent_at = Instant::now() + REGISTRATION;
         let mut due = Instant::now();
-        let mut told_soon = false;
+        let mut report_due = false;
         let mut applied = self.status.applied.subscribe();
         let mut draining = self.status.draining.subscribe();
         let mut certificates = self.status.certificates.subscribe();
@@ -132,7 +136,7 @@ impl Agent {
                     None => return Err(ended(tonic::Status::ok("closed"))),
                     Some(answer) => {
                         if let Some(control_message::Message::Registered(answer)) = answer.message {
-                            self.interval = told(&answer)?;
+                            self.interval = interval(&answer)?;
                             self.missing(&answer);
                             if !registered {
                                 tracing::info!(interval_ms = answer.heartbeat_interval_ms, "registered");
@@ -146,23 +150,23 @@ impl Agent {
                 () = leave.cancelled() => {
                     send(&messages, Message::Deregister(Deregister {}))?;
                     drop(messages);
-                    // The stream ends when the other side has read it.
-                    let read = timeout(GOOD_BYE, async { while let Ok(Some(_)) = answers.message().await {} }).await;
+                    // The server ends the stream when it has read the message.
+                    let read = timeout(DEREGISTRATION, async { while let Ok(Some(_)) = answers.message().await {} }).await;
                     if read.is_err() {
-                        tracing::debug!("the control plane did not acknowledge that we left");
+                        tracing::debug!("the deregistration was not acknowledged in time");
                     }
                     return Ok(());
                 }
                 () = tokio::time::sleep_until(silent_at), if !registered => return Err(AgentError::Silent),
                 () = tokio::time::sleep_until(due), if registered => {
                     due = Instant::now() + self.interval;
-                    told_soon = false;
+                    report_due = false;
                     applied.mark_unchanged();
                     send(&messages, Message::Heartbeat(self.heartbeat()))?;
                 }
                 Ok(()) = self.health.changed(), if registered => due = Instant::now(),
-                Ok(()) = applied.changed(), if registered && !told_soon => {
-                    told_soon = true;
+                Ok(()) = applied.changed(), if registered && !report_due => {
+                    report_due = true;
                     due = due.min(Instant::now() + APPLIED);
                 }
                 Ok(()) = draining.changed(), if registered => due = Instant::now(),
@@ -171,26 +175,26 @@ impl Agent {
         }
     }
 
-    /// Takes note of addresses of ours that the control plane does not give us.
+    /// Notes the addresses of the proxy's file that the control plane refuses.
     fn missing(&self, answer: &Registered) {
         let missing = answer.refused_addresses.iter().map(|it| (it.address.clone(), it.reason.clone())).collect();
         let before = std::mem::replace(&mut *self.status.missing.lock(), missing);
         for RefusedAddress { address, reason } in &answer.refused_addresses {
             if before.get(address) != Some(reason) {
-                tracing::warn!(address, reason, "the control plane does not give us this address of our file");
+                tracing::warn!(address, reason, "the control plane refuses this address of the proxy's file");
             }
         }
         for address in before.keys().filter(|address| answer.refused_addresses.iter().all(|it| it.address != **address))
         {
-            tracing::info!(address, "the control plane gives us this address now");
+            tracing::info!(address, "the control plane accepts this address now");
         }
     }
 
     fn heartbeat(&mut self) -> Heartbeat {
         let (health, reason) = match &*self.health.borrow_and_update() {
             _ if *self.status.draining.borrow() => (Health::Draining, String::new()),
-            Verdict::Healthy => (Health::Healthy, String::new()),
-            Verdict::Unhealthy(reason) => (Health::Unhealthy, reason.clone()),
+            WorkloadHealth::Healthy => (Health::Healthy, String::new()),
+            WorkloadHealth::Unhealthy(reason) => (Health::Unhealthy, reason.clone()),
         };
         let applied = *self.status.applied.borrow();
         let not_after = self.tls.load().as_ref().map(|tls| tls.not_after);
@@ -208,14 +212,15 @@ fn send(messages: &mpsc::Sender<AgentMessage>, message: Message) -> Result<(), A
     messages.try_send(AgentMessage { message: Some(message) }).map_err(|_full| AgentError::Stuck)
 }
 
-/// The interval that we are told.
-fn told(answer: &Registered) -> Result<Duration, AgentError> {
+/// The heartbeat interval that the control plane gives.
+/// Errors: it refuses the registration.
+fn interval(answer: &Registered) -> Result<Duration, AgentError> {
     if !answer.refused.is_empty() {
         return Err(AgentError::Refused(answer.refused.clone()));
     }
     let millis = answer.heartbeat_interval_ms;
-    let told = u64::from(millis.clamp(*INTERVALS.start(), *INTERVALS.end()));
-    Ok(if millis == 0 { INTERVAL } else { Duration::from_millis(told) })
+    let bounded = u64::from(millis.clamp(*INTERVALS.start(), *INTERVALS.end()));
+    Ok(if millis == 0 { INTERVAL } else { Duration::from_millis(bounded) })
 }
 
 fn ended(status: tonic::Status) -> AgentError {

@@ -366,6 +366,6 @@ fn start_control(
     let (tls, live, status) = (view.tls.clone(), view.live.clone(), view.status.clone());
     let discovery = Discovery::new(settings, plane.clone(), tls, live, status, wanted, Box::new(open));
     tasks.spawn(discovery.run());
-    let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.verdict.clone());
+    let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.health.clone());
     tokio::spawn(agent.run(leave.clone()))
 }

@@ -2,9 +2,9 @@
 //!
 //! | exit code | |
 //! |---|---|
-//! | 0 | done |
-//! | 1 | it did not work |
-//! | 64 | a wrong command line or file (sysexits.h `EX_USAGE`) |
+//! | 0 | success |
+//! | 1 | failure |
+//! | 64 | mistakes in the command line or file (sysexits.h `EX_USAGE`) |
 
 mod call;
 mod enrol;
@@ -24,10 +24,10 @@ use crate::{
     config::{ConfigError, LogArgs, SettingsArgs},
 };
 
-/// A wrong command line or file.
+/// Exit code for mistakes in the command line or file.
 pub const USAGE: u8 = 64;
 
-/// The data plane of Weft: carries the traffic of a workload, or of the edge
+/// The data plane of Weft: carries the traffic of one workload, or of a gateway
 #[derive(Debug, Parser)]
 #[command(
     name = "weft-proxy",
@@ -39,15 +39,15 @@ pub const USAGE: u8 = 64;
   weft-proxy identity --config proxy.yaml --out /run/weft/svid"
 )]
 pub enum Command {
-    /// Carry traffic: beside a workload, or as a gateway
+    /// Carry traffic, beside a workload or as a gateway
     Run(RunArgs),
-    /// Send the workload's TCP connections through the proxy
+    /// Redirect the workload's TCP connections to the proxy
     Redirect(RedirectArgs),
-    /// Keep a certificate of the mesh in files, for programs that speak mesh TLS themselves
+    /// Keep a mesh certificate in files, for programs that speak mesh TLS themselves
     Identity(IdentityArgs),
-    /// Tell whether the proxy on this host takes traffic
+    /// Check whether the proxy on this host takes traffic
     Ready(ReadyArgs),
-    /// Let the proxy on this host take no more connections
+    /// Drain the proxy on this host: refuse new connections
     Drain(DrainArgs),
     /// Print a completion script for a shell
     Completion {
@@ -65,10 +65,10 @@ pub enum Shell {
     Fish,
 }
 
-/// Carry traffic: beside a workload, or as a gateway
+/// Carry traffic, beside a workload or as a gateway
 ///
-/// Ends on SIGTERM or SIGINT: readiness goes off, the control plane is told, listeners close, and open connections are given
-/// `spec.drain` (30s) to end. A second signal ends it at once. SIGHUP reads the objects in the file again.
+/// Drains on SIGTERM or SIGINT, then exits: readiness fails, the control plane is told, listeners close, and open connections
+/// have `spec.drain` (30s) to end. A second signal exits at once. SIGHUP reloads the objects in the file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   weft-proxy run --config proxy.yaml
@@ -81,7 +81,7 @@ pub struct RunArgs {
     #[command(flatten)]
     log: LogArgs,
 
-    /// Only judge the file: exit 0 when it is good, 64 with every mistake when it is not
+    /// Only check the file: exit 0 if it is valid, or 64 with every mistake
     #[arg(long)]
     check: bool,
 }
@@ -105,19 +105,19 @@ pub fn run(command: Command) -> ExitCode {
 fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     if args.check {
-        println!("{}: good", args.settings.config.display());
+        println!("{}: OK", args.settings.config.display());
         return Ok(ExitCode::SUCCESS);
     }
     log::start(&args.log)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        // Before anything else: a signal that comes during the start is not lost.
+        // First of all, so that a signal during the start is not lost.
         let signals = Signals::listen()?;
         let app = Box::pin(App::start(settings)).await?;
         Box::pin(app.run(&args.settings, signals)).await;
         Ok(ExitCode::SUCCESS)
     });
-    // A reader of our output that is stuck must not keep us.
+    // A blocked write to standard output must not delay the exit.
     runtime.shutdown_background();
     result
 }

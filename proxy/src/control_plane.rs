@@ -1,9 +1,9 @@
-//! The way to the control plane: TCP with our mark, TLS of `tls::plane`, gRPC on it. Used by `identity`, `discovery` and
-//! `agent`, each with a connection of its own.
+//! Connections to the control plane: TCP with the proxy's mark, TLS of `tls::plane`, gRPC on it. `identity`, `discovery` and
+//! `agent` have a connection each.
 //!
 //! # Defaults
-//! 5 s to connect; a ping after 10 s of silence with 10 s to answer; after a failure 100 ms, doubled up to 10 s (the agent
-//! stream: up to one heartbeat interval, if that is shorter), of which the last half is random.
+//! 5 s to connect; a PING after 10 s of silence with 10 s to answer; backoff of 100 ms, doubled up to 10 s (the agent stream: up
+//! to one heartbeat interval, if that is shorter), of which the last half is random.
 
 use std::{
     io,
@@ -29,26 +29,26 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Where the control plane is.
+/// The address of the control plane.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
     /// `host:port`.
     pub(crate) address: String,
-    /// SO_MARK of our connections.
+    /// SO_MARK of the connections to it.
     pub(crate) mark: Option<u32>,
 }
 
-/// Why the control plane was not reached.
+/// The control plane was not reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// There is no certificate yet.
     #[error("no certificate yet")]
     NoCertificate,
-    /// Our certificate cannot be used.
-    #[error("our certificate cannot be used")]
+    /// The proxy's certificate is unusable.
+    #[error("the proxy's certificate cannot be used")]
     Svid(#[from] SvidError),
-    /// The address is none.
-    #[error("{address:?} is no host:port")]
+    /// The address is malformed.
+    #[error("{address:?} is not host:port")]
     Address {
         /// What it is.
         address: String,
@@ -91,7 +91,7 @@ impl ControlPlane {
     }
 }
 
-/// What hyper asks for a connection.
+/// Opens connections for tonic.
 #[derive(Clone, Debug)]
 struct Connector {
     address: Arc<str>,
@@ -116,7 +116,7 @@ impl tower_service::Service<Uri> for Connector {
 
 impl Connector {
     async fn open(&self) -> io::Result<TlsStream<TcpStream>> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         for address in lookup_host(&*self.address).await? {
             match dial(address, self.mark).await {
                 Ok(stream) => {
@@ -145,14 +145,14 @@ pub(crate) fn check_mark(mark: u32) -> io::Result<()> {
     set_mark(&TcpSocket::new_v4()?, mark)
 }
 
-/// How long to wait after a number of failures in a row.
+/// Exponential backoff after failures in a row.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// The wait after one failure more. `random` is in 0..1.
+    /// The wait after one more failure. `random` is in 0..1.
     pub(crate) fn next(&mut self, random: f64) -> Duration {
         self.next_within(LONGEST_WAIT, random)
     }
@@ -164,7 +164,7 @@ impl Backoff {
         doubled.min(LONGEST_WAIT).min(longest).mul_f64(0.5 + random / 2.0)
     }
 
-    /// It went well.
+    /// Starts again with the shortest wait, after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }

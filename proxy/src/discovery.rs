@@ -1,20 +1,20 @@
-//! Discovery: what this proxy obeys, from a control plane, over delta ADS.
-//! Spec: xDS transport protocol, incremental; gRFC A46 (one bad resource does not spoil the others). The rules of our own
-//! server are at the head of control-plane/src/xds.rs; the numbers below are those.
+//! Discovery: the configuration of this proxy, from a control plane, over delta ADS.
+//! Spec: xDS transport protocol, incremental; gRFC A46 (a bad resource is rejected alone). The rules of our own server are at
+//! the head of control-plane/src/xds.rs; the numbers of rules below are theirs.
 //!
-//! Shape: [`Discovery::run`] connects, for ever; `stream` is one connection; `held` (pure) is what was sent;
-//! `subscriptions` (pure) is what we ask for. The names `inbound` and `outbound`, or the gateway's, are asked for at the
-//! start, `outbound/<ip>:<port>` when the workload calls it.
-//! Everything but endpoints is staged, and comes into force in one step with the barrier (rule 9). A name that does not
-//! exist changes nothing that is in force, so the answer to it applies at once.
-//! A server that sends no barrier within a second of its first answer is not ours: then the names of the tree are asked for
-//! one level after the other, and what is complete comes into force.
-//! Invariant: what is in force stays in force until something better is complete; while there is no connection nothing is
-//! unsubscribed or forgotten.
+//! Shape: [`Discovery::run`] connects, for ever; `stream` is one connection; `held` (pure) has the resources received;
+//! `subscriptions` (pure) has the names subscribed to. The names `inbound` and `outbound`, or the gateway's, are subscribed to
+//! at the start, `outbound/<ip>:<port>` when the workload calls it.
+//! Resources other than endpoints are staged, and come into force in one step with the barrier (rule 9). A name that does not
+//! exist changes nothing in force, so the answer to it applies at once.
+//! A server that sends no barrier within a second of its first answer is not ours: then the proxy subscribes to the names of
+//! the tree one level after the other, and each complete tree comes into force.
+//! Invariant: the configuration in force stays until its replacement is complete; while there is no connection nothing is
+//! unsubscribed from or forgotten.
 //!
 //! # Defaults
-//! 10,000 destinations; one not called for 5 min is unsubscribed from; 10 s to open a stream and 15 s for its first answer;
-//! waits between tries as `control_plane`.
+//! 10,000 destinations; a destination not called for 5 min is unsubscribed from; 10 s to open a stream and 15 s for its first
+//! answer; backoff as `control_plane`.
 
 mod held;
 mod node;
@@ -44,10 +44,10 @@ use crate::{
     tls::CurrentTls,
 };
 
-/// A stream that lasted so long was a good one: the next try comes soon.
+/// A stream that lasted this long resets the backoff.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
 
-/// Where open connections of the workload lead; asked now and then.
+/// Gives the destinations of the workload's open connections.
 pub(crate) type OpenDestinations = Box<dyn Fn() -> HashSet<SocketAddr> + Send>;
 
 /// The client.
@@ -61,46 +61,46 @@ pub(crate) struct Discovery {
     open: OpenDestinations,
     subscriptions: Subscriptions,
     held: Held,
-    /// The server is not ours: it has no barrier.
+    /// The server is not ours: it sends no barrier.
     foreign: bool,
-    /// A listener that is held was unsubscribed from, and no barrier since agreed with us.
+    /// A listener that is held was unsubscribed from, and no barrier since had our hash.
     unsubscribing: bool,
-    /// What the configuration in force was made of, where all of it is good: a barrier after which this is the same only
-    /// brings a number.
+    /// The changes of resources and subscriptions that the configuration in force was made of, where all of them are good: a
+    /// barrier without a further change brings only a number.
     in_force: Option<(u64, u64)>,
 }
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
-    /// No connection.
+    /// There is no connection.
     #[error("no connection to the control plane")]
     Connect(#[from] ConnectError),
-    /// The server ended it.
+    /// The server ended the stream.
     #[error("the control plane ended the stream ({code}): {message}")]
     Ended {
-        /// gRPC's code.
+        /// The gRPC status code.
         code: tonic::Code,
-        /// Its reason.
+        /// The reason that the server gives.
         message: String,
     },
-    /// Nothing came.
+    /// No answer came in time.
     #[error("the control plane does not answer")]
     Silent,
-    /// It does not take our requests.
-    #[error("the control plane does not read")]
+    /// The queue of requests is full.
+    #[error("the control plane does not read its requests")]
     Stuck,
-    /// We and the server do not agree on what we hold.
-    #[error("revision {number}: the control plane's hash of what we hold is not ours; asking for everything again")]
+    /// The hash of the barrier is not that of the resources held.
+    #[error("revision {number}: the hash does not match the resources received; requesting everything again")]
     Hash {
         /// The revision.
         number: u64,
     },
-    /// Too much was sent.
+    /// Too many resources were sent.
     #[error(transparent)]
     TooMany(#[from] TooManyError),
     /// A configuration that was checked turned out to be incomplete.
-    #[error("the configuration is not complete")]
+    #[error("the configuration is incomplete")]
     Incomplete(#[from] IncompleteError),
 }
 
@@ -137,11 +137,11 @@ impl Discovery {
         }
     }
 
-    /// Stays connected.
+    /// Keeps a stream open, for ever.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut certificates = self.status.certificates.subscribe();
-        // The sender lives in our own status.
+        // The sender is in `self.status`: it cannot be gone.
         if certificates.wait_for(|count| *count > 0).await.is_err() {
             return;
         }
@@ -163,13 +163,13 @@ impl Discovery {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "no discovery; the last good configuration stays in force"
+                "discovery stream lost, keeping the current configuration"
             );
             self.pause(wait).await;
         }
     }
 
-    /// Waits, and notes what is asked for meanwhile.
+    /// Waits, and notes the destinations that are called meanwhile.
     async fn pause(&mut self, wait: Duration) {
         let until = Instant::now() + wait;
         loop {

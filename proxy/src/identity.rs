@@ -1,12 +1,12 @@
-//! The proxy's own identity: a key made here, a certificate from the control plane, renewed before it ends.
-//! Shape: [`Issuer::issue`] gets one [`Svid`]; [`Issuer::keep`] keeps [`CurrentTls`] fresh for ever. Connections that are
-//! open keep the certificate they began with.
-//! Proof: the current certificate while it is valid, else the join token, which also pins the root of the mesh.
+//! The proxy's own identity: a key made here, and a certificate from the control plane, renewed before it expires.
+//! Shape: [`Issuer::issue`] gets one [`Svid`]; [`Issuer::keep`] renews [`CurrentTls`] for ever. Open connections keep the
+//! certificate of their handshake.
+//! Authentication: the current certificate while it is valid, else the join token, which also pins the root of the mesh.
 //!
-//! - [`files`]: the certificate as files, for others and from others.
+//! - [`files`]: certificates in files, written for other programs and read where there is no control plane.
 //!
 //! # Defaults
-//! Renewal after half of the life that was left at issue, ±10 %; 20 s for one try; waits between tries as `control_plane`.
+//! Renewal after half of the lifetime that was left at issue, ±10 %; 20 s for one attempt; backoff as `control_plane`.
 
 pub mod files;
 
@@ -24,55 +24,55 @@ use crate::{
     tls::{CurrentTls, MeshTls, Svid, SvidError, plane, unix_now},
 };
 
-/// Longest time for one try.
+/// Longest time for one attempt.
 const TRY: Duration = Duration::from_secs(20);
-/// The clock is looked at this often, so that a jump of it is noticed.
+/// The clock is read at this interval, so that a jump of it is noticed.
 const LOOK: Duration = Duration::from_secs(30);
-/// A certificate that ends sooner is no proof any more.
+/// A certificate that expires sooner, in seconds, does not authenticate a request.
 const MARGIN: i64 = 1;
 
 /// Gets certificates for this proxy.
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    /// Where, and the token.
+    /// The address of the control plane, and the token.
     join: Join,
     plane: ControlPlane,
     tls: Arc<CurrentTls>,
     /// Namespace and service account that the proxy's file names.
     expected: (String, String),
-    /// The key of a try with a join token that has not ended well: its answer may have been lost, and then the token is
-    /// good again only for this key.
+    /// The key of a failed attempt with a join token: the answer may have been lost, and then the token is valid again only for
+    /// this key.
     tried: Arc<Mutex<Option<Arc<KeyPair>>>>,
 }
 
-/// Why there is no certificate.
+/// A certificate could not be got.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// No join token.
+    /// There is no join token.
     #[error("no join token")]
     Token(#[from] TokenSourceError),
-    /// No key or request.
-    #[error("no key can be made")]
+    /// The key or the request cannot be made.
+    #[error("cannot make a key")]
     Key(#[from] rcgen::Error),
-    /// No connection.
+    /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectFailed),
-    /// The control plane refuses.
+    /// The control plane refuses the request.
     #[error("the control plane refuses a certificate ({code}): {message}")]
     Refused {
-        /// gRPC's code.
+        /// The gRPC status code.
         code: tonic::Code,
-        /// Its reason.
+        /// The reason that the control plane gives.
         message: String,
     },
-    /// It takes too long.
+    /// The answer takes too long.
     #[error("no answer within {} s", TRY.as_secs())]
     Timeout,
-    /// What came is not fit.
-    #[error("the certificate is not fit")]
+    /// The certificate is unusable.
+    #[error("the certificate cannot be used")]
     Unfit(#[from] SvidError),
-    /// The roots that came are not those that the token pins.
-    #[error("the trust bundle does not hold the root that the join token names")]
+    /// The trust bundle does not hold the root that the token pins.
+    #[error("the trust bundle does not hold the root that the join token pins")]
     OtherRoot,
 }
 
@@ -88,13 +88,13 @@ impl From<ConnectError> for IssueError {
 }
 
 impl Issuer {
-    /// For a proxy whose file says so; certificates go to `tls`.
+    /// For a proxy with this namespace and service account in its file; certificates go to `tls`.
     pub fn new(join: Join, mark: Option<u32>, tls: Arc<CurrentTls>, namespace: &str, account: &str) -> Self {
         let plane = ControlPlane { address: join.address.clone(), mark };
         Self { join, plane, tls, expected: (namespace.to_owned(), account.to_owned()), tried: Arc::default() }
     }
 
-    /// Gets one certificate for a fresh key; a try with a join token that failed is made again with its key.
+    /// Gets one certificate for a new key; a failed attempt with a join token is repeated with its key.
     /// Errors: see [`IssueError`]; nothing changes.
     pub async fn issue(&self) -> Result<Svid, IssueError> {
         timeout(TRY, self.request()).await.unwrap_or(Err(IssueError::Timeout))
@@ -133,7 +133,7 @@ impl Issuer {
         Ok(svid)
     }
 
-    /// The key for a join token: that of the try before, if it did not end well.
+    /// The key for a join token: that of the attempt before, if it failed.
     fn first_key(&self) -> Result<Arc<KeyPair>, rcgen::Error> {
         let mut tried = self.tried.lock();
         if let Some(key) = &*tried {
@@ -151,7 +151,7 @@ impl Issuer {
         if (tls.identity.namespace(), tls.identity.service_account()) != (Some(namespace), Some(account)) {
             tracing::warn!(
                 identity = %tls.identity, namespace, account,
-                "the join token stands for another namespace or service account than the proxy's file"
+                "the join token is for another namespace or service account than the proxy's file"
             );
         }
         self.tls.store(Some(tls.clone()));
@@ -159,7 +159,7 @@ impl Issuer {
         Ok(tls)
     }
 
-    /// Keeps the certificate fresh. `outcome` is called after each try.
+    /// Renews the certificate for ever. `outcome` is called after each attempt.
     pub(crate) async fn keep(self, mut outcome: impl FnMut(Result<&MeshTls, &IssueError>)) {
         let mut backoff = Backoff::default();
         loop {
@@ -171,7 +171,7 @@ impl Issuer {
                 }
                 Err(error) => {
                     outcome(Err(&error));
-                    tracing::warn!(error = &error as &dyn std::error::Error, "no new certificate; trying again");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot get a certificate, retrying");
                     sleep(backoff.next(fastrand::f64())).await;
                 }
             }
@@ -186,7 +186,7 @@ fn due(now: i64, not_after: i64, random: f64) -> i64 {
     now.saturating_add((life * (0.4 + random * 0.2)).max(1.0) as i64)
 }
 
-/// Sleeps until the clock says so, even when the clock is set.
+/// Sleeps until this time of the clock, even when the clock is set meanwhile.
 async fn wait_until(due: i64) {
     loop {
         let left = due.saturating_sub(unix_now());

@@ -1,5 +1,4 @@
-//! How the control side of the proxy does: written by discovery, identity and agent, read by readiness, metrics and the
-//! heartbeat.
+//! The state of the proxy's control side: written by discovery, identity and agent, read by readiness, metrics and the heartbeat.
 
 use std::{
     collections::BTreeMap,
@@ -12,9 +11,9 @@ use tokio::{sync::watch, time::Instant};
 /// The status of a proxy.
 #[derive(Debug)]
 pub(crate) struct Status {
-    /// What was applied last.
+    /// The revision that came into force last.
     pub(crate) applied: watch::Sender<Applied>,
-    /// How many certificates came into force; nothing can be asked of a control plane before the first.
+    /// Certificates that came into force; there is no connection to a control plane before the first.
     pub(crate) certificates: watch::Sender<u64>,
     /// Draining has been asked for.
     pub(crate) draining: watch::Sender<bool>,
@@ -22,21 +21,21 @@ pub(crate) struct Status {
     pub(crate) discovery: Link,
     /// The agent stream.
     pub(crate) agent: Link,
-    /// Addresses of the proxy's file that the control plane does not give it, and why.
+    /// Addresses of the proxy's file that the control plane refuses, and why.
     pub(crate) missing: Mutex<BTreeMap<String, String>>,
     /// Names subscribed to.
     pub(crate) subscriptions: AtomicUsize,
-    /// Resources refused.
+    /// Resources rejected.
     pub(crate) refused: AtomicU64,
-    /// Configurations taken over.
+    /// Configurations put in force.
     pub(crate) swaps: AtomicU64,
-    /// Tries to get a certificate that failed.
+    /// Failed attempts to get a certificate.
     pub(crate) certificate_failures: AtomicU64,
     /// Every listener is open.
     pub(crate) listening: AtomicBool,
 }
 
-/// A revision and the hash of what was held at it.
+/// A revision, and the hash of the resources held at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {
     pub(crate) revision: u64,

@@ -1,6 +1,6 @@
-//! Checks of the workload beside us: a connection or a GET to its own address, with our mark, so that nothing captures it.
-//! One task per check; the verdict is over all of them. A refused connection counts at once; anything else that fails
-//! counts the second time in a row.
+//! Health checks of the workload: a connection or a GET to its own address, with the proxy's mark, so that it is not captured.
+//! One task per check; the workload is healthy while all of them pass. A refused connection counts at once, any other failure
+//! the second time in a row.
 
 use std::{
     collections::BTreeMap,
@@ -28,32 +28,32 @@ const FAILURES: u32 = 2;
 
 /// Whether the workload takes traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum WorkloadHealth {
     /// Every check passes.
     Healthy,
-    /// At least one does not; why.
+    /// At least one fails; with the reason of each.
     Unhealthy(String),
 }
 
-/// Why a check failed.
+/// A check failed.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("no HTTP: {0}")]
+    #[error("no HTTP answer")]
     Http(#[from] hyper::Error),
     #[error("answers {0}")]
     Status(StatusCode),
-    #[error("no request can be made: {0}")]
+    #[error("cannot make the request")]
     Request(#[from] http::Error),
 }
 
 /// The checks of a workload while they run.
 #[derive(Debug)]
 pub(crate) struct Checks {
-    pub(crate) verdict: watch::Receiver<Verdict>,
+    pub(crate) health: watch::Receiver<WorkloadHealth>,
     _tasks: JoinSet<()>,
 }
 
@@ -67,27 +67,29 @@ impl Checks {
         for check in checks.iter().cloned() {
             tasks.spawn(repeat(check, address, mark, failing.clone()));
         }
-        let (verdict, changed) = watch::channel(judge(&receiver.borrow()));
+        let (health, changed) = watch::channel(judge(&receiver.borrow()));
         tasks.spawn(async move {
             let mut receiver = receiver;
             while receiver.changed().await.is_ok() {
                 let now = judge(&receiver.borrow_and_update());
-                verdict.send_if_modified(|before| {
+                health.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
                     changed
                 });
             }
         });
-        Self { verdict: changed, _tasks: tasks }
+        Self { health: changed, _tasks: tasks }
     }
 }
 
-fn judge(failing: &BTreeMap<u16, String>) -> Verdict {
+fn judge(failing: &BTreeMap<u16, String>) -> WorkloadHealth {
     if failing.is_empty() {
-        return Verdict::Healthy;
+        return WorkloadHealth::Healthy;
     }
-    Verdict::Unhealthy(failing.iter().map(|(port, why)| format!("port {port}: {why}")).collect::<Vec<_>>().join("; "))
+    WorkloadHealth::Unhealthy(
+        failing.iter().map(|(port, why)| format!("port {port}: {why}")).collect::<Vec<_>>().join("; "),
+    )
 }
 
 async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing: watch::Sender<BTreeMap<u16, String>>) {
@@ -102,7 +104,7 @@ async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing:
             Ok(()) => {
                 failures = 0;
                 if failing.send_if_modified(|failing| failing.remove(&port).is_some()) {
-                    tracing::info!(port, "the workload passes its check");
+                    tracing::info!(port, "health check passes");
                 }
             }
             Err(error) => {
@@ -111,16 +113,27 @@ async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing:
                 if !refused && failures < FAILURES {
                     continue;
                 }
-                let reason = error.to_string();
+                let reason = chain(&error);
                 let changed = failing.send_if_modified(|failing| {
                     failing.insert(port, reason.clone()).is_none_or(|before| before != reason)
                 });
                 if changed {
-                    tracing::warn!(port, reason, "the workload fails its check");
+                    tracing::warn!(port, reason, "health check fails");
                 }
             }
         }
     }
+}
+
+/// An error with its causes, as one text.
+fn chain(error: &CheckError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 async fn once(check: &HealthCheck, target: SocketAddr, mark: Option<u32>) -> Result<(), CheckError> {
@@ -160,8 +173,8 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    async fn becomes(checks: &mut Checks, wanted: impl Fn(&Verdict) -> bool) {
-        let wait = checks.verdict.wait_for(|verdict| wanted(verdict));
+    async fn becomes(checks: &mut Checks, wanted: impl Fn(&WorkloadHealth) -> bool) {
+        let wait = checks.health.wait_for(|health| wanted(health));
         timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
     }
 
@@ -184,16 +197,16 @@ mod tests {
         let http =
             check(serde_json::json!({"port": address.port(), "type": "http", "path": "/ready", "interval": "20ms"}));
         let mut checks = Checks::start(&[http], Some(address.ip()), None);
-        assert!(matches!(&*checks.verdict.borrow(), Verdict::Unhealthy(why) if why.contains("not checked yet")));
-        becomes(&mut checks, |v| matches!(v, Verdict::Unhealthy(why) if why.contains("answers 500"))).await;
+        assert!(matches!(&*checks.health.borrow(), WorkloadHealth::Unhealthy(why) if why.contains("not checked yet")));
+        becomes(&mut checks, |v| matches!(v, WorkloadHealth::Unhealthy(why) if why.contains("answers 500"))).await;
         answers.store(302, std::sync::atomic::Ordering::Relaxed);
-        becomes(&mut checks, |v| *v == Verdict::Healthy).await;
+        becomes(&mut checks, |v| *v == WorkloadHealth::Healthy).await;
         application.abort();
-        becomes(&mut checks, |v| matches!(v, Verdict::Unhealthy(why) if why.contains("refused"))).await;
+        becomes(&mut checks, |v| matches!(v, WorkloadHealth::Unhealthy(why) if why.contains("refused"))).await;
     }
 
     #[tokio::test]
     async fn without_checks_a_workload_is_healthy() {
-        assert_eq!(*Checks::start(&[], None, None).verdict.borrow(), Verdict::Healthy);
+        assert_eq!(*Checks::start(&[], None, None).health.borrow(), WorkloadHealth::Healthy);
     }
 }

@@ -1,4 +1,4 @@
-//! `weft-proxy ready` and `weft-proxy drain`: asking the proxy on this host, over HTTP.
+//! `weft-proxy ready` and `weft-proxy drain`: calls to the proxy on this host, over HTTP.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -20,49 +20,49 @@ use super::runtime;
 const CALL: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes.
 const ANSWER: usize = 4 << 20;
-/// From one call to the next.
+/// Time between calls.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Tell whether the proxy on this host takes traffic
+/// Check whether the proxy on this host takes traffic
 ///
-/// Exit 0 when it does, else 1 with the reasons: no certificate, no configuration, a listener is not open, draining.
+/// Exits 0 if it does, or 1 with the reasons: no certificate, no configuration, a listener is not open, draining.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   weft-proxy ready
   weft-proxy ready --wait 30s && exec ./application")]
 pub struct ReadyArgs {
-    /// What to ask
+    /// The readiness URL of the proxy
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15020/readyz")]
     url: Uri,
 
-    /// Ask again until it does, for at most this long
+    /// Repeat the check until the proxy takes traffic, for at most this long
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
 }
 
-/// Let the proxy on this host take no more connections
+/// Drain the proxy on this host: refuse new connections
 ///
-/// Readiness goes off and the control plane is told; connections that are open go on. The proxy keeps running.
+/// Readiness fails and the control plane is told; open connections continue, and the proxy keeps running.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   weft-proxy drain
   weft-proxy drain --wait 30s")]
 pub struct DrainArgs {
-    /// The admin port
+    /// The admin port of the proxy
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
     url: Uri,
 
-    /// Wait until no connection is open, for at most this long; exit 1 when some still are
+    /// Wait until no connection is open, for at most this long; exit 1 if some still are
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
 }
 
-/// A time as the files have it, such as `30s`.
+/// A time in the format of the files, such as `30s`.
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<weft_core::api::Duration>().map(Duration::from).map_err(|error| error.to_string())
 }
 
-/// Asks, once or for a while.
+/// Checks readiness, once or until the wait is over.
 pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let until = Instant::now() + args.wait.unwrap_or_default();
@@ -80,7 +80,7 @@ pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Tells the proxy to drain, and waits if that is wanted.
+/// Starts draining, and waits for the end of connections if `--wait` is given.
 pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let base = args.url.to_string();
     let base = base.trim_end_matches('/');
@@ -92,7 +92,7 @@ pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
         let until = Instant::now() + wait;
         loop {
             let (_, body) = call(Method::GET, &connections).await?;
-            let body: serde_json::Value = serde_json::from_slice(&body).context("the answer is no JSON")?;
+            let body: serde_json::Value = serde_json::from_slice(&body).context("the answer is not JSON")?;
             let open = body.get("open").and_then(serde_json::Value::as_u64).context("the answer has no \"open\"")?;
             if open == 0 {
                 return Ok(ExitCode::SUCCESS);
@@ -108,8 +108,8 @@ async fn call(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> 
 }
 
 async fn exchange(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> {
-    ensure!(url.scheme_str() == Some("http"), "{url} is no http:// URL");
-    let authority = url.authority().with_context(|| format!("{url} names no host"))?;
+    ensure!(url.scheme_str() == Some("http"), "{url} is not an http:// URL");
+    let authority = url.authority().with_context(|| format!("{url} has no host"))?;
     let host = authority.host();
     let port = authority.port_u16().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! `weft-proxy identity`: a certificate of the mesh in files, kept fresh.
+//! `weft-proxy identity`: a mesh certificate in files, renewed in time.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -12,10 +12,10 @@ use crate::{
     tls::{CurrentTls, MeshTls, unix_now},
 };
 
-/// Keep a certificate of the mesh in files, for programs that speak mesh TLS themselves
+/// Keep a mesh certificate in files, for programs that speak mesh TLS themselves
 ///
-/// Writes cert.pem, key.pem (mode 0600) and bundle.pem, each by a rename, and writes them again at half of the certificate's
-/// life. A certificate that is still good is used to get the next one; the join token is needed for the first only.
+/// Writes cert.pem, key.pem (mode 0600) and bundle.pem, each by a rename, and renews them at half of the certificate's life.
+/// A valid certificate authenticates its renewal; the join token is needed for the first certificate only.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   weft-proxy identity --config proxy.yaml --out /run/weft/svid
@@ -24,11 +24,11 @@ pub struct IdentityArgs {
     #[command(flatten)]
     settings: SettingsArgs,
 
-    /// The directory; made when it is missing
+    /// The directory; created if it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: PathBuf,
 
-    /// Get one certificate and end
+    /// Get one certificate, then exit
     #[arg(long)]
     once: bool,
 
@@ -36,7 +36,7 @@ pub struct IdentityArgs {
     log: LogArgs,
 }
 
-/// Gets certificates until it is told to stop.
+/// Gets and renews certificates until SIGTERM or SIGINT.
 pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
     let Source::ControlPlane(join) = settings.source else {
@@ -51,11 +51,11 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
     let account = settings.workload.service_account();
     match files::read(&args.out).and_then(MeshTls::new) {
         Ok(known) if known.not_after > unix_now() => {
-            tracing::info!(identity = %known.identity, not_after = known.not_after, "using the certificate that is there");
+            tracing::info!(identity = %known.identity, not_after = known.not_after, "using the certificate in the directory");
             tls.store(Some(Arc::new(known)));
         }
-        Ok(_) => tracing::info!("the certificate that is there has expired"),
-        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no certificate is there"),
+        Ok(_) => tracing::info!("the certificate in the directory has expired"),
+        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no certificate in the directory"),
     }
     let issuer = Issuer::new(join, settings.mark, tls, &settings.namespace, account);
     runtime()?.block_on(async {
@@ -71,7 +71,7 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
             if let Ok(tls) = outcome
                 && let Err(error) = files::write(&tls.svid, &out)
             {
-                tracing::error!(error = &error as &dyn std::error::Error, "the certificate is not in its files");
+                tracing::error!(error = &error as &dyn std::error::Error, "cannot write the certificate");
             }
         });
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The proxy's own log, on standard error. (The access log is on standard output.)
+//! The proxy's own log, on standard error. The access log is on standard output.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 use crate::config::{ConfigError, LogArgs, LogFormat};
 
 /// Starts it for the whole program.
-/// Errors: the filter is none.
+/// Errors: the filter is malformed.
 pub(super) fn start(args: &LogArgs) -> anyhow::Result<()> {
     let filter: EnvFilter = args.log.parse().map_err(|error: tracing_subscriber::filter::ParseError| {
         ConfigError::Mistakes { path: "--log".into(), mistakes: vec![error.to_string()] }

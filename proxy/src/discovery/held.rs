@@ -1,7 +1,7 @@
-//! What the control plane has sent: every resource with the version it was sent in and the last good value of it.
-//! Pure: responses in, what changed out; [`Held::resources`] makes the configuration of it.
-//! Invariants: a bad resource is refused alone, and its last good value stays; a listener whose tree is not complete stays
-//! as it was in force before; the hash covers what the server thinks we hold, refused versions too.
+//! The resources that the control plane has sent, each with the version sent last and the last good value.
+//! Pure: responses in, changes out; [`Held::resources`] makes the configuration of them.
+//! Invariants: a bad resource is rejected alone, and its last good value stays; a listener whose tree is incomplete stays as
+//! it was in force before; the hash covers the versions sent, rejected ones too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,53 +14,54 @@ use weft_core::{
     snapshot::{IncompleteError, Resources},
     wire::{self, Parsed, ResourceType, Revision},
 };
-use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
+use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as Sent};
 
 /// Most resources held; more end the stream.
 const MAX_HELD: usize = 100_000;
 /// Longest NACK, in bytes.
 const MAX_NACK: usize = 8 * 1024;
 
-/// Everything sent and not removed.
+/// The resources sent and not removed.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    entries: BTreeMap<(ResourceType, String), Entry>,
-    /// Grows with each change of what [`Held::resources`] is made of.
+    entries: BTreeMap<(ResourceType, String), Resource>,
+    /// Grows with each change of the resources that [`Held::resources`] is made of.
     changes: u64,
 }
 
+/// One resource, by the versions of it.
 #[derive(Debug, Default)]
-struct Entry {
-    /// What the server thinks we have.
+struct Resource {
+    /// The version sent last: the one that the server counts as held.
     sent: String,
     /// The last good version and its value.
     good: Option<(String, Parsed)>,
-    /// Why `sent` is not `good`.
+    /// Why `sent` was rejected.
     refused: Option<String>,
 }
 
-/// What one response brought.
+/// The changes that one response brought.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// Why resources were refused; each names its resource.
+    /// Why resources were rejected; each text names its resource.
     pub(super) refused: Vec<String>,
     /// Endpoint sets, which apply at once.
     pub(super) endpoints: Vec<EndpointSet>,
-    /// Listeners that are not there (any more).
+    /// Listeners that do not exist, or no longer.
     pub(super) absent: Vec<ListenerName>,
     /// The barrier.
     pub(super) revision: Option<Revision>,
-    /// The server says that it has no barrier.
+    /// The server answers that it has no barrier.
     pub(super) no_revision: bool,
 }
 
-/// More was sent than a proxy holds.
+/// The control plane sent more resources than a proxy holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the control plane sent more than {MAX_HELD} resources")]
 pub(crate) struct TooManyError;
 
 impl Held {
-    /// Takes a response in. Good resources are kept whatever the others are (gRFC A46).
+    /// Stages a response. A good resource is kept even if others are bad (gRFC A46).
     pub(super) fn take(&mut self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Result<Taken, TooManyError> {
         let mut taken = Taken::default();
         if !matches!(kind, ResourceType::Endpoints | ResourceType::Revision) {
@@ -74,7 +75,7 @@ impl Held {
                 taken.no_revision = true;
             }
             self.entries.remove(&(kind, name.clone()));
-            // An endpoint set that is gone belongs to a cluster that goes with the next barrier: until then it stays.
+            // A removed endpoint set belongs to a cluster that goes with the next barrier: until then it stays in force.
             if kind == ResourceType::Listener {
                 taken.absent.extend(ListenerName::parse(&name));
             }
@@ -82,9 +83,9 @@ impl Held {
         if self.entries.len() > MAX_HELD { Err(TooManyError) } else { Ok(taken) }
     }
 
-    fn add(&mut self, kind: ResourceType, resource: Resource, taken: &mut Taken) {
-        let Resource { version, resource: value, name, .. } = resource;
-        // Without a value it is a sign of life for one with a time to live, which we do not use.
+    fn add(&mut self, kind: ResourceType, sent: Sent, taken: &mut Taken) {
+        let Sent { version, resource: value, name, .. } = sent;
+        // Without a value it renews the time to live of a resource, which the proxy does not use.
         let Some(any) = value else { return };
         let parsed = wire::parse(kind, &name, &any);
         if let (ResourceType::Revision, Ok(Parsed::Revision(revision))) = (kind, &parsed) {
@@ -115,7 +116,7 @@ impl Held {
         self.entries.remove(&(kind, name.to_owned())).is_some()
     }
 
-    /// Goes back to the last good versions, for a new stream; what never was good is gone.
+    /// Goes back to the last good versions, for a new stream; a resource that never was good is forgotten.
     pub(super) fn rewind(&mut self) {
         self.changes += 1;
         self.entries.retain(|_, entry| match &entry.good {
@@ -128,7 +129,7 @@ impl Held {
         });
     }
 
-    /// What a new stream is told that we hold of one kind.
+    /// The versions of one kind that a new stream announces as held.
     pub(super) fn versions(&self, kind: ResourceType) -> BTreeMap<String, String> {
         let of_kind = self.entries.iter().filter(|((held, _), _)| *held == kind);
         of_kind.map(|((_, name), entry)| (name.clone(), entry.sent.clone())).collect()
@@ -139,13 +140,13 @@ impl Held {
         self.changes
     }
 
-    /// The hash of what the server thinks we hold.
+    /// The hash of the versions that the server counts as held.
     pub(super) fn hash(&self) -> [u8; 32] {
         let entries = self.entries.iter();
         wire::revision_hash(entries.map(|((kind, name), entry)| (*kind, name.as_str(), entry.sent.as_str())))
     }
 
-    /// Why anything that is held is not in force.
+    /// Why resources that are held are not in force.
     pub(super) fn refused(&self) -> Vec<String> {
         self.entries.values().filter_map(|entry| entry.refused.clone()).collect()
     }
@@ -159,7 +160,7 @@ impl Held {
         }
     }
 
-    /// The configuration: the trees of these listeners, with the gaps filled from what is in force, and what is missing.
+    /// The configuration: the trees of these listeners, with gaps filled from the configuration in force, and what is missing.
     pub(super) fn resources<'a>(
         &self,
         wanted: impl Iterator<Item = &'a ListenerName>,

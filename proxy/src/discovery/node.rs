@@ -1,12 +1,12 @@
-//! Who we say we are: `node` with `metadata["weft.dev"]`, as control-plane/src/xds/client.rs reads it. What counts is
-//! our certificate; this decides only what is rendered for ourselves.
+//! The `node` of this proxy with `metadata["weft.dev"]`, as control-plane/src/xds/client.rs reads it. It decides only how
+//! resources are rendered for this proxy; identity is that of the certificate.
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use weft_proto::envoy::config::core::v3::Node;
 
 use crate::config::{Mode, Settings};
 
-/// What we call ourselves.
+/// The name of this program in `node`.
 const USER_AGENT: &str = "weft-proxy";
 
 /// The node of a proxy with these settings.

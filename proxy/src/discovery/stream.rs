@@ -40,16 +40,16 @@ use crate::status::Applied;
 const OPEN: Duration = Duration::from_secs(10);
 /// Longest wait for its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(15);
-/// A server of ours sends its barrier right behind; another one never.
+/// A server of ours sends its barrier within this time of its first answer; another one never does.
 const BARRIER: Duration = Duration::from_secs(1);
-/// How often subscriptions are looked through.
+/// How often unused subscriptions are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 /// Requests that wait to be sent.
 const REQUESTS: usize = 1024;
 /// Destinations asked for with one request.
 const TOGETHER: usize = 256;
-/// A NACK is given this long to leave before its stream is ended.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+/// A NACK has this long to be sent before its stream ends.
+const NACK_SENT: Duration = Duration::from_millis(50);
 /// gRPC's INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
 
@@ -57,9 +57,9 @@ const INVALID_ARGUMENT: i32 = 3;
 pub(super) struct Wire {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     node: Option<Node>,
-    /// With a server that is not ours: the names asked for below the listeners.
+    /// With a server that is not ours: the names subscribed to below the listeners.
     asked: BTreeSet<(ResourceType, String)>,
-    /// When a server that sent no barrier turns out not to be ours.
+    /// When a server that has sent no barrier is taken for one that is not ours.
     foreign_at: Option<Instant>,
 }
 
@@ -87,7 +87,7 @@ impl Discovery {
                     self.status.discovery.up();
                     self.live.interest.set_discovered(true);
                     if let Err(error) = self.take(answer, &mut wire) {
-                        sleep(LAST_WORDS).await;
+                        sleep(NACK_SENT).await;
                         return Err(error);
                     }
                 }
@@ -100,7 +100,7 @@ impl Discovery {
                 }
                 _ = sweep.tick() => self.sweep(&mut wire)?,
                 () = sleep_until(foreign_at.unwrap_or(silent_at)), if foreign_at.is_some() => {
-                    tracing::info!("the control plane sends no revisions; taking over what is complete");
+                    tracing::info!("the control plane sends no revisions; each complete listener comes into force");
                     wire.foreign_at = None;
                     self.foreign = true;
                     self.follow(&mut wire)?;
@@ -112,7 +112,7 @@ impl Discovery {
         }
     }
 
-    /// The first request of each type: what we hold, what we want, the barrier last (rule 7).
+    /// The first request of each type: the versions held and the names subscribed to, the barrier last (rule 7).
     pub(super) fn begin(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         self.held.rewind();
         self.in_force = None;
@@ -133,7 +133,7 @@ impl Discovery {
         wire.request(ResourceType::Revision, vec![REVISION_NAME.to_owned()], Vec::new(), BTreeMap::new())
     }
 
-    /// Takes one response in and answers it.
+    /// Stages one response, and sends its ACK or NACK.
     pub(super) fn take(&mut self, response: DeltaDiscoveryResponse, wire: &mut Wire) -> Result<(), StreamError> {
         let (type_url, nonce) = (response.type_url.clone(), response.nonce.clone());
         let Some(kind) = ResourceType::from_type_url(&type_url) else {
@@ -156,7 +156,7 @@ impl Discovery {
         } else {
             self.status.refused.fetch_add(u64::try_from(refused.len()).unwrap_or(u64::MAX), Relaxed);
             let reason = held::nack(&refused);
-            tracing::warn!(reason, "refused resources; their last good versions stay");
+            tracing::warn!(reason, "resources rejected, keeping their last good versions");
             wire.answer(type_url, nonce, Some(reason))?;
         }
         if no_revision {
@@ -172,14 +172,14 @@ impl Discovery {
         Ok(())
     }
 
-    /// Everything that this revision needs has been sent: it comes into force.
+    /// The barrier: every resource of this revision has been sent, and it comes into force.
     fn barrier(&mut self, revision: Revision, nonce: String, wire: &mut Wire) -> Result<(), StreamError> {
         self.foreign = false;
         let hash = self.held.hash();
         let type_url = ResourceType::Revision.type_url().to_owned();
         if hash != revision.hash {
             if self.unsubscribing {
-                // Rule 9: the server had not read our unsubscription; the next barrier is the right one.
+                // Rule 9: the server had not read our unsubscription yet; the next barrier counts it.
                 tracing::debug!(revision = revision.number, "a barrier from before an unsubscription");
                 return Ok(());
             }
@@ -194,7 +194,7 @@ impl Discovery {
         let before = self.live.load().resources.clone();
         let make = || self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
         if self.in_force == Some(made_of) {
-            debug_assert_eq!(make().0, *before, "what is in force is made of the same");
+            debug_assert_eq!(make().0, *before, "the configuration in force is made of the same resources");
         } else {
             let (resources, incomplete) = make();
             self.apply(resources, &before)?;
@@ -208,12 +208,12 @@ impl Discovery {
         }
         let reason = format!("in force but for what is refused: {}", held::nack(&problems));
         tracing::warn!(revision = revision.number, reason, "revision not wholly in force");
-        // It did come, so this is a server of ours; the revision that is wholly in force is the one before.
+        // A barrier shows a server of ours; the revision before stays the last one that is wholly in force.
         self.status.applied.send_modify(|applied| applied.hash = Some(hash));
         wire.answer(type_url, nonce, Some(reason))
     }
 
-    /// Puts a configuration in force; clusters that are new get the endpoints that came before them.
+    /// Puts a configuration in force; new clusters get the endpoints that arrived before them.
     fn apply(&self, resources: Resources, before: &Resources) -> Result<(), StreamError> {
         let new: Vec<_> =
             resources.clusters.keys().filter(|name| !before.clusters.contains_key(*name)).cloned().collect();
@@ -225,8 +225,8 @@ impl Discovery {
         Ok(())
     }
 
-    /// Names that do not exist. Where nothing is in force the answer applies at once, because no barrier need follow (its
-    /// hash does not change); where something is, it stays until the barrier.
+    /// Names that do not exist. Where no listener is in force the answer applies at once, because no barrier need follow (its
+    /// hash does not change); a listener in force stays until the barrier.
     fn note_absent(&mut self, absent: &[ListenerName]) -> Result<(), StreamError> {
         let before = self.live.load().resources.clone();
         let mut now = Vec::new();
@@ -247,7 +247,7 @@ impl Discovery {
         self.apply(resources, &before)
     }
 
-    /// Asks for destinations that the workload calls.
+    /// Subscribes to destinations that the workload calls.
     pub(super) fn subscribe(&mut self, destinations: Vec<SocketAddr>, wire: &mut Wire) -> Result<(), StreamError> {
         let now = Instant::now();
         let (mut new, mut gone) = (Vec::new(), Vec::new());
@@ -264,7 +264,7 @@ impl Discovery {
                 Added::Known => {}
                 Added::New => new.push(name.to_string()),
                 Added::Full => {
-                    tracing::warn!(%destination, "too many destinations are in use; this one is not asked for")
+                    tracing::warn!(%destination, "too many destinations in use; not subscribing to this one")
                 }
             }
         }
@@ -276,7 +276,7 @@ impl Discovery {
         wire.request(ResourceType::Listener, new, gone, BTreeMap::new())
     }
 
-    /// Keeps subscriptions of what is in use, and gives up the others.
+    /// Unsubscribes from destinations that are not in use.
     pub(super) fn sweep(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         let mut used = self.live.interest.take_touched();
         used.extend((self.open)());
@@ -286,13 +286,13 @@ impl Discovery {
         if idle.is_empty() {
             return Ok(());
         }
-        tracing::debug!(count = idle.len(), "gave up destinations that are not called");
+        tracing::debug!(count = idle.len(), "unsubscribed from destinations that are not called");
         self.unsubscribed(&idle)?;
         let names = idle.iter().map(ToString::to_string).collect();
         wire.request(ResourceType::Listener, Vec::new(), names, BTreeMap::new())
     }
 
-    /// Forgets what was unsubscribed from: what is in force goes with the next barrier, an absence goes now.
+    /// Forgets names that were unsubscribed from: a listener in force goes with the next barrier, an absence goes now.
     fn unsubscribed(&mut self, names: &[ListenerName]) -> Result<(), StreamError> {
         for name in names {
             self.unsubscribing |= self.held.forget(ResourceType::Listener, &name.to_string());
@@ -306,7 +306,7 @@ impl Discovery {
         if self.foreign { self.take_over() } else { Ok(()) }
     }
 
-    /// What was given up and is called again before the barrier that takes it out of force is asked for again.
+    /// Subscribes again to destinations that are called between their unsubscription and the barrier that removes them.
     fn keep_called(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         let touched: HashSet<SocketAddr> = self.live.interest.take_touched();
         self.subscriptions.used(&touched, Instant::now());
@@ -319,7 +319,7 @@ impl Discovery {
         self.subscribe(given_up, wire)
     }
 
-    /// With a server that is not ours: asks for what the listeners need and gives up what they do not.
+    /// With a server that is not ours: subscribes to the names that the listeners need, and unsubscribes from the others.
     fn follow(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
         let needs = self.held.needs(self.subscriptions.names());
         for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Route] {
@@ -339,7 +339,7 @@ impl Discovery {
         Ok(())
     }
 
-    /// With a server that is not ours: what is complete comes into force.
+    /// With a server that is not ours: a complete configuration comes into force.
     fn take_over(&self) -> Result<(), StreamError> {
         let before = self.live.load().resources.clone();
         let (resources, incomplete) =

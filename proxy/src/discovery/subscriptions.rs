@@ -1,5 +1,5 @@
-//! What we ask for: the listeners that are always needed, and the destinations that the workload calls.
-//! Bounded: [`MAX_DESTINATIONS`]; beyond it the one that was not called for the longest time makes room.
+//! The names subscribed to: the listeners that are always needed, and the destinations that the workload calls.
+//! Bounded by [`MAX_DESTINATIONS`]; beyond, the destination that was not called for the longest time is evicted.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -12,45 +12,47 @@ use weft_core::names::ListenerName;
 
 /// Most destinations subscribed to.
 pub(super) const MAX_DESTINATIONS: usize = 10_000;
-/// A destination that was not called for this long is given up.
+/// A destination that was not called for this long is unsubscribed from.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// A destination called since may not be given up to make room.
+/// A destination called within this time is not evicted.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The names asked for.
+/// The names subscribed to.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
-    names: BTreeMap<ListenerName, Use>,
-    /// Those that the server says do not exist.
+    names: BTreeMap<ListenerName, Subscription>,
+    /// The names that do not exist, by the answer of the server.
     absent: BTreeSet<ListenerName>,
     /// Grows with each change of either.
     changes: u64,
 }
 
 #[derive(Debug)]
-struct Use {
+struct Subscription {
+    /// When it was used last.
     last: Instant,
+    /// Never unsubscribed from.
     always: bool,
 }
 
-/// What became of a wish.
+/// The result of [`Subscriptions::add`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It is asked for already.
+    /// The name is subscribed to already.
     Known,
-    /// It has to be asked for.
+    /// The name is to be requested.
     New,
-    /// There are too many.
+    /// There are too many names.
     Full,
 }
 
 impl Subscriptions {
     pub(super) fn new(always: Vec<ListenerName>, now: Instant) -> Self {
-        let names = always.into_iter().map(|name| (name, Use { last: now, always: true })).collect();
+        let names = always.into_iter().map(|name| (name, Subscription { last: now, always: true })).collect();
         Self { names, absent: BTreeSet::new(), changes: 0 }
     }
 
-    /// Asks for a name.
+    /// Subscribes to a name.
     pub(super) fn add(&mut self, name: ListenerName, now: Instant) -> Added {
         if let Some(known) = self.names.get_mut(&name) {
             known.last = now;
@@ -59,7 +61,7 @@ impl Subscriptions {
         if self.names.len() >= MAX_DESTINATIONS {
             return Added::Full;
         }
-        self.names.insert(name, Use { last: now, always: false });
+        self.names.insert(name, Subscription { last: now, always: false });
         self.changes += 1;
         Added::New
     }
@@ -73,15 +75,15 @@ impl Subscriptions {
         }
     }
 
-    /// Gives up what was not called for a while.
+    /// Takes out the destinations that were not called for [`IDLE`].
     pub(super) fn take_idle(&mut self, now: Instant) -> Vec<ListenerName> {
-        let idle = |entry: &Use| !entry.always && now.duration_since(entry.last) >= IDLE;
+        let idle = |entry: &Subscription| !entry.always && now.duration_since(entry.last) >= IDLE;
         let names: Vec<_> = self.names.iter().filter(|(_, entry)| idle(entry)).map(|(name, _)| name.clone()).collect();
         names.iter().for_each(|name| self.remove(name));
         names
     }
 
-    /// Gives up the destination that was not called for the longest time, to make room.
+    /// Evicts the destination that was not called for the longest time, unless it was called within [`FRESH`].
     pub(super) fn take_oldest(&mut self, now: Instant) -> Option<ListenerName> {
         let (name, _) = self
             .names
@@ -93,7 +95,7 @@ impl Subscriptions {
         Some(name)
     }
 
-    /// Whether it is asked for.
+    /// Whether a name is subscribed to.
     pub(super) fn contains(&self, name: &ListenerName) -> bool {
         self.names.contains_key(name)
     }

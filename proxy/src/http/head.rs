@@ -1,4 +1,4 @@
-//! What the request path asks of a head, and the rules of who takes one in.
+//! The head of a request, and the checks at its arrival.
 //! Spec: RFC 9110 §7.6.1 (Connection), RFC 9113 §8.2.2 (connection-specific fields in HTTP/2).
 
 use weft_core::{failure::Failure, route::RequestHead};
@@ -14,11 +14,11 @@ use super::{hop, limits::MAX_URI};
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) request: Request,
-    /// The version that the application is to be given.
+    /// The HTTP version for the application.
     pub(crate) version: Version,
     /// The protocol that an `Upgrade` or an extended CONNECT asks for.
     pub(crate) upgrade: Option<Vec<u8>>,
-    /// It is written as it crosses the hop, not as the application is given it.
+    /// It is written for the hop, not for the application.
     on_hop: bool,
 }
 
@@ -49,8 +49,8 @@ impl Head {
         Ok(Self { version: Version::Http2, request, upgrade, on_hop: false })
     }
 
-    /// Gives an extended CONNECT of a caller outside the hop the method that the application will see, so that rules on
-    /// methods judge what is sent (RFC 8441 §5.1: what HTTP/1 asks for by GET).
+    /// Gives an extended CONNECT of a caller outside the hop the method that the application will see, so that rules on methods
+    /// match it (RFC 8441 §5.1: GET in HTTP/1).
     pub(crate) fn tell_tunnels_method(&mut self) {
         if self.request.method() == "CONNECT" {
             self.set_method(b"GET");
@@ -60,11 +60,11 @@ impl Head {
     /// Replaces the method by one that is known to be valid.
     pub(crate) fn set_method(&mut self, method: &[u8]) {
         if self.request.set_method(method).is_err() {
-            tracing::debug!("a method that is none was not set");
+            tracing::debug!("a malformed method was not set");
         }
     }
 
-    /// Writes it as it crosses the hop (`true`) or as the application is given it, whatever it was before.
+    /// Rewrites the head for the hop (`true`) or for the application, whichever it was written for before.
     pub(crate) fn write_for_hop(&mut self, hop: bool) {
         match (std::mem::replace(&mut self.on_hop, hop), hop) {
             (false, true) => hop::send(self),
@@ -77,7 +77,7 @@ impl Head {
         }
     }
 
-    /// Whether the caller speaks gRPC, so that errors are told in its way.
+    /// Whether the caller speaks gRPC, whose errors have a form of their own.
     pub(crate) fn is_grpc(&self) -> bool {
         is_grpc(&self.request.fields)
     }

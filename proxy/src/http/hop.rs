@@ -1,4 +1,4 @@
-//! What travels beside a request on the hop: reserved `weft-*` fields, accepted on mesh ALPN only and stripped everywhere else.
+//! Reserved `weft-*` fields, which carry metadata of a request on the hop: accepted on mesh ALPN only, stripped everywhere else.
 //!
 //! | field | meaning |
 //! |---|---|
@@ -17,23 +17,23 @@ use weft_http::{
 use super::head::Head;
 
 const VERSION: &str = "weft-version";
-/// See the table above.
+/// On the answer to an extended CONNECT: the protocol that the application switched to.
 pub(crate) const UPGRADED: &str = "weft-upgraded";
 /// On an answer that a proxy gave instead of the application: the flag of the failure.
 pub(crate) const ERROR: &str = "weft-error";
 const STATUS: &str = "weft-status";
 const METHOD: &str = "weft-method";
-/// For the application: who calls.
+/// For the application: the SPIFFE ID of the caller.
 pub(crate) const CLIENT_ID: &str = "weft-client-id";
 
-/// Takes out every reserved field.
+/// Removes every reserved field.
 pub(crate) fn strip(fields: &mut Fields) {
     if fields.has(Name::Reserved) {
         fields.remove(Name::Reserved);
     }
 }
 
-/// Takes the reserved fields out of an answer for the caller, but for `weft-error`, which tells what failed where.
+/// Removes the reserved fields from an answer for the caller, except `weft-error`, which carries the flag of a failure.
 pub(crate) fn strip_answer(fields: &mut Fields) {
     if fields.has(Name::Reserved) {
         fields.retain(|field| field.known != Name::Reserved || field.is(ERROR));
@@ -45,7 +45,7 @@ pub(crate) fn reserved<'a>(fields: &'a Fields, name: &'a str) -> Option<&'a [u8]
     if fields.has(Name::Reserved) { fields.named(name).next() } else { None }
 }
 
-/// Writes down what HTTP/2 cannot carry, and in which version the application is to be given it.
+/// Adds the fields for what HTTP/2 cannot carry: the method of an upgrade, and the HTTP version for the application.
 pub(crate) fn send(head: &mut Head) {
     if let Some(protocol) = head.upgrade.take() {
         let method = head.request.method().as_bytes().to_vec();
@@ -80,7 +80,7 @@ pub(crate) fn reveal_success(answer: &mut Response) {
     }
 }
 
-/// Restores what was written down, and strips the reserved fields.
+/// Restores the head from the reserved fields, and strips them.
 pub(crate) fn receive(head: &mut Head) {
     head.request.set_protocol(None);
     if head.request.method() == "CONNECT" {

@@ -1,14 +1,14 @@
-//! The ways in which an application may read a path that is written oddly, so that a rule on paths judges all of them.
-//! Shape: [`readings`] takes the path as sent and gives what else it may mean: escapes decoded, slashes merged, parameters
-//! (`;x`) kept and left out. The path itself is never changed: the bytes sent are the bytes received.
+//! The other ways in which an application may read a path, so that a rule on paths is checked against all of them.
+//! Shape: [`readings`] takes the path as sent and gives its other readings: escapes decoded, slashes merged, parameters (`;x`)
+//! kept and left out. The path itself is never changed: the bytes sent are the bytes received.
 //! Refused, because applications differ too much: an escaped `/`, `\` or NUL, a `\`, an overlong UTF-8 form, a dot segment, and
-//! what is escaped more than twice. Spec: RFC 3986 §6.2.2.
+//! bytes escaped more than twice. Spec: RFC 3986 §6.2.2.
 
 /// Times that a path is decoded before it is refused.
 const ROUNDS: usize = 3;
 
-/// What else a path may mean; empty for a path that is read in one way only.
-/// Errors: why no rule on paths can judge it.
+/// The other readings of a path; none for a path that is read in one way only.
+/// Errors: why no rule on paths can be checked against it.
 pub(crate) fn readings(path: &str) -> Result<Vec<String>, &'static str> {
     let odd = |byte: &u8| matches!(byte, b'%' | b';' | b'\\') || !byte.is_ascii();
     if !path.as_bytes().iter().any(odd) && !path.contains("//") && !path.contains("/.") {
@@ -53,7 +53,7 @@ fn merged(segments: impl Iterator<Item = String>) -> String {
     out
 }
 
-/// Decodes once what is printable ASCII; other escapes are written in upper case, other bytes as escapes.
+/// Decodes escapes of printable ASCII once; writes other escapes in upper case, and other bytes as escapes.
 fn decoded(path: &str) -> Result<String, &'static str> {
     let bytes = path.as_bytes();
     let mut out = String::with_capacity(bytes.len());

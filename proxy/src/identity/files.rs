@@ -1,5 +1,5 @@
-//! An SVID as files: `cert.pem`, `key.pem` and `bundle.pem`, for programs that are no part of the mesh, and the proxy's own
-//! files where there is no control plane.
+//! An SVID as files: `cert.pem`, `key.pem` and `bundle.pem`, for programs outside the mesh, and the proxy's own files where
+//! there is no control plane.
 //! Invariant: each file is replaced by a rename, so it is never seen half written; the key is readable by its owner only.
 
 use std::{
@@ -22,7 +22,7 @@ pub struct WriteError {
     source: io::Error,
 }
 
-/// Writes the three files into a directory, which is made when it is missing. The certificate comes last.
+/// Writes the three files into a directory, which is created if it is missing. The certificate comes last.
 pub fn write(svid: &Svid, out: &Path) -> Result<(), WriteError> {
     let wrong = |path: &Path| {
         let path = path.to_owned();
@@ -39,14 +39,14 @@ pub fn write(svid: &Svid, out: &Path) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads the files that [`write`] has written.
 pub fn read(out: &Path) -> Result<Svid, SvidError> {
     Svid::read(&out.join("cert.pem"), &out.join("key.pem"), &out.join("bundle.pem"))
 }
 
 fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let new = path.with_extension("pem.new");
-    // One that was left behind may have another mode.
+    // A file left behind by a crash may have another mode.
     match fs::remove_file(&new) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -57,7 +57,7 @@ fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    // The rename itself has to survive too.
+    // The rename itself has to survive a crash too.
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
@@ -67,7 +67,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// What tells one version of a file from another: modification time, size, inode. `None`: it is not there.
+/// A version of a file: modification time, size, inode. `None`: the file does not exist.
 pub(crate) type Stamp = Option<(i64, i64, u64, u64)>;
 
 /// The stamp of a file.

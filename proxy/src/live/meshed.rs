@@ -1,10 +1,10 @@
-//! Which addresses were once announced with an identity. An endpoint once known as meshed never falls back to plaintext.
-//! Shape: addresses in; "was it?" out. One table for the whole proxy, whatever service an address belongs to, so that it
-//! outlives snapshots, clusters and endpoint sets. Time is an argument. Nothing of it is on disk: a restart forgets all.
+//! Addresses that were once announced with an identity. An endpoint once known as meshed never falls back to plaintext.
+//! Shape: one table for the whole proxy, whatever service an address belongs to, so that it outlives snapshots, clusters and
+//! endpoint sets. Time is an argument. The table is not on disk: a restart forgets it.
 //!
 //! # Defaults
 //! An address is forgotten when it has been in no endpoint set for 10 min. At most 65,536 addresses that are in no set are
-//! remembered; beyond, the one that left longest ago goes first.
+//! kept; beyond, the one that left first is evicted first.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,9 +14,9 @@ use std::{
 
 /// How long an address is remembered after it has left every endpoint set.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// Most addresses that are remembered.
+/// Most addresses in no set that are kept.
 const MAX: usize = 65_536;
-/// How often the table is looked through, at most.
+/// Least time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// The table: address -> when it was seen in an endpoint set last.
@@ -27,12 +27,12 @@ pub(super) struct Meshed {
 }
 
 impl Meshed {
-    /// An endpoint with an identity has this address.
+    /// Notes the address of an endpoint with an identity.
     pub(super) fn learn(&mut self, address: SocketAddr, now: Duration) {
         self.seen.insert(address, now);
     }
 
-    /// These addresses are in a set, or were until now.
+    /// Notes that these addresses are in a set, or were until now.
     pub(super) fn still(&mut self, addresses: impl Iterator<Item = SocketAddr>, now: Duration) {
         for address in addresses {
             if let Some(seen) = self.seen.get_mut(&address) {
@@ -51,7 +51,7 @@ impl Meshed {
         now.saturating_sub(self.swept) >= SWEEP || self.seen.len() > MAX
     }
 
-    /// Forgets what has been in no set for long. `current`: every address of every set.
+    /// Forgets addresses that have been in no set for [`REMEMBERED`]. `current`: every address of every set.
     pub(super) fn sweep(&mut self, current: &HashSet<SocketAddr>, now: Duration) {
         self.swept = now;
         self.still(current.iter().copied(), now);

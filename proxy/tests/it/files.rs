@@ -337,7 +337,7 @@ fn a_wrong_file_or_flag_exits_with_64_and_every_mistake() {
     let directory = tempfile::tempdir().unwrap();
     let good = write(directory.path(), SIDECAR, "").config.display().to_string();
     let output = weft_proxy(&["run", "--config", &good, "--check"]);
-    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), format!("{good}: good\n")));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), format!("{good}: OK\n")));
     let bad = write(directory.path(), "  mode: sidecars\n  colour: red\n", "").config.display().to_string();
     let output = weft_proxy(&["run", "--config", &bad]);
     let said = text(&output.stderr);

@@ -1,5 +1,5 @@
-//! Deny rules that their callers can step around: a rule that names identities does not match a caller without one, and a
-//! port that takes plaintext takes such callers.
+//! Deny rules that callers can evade: a rule that names identities does not match a caller without one, and a port that takes
+//! plaintext takes such callers.
 //! Shape: the inbound listener and its route tables in, names of rules out. [`Reported`] warns of them, once for each set.
 
 use std::{collections::BTreeSet, sync::Arc};
