@@ -2,7 +2,7 @@
 
 /// From the highest floor to the lowest. A room imports from lower floors, or from its own floor without a circle.
 const FLOORS: &[&[&str]] = &[
-    &["command"],
+    &["command", "fuzzing"],
     &["app"],
     &["serve"],
     &["request", "discovery", "identity", "agent", "admin", "file"],
