@@ -83,10 +83,10 @@ bench-micro: ## Count instructions of the data path's parts; fails if one grew (
 layers: ## Print the import circles between files of different rooms; fails if there is one
 	@cargo run --quiet $(CARGO_FLAGS) -p weft-layers -- core http redirect proxy control-plane cli demo
 
-layout: ## Regenerate proxy/layout.ld from the functions that a proxy executes (some minutes)
+layout: ## Regenerate proxy/build/layout.ld from the functions that a proxy executes (some minutes)
 	@$(SETUP) build test bench
 	cargo build --profile profiling $(CARGO_FLAGS) -p weft-proxy -p weft-control-plane -p weft-bench
-	@python3 bench/layout.py $(TARGET)/profiling proxy/layout.ld
+	@python3 bench/layout.py $(TARGET)/profiling proxy/build/layout.ld
 
 setup: ## Install the requirements of all targets, and do nothing else
 	@$(SETUP) build lint test fuzz demo bench
