@@ -11,7 +11,7 @@ use weft_http::{
 use super::{hop, limits::MAX_URI};
 
 /// The head of a request on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) request: Request,
     /// The HTTP version for the application.

@@ -314,3 +314,6 @@ fn bounded(answer: Answer, deadline: Option<Instant>, idle: Option<Duration>) ->
         (deadline, idle) => Answer { body: answer.body.bounded(deadline, idle), ..answer },
     }
 }
+
+#[cfg(test)]
+mod tests;
