@@ -33,7 +33,7 @@ async fn application(together: Arc<Barrier>) -> SocketAddr {
                 assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
                 together.wait().await;
                 stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
-                stream.read(&mut [0; 1]).await.unwrap();
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
             });
         }
     });
