@@ -103,7 +103,7 @@ impl Agent {
             }
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                "agent stream lost; the control plane does not know the health of this workload"
+                "no agent stream, retrying; the control plane does not know the health of this workload"
             );
             tokio::select! {
                 () = sleep(backoff.next_within(self.interval, fastrand::f64())) => {}
@@ -143,6 +143,7 @@ impl Agent {
                             }
                             registered = true;
                             self.status.agent.up();
+                            // The registration carries no health: the first heartbeat follows at once.
                             due = Instant::now();
                         }
                     }
@@ -161,6 +162,7 @@ impl Agent {
                 () = tokio::time::sleep_until(due), if registered => {
                     due = Instant::now() + self.interval;
                     report_due = false;
+                    // This heartbeat reports the revision; it needs no other.
                     applied.mark_unchanged();
                     send(&messages, Message::Heartbeat(self.heartbeat()))?;
                 }

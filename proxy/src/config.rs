@@ -195,9 +195,12 @@ impl Settings {
         let text = overrides.apply(text);
         let (config, objects) =
             parse_proxy_file(&text).map_err(|errors| errors.iter().map(ApiError::to_string).collect::<Vec<_>>())?;
+        // From here on mistakes are collected: the whole list is worth more than the first one.
         let mut mistakes = Vec::new();
+        // Before the file is taken apart, so that it shows the defaults too.
         let effective = effective(&config, objects.len());
         let ProxyConfig { metadata, spec } = config;
+        // Two sources of one mesh would contradict each other without a word.
         if spec.control_plane.is_some() {
             for object in &objects {
                 mistakes.push(format!("{}: not together with spec.controlPlane, which defines the mesh", object.key()));
@@ -227,6 +230,7 @@ impl Settings {
         };
         let mode = match (spec.mode, spec.gateway) {
             (ProxyMode::Gateway, Some(gateway)) => Mode::Gateway(gateway),
+            // A gateway without a name is a mistake that the parser of the file has reported.
             (ProxyMode::Sidecar | ProxyMode::Gateway, _) => Mode::Sidecar,
         };
         match source {

@@ -163,7 +163,7 @@ impl Discovery {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "discovery stream lost, keeping the current configuration"
+                "no discovery stream, keeping the current configuration"
             );
             self.pause(wait).await;
         }

@@ -11,6 +11,7 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
     let mut out = Vec::new();
     let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
     let status = &view.status;
+    // Absent without a certificate: a 0 would read as one that expired long ago.
     if let Some(tls) = view.tls.load().as_ref() {
         add("weft_certificate_not_after_seconds", "End of the certificate in force, Unix time.", tls.not_after as f64);
         add(
@@ -47,6 +48,7 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
         labels: Vec::new(),
         value: view.live.withheld_sets().iter().map(|set| set.endpoints.len() as f64).sum(),
     });
+    // From a file there is no stream whose loss could raise an alarm.
     if matches!(view.settings.source, Source::ControlPlane(_)) {
         out.extend(streams(status));
     }

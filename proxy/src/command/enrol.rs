@@ -49,6 +49,7 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
     log::start(&args.log)?;
     let tls = Arc::new(CurrentTls::empty());
     let account = settings.workload.service_account();
+    // A valid certificate from an earlier run authenticates the next request, so that the join token is not needed.
     match files::read(&args.out).and_then(MeshTls::new) {
         Ok(known) if known.not_after > unix_now() => {
             tracing::info!(identity = %known.identity, not_after = known.not_after, "using the certificate in the directory");

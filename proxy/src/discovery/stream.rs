@@ -84,14 +84,17 @@ impl Discovery {
                     if !self.status.discovery.is_up() {
                         tracing::info!(control_plane = self.plane.address, "discovery connected");
                     }
+                    // Only an answer shows that the server works; an open stream does not.
                     self.status.discovery.up();
                     self.live.interest.set_discovered(true);
+                    // The error may have queued a NACK, which ends with the stream.
                     if let Err(error) = self.take(answer, &mut wire) {
                         sleep(NACK_SENT).await;
                         return Err(error);
                     }
                 }
                 Some(destination) = self.interest.recv() => {
+                    // A burst of new destinations goes out with one request.
                     let mut destinations = vec![destination];
                     while destinations.len() < TOGETHER && let Ok(another) = self.interest.try_recv() {
                         destinations.push(another);

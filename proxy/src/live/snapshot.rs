@@ -90,6 +90,7 @@ impl Snapshot {
             let missing = || IncompleteError::Route { listener: listener.to_string(), route: route.to_string() };
             tables.get(route).cloned().ok_or_else(missing)
         };
+        // A destination that is known to be absent is not asked for again.
         for name in &resources.absent {
             if let ListenerName::Outbound(address) = name {
                 snapshot.outbound.insert(*address, None);
@@ -107,6 +108,7 @@ impl Snapshot {
                     let routes = outbound.http.as_ref().map(|route| find_table(name, route)).transpose()?;
                     let tcp = resolve_clusters(&name.to_string(), &outbound.tcp, clusters)?;
                     let tcp = tcp.into_iter().zip(&outbound.tcp).map(|(cluster, to)| (cluster, to.weight)).collect();
+                    // Learned by connections, so it comes from beside the snapshots.
                     let server_first = server_first(outbound.address);
                     let destination = OutboundListener { listener: outbound.clone(), routes, tcp, server_first };
                     snapshot.outbound.insert(outbound.address, Some(Arc::new(destination)));

@@ -45,7 +45,7 @@ impl Dialer {
         }
     }
 
-    /// Opens mesh TLS to the proxy that takes `address`'s traffic, and checks who answers.
+    /// Opens mesh TLS to the proxy that captures the traffic of `address`, and checks the peer's identity.
     pub(crate) async fn mesh(
         &self,
         address: SocketAddr,

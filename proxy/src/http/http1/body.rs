@@ -151,6 +151,7 @@ pub(crate) fn poll_body(
 ) -> Poll<Result<(), Option<Failure>>> {
     while let Some(source) = body {
         {
+            // A peer that reads slowly makes the source wait, instead of filling the memory.
             let mut io = io.lock();
             if io.out.len() >= MAX_UNSENT {
                 ready!(io.poll_flush(cx)).map_err(|_broken| None)?;
@@ -180,6 +181,7 @@ pub(crate) fn poll_body(
                 *body = None;
             }
             Poll::Pending => {
+                // The pieces so far go out now: the next one may be long in coming.
                 let mut io = io.lock();
                 if let Poll::Ready(Err(_broken)) = io.poll_flush(cx) {
                     return Poll::Ready(Err(None));

@@ -241,6 +241,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         inner.connection.reset(id, Code::EnhanceYourCalm);
                     }
                 }
+                // The state machine keeps the GOAWAY; any byte counts as a sign of life, a PONG too.
                 Event::GoAway { .. } | Event::Pong => {}
             }
         }

@@ -174,6 +174,7 @@ async fn exchange(
         }
     })
     .await?;
+    // The answer came before the end of the request: its rest is sent beside the answer.
     if writing {
         let io = io.clone();
         tokio::spawn(async move {

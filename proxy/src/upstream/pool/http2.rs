@@ -234,6 +234,7 @@ async fn exchange(stream: &StreamRef, mut body: Body, open: bool) -> Result<Resp
         stream.poll_answer(cx)
     })
     .await?;
+    // The answer came before the end of the request: its rest is sent beside the answer.
     if writing {
         let stream = stream.clone();
         tokio::spawn(async move {
