@@ -1,16 +1,16 @@
-//! Header and trailer fields, raw: names in the case they came in, in their order, repeated ones apart.
-//! Shape: all bytes of a head stand in one buffer, and a [`Fields`] knows where each name and value lies in it. Fields that
-//! decide something are recognised once, when they are added ([`Name`]); looking for one of them compares a byte.
+//! Header and trailer fields as received: names in their original case, fields in their original order, repetitions separate.
+//! Shape: a [`Fields`] holds the bytes of a head in one buffer and the [`Span`] of each name and value in it. Names that the
+//! codecs or the proxy act on are recognised once, on insertion ([`Name`]); a lookup of one then compares one byte per field.
 //! Spec: RFC 9110 §5.
 
 use std::fmt;
 
-/// A field name that means something to a proxy; all others are [`Name::Other`].
+/// A field name that a proxy acts on; all others are [`Name::Other`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say what they are")]
+#[expect(missing_docs, reason = "each variant is the field of its name")]
 pub enum Name {
     Other,
-    /// A name that begins with `weft-` or `weft_`: reserved for what proxies tell each other.
+    /// A name that begins with `weft-` or `weft_`: reserved for fields between proxies.
     Reserved,
     Accept,
     AcceptEncoding,
@@ -39,7 +39,7 @@ pub enum Name {
     XForwardedProto,
 }
 
-/// Every recognised name as it is written, by length. Sorted by nothing: few have the same length.
+/// Every recognised name in lower case, by length.
 const NAMES: [(&str, Name); 25] = [
     ("te", Name::Te),
     ("host", Name::Host),
@@ -69,7 +69,7 @@ const NAMES: [(&str, Name); 25] = [
 ];
 
 impl Name {
-    /// Recognises a name, whatever its case.
+    /// Recognises a name, ignoring case.
     pub fn of(name: &[u8]) -> Self {
         let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
         let one = |text: &str, then: Self| if is(text) { then } else { Self::Other };
@@ -104,26 +104,27 @@ impl Name {
         if found == Self::Other && is_reserved(name) { Self::Reserved } else { found }
     }
 
-    /// As it is written in lower case; empty for [`Name::Other`] and [`Name::Reserved`].
+    /// The name in lower case; empty for [`Name::Other`] and [`Name::Reserved`].
     pub fn as_str(self) -> &'static str {
         NAMES.iter().find(|(_, name)| *name == self).map_or("", |(text, _)| text)
     }
 }
 
-/// Applications that are told fields by environment variables (CGI, WSGI) take `_` for `-`, so `weft_client_id` is one too.
+/// CGI and WSGI map both `-` and `_` to `_`, so an application cannot tell `weft_client_id` from `weft-client-id`: both are reserved.
 fn is_reserved(name: &[u8]) -> bool {
     matches!(name, [a, b, c, d, b'-' | b'_', ..] if [*a, *b, *c, *d].eq_ignore_ascii_case(b"weft"))
 }
 
-/// Where some bytes of a head lie.
+/// Offset and length of some bytes in the buffer of a [`Fields`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
     len: u32,
 }
 
+/// One field in the buffer.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct FieldSpans {
     name: Span,
     value: Span,
     known: Name,
@@ -132,137 +133,137 @@ struct Entry {
 /// One field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Field<'a> {
-    /// Its name, in the case it came in.
+    /// Its name, in its original case.
     pub name: &'a [u8],
-    /// Its value, without white space at the ends.
+    /// Its value, without leading and trailing white space.
     pub value: &'a [u8],
-    /// What its name is.
+    /// Its name as recognised.
     pub known: Name,
 }
 
 /// The fields of one head or trailer section.
 #[derive(Clone, Default)]
 pub struct Fields {
-    text: Vec<u8>,
-    entries: Vec<Entry>,
+    buffer: Vec<u8>,
+    spans: Vec<FieldSpans>,
 }
 
 impl Fields {
-    /// No fields yet, with room for as many.
+    /// No fields, with capacity for `fields` of them in `bytes` bytes.
     pub fn with_capacity(bytes: usize, fields: usize) -> Self {
-        Self { text: Vec::with_capacity(bytes), entries: Vec::with_capacity(fields) }
+        Self { buffer: Vec::with_capacity(bytes), spans: Vec::with_capacity(fields) }
     }
 
-    /// How many there are.
+    /// The number of fields.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.spans.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no fields.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.spans.is_empty()
     }
 
-    /// Takes all out and keeps the buffers.
+    /// Removes all fields and keeps the allocations.
     pub fn clear(&mut self) {
-        self.text.clear();
-        self.entries.clear();
+        self.buffer.clear();
+        self.spans.clear();
     }
 
-    /// Adds a field at the end.
+    /// Appends a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.push_as(Name::of(name), name, value);
     }
 
-    /// Adds a field whose name is recognised already.
+    /// Appends a field of a recognised name.
     pub fn push_known(&mut self, known: Name, value: &[u8]) {
         self.push_as(known, known.as_str().as_bytes(), value);
     }
 
-    /// Adds a field; `known` must be what [`Name::of`] says of `name`.
+    /// Appends a field; `known` must equal `Name::of(name)`.
     pub fn push_as(&mut self, known: Name, name: &[u8], value: &[u8]) {
         let (name, value) = (self.store(name), self.store(value));
-        self.entries.push(Entry { name, value, known });
+        self.spans.push(FieldSpans { name, value, known });
     }
 
-    /// Takes out all fields of a name and adds one at the end.
+    /// Removes all fields of a name and appends one.
     pub fn set(&mut self, name: &str, value: &[u8]) {
         let known = Name::of(name.as_bytes());
         self.retain(|field| !field.is(name));
         self.push_as(known, name.as_bytes(), value);
     }
 
-    /// All, in order.
+    /// All fields, in order.
     pub fn iter(&self) -> impl Iterator<Item = Field<'_>> + Clone {
-        self.entries.iter().map(|entry| self.field(entry))
+        self.spans.iter().map(|field| self.field(field))
     }
 
     /// The first value of a recognised name.
     pub fn first(&self, known: Name) -> Option<&[u8]> {
-        self.entries.iter().find(|entry| entry.known == known).map(|entry| self.bytes(entry.value))
+        self.spans.iter().find(|field| field.known == known).map(|field| self.bytes(field.value))
     }
 
     /// All values of a recognised name.
     pub fn all(&self, known: Name) -> impl Iterator<Item = &[u8]> + Clone {
-        self.entries.iter().filter(move |entry| entry.known == known).map(|entry| self.bytes(entry.value))
+        self.spans.iter().filter(move |field| field.known == known).map(|field| self.bytes(field.value))
     }
 
-    /// Whether there is one of a recognised name.
+    /// Whether a field of a recognised name is present.
     pub fn has(&self, known: Name) -> bool {
-        self.entries.iter().any(|entry| entry.known == known)
+        self.spans.iter().any(|field| field.known == known)
     }
 
-    /// All values of a name, whatever its case.
+    /// All values of a name, ignoring case.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.iter().filter(move |field| field.is(name)).map(|field| field.value)
     }
 
-    /// Takes out all of a recognised name. Returns whether there was any.
+    /// Removes all fields of a recognised name. Returns whether any was present.
     pub fn remove(&mut self, known: Name) -> bool {
-        let before = self.entries.len();
-        self.entries.retain(|entry| entry.known != known);
-        self.entries.len() < before
+        let before = self.spans.len();
+        self.spans.retain(|field| field.known != known);
+        self.spans.len() < before
     }
 
-    /// Keeps only those that pass.
+    /// Keeps only the fields for which `keep` returns true.
     pub fn retain(&mut self, mut keep: impl FnMut(Field<'_>) -> bool) {
-        let text = &self.text;
-        self.entries.retain(|entry| {
-            keep(Field { name: bytes(text, entry.name), value: bytes(text, entry.value), known: entry.known })
+        let buffer = &self.buffer;
+        self.spans.retain(|field| {
+            keep(Field { name: bytes(buffer, field.name), value: bytes(buffer, field.value), known: field.known })
         });
     }
 
-    /// Size as HTTP/2 counts it: 32 bytes a field on top (RFC 9113 §6.5.2).
+    /// Size as HTTP/2 counts it: names, values and 32 bytes for each field (RFC 9113 §6.5.2).
     pub fn size(&self) -> usize {
-        self.entries.iter().map(|entry| entry.name.len as usize + entry.value.len as usize + 32).sum()
+        self.spans.iter().map(|field| field.name.len as usize + field.value.len as usize + 32).sum()
     }
 
-    /// Keeps bytes that belong to the head but are no field, such as its path.
+    /// Stores bytes of the head that are not a field, such as the path.
     pub fn store(&mut self, bytes: &[u8]) -> Span {
-        // A head is bounded far below 4 GiB; what is not is cut here rather than wrapped around.
-        let start = u32::try_from(self.text.len()).unwrap_or(u32::MAX);
+        // The codecs bound a head far below 4 GiB; the fallback only keeps the conversion from wrapping.
+        let start = u32::try_from(self.buffer.len()).unwrap_or(u32::MAX);
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.text.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes);
         Span { start, len }
     }
 
     /// The bytes of a span.
     pub fn bytes(&self, span: Span) -> &[u8] {
-        bytes(&self.text, span)
+        bytes(&self.buffer, span)
     }
 
-    fn field(&self, entry: &Entry) -> Field<'_> {
-        Field { name: self.bytes(entry.name), value: self.bytes(entry.value), known: entry.known }
+    fn field(&self, spans: &FieldSpans) -> Field<'_> {
+        Field { name: self.bytes(spans.name), value: self.bytes(spans.value), known: spans.known }
     }
 }
 
-fn bytes(text: &[u8], span: Span) -> &[u8] {
+fn bytes(buffer: &[u8], span: Span) -> &[u8] {
     let start = span.start as usize;
-    text.get(start..start.saturating_add(span.len as usize)).unwrap_or_default()
+    buffer.get(start..start.saturating_add(span.len as usize)).unwrap_or_default()
 }
 
 impl Field<'_> {
-    /// Whether this is its name, whatever the case.
+    /// Whether the field has this name, ignoring case.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
     }

@@ -1,11 +1,11 @@
-//! Heads of requests and answers, the same for both versions.
-//! Invariant: method and path are valid text, the authority has no user information, and none of them holds white space or a
-//! control character; [`Request::new`] refuses what is not so.
+//! Heads of requests and responses, shared by both versions.
+//! Invariant: method, path and authority are valid UTF-8 without white space and control characters, and the authority has no user
+//! information; [`Request::new`] rejects anything else.
 //! Spec: RFC 9110 §4.2, §7.2, §9; RFC 9112 §3; RFC 9113 §8.3.
 
 use crate::fields::{Fields, Span};
 
-/// The version a message came in, or is to be given on in.
+/// The HTTP version of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// HTTP/1.0.
@@ -19,9 +19,9 @@ pub enum Version {
 /// Head of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The version it came in.
+    /// The version that it was received in or is written in.
     pub version: Version,
-    /// Its fields; in HTTP/1 with `Host` among them as it came.
+    /// Its fields. `Host` is not among them if the parser has moved it to the authority.
     pub fields: Fields,
     method: Span,
     path: Span,
@@ -29,10 +29,10 @@ pub struct Request {
     protocol: Option<Span>,
 }
 
-/// Head of an answer.
+/// Head of a response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Response {
-    /// The version it came in.
+    /// The version that it was received in or is written in.
     pub version: Version,
     /// Status, 100 to 999.
     pub status: u16,
@@ -41,26 +41,27 @@ pub struct Response {
     reason: Option<Span>,
 }
 
-/// Why the parts of a head are refused.
+/// Why [`Request::new`] rejects a part of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Not a token (RFC 9110 §9.1), or longer than 32 bytes.
-    #[error("the method is not valid")]
+    /// The method is not a token (RFC 9110 §9.1) or is longer than 32 bytes.
+    #[error("invalid method")]
     Method,
-    /// Neither `*` nor a path that begins with a slash, or with bytes that no path has.
-    #[error("the path is not valid")]
+    /// The path is neither `*` (OPTIONS only) nor a path that begins with a slash, or it contains white space, a control
+    /// character or `#`.
+    #[error("invalid path")]
     Path,
-    /// Not `host` or `host:port` (RFC 3986 §3.2), or with user information.
-    #[error("the authority is not valid")]
+    /// The authority is not `host` or `host:port` (RFC 3986 §3.2), or has user information.
+    #[error("invalid authority")]
     Authority,
 }
 
-/// Longest method.
+/// Longest method, in bytes.
 const MAX_METHOD: usize = 32;
 
 impl Request {
-    /// A head from its parts; `fields` may be filled already.
-    /// Errors: a part is malformed.
+    /// A head from its parts; `fields` may already hold fields.
+    /// Errors: a part is invalid.
     pub fn new(
         version: Version,
         method: &[u8],
@@ -73,7 +74,7 @@ impl Request {
         Self::from_spans(version, parts, [authority, None], fields)
     }
 
-    /// The same from parts that are kept in `fields` already.
+    /// A head from parts that are already stored in `fields`.
     pub(crate) fn from_spans(
         version: Version,
         [method, path]: [Span; 2],
@@ -92,7 +93,7 @@ impl Request {
         Ok(Self { version, fields, method, path, authority, protocol })
     }
 
-    /// The method, as it came: methods are case-sensitive.
+    /// The method, which is case-sensitive.
     pub fn method(&self) -> &str {
         self.text(self.method)
     }
@@ -108,12 +109,12 @@ impl Request {
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
-    /// Host and port, where it has any.
+    /// Host and port, if known.
     pub fn authority(&self) -> Option<&str> {
         self.authority.map(|authority| self.text(authority))
     }
 
-    /// The host without the port; empty where there is none.
+    /// The host without the port; empty without an authority.
     pub fn host(&self) -> &str {
         let authority = self.authority().unwrap_or_default();
         if authority.starts_with('[') {
@@ -127,7 +128,7 @@ impl Request {
         self.protocol.map(|protocol| self.fields.bytes(protocol))
     }
 
-    /// Replaces the method. Errors: it is not one.
+    /// Replaces the method. Errors: `method` is invalid.
     pub fn set_method(&mut self, method: &[u8]) -> Result<(), Invalid> {
         if !is_method(method) {
             return Err(Invalid::Method);
@@ -136,7 +137,7 @@ impl Request {
         Ok(())
     }
 
-    /// Sets host and port. Errors: they are malformed.
+    /// Replaces host and port. Errors: `authority` is invalid.
     pub fn set_authority(&mut self, authority: &[u8]) -> Result<(), Invalid> {
         if !is_authority(authority) {
             return Err(Invalid::Authority);
@@ -151,28 +152,28 @@ impl Request {
     }
 
     fn text(&self, span: Span) -> &str {
-        // Checked when it was set.
+        // Validated by `from_spans` and the setters.
         std::str::from_utf8(self.fields.bytes(span)).unwrap_or_default()
     }
 }
 
 impl Response {
-    /// A head of this status.
+    /// A head with this status and no reason phrase.
     pub fn new(version: Version, status: u16, fields: Fields) -> Self {
         Self { version, status, fields, reason: None }
     }
 
-    /// The words after the status, where HTTP/1 had any.
+    /// The reason phrase, if HTTP/1 had one (RFC 9112 §4).
     pub fn reason(&self) -> Option<&[u8]> {
         self.reason.map(|reason| self.fields.bytes(reason))
     }
 
-    /// Sets the words after the status.
+    /// Sets the reason phrase.
     pub fn set_reason(&mut self, reason: &[u8]) {
         self.reason = Some(self.fields.store(reason));
     }
 
-    /// Whether it is one before the final answer.
+    /// Whether it is an interim response (1xx), which a final response follows (RFC 9110 §15.2). 101 is none: HTTP ends with it.
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
@@ -182,7 +183,7 @@ fn is_method(method: &[u8]) -> bool {
     !method.is_empty() && method.len() <= MAX_METHOD && method.iter().all(|byte| is_token(*byte))
 }
 
-/// A character of a token (RFC 9110 §5.6.2).
+/// Whether a token may contain the byte (RFC 9110 §5.6.2).
 pub fn is_token(byte: u8) -> bool {
     matches!(
         byte,
@@ -190,13 +191,14 @@ pub fn is_token(byte: u8) -> bool {
     ) || byte.is_ascii_alphanumeric()
 }
 
-/// A byte of a field value: visible, space, tab, or above ASCII (RFC 9110 §5.5).
+/// Whether a field value may contain the byte: visible ASCII, space, tab, or above ASCII (RFC 9110 §5.5).
 pub fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
-/// `*` with OPTIONS, or a path from its slash with an optional query. A fragment, white space and controls are refused; the rest passes as
-/// it came, also what RFC 3986 wants encoded and clients send nevertheless. What is not ASCII must be UTF-8.
+/// `*` with OPTIONS, or a path that begins with a slash, with an optional query. White space, control characters and a fragment
+/// are rejected. Other characters that RFC 3986 requires to be percent-encoded pass unchanged, since clients send them; bytes
+/// above ASCII must be UTF-8.
 fn is_path(path: &[u8], method: &[u8]) -> bool {
     (path == b"*" && method == b"OPTIONS")
         || (path.first() == Some(&b'/')
@@ -226,7 +228,7 @@ fn is_authority(authority: &[u8]) -> bool {
             None => (authority, &b""[..]),
         },
     };
-    // Names as they are in use: letters, digits, `-`, `.`, `_`, and what RFC 3986 calls sub-delims and percent-encoded.
+    // reg-name of RFC 3986 §3.2.2: unreserved, percent-encoded and sub-delims; without `,`, which joins repeated Host fields.
     let valid = |byte: &u8| {
         byte.is_ascii_alphanumeric()
             || matches!(

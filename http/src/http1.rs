@@ -1,8 +1,8 @@
-//! HTTP/1: heads read and written, bodies taken apart, and what belongs to one connection only.
-//! Shape: `parse` reads heads with `httparse` and decides how long the message is, `body` reads what follows, `write` writes both,
-//! `hop` knows the fields of one connection. This file has what they share.
-//! Invariant: a message whose end two readers could see in different places is refused (RFC 9112 §11.2): there is one length,
-//! said once and in one way, and every line ends with CRLF, in requests and answers alike.
+//! HTTP/1: parsing and writing of heads, bodies and hop-by-hop fields.
+//! Shape: `parse` parses heads with `httparse` and determines the framing, `body` decodes bodies, `write` writes heads and chunks,
+//! `hop` handles hop-by-hop fields. This file has their shared types and the line scanner.
+//! Invariant: a message is rejected if two recipients could disagree on its end (request smuggling, RFC 9112 §11.2): its length
+//! is given once and in one way, and every line ends with CRLF, in requests and responses alike.
 //! Spec: RFC 9112, RFC 9110 §5-§7 and §10.1.1.
 
 mod body;
@@ -18,14 +18,14 @@ pub use hop::{strip_hop_by_hop, upgrade};
 pub use parse::{ParsedRequest, ParsedResponse, parse_request, parse_response};
 pub use write::{Connection, write_chunk_head, write_last_chunk, write_request, write_response};
 
-/// What bounds a head.
+/// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a head from its first line to the empty one, and of a trailer section.
+    /// Bytes of a head, from its first line to the empty line; also of a trailer section.
     pub head: usize,
-    /// Fields of a head or trailer section; those that proxies tell each other are not counted among them, but are bounded too.
+    /// Fields of a head or trailer section. Fields reserved for proxies are counted apart, with the same bound.
     pub fields: usize,
-    /// Bytes of a request's target.
+    /// Bytes of a request target.
     pub target: usize,
 }
 
@@ -35,47 +35,47 @@ impl Default for Limits {
     }
 }
 
-/// How long a message's body is (RFC 9112 §6.3).
+/// How the length of a message body is determined (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// It has no body, and a request says no length.
+    /// No body, and in a request no length field.
     None,
-    /// As many bytes; 0 too where that was said.
+    /// Content-Length, in bytes; may be 0.
     Length(u64),
-    /// In chunks.
+    /// Chunked transfer coding.
     Chunked,
-    /// Until the connection ends; answers only.
+    /// The body ends with the connection; responses only.
     UntilClose,
 }
 
-/// Why a message is refused. After any of them the connection is of no more use: where the next message begins is not known.
+/// Why a message is rejected. The connection cannot be reused after any of them, since the start of the next message is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Against the grammar, or of two meanings.
+    /// Invalid syntax or ambiguous framing.
     #[error("{0}")]
     Malformed(&'static str),
     /// A target above [`Limits::target`].
-    #[error("the request's target is too long")]
+    #[error("request target too long")]
     TargetTooLong,
     /// An expectation other than `100-continue`.
-    #[error("the expectation is not known")]
+    #[error("unknown expectation")]
     Expectation,
     /// A head or trailer section above [`Limits::head`] or [`Limits::fields`].
-    #[error("the head is too large")]
+    #[error("head or trailer section too large")]
     TooLarge,
     /// A transfer coding other than `chunked`.
-    #[error("the transfer coding is not known")]
+    #[error("unknown transfer coding")]
     Coding,
     /// A version other than 1.0 and 1.1.
-    #[error("the HTTP version is not known")]
+    #[error("unsupported HTTP version")]
     Version,
-    /// The connection ended before the message.
-    #[error("the message breaks off")]
+    /// The connection ended inside the message.
+    #[error("connection closed inside a message")]
     Truncated,
 }
 
 impl Error {
-    /// The status that answers it.
+    /// The status of the answer to a request with this error.
     pub fn status(&self) -> u16 {
         match self {
             Self::Malformed(_) | Self::Truncated => 400,
@@ -88,17 +88,18 @@ impl Error {
     }
 }
 
-/// Length of the first line with its line end: `None` when there is no line end yet. Errors: it does not end with CRLF.
+/// Length of the first line including its CRLF; `None` if the line is incomplete. Errors: the line ends with a bare LF, which
+/// RFC 9112 §2.2 permits a recipient to accept and which another recipient may read differently.
 fn line(bytes: &[u8]) -> Result<Option<usize>, Error> {
     let len = memchr::memchr(b'\n', bytes).map_or(0, |at| at + 1);
     match bytes.get(..len).unwrap_or_default() {
         [.., b'\r', b'\n'] => Ok(Some(len)),
-        [.., b'\n'] => Err(Error::Malformed("a line does not end with CRLF")),
+        [.., b'\n'] => Err(Error::Malformed("line does not end with CRLF")),
         _ => Ok(None),
     }
 }
 
-/// Where the section of lines ends that begins here, behind its empty line.
+/// Length of the section of lines at the beginning of `bytes`, including its empty line; `None` if it is incomplete.
 fn section(bytes: &[u8]) -> Result<Option<usize>, Error> {
     let mut end = 0;
     loop {
@@ -110,12 +111,12 @@ fn section(bytes: &[u8]) -> Result<Option<usize>, Error> {
     }
 }
 
-/// The members of comma-separated lists, without white space around them.
+/// The members of comma-separated lists (RFC 9110 §5.6.1), without surrounding white space.
 fn members<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> impl Iterator<Item = &'a [u8]> + Clone {
     values.flat_map(|value| value.split(|byte| *byte == b',')).map(trim)
 }
 
-/// Without spaces and tabs at the ends: no other white space (RFC 9110 §5.6.3).
+/// The value without leading and trailing spaces and tabs, the only optional white space (RFC 9110 §5.6.3).
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;

@@ -1,8 +1,8 @@
-//! HTTP/1 and HTTP/2 as bytes: no socket, task, clock or lock. Whoever has a connection feeds in what it reads and writes what
-//! comes out.
-//! Shape: [`head`] and [`fields`] are what both versions carry, with names in their case and order; [`http1`] parses and writes
-//! HTTP/1 messages; [`http2`] is one HTTP/2 connection, [`hpack`] its compression of heads.
-//! Invariant: nothing that arrives panics or makes a buffer grow without bound; what is malformed is refused, never mended.
+//! Codecs for HTTP/1 and HTTP/2 on byte buffers: no socket, task, clock or lock. The caller reads and writes the connection.
+//! Shape: [`head`] and [`fields`] hold the parts that both versions share, with field names in their original case and order;
+//! [`http1`] parses and writes HTTP/1 messages; [`http2`] is the state machine of one HTTP/2 connection, [`hpack`] its header
+//! compression; [`out`] is the queue of bytes to write.
+//! Invariant: no input causes a panic or grows a buffer without bound. Malformed input is rejected, never repaired.
 
 pub mod fields;
 pub mod head;

@@ -1,13 +1,14 @@
-//! What waits to be written: small frames packed together, large data as it came, uncopied.
+//! The queue of bytes to write: small frames are packed together, large data is queued without a copy.
 
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Data below this is copied behind the frames before it; above, a copy costs more than a slice of its own.
+/// Data below this size, in bytes, is copied behind the frames before it; above, a copy costs more than one more slice in
+/// a vectored write.
 const COPY: usize = 2 * 1024;
 
-/// Bytes to be written, in order: a [`Buf`].
+/// Bytes to write, in order: a [`Buf`].
 #[derive(Debug, Default)]
 pub struct Unsent {
     queue: VecDeque<Bytes>,
@@ -16,23 +17,23 @@ pub struct Unsent {
 }
 
 impl Unsent {
-    /// How many bytes wait.
+    /// The number of queued bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether none waits.
+    /// Whether no byte is queued.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds bytes.
+    /// Appends a copy of `bytes`.
     pub fn put(&mut self, bytes: &[u8]) {
         self.tail.extend_from_slice(bytes);
         self.len += bytes.len();
     }
 
-    /// Adds data, which is not copied when it is large.
+    /// Appends data, without a copy if it is large.
     pub fn put_data(&mut self, data: Bytes) {
         if data.len() < COPY {
             return self.put(&data);
@@ -45,7 +46,7 @@ impl Unsent {
         self.queue.push_back(data);
     }
 
-    /// Gives its memory back, if there is nothing in it.
+    /// Frees the memory of an empty queue.
     pub fn shrink(&mut self) {
         if self.len == 0 && (self.tail.capacity() > COPY || self.queue.capacity() > 8) {
             *self = Self::default();

@@ -1,4 +1,4 @@
-//! Fields that belong to one connection only, and what an `Upgrade` asks for.
+//! Hop-by-hop fields, and the protocol that an `Upgrade` requests.
 //! Spec: RFC 9110 §7.6.1, §7.8.
 
 use super::{Framing, members};
@@ -7,11 +7,12 @@ use crate::{
     head::{Version, is_token},
 };
 
-/// Takes out what belongs to one connection only: `Connection` and what it nominates, `Keep-Alive`, `Proxy-Connection`,
-/// `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, and `TE` other than `trailers`, which stays though it is nominated.
+/// Removes the hop-by-hop fields: `Connection` and the fields that it lists, `Keep-Alive`, `Proxy-Connection`,
+/// `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, and `TE` unless it is `trailers`, which gRPC needs end to end; that one stays
+/// even if `Connection` lists it.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
-    // Mostly `keep-alive`, `close` or `Upgrade`, which need no list.
-    let nominated: Vec<Vec<u8>> = members(fields.all(Name::Connection))
+    // Mostly `keep-alive`, `close` or `Upgrade`, for which the list stays empty and does not allocate.
+    let listed: Vec<Vec<u8>> = members(fields.all(Name::Connection))
         .filter(|name| !name.is_empty() && !is_option(name) && !name.eq_ignore_ascii_case(b"te"))
         .map(<[u8]>::to_vec)
         .collect();
@@ -19,12 +20,13 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         if field.known == Name::Te {
             return field.value.eq_ignore_ascii_case(b"trailers");
         }
-        !is_hop_by_hop(field.known) && !nominated.iter().any(|name| field.name.eq_ignore_ascii_case(name))
+        !is_hop_by_hop(field.known) && !listed.iter().any(|name| field.name.eq_ignore_ascii_case(name))
     });
 }
 
-/// The protocol that a request asks for. Ignored, as a server may (RFC 9110 §7.8): other versions of HTTP, h2c among them, which
-/// RFC 9113 §3.1 has done away with; in HTTP/1.0; several `Upgrade` fields; and together with a body, which a tunnel has no place for.
+/// The protocol that a request asks to upgrade to. `None` also for an upgrade that is ignored, as RFC 9110 §7.8 allows: to another
+/// version of HTTP (h2c is deprecated, RFC 9113 §3.1); in HTTP/1.0; with several `Upgrade` fields; with a body, which would have to
+/// precede the tunnel's bytes.
 pub fn upgrade(fields: &Fields, version: Version, framing: Framing) -> Option<Vec<u8>> {
     if version != Version::Http11 || !matches!(framing, Framing::None | Framing::Length(0)) {
         return None;
@@ -42,7 +44,7 @@ pub fn upgrade(fields: &Fields, version: Version, framing: Framing) -> Option<Ve
     (asked && valid).then(|| protocol.to_vec())
 }
 
-/// Whether fields of this name say something of the connection, whatever their value.
+/// Whether fields of this name are hop-by-hop regardless of their value.
 pub(super) fn is_hop_by_hop(name: Name) -> bool {
     matches!(
         name,
@@ -55,6 +57,7 @@ pub(super) fn is_hop_by_hop(name: Name) -> bool {
     )
 }
 
+/// Whether a connection option is not the name of a field.
 fn is_option(name: &[u8]) -> bool {
     let options: [&[u8]; 3] = [b"keep-alive", b"close", b"upgrade"];
     options.iter().any(|option| name.eq_ignore_ascii_case(option))

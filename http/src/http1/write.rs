@@ -1,4 +1,4 @@
-//! Heads and chunks as they are written. The names of fields that are added are in lower case, as HTTP/2 would have them.
+//! Writing of heads and chunks. Added fields have names in lower case, as in HTTP/2.
 //! Spec: RFC 9112 §2-§4, §7.1; RFC 9113 §8.2.3 for cookies.
 
 use super::{Framing, body::is_trailer, hop::is_hop_by_hop};
@@ -7,60 +7,61 @@ use crate::{
     head::{Request, Response, Version},
 };
 
-/// What the Connection field says.
+/// The content of the Connection field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connection<'a> {
-    /// The connection stays: said in HTTP/1.0 only, where it is not understood by itself.
+    /// The connection persists: written in HTTP/1.0 only, since it is the default of HTTP/1.1 (RFC 9112 §9.3).
     KeepAlive,
-    /// The connection ends with this message.
+    /// The connection closes after this message.
     Close,
-    /// Another protocol is asked for or begins.
+    /// The connection switches to this protocol: requested or accepted.
     Upgrade(&'a [u8]),
 }
 
-/// Writes the head of a request. Its fields are written as they are, those of one connection left out; `Content-Length` and
-/// `Transfer-Encoding` come from `framing`, a `Content-Length` in the place it had. `host` stands first unless it is among the fields.
-/// Several `Cookie` fields, into which HTTP/2 may split one, become one.
+/// Writes the head of a request. Fields are written unchanged, except hop-by-hop fields, which are left out. `Content-Length` (at
+/// its original position) and `Transfer-Encoding` come from `framing`. `host` comes first unless it is among the fields. Several
+/// `Cookie` fields, into which HTTP/2 may split one, are joined (RFC 9113 §8.2.3).
 pub fn write_request(head: &Request, framing: Framing, connection: Connection<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(head.method().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.target().as_bytes());
-    let old = head.version == Version::Http10;
-    out.extend_from_slice(if old { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
+    let http10 = head.version == Version::Http10;
+    out.extend_from_slice(if http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     match head.authority() {
         _ if head.fields.has(Name::Host) => {}
         Some(authority) => write_field(b"host", authority.as_bytes(), out),
-        // Empty where there is none (RFC 9112 §3.2).
-        None if !old => write_field(b"host", b"", out),
+        // Without an authority, HTTP/1.1 requires an empty Host (RFC 9112 §3.2).
+        None if !http10 => write_field(b"host", b"", out),
         None => {}
     }
-    // A request of this framing has no length to tell.
-    let length = if framing == Framing::None { Length::Drop } else { Length::of(framing) };
+    // A request without a body has no Content-Length; in a response to HEAD it is metadata instead.
+    let length = if framing == Framing::None { ContentLength::Omit } else { ContentLength::of(framing) };
     write_fields(&head.fields, length, true, out);
-    write_end(framing, connection, old, out);
+    write_end(framing, connection, http10, out);
 }
 
-/// Writes the head of an answer: its reason phrase as it came, else the usual one; the rest as in [`write_request`]. With
-/// [`Framing::None`] a `Content-Length` stays as it is (HEAD, 304), but for 1xx and 204, which have none.
+/// Writes the head of a response with its reason phrase, or the standard one if it has none; otherwise as [`write_request`]. With
+/// [`Framing::None`] a `Content-Length` is kept (HEAD, 304), except for 1xx and 204, which have none (RFC 9110 §8.6).
 pub fn write_response(head: &Response, framing: Framing, connection: Connection<'_>, out: &mut Vec<u8>) {
-    let old = head.version == Version::Http10;
-    out.extend_from_slice(if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    let http10 = head.version == Version::Http10;
+    out.extend_from_slice(if http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     write_number(u64::from(head.status), 10, out);
     out.push(b' ');
     out.extend_from_slice(head.reason().unwrap_or_else(|| standard_reason(head.status).as_bytes()));
     out.extend_from_slice(b"\r\n");
-    let length = if head.status < 200 || head.status == 204 { Length::Drop } else { Length::of(framing) };
+    let length = if head.status < 200 || head.status == 204 { ContentLength::Omit } else { ContentLength::of(framing) };
     write_fields(&head.fields, length, false, out);
-    write_end(framing, connection, old, out);
+    write_end(framing, connection, http10, out);
 }
 
-/// Writes the line before a chunk of so many bytes, at least one: none would end the body. The chunk and a CRLF follow.
+/// Writes the chunk-size line of a chunk of `len` bytes, at least 1, since 0 ends the body. The caller writes the chunk and a CRLF
+/// after it.
 pub fn write_chunk_head(len: usize, out: &mut Vec<u8>) {
     write_number(len as u64, 16, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the end of a chunked body, with those of the trailers that may be there.
+/// Writes the last chunk and the trailer section, with the fields that are allowed in trailers.
 pub fn write_last_chunk(trailers: Option<&Fields>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     for field in trailers.into_iter().flat_map(Fields::iter).filter(|field| is_trailer(field.known)) {
@@ -69,35 +70,35 @@ pub fn write_last_chunk(trailers: Option<&Fields>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What becomes of `Content-Length`.
+/// How `Content-Length` is written.
 #[derive(Clone, Copy)]
-enum Length {
+enum ContentLength {
     Keep,
-    Drop,
+    Omit,
     Write(u64),
 }
 
-impl Length {
+impl ContentLength {
     fn of(framing: Framing) -> Self {
         match framing {
             Framing::None => Self::Keep,
             Framing::Length(length) => Self::Write(length),
-            Framing::Chunked | Framing::UntilClose => Self::Drop,
+            Framing::Chunked | Framing::UntilClose => Self::Omit,
         }
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "all other names are written as they are")]
-fn write_fields(fields: &Fields, mut length: Length, request: bool, out: &mut Vec<u8>) {
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other fields are written unchanged")]
+fn write_fields(fields: &Fields, mut length: ContentLength, request: bool, out: &mut Vec<u8>) {
     let mut cookies = false;
     for field in fields.iter() {
         match field.known {
             Name::ContentLength => match length {
-                Length::Keep => write_field(field.name, field.value, out),
-                Length::Drop => {}
-                Length::Write(value) => {
+                ContentLength::Keep => write_field(field.name, field.value, out),
+                ContentLength::Omit => {}
+                ContentLength::Write(value) => {
                     write_length(field.name, value, out);
-                    length = Length::Drop;
+                    length = ContentLength::Omit;
                 }
             },
             Name::Cookie if request => {
@@ -110,17 +111,17 @@ fn write_fields(fields: &Fields, mut length: Length, request: bool, out: &mut Ve
             _ => write_field(field.name, field.value, out),
         }
     }
-    if let Length::Write(value) = length {
+    if let ContentLength::Write(value) = length {
         write_length(b"content-length", value, out);
     }
 }
 
-fn write_end(framing: Framing, connection: Connection<'_>, old: bool, out: &mut Vec<u8>) {
+fn write_end(framing: Framing, connection: Connection<'_>, http10: bool, out: &mut Vec<u8>) {
     if framing == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     match connection {
-        Connection::KeepAlive if old => out.extend_from_slice(b"connection: keep-alive\r\n"),
+        Connection::KeepAlive if http10 => out.extend_from_slice(b"connection: keep-alive\r\n"),
         Connection::KeepAlive => {}
         Connection::Close => out.extend_from_slice(b"connection: close\r\n"),
         Connection::Upgrade(protocol) => {
@@ -141,9 +142,9 @@ fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 fn write_cookies(name: &[u8], fields: &Fields, out: &mut Vec<u8>) {
     out.extend_from_slice(name);
-    for (i, crumb) in fields.all(Name::Cookie).enumerate() {
+    for (i, cookie) in fields.all(Name::Cookie).enumerate() {
         out.extend_from_slice(if i == 0 { b": " } else { b"; " });
-        out.extend_from_slice(crumb);
+        out.extend_from_slice(cookie);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -155,7 +156,7 @@ fn write_length(name: &[u8], length: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Digits of a number, to base 10 or 16.
+/// Writes a number in base 10 or 16.
 fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     let start = out.len();
     loop {
@@ -172,7 +173,7 @@ fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// The usual words for a status (RFC 9110 §15, and the registry).
+/// The standard reason phrase of a status (RFC 9110 §15 and the IANA registry).
 fn standard_reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
