@@ -1,7 +1,8 @@
-//! HPACK (RFC 7541): compression of heads.
-//! Shape: [`Decoder`] and [`Encoder`] keep one dynamic table each (`table`); `huffman` reads Huffman code. The encoder never
-//! writes it: one proxy's bytes to the next are cheap, and the code costs both of them time for every byte of a value.
-//! Invariant: the tables of both ends agree after every block, also one whose head was refused, or the connection ends.
+//! HPACK (RFC 7541): header compression.
+//! Shape: [`Decoder`] and [`Encoder`] hold one dynamic table each (`table`); `huffman` decodes Huffman code. The encoder never
+//! writes Huffman code: bandwidth between proxies is cheap, while the code costs both sides time for every byte of a value.
+//! Invariant: the tables of both sides are equal after every block, also after one whose fields were rejected; otherwise the
+//! connection ends.
 
 mod decode;
 mod encode;
@@ -13,22 +14,22 @@ mod tests;
 pub use decode::Decoder;
 pub use encode::Encoder;
 
-/// Why a block cannot be decoded. All are COMPRESSION_ERROR for the connection (RFC 9113 §4.3).
+/// Why a header block cannot be decoded. Each is a connection error of type COMPRESSION_ERROR (RFC 9113 §4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The block ends within a field.
-    #[error("the header block ends within a field")]
+    /// The block ends inside a field.
+    #[error("header block ends inside a field")]
     Truncated,
-    /// An integer above 2^28 or so, or in more than five bytes.
-    #[error("an integer in the header block is too large")]
+    /// An integer of more than five bytes; a valid one is below 2^28 + 128.
+    #[error("integer too large in a header block")]
     Integer,
-    /// Index 0, or one beyond the tables.
-    #[error("the header block refers to a field that is in no table")]
+    /// Index 0, or an index beyond the tables (RFC 7541 §6.1, §2.3.3).
+    #[error("invalid index in a header block")]
     Index,
-    /// A size update above what we announced, after a field, or the third in its block.
-    #[error("a table size update in the header block is too large or out of place")]
+    /// A size update that is above SETTINGS_HEADER_TABLE_SIZE, after a field, or the third of its block (RFC 7541 §4.2).
+    #[error("invalid dynamic table size update in a header block")]
     SizeUpdate,
-    /// Not Huffman code: EOS, or wrong padding.
-    #[error("a Huffman-coded string in the header block is not valid")]
+    /// Invalid Huffman code: EOS, or wrong padding (RFC 7541 §5.2).
+    #[error("invalid Huffman code in a header block")]
     Huffman,
 }

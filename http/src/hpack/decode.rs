@@ -1,4 +1,4 @@
-//! Header blocks to fields.
+//! Decoding of header blocks.
 //! Spec: RFC 7541 §5, §6.
 
 use super::{
@@ -8,20 +8,22 @@ use super::{
 use crate::fields::Name;
 use std::{fmt, ops::Range};
 
-/// Most size updates at the beginning of a block: the smallest size in between and the last (RFC 7541 §4.2).
+/// Most size updates at the beginning of a block: the smallest size since the last block, and the final one (RFC 7541 §4.2).
 const MAX_UPDATES: usize = 2;
 
-/// Decodes the header blocks of one connection, in their order.
+/// Decodes the header blocks of one direction of a connection, in order.
 pub struct Decoder {
     table: Table,
     limit: usize,
 }
 
-/// A string: in the block, in the table's buffer, or in the static table.
+/// A string.
 #[derive(Clone)]
 enum Text<'a> {
-    Given(&'a [u8]),
-    Kept(Range<usize>),
+    /// In the block or in the static table.
+    Borrowed(&'a [u8]),
+    /// In the buffer of the dynamic table.
+    Buffered(Range<usize>),
 }
 
 impl<'a> Text<'a> {
@@ -30,26 +32,26 @@ impl<'a> Text<'a> {
         'a: 't,
     {
         match self {
-            Text::Given(bytes) => bytes,
-            Text::Kept(place) => table.bytes(place.clone()),
+            Text::Borrowed(bytes) => bytes,
+            Text::Buffered(range) => table.bytes(range.clone()),
         }
     }
 }
 
 impl Decoder {
-    /// `max`: the SETTINGS_HEADER_TABLE_SIZE that we announced. As the peer may not have seen it yet, the table begins with the
-    /// 4096 of the protocol and follows the peer's size updates up to `max`.
+    /// `max`: the announced SETTINGS_HEADER_TABLE_SIZE, in bytes. Since the peer may not have received it yet, the table begins with
+    /// the initial size of 4,096 bytes and follows the size updates of the peer up to `max`.
     pub fn new(max: usize) -> Self {
         Self { table: Table::new(), limit: max.min(1 << 24) }
     }
 
-    /// Decodes one complete header block. `take` gets each field in order: its recognised name (pseudo fields come with
-    /// [`Name::Other`] and a name that begins with `:`), its name and its value, none of them checked. It may refuse, which is
-    /// remembered and returned at the end; decoding goes on without it so that the table stays in step (RFC 9113 §4.3).
-    /// Cost: a field out of a table is handed over where it lies, so a block that repeats a large one costs what `take` does
-    /// with it; once `take` has refused, one byte's reading. (A new entry that names itself by an entry's name copies that, at
-    /// most the size of the table.) `take` bounds the sum of what it is given.
-    /// Errors: see [`Error`]; the decoder is of no use after one.
+    /// Decodes one complete header block and passes each field to `take` in order: its recognised name ([`Name::Other`] for
+    /// pseudo-header fields), its name and its value, all unchecked. The first error of `take` is returned at the end; decoding
+    /// continues without `take`, so that the table stays synchronised (RFC 9113 §4.3).
+    /// Cost: a field of a table is passed by reference, so a block that repeats a large field (one byte each) costs what `take` does
+    /// with it, and almost nothing once `take` has failed. A new entry with the name of an old one copies the name, at most the size
+    /// of the table. `take` must bound the total size of the fields.
+    /// Errors: see [`Error`]; the decoder cannot be used after one.
     pub fn decode<E>(
         &mut self,
         block: &[u8],
@@ -60,23 +62,26 @@ impl Decoder {
         while let [first, after @ ..] = rest {
             let first = *first;
             rest = after;
+            // RFC 7541 §6.1, indexed field: the whole field is in a table.
             if first & 0x80 != 0 {
                 let index = integer(first, 0x7f, &mut rest)?;
                 if taken.is_err() {
                     self.check(index)?;
                     continue;
                 }
-                if let Some((name, value, known)) = index.checked_sub(1).and_then(|place| STATIC.get(place)) {
+                if let Some((name, value, known)) = index.checked_sub(1).and_then(|position| STATIC.get(position)) {
                     taken = take(*known, name.as_bytes(), value.as_bytes());
                 } else {
                     let age = index.checked_sub(FIRST_DYNAMIC).ok_or(Error::Index)?;
                     let entry = self.table.entry(age).ok_or(Error::Index)?;
-                    let [name, value] = self.table.places(entry);
+                    let [name, value] = self.table.ranges(entry);
                     taken = take(entry.known, self.table.bytes(name), self.table.bytes(value));
                 }
                 continue;
             }
-            let (keep, mask) = match first {
+            // RFC 7541 §6.2: a literal with incremental indexing (01), without indexing (0000) or never indexed (0001). The two last
+            // differ only for an encoder. §4.2: a size update (001) must precede all fields.
+            let (indexed, mask) = match first {
                 0x40.. => (true, 0x3f),
                 0x20.. => return Err(Error::SizeUpdate),
                 _ => (false, 0x0f),
@@ -84,35 +89,39 @@ impl Decoder {
             let index = integer(first, mask, &mut rest)?;
             let mark = self.table.mark();
             let (known, name) = self.name(index, &mut rest)?;
-            if !keep {
+            if !indexed {
                 let value = self.string(&mut rest)?;
                 if taken.is_ok() {
                     taken = take(known, name.of(&self.table), value.of(&self.table));
                 }
-                self.table.forget(mark);
+                // Huffman-coded strings were decoded behind the entries; they are not needed any more.
+                self.table.truncate(mark);
                 continue;
             }
+            // A new entry is built at the end of the table's buffer: name, then value. The name of an old entry is copied first,
+            // since adding the new entry may evict the old one (RFC 7541 §4.4).
             match name {
-                Text::Given(name) => self.table.tail().extend_from_slice(name),
-                // Read just now: it stands at the mark already.
-                Text::Kept(place) if place.start == mark => {}
-                Text::Kept(place) => self.table.repeat(place),
+                Text::Borrowed(name) => self.table.buffer().extend_from_slice(name),
+                // Huffman-coded, so decoded to the mark already.
+                Text::Buffered(range) if range.start == mark => {}
+                Text::Buffered(range) => self.table.append_copy(range),
             }
             let middle = self.table.mark();
-            if let Text::Given(value) = self.string(&mut rest)? {
-                self.table.tail().extend_from_slice(value);
+            if let Text::Borrowed(value) = self.string(&mut rest)? {
+                self.table.buffer().extend_from_slice(value);
             }
             if taken.is_ok() {
                 let end = self.table.mark();
                 taken = take(known, self.table.bytes(mark..middle), self.table.bytes(middle..end));
             }
+            // After `take`: an entry that is larger than the table empties it and is not stored.
             self.table.add(mark, middle - mark, known, 0);
         }
-        self.table.tidy();
+        self.table.shrink();
         Ok(taken)
     }
 
-    /// Reads the size updates at the beginning of a block.
+    /// Decodes the size updates at the beginning of a block and returns the rest of the block.
     fn updates<'a>(&mut self, block: &'a [u8]) -> Result<&'a [u8], Error> {
         let mut rest = block;
         let mut count = 0;
@@ -120,7 +129,7 @@ impl Decoder {
             rest = after;
             let size = integer(*first, 0x1f, &mut rest)?;
             count += 1;
-            // Before the peer knows a lower limit, the protocol's own holds.
+            // The peer may not have received a lower limit yet, so the initial size is always valid.
             if size > self.limit.max(DEFAULT_SIZE) || count > MAX_UPDATES {
                 return Err(Error::SizeUpdate);
             }
@@ -129,26 +138,27 @@ impl Decoder {
         Ok(rest)
     }
 
+    /// Checks an index without reading the field.
     fn check(&self, index: usize) -> Result<(), Error> {
         if index == 0 || index >= FIRST_DYNAMIC + self.table.len() { Err(Error::Index) } else { Ok(()) }
     }
 
-    /// The name of a literal field: by index, or written out where that is 0.
+    /// The name of a literal field: that of the entry `index`, or a string if `index` is 0 (RFC 7541 §6.2).
     fn name<'a>(&mut self, index: usize, rest: &mut &'a [u8]) -> Result<(Name, Text<'a>), Error> {
-        let Some(place) = index.checked_sub(1) else {
+        let Some(position) = index.checked_sub(1) else {
             let name = self.string(rest)?;
             return Ok((Name::of(name.of(&self.table)), name));
         };
-        if let Some((name, _, known)) = STATIC.get(place) {
-            return Ok((*known, Text::Given(name.as_bytes())));
+        if let Some((name, _, known)) = STATIC.get(position) {
+            return Ok((*known, Text::Borrowed(name.as_bytes())));
         }
         let age = index.checked_sub(FIRST_DYNAMIC).ok_or(Error::Index)?;
         let entry = self.table.entry(age).ok_or(Error::Index)?;
-        let [name, _] = self.table.places(entry);
-        Ok((entry.known, Text::Kept(name)))
+        let [name, _] = self.table.ranges(entry);
+        Ok((entry.known, Text::Buffered(name)))
     }
 
-    /// One string; what is Huffman-coded is written to the end of the table's buffer.
+    /// Decodes a string (RFC 7541 §5.2). A Huffman-coded one is decoded to the end of the table's buffer.
     fn string<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Text<'a>, Error> {
         let (first, after) = rest.split_first().ok_or(Error::Truncated)?;
         *rest = after;
@@ -156,11 +166,11 @@ impl Decoder {
         let (text, after) = rest.split_at_checked(len).ok_or(Error::Truncated)?;
         *rest = after;
         if first & 0x80 == 0 {
-            return Ok(Text::Given(text));
+            return Ok(Text::Borrowed(text));
         }
         let mark = self.table.mark();
-        huffman::decode(text, self.table.tail())?;
-        Ok(Text::Kept(mark..self.table.mark()))
+        huffman::decode(text, self.table.buffer())?;
+        Ok(Text::Buffered(mark..self.table.mark()))
     }
 
     #[cfg(test)]
@@ -170,14 +180,14 @@ impl Decoder {
 }
 
 impl fmt::Debug for Decoder {
-    /// Without the fields, which may be secret.
+    /// Omits the fields, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoder").field("entries", &self.table.len()).field("limit", &self.limit).finish()
     }
 }
 
-/// The integer whose first byte has been read; it has its prefix in the bits of `mask` (RFC 7541 §5.1). At most four bytes more
-/// are read, so that it stays below 2^28 + 128.
+/// Decodes an integer (RFC 7541 §5.1) after its first byte, whose prefix is in the bits of `mask`. Reads at most four more bytes, so
+/// the value is below 2^28 + 128.
 fn integer(first: u8, mask: u8, rest: &mut &[u8]) -> Result<usize, Error> {
     let mut value = usize::from(first & mask);
     if value < usize::from(mask) {

@@ -1,12 +1,12 @@
-//! Reading Huffman code.
-//! Shape: the code is canonical (codes of one length follow each other in the order of their symbols), so the lengths alone
-//! give it. One look-up by the next 8 bits finds every symbol with a code that short, which is nearly all that heads are made
-//! of; longer codes are found by comparing with the first code of each length. Both tables, 1 KiB, are made by the compiler.
+//! Decoding of Huffman code.
+//! Shape: the code is canonical (codes of one length are consecutive in the order of their symbols), so the lengths alone define it.
+//! One look-up by the next 8 bits decodes every symbol with a code of at most 8 bits, which covers almost all bytes of fields;
+//! longer codes are found by comparison with the first code of each length. The tables, 1 KiB, are constants.
 //! Spec: RFC 7541 §5.2, appendix B.
 
 use super::Error;
 
-/// Bits of the code of each symbol; the last is EOS.
+/// Length of the code of each symbol, in bits; the last is EOS.
 const LENGTHS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28,
     28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 7, 8, 15, 6, 12,
@@ -21,13 +21,13 @@ const LENGTHS: [u8; 257] = [
 
 const EOS: usize = 256;
 
-/// Bits of the longest code.
+/// Length of the longest code, in bits.
 const LONGEST: usize = 30;
 
-/// By the next 8 bits: the symbol and the bits of its code, 0 bits where the code is longer.
+/// By the next 8 bits: the symbol and the length of its code; length 0 if the code is longer than 8 bits.
 static SHORT: [(u8, u8); 256] = short();
 
-/// The codes longer than 8 bits, by their bits.
+/// The codes longer than 8 bits, by length.
 static LONG: [Length; LONGEST - 8] = long();
 
 /// Symbols with a code of more than 8 bits, in the order of their codes.
@@ -36,21 +36,21 @@ static SYMBOLS: [u16; 257] = symbols();
 /// The codes of one length.
 #[derive(Clone, Copy)]
 struct Length {
-    /// First code above them, from the top of 32 bits; 0 where there is none of this length.
+    /// First code after them, left-aligned in 32 bits; 0 if no code has this length.
     end: u32,
-    /// First of them, from the top of 32 bits.
+    /// First of them, left-aligned in 32 bits.
     first: u32,
-    /// Place of the first in [`SYMBOLS`].
-    place: u16,
+    /// Index of the first in [`SYMBOLS`].
+    index: u16,
 }
 
-/// Appends what `code` stands for. Nothing is reserved beyond the most that it can be.
+/// Decodes `code` and appends the bytes to `out`, at most 8/5 of its length.
 /// Errors: EOS, or padding that is not the beginning of EOS or has more than 7 bits.
 pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     // The shortest code has 5 bits.
     out.reserve(code.len() * 8 / 5);
     let mut rest = code;
-    // Bits not decoded yet from the top; below them all are 1, as padding is.
+    // The next bits, left-aligned; all bits below them are 1, like padding.
     let mut bits = u64::MAX;
     let mut count = 0_u32;
     loop {
@@ -70,7 +70,7 @@ pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
                 }
             }
         }
-        // One symbol at least is decoded for each round; short ones until less than a byte is left.
+        // Short codes first; each round of the outer loop decodes at least one symbol or refills the bits.
         while let Some((symbol, len @ 1..)) = SHORT.get((bits >> 56) as usize).copied()
             && u32::from(len) <= count
         {
@@ -81,6 +81,7 @@ pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         if count < 32 && !rest.is_empty() {
             continue;
         }
+        // RFC 7541 §5.2: padding is less than 8 bits, all 1.
         if count < 8 && bits == u64::MAX {
             return Ok(());
         }
@@ -94,27 +95,27 @@ pub(super) fn decode(code: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     }
 }
 
-/// The symbol that the bits begin with, and the length of its code, which is longer than 8. None for EOS.
+/// The first symbol of the bits and the length of its code, which is longer than 8 bits. `None` for EOS.
 fn longer(bits: u32) -> Option<(u8, u32)> {
     let (len, at) = (9_u32..).zip(&LONG).find(|(_, at)| bits < at.end)?;
-    let place = (bits.checked_sub(at.first)? >> (32 - len)) as usize + usize::from(at.place);
-    Some((u8::try_from(*SYMBOLS.get(place)?).ok()?, len))
+    let index = (bits.checked_sub(at.first)? >> (32 - len)) as usize + usize::from(at.index);
+    Some((u8::try_from(*SYMBOLS.get(index)?).ok()?, len))
 }
 
 #[expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "run by the compiler, which refuses what is out of bounds"
+    reason = "evaluated at compile time, where an index out of bounds is an error"
 )]
 const fn symbols() -> [u16; 257] {
     let mut symbols = [EOS as u16; 257];
-    let (mut place, mut len) = (0, 9);
+    let (mut index, mut len) = (0, 9);
     while len <= LONGEST {
         let mut symbol = 0;
         while symbol < LENGTHS.len() {
             if LENGTHS[symbol] as usize == len {
-                symbols[place] = symbol as u16;
-                place += 1;
+                symbols[index] = symbol as u16;
+                index += 1;
             }
             symbol += 1;
         }
@@ -126,7 +127,7 @@ const fn symbols() -> [u16; 257] {
 #[expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "run by the compiler, which refuses what is out of bounds"
+    reason = "evaluated at compile time, where an index out of bounds is an error"
 )]
 const fn short() -> [(u8, u8); 256] {
     let mut table = [(0, 0); 256];
@@ -151,11 +152,11 @@ const fn short() -> [(u8, u8); 256] {
 #[expect(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "run by the compiler, which refuses what is out of bounds"
+    reason = "evaluated at compile time, where an index out of bounds is an error"
 )]
 const fn long() -> [Length; LONGEST - 8] {
-    let mut table = [Length { end: 0, first: 0, place: 0 }; LONGEST - 8];
-    let (mut code, mut place, mut len) = (0_u64, 0, 1);
+    let mut table = [Length { end: 0, first: 0, index: 0 }; LONGEST - 8];
+    let (mut code, mut index, mut len) = (0_u64, 0, 1);
     while len <= LONGEST {
         let (first, mut count, mut symbol) = (code << (32 - len), 0, 0);
         while symbol < LENGTHS.len() {
@@ -167,10 +168,10 @@ const fn long() -> [Length; LONGEST - 8] {
         code += count;
         if len > 8 && count > 0 {
             let end = code << (32 - len);
-            // All ones end the longest; no code is as large as this but EOS, which is not one to be found.
+            // The longest codes end with all ones, which is EOS; the bound excludes it, so that it is not found.
             table[len - 9] =
-                Length { end: if end > u32::MAX as u64 { u32::MAX } else { end as u32 }, first: first as u32, place };
-            place += count as u16;
+                Length { end: if end > u32::MAX as u64 { u32::MAX } else { end as u32 }, first: first as u32, index };
+            index += count as u16;
         }
         code <<= 1;
         len += 1;
@@ -178,7 +179,7 @@ const fn long() -> [Length; LONGEST - 8] {
     table
 }
 
-/// Writes Huffman code, bit by bit, for tests.
+/// Encodes bit by bit, for tests.
 #[cfg(test)]
 pub(super) fn encode(text: &[u8]) -> Vec<u8> {
     let mut codes = vec![(0_u64, 0); LENGTHS.len()];

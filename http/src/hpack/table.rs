@@ -1,19 +1,19 @@
 //! The static table, and the dynamic table of one direction.
-//! Shape: the bytes of all entries stand in one buffer in the order they were added; evicted ones are a gap at its beginning
-//! that is closed when it is larger than what is left. What is being read is appended to the same buffer, so that a field to
-//! be kept is not copied again. Nothing is allocated before the first field that is.
+//! Shape: one buffer holds the bytes of all entries in the order of insertion. Evicted entries leave a gap at its beginning, which is
+//! closed once it is larger than the rest. The decoder appends the strings that it decodes to the same buffer, so that a new entry
+//! needs no further copy. An empty table has no allocation.
 //! Spec: RFC 7541 §2.3, §4, appendix A.
 
 use crate::fields::Name;
 use std::{collections::VecDeque, ops::Range};
 
-/// Size of the dynamic table until a size update (RFC 9113 §6.5.2).
+/// Initial size of the dynamic table, in bytes (RFC 9113 §6.5.2).
 pub(super) const DEFAULT_SIZE: usize = 4096;
 
 /// First index of the dynamic table.
 pub(super) const FIRST_DYNAMIC: usize = STATIC.len() + 1;
 
-/// A gap below this many bytes is not worth moving the rest.
+/// A gap below this size, in bytes, is not closed.
 const SMALL_GAP: usize = 1024;
 
 /// Name, value and recognised name of every static entry; the first has index 1.
@@ -81,14 +81,16 @@ pub(super) static STATIC: [(&str, &str, Name); 61] = [
     ("www-authenticate", "", Name::Other),
 ];
 
-/// Where an entry lies, and what is known of it.
+/// An entry of the dynamic table.
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    /// Counted from the first byte that the buffer ever held, around at 4 GiB.
+    /// Offset from the first byte that the buffer ever held, modulo 2^32.
     start: u32,
+    /// Length of the name.
     name: u32,
+    /// Length of the value.
     value: u32,
-    /// What the encoder finds it by.
+    /// The hash by which the encoder finds the entry.
     pub(super) hash: u32,
     /// Its recognised name.
     pub(super) known: Name,
@@ -107,10 +109,10 @@ pub(super) fn size(name: usize, value: usize) -> usize {
 
 /// A dynamic table.
 pub(super) struct Table {
-    /// Dropped bytes, then those of the entries, then what is being read.
+    /// The gap, the entries, then strings that are being decoded.
     bytes: Vec<u8>,
-    /// How many bytes were taken away from the beginning of the buffer so far, around at 4 GiB.
-    taken: u32,
+    /// Number of bytes removed from the beginning of the buffer so far, modulo 2^32.
+    drained: u32,
     /// Oldest first.
     entries: VecDeque<Entry>,
     size: usize,
@@ -119,7 +121,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::new(), taken: 0, entries: VecDeque::new(), size: 0, max: DEFAULT_SIZE }
+        Self { bytes: Vec::new(), drained: 0, entries: VecDeque::new(), size: 0, max: DEFAULT_SIZE }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -130,74 +132,74 @@ impl Table {
         self.max
     }
 
-    /// Changes how large it may become, and evicts what is above.
+    /// Sets the maximum size, in bytes, and evicts entries above it (RFC 7541 §4.3).
     pub(super) fn resize(&mut self, max: usize) {
         self.max = max;
         self.evict_to(max);
-        self.tidy();
+        self.shrink();
     }
 
-    /// The entry that was added as the last but `age`.
+    /// The entry with `age` newer ones.
     pub(super) fn entry(&self, age: usize) -> Option<Entry> {
-        let place = self.entries.len().checked_sub(age)?.checked_sub(1)?;
-        self.entries.get(place).copied()
+        let position = self.entries.len().checked_sub(age)?.checked_sub(1)?;
+        self.entries.get(position).copied()
     }
 
-    /// How many were added after the newest entry that has this hash and passes.
+    /// The age of the newest entry with this hash for which `is` returns true.
     pub(super) fn find(&self, hash: u32, is: impl Fn(Entry) -> bool) -> Option<usize> {
         self.entries.iter().rev().position(|entry| entry.hash == hash && is(*entry))
     }
 
-    /// Where the name and the value of an entry lie in the buffer.
-    pub(super) fn places(&self, entry: Entry) -> [Range<usize>; 2] {
-        let start = entry.start.wrapping_sub(self.taken) as usize;
+    /// The ranges of the name and the value of an entry in the buffer.
+    pub(super) fn ranges(&self, entry: Entry) -> [Range<usize>; 2] {
+        let start = entry.start.wrapping_sub(self.drained) as usize;
         let middle = start.saturating_add(entry.name as usize);
         [start..middle, middle..middle.saturating_add(entry.value as usize)]
     }
 
     /// Bytes of the buffer.
-    pub(super) fn bytes(&self, place: Range<usize>) -> &[u8] {
-        self.bytes.get(place).unwrap_or_default()
+    pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.bytes.get(range).unwrap_or_default()
     }
 
-    /// The buffer, to append to what is being read.
-    pub(super) fn tail(&mut self) -> &mut Vec<u8> {
+    /// The buffer, for appending to the string that is being decoded.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Where something that is read next will begin.
+    /// The offset at which appended bytes begin.
     pub(super) fn mark(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Forgets what was appended since a mark.
-    pub(super) fn forget(&mut self, mark: usize) {
+    /// Removes the bytes appended since `mark`.
+    pub(super) fn truncate(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
 
-    /// Makes a copy of some bytes at the end of the buffer.
-    pub(super) fn repeat(&mut self, place: Range<usize>) {
-        if place.start <= place.end && place.end <= self.bytes.len() {
-            self.bytes.extend_from_within(place);
+    /// Appends a copy of bytes of the buffer.
+    pub(super) fn append_copy(&mut self, range: Range<usize>) {
+        if range.start <= range.end && range.end <= self.bytes.len() {
+            self.bytes.extend_from_within(range);
         }
     }
 
-    /// Makes an entry of what was appended since a mark; `name` of these bytes are its name. One that is larger than the whole
-    /// table empties it (RFC 7541 §4.4).
+    /// Adds the bytes appended since `mark` as an entry, whose name has `name` bytes. An entry larger than the table empties it
+    /// (RFC 7541 §4.4).
     pub(super) fn add(&mut self, mark: usize, name: usize, known: Name, hash: u32) {
         let value = self.bytes.len().saturating_sub(mark).saturating_sub(name);
         let size = size(name, value);
         self.evict_to(self.max.saturating_sub(size));
         let (Ok(start), Ok(name), Ok(value)) = (u32::try_from(mark), u32::try_from(name), u32::try_from(value)) else {
-            return self.forget(mark);
+            return self.truncate(mark);
         };
         if size > self.max {
             self.entries.clear();
             self.size = 0;
-            return self.forget(mark);
+            return self.truncate(mark);
         }
         self.size += size;
-        self.entries.push_back(Entry { start: self.taken.wrapping_add(start), name, value, hash, known });
+        self.entries.push_back(Entry { start: self.drained.wrapping_add(start), name, value, hash, known });
         self.close_gap();
     }
 
@@ -209,16 +211,16 @@ impl Table {
     }
 
     fn close_gap(&mut self) {
-        let first = self.entries.front().map(|entry| entry.start.wrapping_sub(self.taken));
+        let first = self.entries.front().map(|entry| entry.start.wrapping_sub(self.drained));
         let gap = first.map_or(self.bytes.len(), |first| first as usize);
         if gap >= SMALL_GAP && gap >= self.bytes.len() / 2 {
             self.bytes.drain(..gap.min(self.bytes.len()));
-            self.taken = self.taken.wrapping_add(u32::try_from(gap).unwrap_or_default());
+            self.drained = self.drained.wrapping_add(u32::try_from(gap).unwrap_or_default());
         }
     }
 
-    /// Gives back the memory that a block of unusual size left behind.
-    pub(super) fn tidy(&mut self) {
+    /// Frees the memory that an unusually large block has left.
+    pub(super) fn shrink(&mut self) {
         self.close_gap();
         let usual = self.bytes.len() + SMALL_GAP;
         if self.bytes.capacity() > 4 * usual {
@@ -232,7 +234,7 @@ impl Table {
     #[cfg(test)]
     pub(super) fn fields(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let newest_first = self.entries.iter().rev();
-        newest_first.map(|entry| self.places(*entry).map(|place| self.bytes(place).to_vec()).into()).collect()
+        newest_first.map(|entry| self.ranges(*entry).map(|range| self.bytes(range).to_vec()).into()).collect()
     }
 
     #[cfg(test)]

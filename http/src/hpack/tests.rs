@@ -43,7 +43,7 @@ fn static_names_are_recognised_as_elsewhere() {
 }
 
 #[test]
-fn every_byte_comes_through_huffman_code() {
+fn every_byte_round_trips_through_huffman_code() {
     for byte in 0..=255 {
         for text in [vec![byte], vec![byte; 7], vec![b'a', byte, b'0', byte, byte]] {
             let mut out = Vec::new();
@@ -54,7 +54,7 @@ fn every_byte_comes_through_huffman_code() {
 }
 
 #[test]
-fn eos_and_wrong_padding_are_refused() {
+fn eos_and_wrong_padding_are_rejected() {
     for code in ["ff", "ffffffff", "fffffffc", "00", "1c64ff", "07ff", "fe", "1fffffffff"] {
         let mut out = Vec::new();
         assert_eq!(huffman::decode(&hex(code), &mut out), Err(Error::Huffman), "{code}");
@@ -135,7 +135,7 @@ fn rfc_7541_c3_and_c4_requests() {
 const COOKIE: &str = "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1";
 
 #[test]
-fn rfc_7541_c5_and_c6_answers_with_eviction() {
+fn rfc_7541_c5_and_c6_responses_with_eviction() {
     let plain = [
         "4803 3330 3258 0770 7269 7661 7465 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133 2032 303a 3133 3a32 3120 474d \
          546e 1768 7474 7073 3a2f 2f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
@@ -178,7 +178,7 @@ fn rfc_7541_c5_and_c6_answers_with_eviction() {
 }
 
 #[test]
-fn fields_that_come_twice_are_indexed_and_the_third_is_one_byte() {
+fn fields_are_indexed_on_their_second_occurrence() {
     let mut encoder = Encoder::new();
     let mut decoder = Decoder::new(4096);
     let fields = pairs(&[("x-a", "1"), (":method", "GET"), ("content-length", "5"), ("authorization", "me")]);
@@ -201,7 +201,7 @@ fn fields_that_come_twice_are_indexed_and_the_third_is_one_byte() {
 }
 
 #[test]
-fn the_encoder_announces_smaller_tables_and_the_smallest_in_between() {
+fn the_encoder_announces_the_smallest_and_the_last_table_size() {
     let mut encoder = Encoder::new();
     let mut block = |limits: &[usize]| {
         limits.iter().for_each(|limit| encoder.limit(*limit));
@@ -220,7 +220,7 @@ fn the_encoder_announces_smaller_tables_and_the_smallest_in_between() {
 }
 
 #[test]
-fn hostile_blocks_are_refused() {
+fn invalid_blocks_are_rejected() {
     for (block, error) in [
         ("80", Error::Index),
         ("be", Error::Index),
@@ -249,7 +249,7 @@ fn hostile_blocks_are_refused() {
 }
 
 #[test]
-fn a_refused_head_leaves_the_table_in_step() {
+fn a_rejected_head_leaves_the_table_synchronised() {
     let mut decoder = Decoder::new(4096);
     let mut count = 0;
     let refused = decoder.decode(&hex("82 400161 0162 84"), |_, _, _| {
@@ -263,7 +263,7 @@ fn a_refused_head_leaves_the_table_in_step() {
 }
 
 #[test]
-fn a_name_is_taken_from_the_entry_that_it_evicts_and_large_fields_empty_the_table() {
+fn a_name_may_come_from_the_entry_that_it_evicts_and_large_fields_empty_the_table() {
     let mut decoder = Decoder::new(4096);
     // A table of 40 bytes: one entry fits.
     assert_eq!(
@@ -309,7 +309,7 @@ fn any_field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn what_is_encoded_is_decoded(
+    fn encoded_fields_are_decoded(
         blocks in prop::collection::vec((prop::collection::vec(any_field(), 0..24), prop::option::weighted(0.2, 0..5000_usize)), 1..30)
     ) {
         let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(4096));
@@ -325,7 +325,7 @@ proptest! {
     }
 
     #[test]
-    fn huffman_code_comes_back(text in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn huffman_code_round_trips(text in prop::collection::vec(any::<u8>(), 0..300)) {
         let mut out = b"before".to_vec();
         huffman::decode(&huffman::encode(&text), &mut out).unwrap();
         prop_assert_eq!(out, [&b"before"[..], &text].concat());
@@ -421,7 +421,7 @@ for number, line in enumerate(sys.stdin):
 
 #[test]
 #[ignore = "slow: 2,000 blocks through another implementation, Python's hpack of .tools/venv"]
-fn python_reads_what_we_write_and_we_what_it_writes() {
+fn blocks_round_trip_through_python_hpack() {
     use std::{
         io::{BufRead as _, BufReader, Write as _},
         process::{Command, Stdio},
