@@ -134,7 +134,7 @@ impl Run {
                     Ok(Some(event)) => self.take(event),
                     Ok(None) => break,
                     Err(error) => {
-                        assert!(self.connection.is_gone(), "an error without GOAWAY");
+                        assert!(self.connection.sent_final_goaway(), "an error without GOAWAY");
                         self.events.push(format!("{error:?}"));
                         self.write();
                         return self;
@@ -197,7 +197,7 @@ impl Run {
             Event::Reset { id, .. } => {
                 assert!(self.connection.stream(id).is_some_and(|stream| stream.is_reset()), "a reset without a stream");
                 self.progress.insert(id, Progress::Over);
-                self.forget(id);
+                self.remove(id);
             }
             Event::Writable { id } => {
                 let left = self.uploads.remove(&id).unwrap_or_default();
@@ -228,8 +228,8 @@ impl Run {
     fn ended(&mut self, id: StreamId, end: bool) {
         if end {
             self.progress.insert(id, Progress::Over);
-            if self.connection.stream(id).is_some_and(|stream| stream.is_over()) {
-                self.forget(id);
+            if self.connection.stream(id).is_some_and(|stream| stream.is_closed()) {
+                self.remove(id);
             }
         }
     }
@@ -252,9 +252,9 @@ impl Run {
         }
     }
 
-    fn forget(&mut self, id: StreamId) {
+    fn remove(&mut self, id: StreamId) {
         if self.flags & CONSUMES != 0 {
-            self.connection.forget(id, Code::Cancel);
+            self.connection.remove(id, Code::Cancel);
             self.uploads.remove(&id);
         }
     }
@@ -275,7 +275,7 @@ impl Run {
     fn check(&mut self) {
         let streams = CONFIG.max_streams as usize;
         assert!(self.connection.len() <= 2 * streams, "{} streams", self.connection.len());
-        let open = self.connection.streams().filter(|(_, stream)| !stream.is_over()).count();
+        let open = self.connection.streams().filter(|(_, stream)| !stream.is_closed()).count();
         assert!(open <= streams, "{open} open streams");
         let unsent = self.connection.unsent().len();
         assert!(unsent <= MAX_UNSENT + SLACK, "{unsent} bytes wait to be written");

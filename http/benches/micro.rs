@@ -163,7 +163,7 @@ fn exchange(size: usize) -> Box<dyn FnMut(usize)> {
         server.send_to(&mut client);
         assert_eq!(client.take(), (Some(id), size));
         for side in [&mut client, &mut server] {
-            assert!(side.connection.forget(id, Code::NoError).is_some());
+            assert!(side.connection.remove(id, Code::NoError).is_some());
         }
     })
 }

@@ -1,11 +1,12 @@
-//! One HTTP/2 connection, client or server, as a state machine: [`Connection::receive`] takes bytes that were read and says what
-//! they mean, one [`Event`] at a time; the `send_…` functions queue frames, and [`Connection::unsent`] is what is to be written.
-//! Each stream carries a value of the user's (`T`), kept until [`Connection::forget`].
+//! One HTTP/2 connection, client or server, as a state machine: [`Connection::receive`] decodes received bytes into [`Event`]s; the
+//! `send_…` functions queue frames in [`Connection::unsent`], which the caller writes. Each stream carries a value of the caller's
+//! (`T`) until [`Connection::remove`].
 //! Spec: RFC 9113; extended CONNECT: RFC 8441.
 //!
 //! # Limits
-//! Those of [`Config`]; 16 CONTINUATION frames a head; [`MAX_UNSENT`] bytes waiting to be written; [`PATIENCE`] frames that only
-//! make work between two calls of [`Connection::tick`] that add up to the same time.
+//! Those of [`Config`]; 16 CONTINUATION frames per header block; [`MAX_UNSENT`] bytes queued before DATA waits; 64 KiB of unread
+//! answers to PING and SETTINGS; 1,000 overhead frames (resets, SETTINGS, empty DATA and the like), halved by each
+//! [`Connection::tick`].
 
 mod frame;
 mod heads;
@@ -31,43 +32,43 @@ use crate::{
     out::Unsent,
 };
 
-/// Number of a stream.
+/// A stream identifier (RFC 9113 §5.1.1).
 pub type StreamId = u32;
 
-/// Bytes that may wait to be written before no more data is taken.
+/// Queued bytes, above which no more DATA is accepted.
 pub const MAX_UNSENT: usize = 256 * 1024;
-/// Bytes of answers to frames (acknowledgements, resets) that may wait to be written: what the peer asks for and does not read.
+/// Most bytes of queued answers to PING and SETTINGS, which a peer can request without reading them (CVE-2019-9512, CVE-2019-9515).
 const MAX_ANSWERS: usize = 64 * 1024;
-/// How many frames that only make work (resets, pings, settings, empty data) a peer may send, halved with each tick.
-pub const PATIENCE: u32 = 1_000;
-/// Streams that an idle connection keeps room for.
+/// Most overhead frames of a peer (resets, SETTINGS, empty DATA, unknown frames); the count is halved by each tick.
+const MAX_OVERHEAD: u32 = 1_000;
+/// Capacity, in streams, that an idle connection keeps.
 const FEW: usize = 4;
-/// What a client sends first (RFC 9113 §3.4).
+/// The connection preface of a client (RFC 9113 §3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Which side we are.
+/// The local side of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// We open streams.
+    /// The local side opens streams.
     Client,
     /// The peer opens streams.
     Server,
 }
 
-/// What we let the peer do.
+/// Limits for the peer, announced in SETTINGS and enforced.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Streams that the peer may have open.
+    /// Concurrent streams of the peer (SETTINGS_MAX_CONCURRENT_STREAMS).
     pub max_streams: u32,
-    /// What one stream may send us unread, in bytes.
+    /// Receive window of one stream, in bytes (SETTINGS_INITIAL_WINDOW_SIZE).
     pub stream_window: u32,
-    /// What all streams may send us unread, in bytes.
+    /// Receive window of the connection, in bytes; at least 65,535.
     pub connection_window: u32,
-    /// Largest head, as RFC 9113 §6.5.2 counts it.
+    /// Largest field section, in bytes as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE).
     pub max_head: usize,
-    /// Most fields of a head.
+    /// Most fields of a field section, not counting reserved ones.
     pub max_fields: usize,
-    /// Whether extended CONNECT is welcome (server).
+    /// Whether extended CONNECT is accepted (server; SETTINGS_ENABLE_CONNECT_PROTOCOL, RFC 8441).
     pub connect_protocol: bool,
 }
 
@@ -92,101 +93,101 @@ pub enum Code {
     Unknown(u32),
 }
 
-/// What the peer's bytes mean.
+/// A decoded event.
 #[derive(Debug)]
 pub enum Event {
-    /// A request begins (server). `end`: it has no body.
+    /// The head of a request (server).
     Request {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
-        /// Its head.
+        /// The head.
         head: Request,
         /// No body and no trailers follow.
         end: bool,
     },
-    /// A request whose head is too large or whose target is not valid (server): to be answered; its body, if any, is discarded.
+    /// A request with a head that is too large or an invalid target (server). The caller answers it; its body is discarded.
     BadRequest {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
         /// 431 or 400.
         status: u16,
-        /// What is wrong.
+        /// The reason for the status.
         reason: &'static str,
     },
-    /// The final answer begins (client).
+    /// The head of the final response (client).
     Response {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
-        /// Its head.
+        /// The head.
         head: Response,
         /// No body and no trailers follow.
         end: bool,
     },
-    /// A 1xx before the final answer (client).
+    /// An interim response, 1xx (client).
     Interim {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
-        /// Its head.
+        /// The head.
         head: Response,
     },
-    /// A part of a body. Its flow-control credit is given back with [`Connection::consumed`].
+    /// A part of a body. [`Connection::consumed`] returns its flow-control credit.
     Data {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
-        /// The bytes; may be empty at the end.
+        /// The bytes; may be empty if `end`.
         data: Bytes,
-        /// It was the last part.
+        /// It is the last part.
         end: bool,
     },
-    /// Trailers, which end the body.
+    /// The trailers; they end the body.
     Trailers {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
         /// The fields.
         fields: Fields,
     },
-    /// The stream is over before its end, by the peer or because it was malformed.
+    /// The stream has ended early: the peer has reset it, or has violated the protocol on it.
     Reset {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
-        /// Why.
+        /// The error code that was received or sent.
         code: Code,
-        /// Whether the peer said so; else what it sent was wrong, and it was told.
+        /// Whether the peer has reset it; otherwise RST_STREAM is queued for the peer.
         by_peer: bool,
-        /// The peer says that it has not looked at it (GOAWAY below it, or REFUSED_STREAM).
+        /// The peer has not processed the request: GOAWAY with a lower stream, or REFUSED_STREAM (RFC 9113 §8.7).
         unprocessed: bool,
     },
-    /// Data may be sent again on a stream that [`Connection::send_data`] had stopped.
+    /// A stream that was blocked in [`Connection::send_data`] may send again.
     Writable {
-        /// Its stream.
+        /// The stream.
         id: StreamId,
     },
-    /// The peer opens no more streams and takes no new ones.
+    /// GOAWAY: the peer accepts no new streams.
     GoAway {
-        /// Why.
+        /// The error code.
         code: Code,
     },
-    /// An answer to [`Connection::ping`].
+    /// The acknowledgement of [`Connection::ping`].
     Pong,
 }
 
-/// The connection is over: it was told why by GOAWAY, which waits in [`Connection::unsent`].
+/// A connection error (RFC 9113 §5.4.1). GOAWAY with its code is queued in [`Connection::unsent`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("HTTP/2 connection error {code:?}: {reason}")]
 pub struct Error {
-    /// What the peer is told.
+    /// The code in GOAWAY.
     pub code: Code,
-    /// What it did.
+    /// The violation.
     pub reason: &'static str,
 }
 
-/// Why nothing can be sent.
+/// Why a frame cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// The stream has ended or was reset.
-    #[error("the stream is closed")]
+    #[error("stream closed")]
     Closed,
-    /// The connection takes no new streams: it is going away, its numbers are used up, or the peer's limit is reached.
+    /// The connection accepts no new streams: it shuts down, has no stream identifiers left, or is at the limit of the peer.
     #[error("no new stream can be opened")]
     Full,
 }
@@ -200,51 +201,57 @@ pub struct Connection<T> {
     encoder: hpack::Encoder,
     streams: HashMap<StreamId, Stream<T>, BuildHasherDefault<IdHasher>>,
     out: Unsent,
-    /// What the peer lets us do.
+    /// The state that the peer has announced.
     peer: Peer,
-    /// What we may send on the connection.
+    /// Send window of the connection, in bytes (RFC 9113 §6.9).
     send_window: i64,
-    /// What the peer may still send on the connection, and what was read of it and not yet given back.
+    /// Receive window of the connection, in bytes.
     receive_window: i64,
-    to_give_back: u32,
-    /// Streams of the peer's (server) or of ours (client) that count against the limit.
+    /// Credit for consumed data that no WINDOW_UPDATE has returned yet.
+    unreturned: u32,
+    /// Streams that count against the limit: those of the peer (server) or of the local side (client).
     open: u32,
     next_id: StreamId,
-    /// The highest that the peer has opened, and the highest that was taken.
+    /// The highest stream that the peer has opened.
     last_peer_id: StreamId,
-    last_taken_id: StreamId,
-    /// Streams that wait for leave to send, first come first served.
-    waiting: Vec<StreamId>,
-    /// The same of those that could send nothing in their turn: they come first in the next.
+    /// The highest stream that was accepted: the last stream identifier of GOAWAY.
+    last_accepted_id: StreamId,
+    /// Streams that are blocked on flow control or the write queue, in order.
+    blocked: Vec<StreamId>,
+    /// Blocked streams that sent nothing in their last turn; they have priority in the next.
     starved: Vec<StreamId>,
-    /// Streams that got it, to be told as events.
+    /// Unblocked streams without an event yet.
     writable: VecDeque<StreamId>,
-    /// Streams that ended by GOAWAY, to be told as events.
-    lost: VecDeque<StreamId>,
+    /// Streams above the last stream identifier of the peer's GOAWAY, without an event yet.
+    unprocessed: VecDeque<StreamId>,
     expects: Expects,
-    head: Option<Pending>,
-    /// A buffer for header blocks that are written.
+    /// A header block whose CONTINUATION frames are not complete.
+    partial: Option<PartialBlock>,
+    /// A reused buffer for encoded header blocks.
     block: Vec<u8>,
-    going: Going,
-    work: u32,
-    /// Bytes of answers since all was written last, halved with each tick: under load something always waits.
+    shutdown: Shutdown,
+    /// Overhead frames of the peer, see [`MAX_OVERHEAD`].
+    overhead: u32,
+    /// Bytes of answers to PING and SETTINGS since the queue was last empty, halved by each tick, since the queue of a busy
+    /// connection is never empty.
     answers: usize,
+    /// Keepalive PINGs without an acknowledgement.
     pings: u8,
 }
 
-/// The peer's settings.
+/// Settings and state of the peer.
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     max_frame: usize,
     initial_window: u32,
     max_streams: u32,
-    connect_protocol: bool,
-    settled: bool,
-    /// It sent GOAWAY.
-    gone: bool,
+    /// SETTINGS was received.
+    sent_settings: bool,
+    /// GOAWAY was received.
+    sent_goaway: bool,
 }
 
-/// What has to come first.
+/// What the next bytes must be (RFC 9113 §3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expects {
     Preface,
@@ -252,23 +259,24 @@ enum Expects {
     Frames,
 }
 
-/// A head whose frames have not all arrived.
+/// A header block of which END_HEADERS has not arrived.
 #[derive(Debug)]
-struct Pending {
+struct PartialBlock {
     id: StreamId,
     end_stream: bool,
     block: Vec<u8>,
     frames: u32,
 }
 
-/// How far our own farewell has come.
+/// The graceful shutdown of the local side (RFC 9113 §6.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Going {
+enum Shutdown {
     No,
-    /// GOAWAY with the highest number was sent, and a ping after it: what the peer opens before it answers is still served.
+    /// GOAWAY with the highest stream identifier and a PING are sent: streams that the peer opens before it acknowledges the PING
+    /// are accepted.
     Announced,
-    /// GOAWAY with the last number was sent.
-    Gone,
+    /// GOAWAY with the last accepted stream is sent.
+    Final,
 }
 
 impl Code {
@@ -314,7 +322,7 @@ impl Code {
 }
 
 impl<T> Connection<T> {
-    /// A connection whose first bytes, preface and settings, wait to be written.
+    /// A connection with preface and SETTINGS queued.
     pub fn new(role: Role, config: Config) -> Self {
         let mut connection = Self {
             role,
@@ -326,56 +334,55 @@ impl<T> Connection<T> {
             peer: Peer {
                 max_frame: frame::MAX_FRAME,
                 initial_window: frame::INITIAL_WINDOW,
-                // What the RFC recommends at least; a peer that allows fewer says so before it can mind.
+                // The minimum that RFC 9113 §6.5.2 recommends, until SETTINGS arrives; the initial value is unlimited.
                 max_streams: 100,
-                connect_protocol: false,
-                settled: false,
-                gone: false,
+                sent_settings: false,
+                sent_goaway: false,
             },
             send_window: i64::from(frame::INITIAL_WINDOW),
             receive_window: i64::from(config.connection_window.max(frame::INITIAL_WINDOW)),
-            to_give_back: 0,
+            unreturned: 0,
             open: 0,
             next_id: 1,
             last_peer_id: 0,
-            last_taken_id: 0,
-            waiting: Vec::new(),
+            last_accepted_id: 0,
+            blocked: Vec::new(),
             starved: Vec::new(),
             writable: VecDeque::new(),
-            lost: VecDeque::new(),
+            unprocessed: VecDeque::new(),
             expects: if role == Role::Server { Expects::Preface } else { Expects::Settings },
-            head: None,
+            partial: None,
             block: Vec::new(),
-            going: Going::No,
-            work: 0,
+            shutdown: Shutdown::No,
+            overhead: 0,
             answers: 0,
             pings: 0,
         };
-        connection.greet();
+        connection.send_preface();
         connection
     }
 
-    /// What is to be written.
+    /// The queue of bytes to write.
     pub fn unsent(&mut self) -> &mut Unsent {
         &mut self.out
     }
 
-    /// To be called when much of [`Connection::unsent`] was written: streams may be writable again.
+    /// Must be called after bytes of [`Connection::unsent`] were written, since that may unblock streams.
     pub fn written(&mut self) {
         if self.out.is_empty() {
             self.answers = 0;
         }
         if self.out.len() < MAX_UNSENT / 2 {
-            self.grant();
+            self.unblock();
         }
     }
 
-    /// A stream that may send again; [`Connection::receive`] tells the same as an event.
+    /// A stream that may send again: the same as [`Event::Writable`], without a call of [`Connection::receive`].
     pub fn next_writable(&mut self) -> Option<StreamId> {
         self.writable.pop_front()
     }
 
-    /// The user's value of a stream.
+    /// A stream, until [`Connection::remove`].
     pub fn stream(&mut self, id: StreamId) -> Option<&mut Stream<T>> {
         self.streams.get_mut(&id)
     }
@@ -385,75 +392,72 @@ impl<T> Connection<T> {
         self.streams.iter_mut().map(|(id, stream)| (*id, stream))
     }
 
-    /// Streams that are known, open or not yet forgotten.
+    /// The number of streams that are not removed, open or closed.
     pub fn len(&self) -> usize {
         self.streams.len()
     }
 
-    /// Whether no stream is known.
+    /// Whether there are no streams.
     pub fn is_empty(&self) -> bool {
         self.streams.is_empty()
     }
 
-    /// Whether a request can be sent now (client).
+    /// Whether a request can be sent now (client): no shutdown, and below the limit of the peer.
     pub fn has_room(&self) -> bool {
-        !self.peer.gone
-            && self.going == Going::No
+        !self.peer.sent_goaway
+            && self.shutdown == Shutdown::No
             && self.open < self.peer.max_streams
             && self.next_id <= frame::MAX_STREAM_ID
     }
 
-    /// Whether the connection will take no more streams, ever.
+    /// Whether the connection never accepts another stream.
     pub fn is_closing(&self) -> bool {
-        self.peer.gone || self.going != Going::No || self.next_id > frame::MAX_STREAM_ID
+        self.peer.sent_goaway || self.shutdown != Shutdown::No || self.next_id > frame::MAX_STREAM_ID
     }
 
-    /// Whether the peer has heard our goodbye, or is told at once: nothing new comes from it.
-    pub fn is_gone(&self) -> bool {
-        self.going == Going::Gone
+    /// Whether the final GOAWAY is queued or sent: streams that the peer opens now are ignored.
+    pub fn sent_final_goaway(&self) -> bool {
+        self.shutdown == Shutdown::Final
     }
 
-    /// Whether the peer takes extended CONNECT; known once its settings have arrived.
-    pub fn takes_connect_protocol(&self) -> bool {
-        self.peer.connect_protocol
-    }
-
-    /// Lets go of a stream. One that is not over is reset.
-    pub fn forget(&mut self, id: StreamId, code: Code) -> Option<T> {
-        if self.streams.get(&id).is_some_and(|stream| !stream.is_over()) {
+    /// Removes a stream and returns its value. A stream that is not closed is reset with `code`.
+    pub fn remove(&mut self, id: StreamId, code: Code) -> Option<T> {
+        if self.streams.get(&id).is_some_and(|stream| !stream.is_closed()) {
             self.reset(id, code);
         }
         let stream = self.streams.remove(&id)?;
-        if stream.waits {
-            self.waiting.retain(|waiting| *waiting != id);
+        if stream.blocked {
+            self.blocked.retain(|blocked| *blocked != id);
             self.starved.retain(|starved| *starved != id);
         }
         Some(stream.into_value())
     }
 
-    /// To be called about once a second: what a peer did long ago is forgiven, and what nobody needs now is given back.
+    /// Must be called about once per second: decays the counts of overhead frames and answers, and frees memory of an idle
+    /// connection.
     pub fn tick(&mut self) {
-        self.work /= 2;
+        self.overhead /= 2;
         self.answers /= 2;
         if self.streams.is_empty() {
             self.streams.shrink_to(FEW);
-            self.waiting.shrink_to(FEW);
+            self.blocked.shrink_to(FEW);
             self.starved.shrink_to(FEW);
             self.writable.shrink_to(FEW);
-            self.lost.shrink_to(FEW);
+            self.unprocessed.shrink_to(FEW);
             self.block.shrink_to(MAX_UNSENT / 512);
             self.out.shrink();
         }
     }
 }
 
-/// Stream numbers are spread by one multiplication: they come from the peer, but only as many at once as we allow.
+/// A hash of stream identifiers by one multiplication. It need not resist collisions: the peer chooses the identifiers, but
+/// [`Config::max_streams`] bounds their number.
 #[derive(Debug, Default)]
 struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
-        // The low bits of a product depend on the low bits of its factors alone.
+        // `HashMap` uses the low bits, but the low bits of a product depend only on the low bits of its factors.
         self.0.rotate_left(26)
     }
     fn write(&mut self, bytes: &[u8]) {

@@ -1,17 +1,17 @@
-//! Frames as bytes (RFC 9113 §4, §6).
+//! Frame headers and the constants of frames and settings (RFC 9113 §4, §6).
 
 use super::StreamId;
 
-/// Size of a frame's own head.
-pub(super) const HEAD: usize = 9;
-/// Largest frame that we take, and that every peer takes.
+/// Size of a frame header (RFC 9113 §4.1).
+pub(super) const HEADER_SIZE: usize = 9;
+/// Largest payload that is sent and accepted: the initial SETTINGS_MAX_FRAME_SIZE, which every peer accepts.
 pub(super) const MAX_FRAME: usize = 16_384;
-/// Largest frame that a setting may allow.
+/// Largest value of SETTINGS_MAX_FRAME_SIZE.
 pub(super) const LARGEST_FRAME: u32 = 16_777_215;
 pub(super) const INITIAL_WINDOW: u32 = 65_535;
 pub(super) const MAX_WINDOW: i64 = 0x7fff_ffff;
 pub(super) const MAX_STREAM_ID: StreamId = 0x7fff_ffff;
-/// Size of the dynamic tables (RFC 7541 §4.2): the default.
+/// The initial SETTINGS_HEADER_TABLE_SIZE (RFC 9113 §6.5.2).
 pub(super) const TABLE_SIZE: usize = 4_096;
 
 pub(super) const DATA: u8 = 0;
@@ -39,19 +39,19 @@ pub(super) const SETTING_FRAME: u16 = 5;
 pub(super) const SETTING_HEAD: u16 = 6;
 pub(super) const SETTING_CONNECT: u16 = 8;
 
-/// The head of a frame.
+/// A frame header.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct FrameHead {
+pub(super) struct FrameHeader {
     pub(super) len: usize,
     pub(super) kind: u8,
     pub(super) flags: u8,
     pub(super) id: StreamId,
 }
 
-impl FrameHead {
-    /// Reads one; `None` while bytes are missing.
+impl FrameHeader {
+    /// Decodes a header; `None` if `bytes` is too short.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
-        let [a, b, c, kind, flags, i, j, k, l] = *bytes.first_chunk::<HEAD>()?;
+        let [a, b, c, kind, flags, i, j, k, l] = *bytes.first_chunk::<HEADER_SIZE>()?;
         Some(Self {
             len: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
             kind,
@@ -60,8 +60,8 @@ impl FrameHead {
         })
     }
 
-    /// Writes one.
-    pub(super) fn bytes(self) -> [u8; HEAD] {
+    /// Encodes the header.
+    pub(super) fn bytes(self) -> [u8; HEADER_SIZE] {
         let [_, a, b, c] = u32::try_from(self.len).unwrap_or(u32::MAX).to_be_bytes();
         let [i, j, k, l] = self.id.to_be_bytes();
         [a, b, c, self.kind, self.flags, i, j, k, l]
@@ -72,7 +72,7 @@ impl FrameHead {
     }
 }
 
-/// The number in four bytes, without the reserved bit.
+/// A 31-bit number; its reserved bit is ignored.
 pub(super) fn number(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes) & 0x7fff_ffff)
 }

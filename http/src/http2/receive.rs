@@ -1,45 +1,47 @@
-//! What we receive, frame by frame.
-//! Rules: what breaks the connection's own rules ends it with GOAWAY; what concerns one stream resets that one; what may still be
-//! on its way on a stream that we have closed is thrown away.
+//! Receiving, frame by frame.
+//! Rules (RFC 9113 §5.4): a violation that concerns the connection ends it with GOAWAY; one that concerns a stream resets the stream.
+//! Frames in flight on a stream that the local side has closed are ignored, but count for flow control and HPACK.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Code, Connection, Error, Event, Expects, Going, MAX_ANSWERS, PATIENCE, PREFACE, Pending, Role, Stream, StreamId,
+    Code, Connection, Error, Event, Expects, MAX_ANSWERS, MAX_OVERHEAD, PREFACE, PartialBlock, Role, Shutdown, Stream,
+    StreamId,
     frame::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, GOAWAY, HEAD, HEADERS, LARGEST_FRAME, MAX_FRAME,
-        MAX_WINDOW, PADDED, PING, PRIORITY, PRIORITY_FLAG, PUSH_PROMISE, RST_STREAM, SETTING_CONNECT, SETTING_FRAME,
-        SETTING_PUSH, SETTING_STREAMS, SETTING_TABLE, SETTING_WINDOW, SETTINGS, WINDOW_UPDATE, number,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHeader, GOAWAY, HEADER_SIZE, HEADERS, LARGEST_FRAME,
+        MAX_FRAME, MAX_WINDOW, PADDED, PING, PRIORITY, PRIORITY_FLAG, PUSH_PROMISE, RST_STREAM, SETTING_CONNECT,
+        SETTING_FRAME, SETTING_PUSH, SETTING_STREAMS, SETTING_TABLE, SETTING_WINDOW, SETTINGS, WINDOW_UPDATE, number,
     },
     heads::{self, Refusal},
-    send::{ALIVE, FAREWELL},
+    send::{KEEPALIVE_PING, SHUTDOWN_PING},
 };
 
-/// CONTINUATION frames of one head.
+/// Most CONTINUATION frames of one header block (CVE-2024-27316).
 const MAX_CONTINUATIONS: u32 = 16;
-/// Settings of one frame: each may make work for every stream.
+/// Most settings of one frame: INITIAL_WINDOW_SIZE changes every stream.
 const MAX_SETTINGS: usize = 64;
-/// Data below this that nobody wants is a frame that only makes work.
+/// Discarded DATA below this size, in bytes, counts as an overhead frame.
 const TINY: u32 = 256;
-/// What an answer to a frame takes at most, in bytes.
-const ANSWER: usize = 17;
+/// Largest answer to a PING or SETTINGS frame, in bytes.
+const ANSWER_SIZE: usize = 17;
 
 impl<T: Default> Connection<T> {
-    /// Says what comes next in `input`, whose bytes are taken as they are understood. `None`: more bytes are needed.
-    /// Errors: the peer broke the protocol; what is unsent is to be written, and the connection closed.
+    /// Decodes the next event of `input` and removes its bytes. `None`: more bytes are needed.
+    /// Errors: a connection error; the caller writes [`Connection::unsent`] and closes the connection.
     pub fn receive(&mut self, input: &mut BytesMut) -> Result<Option<Event>, Error> {
         loop {
             if let Some(id) = self.writable.pop_front() {
                 return Ok(Some(Event::Writable { id }));
             }
-            if let Some(id) = self.lost.pop_front() {
+            if let Some(id) = self.unprocessed.pop_front() {
                 let code = Code::RefusedStream;
                 return Ok(Some(Event::Reset { id, code, by_peer: true, unprocessed: true }));
             }
+            // RFC 9113 §3.4: a wrong preface fails at its first wrong byte, before the rest arrives.
             if self.expects == Expects::Preface {
                 let seen = input.len().min(PREFACE.len());
                 if input.get(..seen) != PREFACE.get(..seen) {
-                    return Err(self.fail(Code::ProtocolError, "not the preface of HTTP/2"));
+                    return Err(self.connection_error(Code::ProtocolError, "invalid connection preface"));
                 }
                 if seen < PREFACE.len() {
                     return Ok(None);
@@ -47,39 +49,44 @@ impl<T: Default> Connection<T> {
                 input.advance(PREFACE.len());
                 self.expects = Expects::Settings;
             }
-            let Some(head) = FrameHead::read(input) else { return Ok(None) };
-            if head.len > MAX_FRAME {
-                return Err(self.fail(Code::FrameSizeError, "a frame above 16 KiB"));
+            let Some(header) = FrameHeader::read(input) else { return Ok(None) };
+            // RFC 9113 §4.2: the limit is SETTINGS_MAX_FRAME_SIZE. A longer frame could change the state of the connection, so it is a
+            // connection error; checked before the payload is buffered.
+            if header.len > MAX_FRAME {
+                return Err(self.connection_error(Code::FrameSizeError, "frame larger than 16 KiB"));
             }
+            // RFC 9113 §3.4: the first frame of each side is SETTINGS.
             if self.expects == Expects::Settings {
-                if head.kind != SETTINGS || head.has(ACK) {
-                    return Err(self.fail(Code::ProtocolError, "the first frame is not SETTINGS"));
+                if header.kind != SETTINGS || header.has(ACK) {
+                    return Err(self.connection_error(Code::ProtocolError, "first frame is not SETTINGS"));
                 }
-                if input.len() >= HEAD + head.len {
+                if input.len() >= HEADER_SIZE + header.len {
                     self.expects = Expects::Frames;
                 }
             }
-            if self.head.as_ref().is_some_and(|pending| head.kind != CONTINUATION || head.id != pending.id) {
-                return Err(self.fail(Code::ProtocolError, "a frame amid a head"));
+            // RFC 9113 §4.3: the frames of one header block are contiguous.
+            if self.partial.as_ref().is_some_and(|partial| header.kind != CONTINUATION || header.id != partial.id) {
+                return Err(self.connection_error(Code::ProtocolError, "frame inside a header block"));
             }
-            if input.len() < HEAD + head.len {
+            if input.len() < HEADER_SIZE + header.len {
                 return Ok(None);
             }
-            input.advance(HEAD);
-            let event = match head.kind {
+            input.advance(HEADER_SIZE);
+            // DATA is split off the buffer without a copy if it is large; other payloads are read in place.
+            let event = match header.kind {
                 DATA => {
-                    let payload = crate::input::take(input, head.len);
-                    self.data(head, payload)
+                    let payload = crate::input::take(input, header.len);
+                    self.data(header, payload)
                 }
                 _ => {
-                    let payload = input.get(..head.len).unwrap_or_default();
-                    let event = self.frame(head, payload);
-                    input.advance(head.len);
+                    let payload = input.get(..header.len).unwrap_or_default();
+                    let event = self.frame(header, payload);
+                    input.advance(header.len);
                     event
                 }
             };
             if self.answers > MAX_ANSWERS {
-                return Err(self.fail(Code::EnhanceYourCalm, "answers are asked for and not read"));
+                return Err(self.connection_error(Code::EnhanceYourCalm, "too many unread answers (PING, SETTINGS)"));
             }
             if let Some(event) = event? {
                 return Ok(Some(event));
@@ -87,185 +94,201 @@ impl<T: Default> Connection<T> {
         }
     }
 
-    fn frame(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
-        match head.kind {
-            HEADERS => self.headers(head, payload),
-            CONTINUATION => self.continuation(head, payload),
-            SETTINGS => self.settings(head, payload).map(|()| None),
-            WINDOW_UPDATE => self.window_update(head, payload),
-            RST_STREAM => self.rst_stream(head, payload),
-            PING => self.pinged(head, payload),
-            GOAWAY => self.goaway(head, payload).map(Some),
-            PUSH_PROMISE => Err(self.fail(Code::ProtocolError, "a push that was not asked for")),
-            PRIORITY if head.id == 0 => Err(self.fail(Code::ProtocolError, "PRIORITY without a stream")),
-            PRIORITY if payload.len() != 5 => Err(self.fail(Code::FrameSizeError, "PRIORITY of a wrong size")),
-            // PRIORITY is obsolete, what is unknown is for others.
-            _ => self.works().map(|()| None),
+    fn frame(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
+        match header.kind {
+            HEADERS => self.headers(header, payload),
+            CONTINUATION => self.continuation(header, payload),
+            SETTINGS => self.settings(header, payload).map(|()| None),
+            WINDOW_UPDATE => self.window_update(header, payload),
+            RST_STREAM => self.rst_stream(header, payload),
+            PING => self.ping_frame(header, payload),
+            GOAWAY => self.goaway(header, payload).map(Some),
+            PUSH_PROMISE => Err(self.connection_error(Code::ProtocolError, "PUSH_PROMISE although push is disabled")),
+            PRIORITY if header.id == 0 => Err(self.connection_error(Code::ProtocolError, "PRIORITY on stream 0")),
+            PRIORITY if payload.len() != 5 => {
+                Err(self.connection_error(Code::FrameSizeError, "PRIORITY of invalid size"))
+            }
+            // RFC 9113 §5.3.2, §5.5: PRIORITY is deprecated, and frames of unknown types are ignored.
+            _ => self.count_overhead().map(|()| None),
         }
     }
 
-    fn data(&mut self, head: FrameHead, mut payload: Bytes) -> Result<Option<Event>, Error> {
-        let id = head.id;
-        // A frame is at most 16 KiB.
+    fn data(&mut self, header: FrameHeader, mut payload: Bytes) -> Result<Option<Event>, Error> {
+        let id = header.id;
+        // RFC 9113 §6.9.1: the whole payload, padding included, counts for flow control, also on closed streams.
         let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.receive_window -= i64::from(size);
         if self.receive_window < 0 {
-            return Err(self.fail(Code::FlowControlError, "more data than the connection may carry"));
+            return Err(self.connection_error(Code::FlowControlError, "DATA exceeds the connection window"));
         }
-        let padding = match unpad(head, &payload) {
+        let padding = match unpad(header, &payload) {
             Ok(part) => {
                 let (start, len) = part;
                 payload.advance(start);
                 payload.truncate(len);
                 size - u32::try_from(len).unwrap_or(size)
             }
-            Err(reason) => return Err(self.fail(Code::ProtocolError, reason)),
+            Err(reason) => return Err(self.connection_error(Code::ProtocolError, reason)),
         };
-        let end = head.has(END_STREAM);
+        let end = header.has(END_STREAM);
+        // RFC 9113 §5.1: frames may be in flight on a stream that was reset or removed here. The connection gets its credit back.
         let Some(stream) = self.streams.get_mut(&id) else {
-            self.known(id)?;
-            self.give_back(size);
-            return self.wasted(size);
+            self.check_not_idle(id)?;
+            self.return_credit(size);
+            return self.discarded(size);
         };
+        // RFC 9113 §5.1, half-closed (remote): DATA after END_STREAM is STREAM_CLOSED.
         if stream.received_all && !stream.reset {
-            self.give_back(size);
-            return self.late(id);
+            self.return_credit(size);
+            return self.after_end(id);
         }
         if stream.reset {
-            self.give_back(size);
-            return self.wasted(size);
+            self.return_credit(size);
+            return self.discarded(size);
         }
         stream.receive_window -= i64::from(size);
         if stream.receive_window < 0 {
-            self.give_back(size);
-            return self.breaks(id, Code::FlowControlError);
+            self.return_credit(size);
+            return self.stream_error(id, Code::FlowControlError);
         }
+        // RFC 9113 §8.1.1: DATA before the head, above Content-Length, or END_STREAM below it is a malformed message.
         let count = payload.len() as u64;
-        let promised = stream.promised.map(|promised| promised.checked_sub(count));
-        if !stream.headed || promised == Some(None) || (end && promised.flatten().is_some_and(|left| left > 0)) {
-            self.give_back(size);
-            return self.breaks(id, Code::ProtocolError);
+        let body_left = stream.body_left.map(|body_left| body_left.checked_sub(count));
+        if !stream.received_head || body_left == Some(None) || (end && body_left.flatten().is_some_and(|left| left > 0))
+        {
+            self.return_credit(size);
+            return self.stream_error(id, Code::ProtocolError);
         }
-        stream.promised = promised.flatten();
+        stream.body_left = body_left.flatten();
         let (discards, empty) = (stream.discards, payload.is_empty());
         if end {
             self.received_all(id);
         }
         if discards {
             self.consumed(id, size as usize);
-            return self.wasted(size);
+            return self.discarded(size);
         }
+        // The caller does not see the padding, so its credit returns at once.
         if padding > 0 {
             self.consumed(id, padding as usize);
         }
+        // Empty DATA without END_STREAM carries nothing (CVE-2019-9518).
         if empty && !end {
-            return self.wasted(0);
+            return self.discarded(0);
         }
         Ok(Some(Event::Data { id, data: payload, end }))
     }
 
-    fn headers(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
-        if head.id == 0 {
-            return Err(self.fail(Code::ProtocolError, "HEADERS without a stream"));
+    fn headers(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
+        if header.id == 0 {
+            return Err(self.connection_error(Code::ProtocolError, "HEADERS on stream 0"));
         }
-        let (mut start, mut len) = unpad(head, payload).map_err(|reason| self.fail(Code::ProtocolError, reason))?;
-        if head.has(PRIORITY_FLAG) {
+        let (mut start, mut len) =
+            unpad(header, payload).map_err(|reason| self.connection_error(Code::ProtocolError, reason))?;
+        // RFC 9113 §6.2: five bytes of deprecated priority fields, which are ignored.
+        if header.has(PRIORITY_FLAG) {
             let Some(rest) = len.checked_sub(5) else {
-                return Err(self.fail(Code::FrameSizeError, "HEADERS too short for its priority"));
+                return Err(self.connection_error(Code::FrameSizeError, "HEADERS too short for its priority fields"));
             };
             (start, len) = (start + 5, rest);
         }
         let block = payload.get(start..start + len).unwrap_or_default();
-        let end_stream = head.has(END_STREAM);
-        if head.has(END_HEADERS) {
-            return self.block(head.id, end_stream, block);
+        let end_stream = header.has(END_STREAM);
+        if header.has(END_HEADERS) {
+            return self.block(header.id, end_stream, block);
         }
-        self.head = Some(Pending { id: head.id, end_stream, block: block.to_vec(), frames: 0 });
-        self.pending_bounds().map(|()| None)
+        self.partial = Some(PartialBlock { id: header.id, end_stream, block: block.to_vec(), frames: 0 });
+        self.check_partial().map(|()| None)
     }
 
-    fn continuation(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
-        let Some(pending) = &mut self.head else {
-            return Err(self.fail(Code::ProtocolError, "CONTINUATION of nothing"));
+    fn continuation(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
+        let Some(partial) = &mut self.partial else {
+            return Err(self.connection_error(Code::ProtocolError, "CONTINUATION without HEADERS"));
         };
-        pending.block.extend_from_slice(payload);
-        pending.frames += 1;
-        self.pending_bounds()?;
-        match self.head.take_if(|_| head.has(END_HEADERS)) {
-            Some(pending) => self.block(pending.id, pending.end_stream, &pending.block),
+        partial.block.extend_from_slice(payload);
+        partial.frames += 1;
+        self.check_partial()?;
+        match self.partial.take_if(|_| header.has(END_HEADERS)) {
+            Some(partial) => self.block(partial.id, partial.end_stream, &partial.block),
             None => Ok(None),
         }
     }
 
-    /// What is compressed is hardly longer than what it says; a head of many small frames is an attack (CVE-2024-27316).
-    fn pending_bounds(&mut self) -> Result<(), Error> {
+    /// Bounds the size and the frames of a header block. A block is rarely longer than its fields; many small CONTINUATION frames are
+    /// an attack (CVE-2024-27316).
+    fn check_partial(&mut self) -> Result<(), Error> {
         let most = self.config.max_head.saturating_mul(2).max(MAX_FRAME);
-        match &self.head {
-            Some(pending) if pending.frames > MAX_CONTINUATIONS || pending.block.len() > most => {
-                Err(self.fail(Code::EnhanceYourCalm, "a head of too many or too large frames"))
+        match &self.partial {
+            Some(partial) if partial.frames > MAX_CONTINUATIONS || partial.block.len() > most => {
+                Err(self.connection_error(Code::EnhanceYourCalm, "header block too large or in too many frames"))
             }
             _ => Ok(()),
         }
     }
 
-    /// A complete header block.
+    /// Decodes a complete header block.
     fn block(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
         match (self.role, self.streams.get(&id)) {
-            (_, Some(stream)) if stream.headed || stream.reset => self.trailers(id, end, block),
+            (_, Some(stream)) if stream.received_head || stream.reset => self.trailers(id, end, block),
             (Role::Client, Some(_)) => self.response(id, end, block),
             (Role::Server, None) if id > self.last_peer_id => self.request(id, end, block),
             (_, None) => {
-                // Of a stream that is over: decoded all the same, as the table must stay in step.
+                // RFC 9113 §4.3: a block of a closed stream is decoded too, since it changes the HPACK table.
                 let decoded = heads::trailers(&mut self.decoder, block, &self.config);
-                decoded.map(drop).map_err(|_bad| self.uncompressed())?;
-                self.known(id)?;
-                self.works().map(|()| None)
+                decoded.map(drop).map_err(|_invalid| self.compression_error())?;
+                self.check_not_idle(id)?;
+                self.count_overhead().map(|()| None)
             }
-            (Role::Server, Some(_)) => Err(self.fail(Code::InternalError, "a stream without a head")),
+            (Role::Server, Some(_)) => Err(self.connection_error(Code::InternalError, "stream without a head")),
         }
     }
 
     fn request(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let taken = heads::request(&mut self.decoder, block, &self.config).map_err(|_bad| self.uncompressed())?;
+        let decoded =
+            heads::request(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
+        // RFC 9113 §5.1.1: streams of a client have odd, increasing identifiers.
         if id.is_multiple_of(2) {
-            return Err(self.fail(Code::ProtocolError, "a client opened a stream with an even number"));
+            return Err(self.connection_error(Code::ProtocolError, "stream with an even identifier from a client"));
         }
         self.last_peer_id = id;
-        // What we said goodbye to is dropped: the peer was told that it is not looked at.
-        if self.going == Going::Gone {
-            return self.works().map(|()| None);
+        // RFC 9113 §6.8: streams above the last stream identifier of the final GOAWAY are ignored; the peer can retry them elsewhere.
+        if self.shutdown == Shutdown::Final {
+            return self.count_overhead().map(|()| None);
         }
-        // A stream that the peer has reset may still be known to us for a while.
+        // RFC 9113 §5.1.2. Streams that the peer has reset do not count as open, but stay until the caller removes them, so their
+        // number is bounded too (rapid reset, CVE-2023-44487).
         let full = self.open >= self.config.max_streams
             || self.streams.len() >= (self.config.max_streams as usize).saturating_mul(2);
         if full {
             self.put_reset(id, Code::RefusedStream);
-            return self.works().map(|()| None);
+            return self.count_overhead().map(|()| None);
         }
-        if let Err(Refusal::Malformed(_)) = taken {
+        // RFC 9113 §8.1.1: a malformed request is a stream error; the caller does not see it.
+        if let Err(Refusal::Malformed(_)) = decoded {
             self.put_reset(id, Code::ProtocolError);
-            return self.works().map(|()| None);
+            return self.count_overhead().map(|()| None);
         }
-        self.last_taken_id = id;
+        self.last_accepted_id = id;
         let mut stream = Stream::new(T::default(), self.peer.initial_window, self.config.stream_window);
-        stream.headed = true;
+        stream.received_head = true;
         stream.received_all = end;
         self.open += 1;
-        let event = match taken {
-            Ok((head, promised)) => {
-                if end && promised.is_some_and(|promised| promised > 0) {
+        let event = match decoded {
+            Ok((head, body_left)) => {
+                // RFC 9113 §8.1.1: END_STREAM although Content-Length announces a body.
+                if end && body_left.is_some_and(|body_left| body_left > 0) {
                     self.open -= 1;
                     self.put_reset(id, Code::ProtocolError);
-                    return self.works().map(|()| None);
+                    return self.count_overhead().map(|()| None);
                 }
-                stream.promised = promised;
+                stream.body_left = body_left;
                 Event::Request { id, head, end }
             }
             Err(refusal) => {
                 stream.discards = true;
                 let (status, reason) = match refusal {
                     Refusal::BadTarget(reason) => (400, reason),
-                    Refusal::TooLarge | Refusal::Malformed(_) => (431, "the head is too large"),
+                    Refusal::TooLarge | Refusal::Malformed(_) => (431, "header section too large"),
                 };
                 Event::BadRequest { id, status, reason }
             }
@@ -275,16 +298,23 @@ impl<T: Default> Connection<T> {
     }
 
     fn response(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let taken = heads::response(&mut self.decoder, block, &self.config).map_err(|_bad| self.uncompressed())?;
-        let Ok((head, promised)) = taken else { return self.breaks(id, Code::ProtocolError) };
+        let decoded =
+            heads::response(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
+        let Ok((head, body_left)) = decoded else { return self.stream_error(id, Code::ProtocolError) };
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
+        // RFC 9113 §8.1: an interim response cannot end the stream.
         if head.is_interim() {
-            return if end { self.breaks(id, Code::ProtocolError) } else { Ok(Some(Event::Interim { id, head })) };
+            return if end {
+                self.stream_error(id, Code::ProtocolError)
+            } else {
+                Ok(Some(Event::Interim { id, head }))
+            };
         }
-        stream.headed = true;
-        stream.promised = if stream.bodiless || matches!(head.status, 204 | 304) { Some(0) } else { promised };
-        if end && stream.promised.is_some_and(|promised| promised > 0) {
-            return self.breaks(id, Code::ProtocolError);
+        stream.received_head = true;
+        // RFC 9113 §8.1.1: in a response to HEAD and in 204 and 304, Content-Length announces no body.
+        stream.body_left = if stream.is_head || matches!(head.status, 204 | 304) { Some(0) } else { body_left };
+        if end && stream.body_left.is_some_and(|body_left| body_left > 0) {
+            return self.stream_error(id, Code::ProtocolError);
         }
         if end {
             self.received_all(id);
@@ -293,51 +323,54 @@ impl<T: Default> Connection<T> {
     }
 
     fn trailers(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let taken = heads::trailers(&mut self.decoder, block, &self.config).map_err(|_bad| self.uncompressed())?;
+        let decoded =
+            heads::trailers(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
         if stream.reset {
-            return self.works().map(|()| None);
+            return self.count_overhead().map(|()| None);
         }
         if stream.received_all {
-            return self.late(id);
+            return self.after_end(id);
         }
-        let short = stream.promised.is_some_and(|promised| promised > 0);
+        let short = stream.body_left.is_some_and(|body_left| body_left > 0);
         let discards = stream.discards;
-        match taken {
+        // RFC 9113 §8.1: trailers end the stream, and the body must be complete.
+        match decoded {
             Ok(fields) if end && !short => {
                 self.received_all(id);
                 Ok((!discards).then_some(Event::Trailers { id, fields }))
             }
-            _ => self.breaks(id, Code::ProtocolError),
+            _ => self.stream_error(id, Code::ProtocolError),
         }
     }
 
-    fn settings(&mut self, head: FrameHead, payload: &[u8]) -> Result<(), Error> {
-        if head.id != 0 {
-            return Err(self.fail(Code::ProtocolError, "SETTINGS of a stream"));
+    fn settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Error> {
+        if header.id != 0 {
+            return Err(self.connection_error(Code::ProtocolError, "SETTINGS on a stream"));
         }
-        if head.has(ACK) {
+        if header.has(ACK) {
             return if payload.is_empty() {
                 Ok(())
             } else {
-                Err(self.fail(Code::FrameSizeError, "an acknowledgement of settings with settings"))
+                Err(self.connection_error(Code::FrameSizeError, "SETTINGS acknowledgement with payload"))
             };
         }
         let (settings, rest) = payload.as_chunks::<6>();
         if !rest.is_empty() {
-            return Err(self.fail(Code::FrameSizeError, "SETTINGS of a wrong size"));
+            return Err(self.connection_error(Code::FrameSizeError, "SETTINGS of invalid size"));
         }
         if settings.len() > MAX_SETTINGS {
-            return Err(self.fail(Code::EnhanceYourCalm, "too many settings"));
+            return Err(self.connection_error(Code::EnhanceYourCalm, "too many settings"));
         }
         for [a, b, value @ ..] in settings {
             self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
         }
-        if self.peer.settled {
-            self.works()?;
+        // The first SETTINGS is part of the preface; later ones are overhead.
+        if self.peer.sent_settings {
+            self.count_overhead()?;
         }
-        self.peer.settled = true;
-        self.answers += ANSWER;
+        self.peer.sent_settings = true;
+        self.answers += ANSWER_SIZE;
         self.put_settings_ack();
         Ok(())
     }
@@ -345,14 +378,16 @@ impl<T: Default> Connection<T> {
     fn setting(&mut self, setting: u16, value: u32) -> Result<(), Error> {
         match setting {
             SETTING_TABLE => self.encoder.limit(value as usize),
+            // RFC 9113 §6.5.2: 0 or 1, and a server must not send 1.
             SETTING_PUSH if value > 1 || (value == 1 && self.role == Role::Client) => {
-                return Err(self.fail(Code::ProtocolError, "ENABLE_PUSH is not valid"));
+                return Err(self.connection_error(Code::ProtocolError, "invalid ENABLE_PUSH"));
             }
             SETTING_STREAMS => self.peer.max_streams = value,
             SETTING_WINDOW => {
                 if i64::from(value) > MAX_WINDOW {
-                    return Err(self.fail(Code::FlowControlError, "INITIAL_WINDOW_SIZE is too large"));
+                    return Err(self.connection_error(Code::FlowControlError, "INITIAL_WINDOW_SIZE too large"));
                 }
+                // RFC 9113 §6.9.2: a change applies to the windows of all streams, which may become negative.
                 let change = i64::from(value) - i64::from(self.peer.initial_window);
                 self.peer.initial_window = value;
                 let mut over = false;
@@ -361,133 +396,138 @@ impl<T: Default> Connection<T> {
                     over |= stream.send_window > MAX_WINDOW;
                 }
                 if over {
-                    return Err(self.fail(Code::FlowControlError, "INITIAL_WINDOW_SIZE makes a window too large"));
+                    return Err(self.connection_error(
+                        Code::FlowControlError,
+                        "INITIAL_WINDOW_SIZE overflows the window of a stream",
+                    ));
                 }
-                self.grant();
+                self.unblock();
             }
             SETTING_FRAME => {
                 let valid = (MAX_FRAME..=LARGEST_FRAME as usize).contains(&(value as usize));
                 if !valid {
-                    return Err(self.fail(Code::ProtocolError, "MAX_FRAME_SIZE is not valid"));
+                    return Err(self.connection_error(Code::ProtocolError, "invalid MAX_FRAME_SIZE"));
                 }
-                // Nobody gains by larger frames: one that fills a TLS record is enough.
+                // Not used: frames larger than 16 KiB bring nothing, since one already fills a TLS record.
             }
             SETTING_CONNECT if value > 1 => {
-                return Err(self.fail(Code::ProtocolError, "ENABLE_CONNECT_PROTOCOL is not valid"));
+                return Err(self.connection_error(Code::ProtocolError, "invalid ENABLE_CONNECT_PROTOCOL"));
             }
-            SETTING_CONNECT => self.peer.connect_protocol |= value == 1,
+            // RFC 9113 §6.5.2: unknown settings are ignored.
             _ => {}
         }
         Ok(())
     }
 
-    fn window_update(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
+    fn window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
         let Some(credit) = number(payload).filter(|_| payload.len() == 4) else {
-            return Err(self.fail(Code::FrameSizeError, "WINDOW_UPDATE of a wrong size"));
+            return Err(self.connection_error(Code::FrameSizeError, "WINDOW_UPDATE of invalid size"));
         };
-        if head.id == 0 {
+        if header.id == 0 {
             self.send_window += i64::from(credit);
             if credit == 0 || self.send_window > MAX_WINDOW {
                 let code = if credit == 0 { Code::ProtocolError } else { Code::FlowControlError };
-                return Err(self.fail(code, "WINDOW_UPDATE of the connection is not valid"));
+                return Err(self.connection_error(code, "invalid WINDOW_UPDATE of the connection"));
             }
-            self.grant();
+            self.unblock();
             return Ok(None);
         }
-        // Credit that comes late, for a stream that is over, is what every peer sends now and then.
-        let Some(stream) = self.streams.get_mut(&head.id).filter(|stream| !stream.is_over()) else {
-            return self.known(head.id).map(|()| None);
+        // RFC 9113 §5.1: WINDOW_UPDATE may be in flight on a closed stream and is ignored.
+        let Some(stream) = self.streams.get_mut(&header.id).filter(|stream| !stream.is_closed()) else {
+            return self.check_not_idle(header.id).map(|()| None);
         };
         stream.send_window += i64::from(credit);
         if credit == 0 {
-            return self.breaks(head.id, Code::ProtocolError);
+            return self.stream_error(header.id, Code::ProtocolError);
         }
         if stream.send_window > MAX_WINDOW {
-            return self.breaks(head.id, Code::FlowControlError);
+            return self.stream_error(header.id, Code::FlowControlError);
         }
-        if stream.waits {
-            self.grant();
+        if stream.blocked {
+            self.unblock();
         }
         Ok(None)
     }
 
-    fn rst_stream(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
+    fn rst_stream(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
         let Some(code) = payload.first_chunk::<4>().filter(|_| payload.len() == 4) else {
-            return Err(self.fail(Code::FrameSizeError, "RST_STREAM of a wrong size"));
+            return Err(self.connection_error(Code::FrameSizeError, "RST_STREAM of invalid size"));
         };
         let code = Code::of(u32::from_be_bytes(*code));
-        let Some(stream) = self.streams.get_mut(&head.id).filter(|stream| !stream.is_over()) else {
-            return self.known(head.id).map(|()| None);
+        let Some(stream) = self.streams.get_mut(&header.id).filter(|stream| !stream.is_closed()) else {
+            return self.check_not_idle(header.id).map(|()| None);
         };
         stream.reset = true;
         self.open = self.open.saturating_sub(1);
-        self.works()?;
+        self.count_overhead()?;
         let unprocessed = code == Code::RefusedStream;
-        Ok(Some(Event::Reset { id: head.id, code, by_peer: true, unprocessed }))
+        Ok(Some(Event::Reset { id: header.id, code, by_peer: true, unprocessed }))
     }
 
-    fn pinged(&mut self, head: FrameHead, payload: &[u8]) -> Result<Option<Event>, Error> {
+    fn ping_frame(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
         let Some(data) = payload.first_chunk::<8>().filter(|_| payload.len() == 8) else {
-            return Err(self.fail(Code::FrameSizeError, "PING of a wrong size"));
+            return Err(self.connection_error(Code::FrameSizeError, "PING of invalid size"));
         };
-        if head.id != 0 {
-            return Err(self.fail(Code::ProtocolError, "PING of a stream"));
+        if header.id != 0 {
+            return Err(self.connection_error(Code::ProtocolError, "PING on a stream"));
         }
-        if !head.has(ACK) {
-            // Not counted as work: some measure the bandwidth with as many as the round trips allow. What waits is bounded.
-            self.answers += ANSWER;
+        if !header.has(ACK) {
+            // Not counted as overhead: gRPC clients send many PINGs to estimate the bandwidth. `MAX_ANSWERS` bounds the unread answers.
+            self.answers += ANSWER_SIZE;
             self.put_ping(ACK, *data);
             return Ok(None);
         }
-        if *data == FAREWELL && self.going == Going::Announced {
-            self.going = Going::Gone;
-            self.put_goaway(self.last_taken_id, Code::NoError);
+        // The peer has received the first GOAWAY, so no streams are in flight that it opened without knowing of the shutdown.
+        if *data == SHUTDOWN_PING && self.shutdown == Shutdown::Announced {
+            self.shutdown = Shutdown::Final;
+            self.put_goaway(self.last_accepted_id, Code::NoError);
             return Ok(None);
         }
-        if *data != ALIVE {
-            return self.works().map(|()| None);
+        if *data != KEEPALIVE_PING {
+            return self.count_overhead().map(|()| None);
         }
         self.pings = 0;
         Ok(Some(Event::Pong))
     }
 
-    fn goaway(&mut self, head: FrameHead, payload: &[u8]) -> Result<Event, Error> {
+    fn goaway(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Event, Error> {
         let (Some(last), Some(code)) = (number(payload), payload.get(4..).and_then(|rest| rest.first_chunk::<4>()))
         else {
-            return Err(self.fail(Code::FrameSizeError, "GOAWAY of a wrong size"));
+            return Err(self.connection_error(Code::FrameSizeError, "GOAWAY of invalid size"));
         };
-        if head.id != 0 {
-            return Err(self.fail(Code::ProtocolError, "GOAWAY of a stream"));
+        if header.id != 0 {
+            return Err(self.connection_error(Code::ProtocolError, "GOAWAY on a stream"));
         }
-        self.peer.gone = true;
-        self.works()?;
+        self.peer.sent_goaway = true;
+        self.count_overhead()?;
+        // RFC 9113 §6.8: streams above the last stream identifier were not processed and can be retried.
         if self.role == Role::Client {
             for (id, stream) in &mut self.streams {
-                if *id > last && !stream.is_over() {
+                if *id > last && !stream.is_closed() {
                     stream.reset = true;
                     self.open = self.open.saturating_sub(1);
-                    self.lost.push_back(*id);
+                    self.unprocessed.push_back(*id);
                 }
             }
         }
         Ok(Event::GoAway { code: Code::of(u32::from_be_bytes(*code)) })
     }
 
-    /// A stream did what it may not: it is reset, and the user told.
-    fn breaks(&mut self, id: StreamId, code: Code) -> Result<Option<Event>, Error> {
+    /// A stream error (RFC 9113 §5.4.2): resets the stream and returns the event.
+    fn stream_error(&mut self, id: StreamId, code: Code) -> Result<Option<Event>, Error> {
         self.reset(id, code);
-        self.works()?;
+        self.count_overhead()?;
         Ok(Some(Event::Reset { id, code, by_peer: false, unprocessed: false }))
     }
 
-    /// A frame behind the end of what the peer had to send. The user hears of it unless the stream has ended for us too, which
-    /// nothing can spoil any more.
-    fn late(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
+    /// A frame after END_STREAM (RFC 9113 §5.1): a stream error. If the local side has ended the stream too, the exchange is complete
+    /// and there is no event.
+    fn after_end(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
+        if self.streams.get(&id).is_some_and(Stream::is_closed) {
             self.put_reset(id, Code::StreamClosed);
-            return self.works().map(|()| None);
+            return self.count_overhead().map(|()| None);
         }
-        self.breaks(id, Code::StreamClosed)
+        self.stream_error(id, Code::StreamClosed)
     }
 
     fn received_all(&mut self, id: StreamId) {
@@ -499,47 +539,52 @@ impl<T: Default> Connection<T> {
         }
     }
 
-    /// A frame on a stream that is not known: fine when it has been, an error when it was never opened.
-    fn known(&mut self, id: StreamId) -> Result<(), Error> {
+    /// Checks a frame on a stream that is not in the table: ignored if the stream is closed, a connection error if it is idle
+    /// (RFC 9113 §5.1).
+    fn check_not_idle(&mut self, id: StreamId) -> Result<(), Error> {
         let opened = match self.role {
             Role::Server => id % 2 == 1 && id <= self.last_peer_id,
             Role::Client => id % 2 == 1 && id < self.next_id,
         };
-        if opened { Ok(()) } else { Err(self.fail(Code::ProtocolError, "a frame on a stream that nobody opened")) }
+        if opened { Ok(()) } else { Err(self.connection_error(Code::ProtocolError, "frame on an idle stream")) }
     }
 
-    /// Counts data that nobody wants, unless there is enough of it to be an upload that was given up.
-    fn wasted(&mut self, size: u32) -> Result<Option<Event>, Error> {
-        if size < TINY { self.works().map(|()| None) } else { Ok(None) }
+    /// Counts discarded DATA as overhead if it is small. Large DATA is the rest of a body and bounded by flow control.
+    fn discarded(&mut self, size: u32) -> Result<Option<Event>, Error> {
+        if size < TINY { self.count_overhead().map(|()| None) } else { Ok(None) }
     }
 
-    /// Counts a frame that makes work and brings nothing.
-    fn works(&mut self) -> Result<(), Error> {
-        self.work += 1;
-        if self.work > PATIENCE {
-            return Err(self.fail(Code::EnhanceYourCalm, "too many frames that bring nothing"));
+    /// Counts an overhead frame.
+    fn count_overhead(&mut self) -> Result<(), Error> {
+        self.overhead += 1;
+        if self.overhead > MAX_OVERHEAD {
+            return Err(self.connection_error(
+                Code::EnhanceYourCalm,
+                "too many overhead frames (resets, SETTINGS, empty or late frames)",
+            ));
         }
         Ok(())
     }
 
-    fn uncompressed(&mut self) -> Error {
-        self.fail(Code::CompressionError, "a head is not valid HPACK")
+    fn compression_error(&mut self) -> Error {
+        self.connection_error(Code::CompressionError, "invalid header block")
     }
 
-    fn fail(&mut self, code: Code, reason: &'static str) -> Error {
+    /// A connection error (RFC 9113 §5.4.1): queues GOAWAY and returns the error.
+    fn connection_error(&mut self, code: Code, reason: &'static str) -> Error {
         self.abort(code);
         Error { code, reason }
     }
 }
 
-/// Where the content of a frame begins, and how long it is, without padding.
-fn unpad(head: FrameHead, payload: &[u8]) -> Result<(usize, usize), &'static str> {
-    if !head.has(PADDED) {
+/// Offset and length of the content of a frame without padding (RFC 9113 §6.1).
+fn unpad(header: FrameHeader, payload: &[u8]) -> Result<(usize, usize), &'static str> {
+    if !header.has(PADDED) {
         return Ok((0, payload.len()));
     }
     let padding = payload.first().map(|padding| usize::from(*padding) + 1);
     match padding.and_then(|padding| payload.len().checked_sub(padding)) {
         Some(len) => Ok((1, len)),
-        None => Err("padding longer than its frame"),
+        None => Err("padding longer than the frame"),
     }
 }

@@ -1,13 +1,13 @@
-//! What we send: heads, data under flow control, resets, credit, farewells.
+//! Sending: header blocks, DATA under flow control, resets, WINDOW_UPDATE, PING, GOAWAY.
 
 use bytes::Bytes;
 
 use super::{
-    Code, Connection, Going, MAX_UNSENT, PREFACE, Role, SendError, Stream, StreamId,
+    Code, Connection, MAX_UNSENT, PREFACE, Role, SendError, Shutdown, Stream, StreamId,
     frame::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHead, GOAWAY, HEAD, HEADERS, INITIAL_WINDOW, MAX_FRAME,
-        MAX_STREAM_ID, PING, RST_STREAM, SETTING_CONNECT, SETTING_HEAD, SETTING_PUSH, SETTING_STREAMS, SETTING_WINDOW,
-        SETTINGS, WINDOW_UPDATE,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHeader, GOAWAY, HEADER_SIZE, HEADERS, INITIAL_WINDOW,
+        MAX_FRAME, MAX_STREAM_ID, PING, RST_STREAM, SETTING_CONNECT, SETTING_HEAD, SETTING_PUSH, SETTING_STREAMS,
+        SETTING_WINDOW, SETTINGS, WINDOW_UPDATE,
     },
     heads,
 };
@@ -17,14 +17,14 @@ use crate::{
     out::Unsent,
 };
 
-/// The ping behind a first GOAWAY.
-pub(super) const FAREWELL: [u8; 8] = *b"weft bye";
-/// The ping that asks for a sign of life.
-pub(super) const ALIVE: [u8; 8] = *b"weft hi?";
+/// Payload of the PING after the first GOAWAY of a graceful shutdown.
+pub(super) const SHUTDOWN_PING: [u8; 8] = *b"weft bye";
+/// Payload of a keepalive PING.
+pub(super) const KEEPALIVE_PING: [u8; 8] = *b"weft hi?";
 
 impl<T> Connection<T> {
     /// Opens a stream with a request (client).
-    /// Errors: no new stream can be opened; the value comes back.
+    /// Errors: no new stream can be opened; returns `value` too.
     pub fn send_request(&mut self, head: &Request, end: bool, value: T) -> Result<StreamId, (SendError, T)> {
         if !self.has_room() {
             return Err((SendError::Full, value));
@@ -33,7 +33,7 @@ impl<T> Connection<T> {
         self.next_id += 2;
         let mut stream = Stream::new(value, self.peer.initial_window, self.config.stream_window);
         stream.sent_all = end;
-        stream.bodiless = head.method() == "HEAD";
+        stream.is_head = head.method() == "HEAD";
         self.streams.insert(id, stream);
         self.open += 1;
         let mut block = std::mem::take(&mut self.block);
@@ -42,7 +42,7 @@ impl<T> Connection<T> {
         Ok(id)
     }
 
-    /// Sends the head of an answer, or one before it (server).
+    /// Sends the head of an interim or final response (server).
     pub fn send_response(&mut self, id: StreamId, head: &Response, end: bool) -> Result<(), SendError> {
         self.sendable(id)?;
         let mut block = std::mem::take(&mut self.block);
@@ -54,19 +54,21 @@ impl<T> Connection<T> {
         Ok(())
     }
 
-    /// Sends what flow control and [`MAX_UNSENT`] allow of `data`, which keeps the rest. `end`: the body ends with it.
-    /// Returns whether all was taken; if not, [`Event::Writable`](super::Event::Writable) tells when to go on.
+    /// Sends as much of `data` as flow control and [`MAX_UNSENT`] allow; the rest stays in `data`. `end`: the body ends after it.
+    /// Returns whether all was sent; if not, [`Event::Writable`](super::Event::Writable) follows once the stream is unblocked.
     pub fn send_data(&mut self, id: StreamId, data: &mut Bytes, end: bool) -> Result<bool, SendError> {
         self.sendable(id)?;
         let Some(stream) = self.streams.get_mut(&id) else { return Err(SendError::Closed) };
-        let whole = data.len();
+        let before = data.len();
         loop {
+            // RFC 9113 §6.9.1: both windows bound DATA; the frame header is not counted.
             let room = room(&self.out);
             let window = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
             let count = data.len().min(window).min(room).min(self.peer.max_frame);
             if count == 0 && !data.is_empty() {
-                if !std::mem::replace(&mut stream.waits, true) {
-                    if data.len() == whole { self.starved.push(id) } else { self.waiting.push(id) }
+                if !std::mem::replace(&mut stream.blocked, true) {
+                    // Nothing was sent in this turn: the stream has priority in the next.
+                    if data.len() == before { self.starved.push(id) } else { self.blocked.push(id) }
                 }
                 return Ok(false);
             }
@@ -74,7 +76,7 @@ impl<T> Connection<T> {
             let last = data.is_empty();
             if count > 0 || end {
                 let flags = if last && end { END_STREAM } else { 0 };
-                self.out.put(&FrameHead { len: count, kind: DATA, flags, id }.bytes());
+                self.out.put(&FrameHeader { len: count, kind: DATA, flags, id }.bytes());
                 self.out.put_data(part);
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 stream.send_window -= count;
@@ -89,7 +91,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Ends a body with trailers.
+    /// Sends trailers, which end the body.
     pub fn send_trailers(&mut self, id: StreamId, fields: &Fields) -> Result<(), SendError> {
         self.sendable(id)?;
         let mut block = std::mem::take(&mut self.block);
@@ -99,17 +101,18 @@ impl<T> Connection<T> {
         Ok(())
     }
 
-    /// Ends a stream before its end.
+    /// Resets a stream, unless it is closed.
     pub fn reset(&mut self, id: StreamId, code: Code) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        let was_over = stream.is_over();
-        if !std::mem::replace(&mut stream.reset, true) && !was_over {
+        let was_closed = stream.is_closed();
+        if !std::mem::replace(&mut stream.reset, true) && !was_closed {
             self.open = self.open.saturating_sub(1);
             self.put_reset(id, code);
         }
     }
 
-    /// The user has read so many bytes of a stream's data: the peer may send as many more.
+    /// Returns flow-control credit for `count` bytes of data that the caller has consumed. WINDOW_UPDATE is sent once half a window
+    /// is consumed.
     pub fn consumed(&mut self, id: StreamId, count: usize) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let enough = self.config.stream_window / 2;
@@ -117,64 +120,66 @@ impl<T> Connection<T> {
             && !stream.received_all
             && !stream.reset
         {
-            stream.to_give_back = stream.to_give_back.saturating_add(count);
-            if stream.to_give_back >= enough {
-                let credit = std::mem::take(&mut stream.to_give_back);
+            stream.unreturned = stream.unreturned.saturating_add(count);
+            if stream.unreturned >= enough {
+                let credit = std::mem::take(&mut stream.unreturned);
                 stream.receive_window += i64::from(credit);
-                self.put_window(id, credit);
+                self.put_window_update(id, credit);
             }
         }
-        self.give_back(count);
+        self.return_credit(count);
     }
 
-    /// The same for data that belongs to no stream any more.
-    pub(super) fn give_back(&mut self, count: u32) {
-        self.to_give_back = self.to_give_back.saturating_add(count);
-        if self.to_give_back >= self.config.connection_window / 2 {
-            let credit = std::mem::take(&mut self.to_give_back);
+    /// Returns credit of the connection only, for data of a stream that is closed or removed.
+    pub(super) fn return_credit(&mut self, count: u32) {
+        self.unreturned = self.unreturned.saturating_add(count);
+        if self.unreturned >= self.config.connection_window / 2 {
+            let credit = std::mem::take(&mut self.unreturned);
             self.receive_window += i64::from(credit);
-            self.put_window(0, credit);
+            self.put_window_update(0, credit);
         }
     }
 
-    /// Throws away what still comes of a request's body (server).
+    /// Discards the rest of a request body (server).
     pub fn discard(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.discards = true;
         }
     }
 
-    /// Asks for a sign of life. Returns whether an earlier question is unanswered, and then asks no more.
+    /// Sends a keepalive PING. If the previous one has no acknowledgement, sends none and returns true.
     pub fn ping(&mut self) -> bool {
         if self.pings > 0 {
             return true;
         }
         self.pings += 1;
-        self.put_ping(0, ALIVE);
+        self.put_ping(0, KEEPALIVE_PING);
         false
     }
 
-    /// Says goodbye: what runs may end, nothing new is taken once the peer has heard it.
+    /// Begins a graceful shutdown (RFC 9113 §6.8): streams in flight complete. A server still accepts streams until the peer has
+    /// acknowledged the first GOAWAY.
     pub fn go_away(&mut self) {
-        if self.going != Going::No {
+        if self.shutdown != Shutdown::No {
             return;
         }
         if self.role == Role::Client {
-            self.going = Going::Gone;
+            self.shutdown = Shutdown::Final;
             return self.put_goaway(0, Code::NoError);
         }
-        self.going = Going::Announced;
+        self.shutdown = Shutdown::Announced;
         self.put_goaway(MAX_STREAM_ID, Code::NoError);
-        self.put_ping(0, FAREWELL);
+        self.put_ping(0, SHUTDOWN_PING);
     }
 
-    /// Says that the connection is over now.
+    /// Queues the final GOAWAY. The caller closes the connection after writing it.
     pub fn abort(&mut self, code: Code) {
-        self.going = Going::Gone;
-        self.put_goaway(self.last_taken_id, code);
+        self.shutdown = Shutdown::Final;
+        self.put_goaway(self.last_accepted_id, code);
     }
 
-    pub(super) fn greet(&mut self) {
+    /// Queues the connection preface (RFC 9113 §3.4): SETTINGS, after the magic bytes in a client.
+    pub(super) fn send_preface(&mut self) {
         let mut settings: Vec<(u16, u32)> = vec![
             (SETTING_WINDOW, self.config.stream_window),
             (SETTING_HEAD, u32::try_from(self.config.max_head).unwrap_or(u32::MAX)),
@@ -191,28 +196,28 @@ impl<T> Connection<T> {
                 }
             }
         }
-        self.out.put(&FrameHead { len: settings.len() * 6, kind: SETTINGS, flags: 0, id: 0 }.bytes());
+        self.out.put(&FrameHeader { len: settings.len() * 6, kind: SETTINGS, flags: 0, id: 0 }.bytes());
         for (setting, value) in settings {
             self.out.put(&setting.to_be_bytes());
             self.out.put(&value.to_be_bytes());
         }
-        if let Some(more) = self.config.connection_window.checked_sub(INITIAL_WINDOW).filter(|more| *more > 0) {
-            self.put_window(0, more);
+        if let Some(excess) = self.config.connection_window.checked_sub(INITIAL_WINDOW).filter(|excess| *excess > 0) {
+            self.put_window_update(0, excess);
         }
     }
 
-    /// Moves streams that may send again from those that wait; first those that could send nothing in their last turn, so that
-    /// none takes all the room each time.
-    pub(super) fn grant(&mut self) {
+    /// Moves streams that may send again from `blocked` to `writable`. Streams that sent nothing in their last turn come first, so
+    /// that no stream takes the whole window each time.
+    pub(super) fn unblock(&mut self) {
         if self.send_window <= 0 || room(&self.out) == 0 {
             return;
         }
         let (streams, writable) = (&mut self.streams, &mut self.writable);
-        for waiting in [&mut self.starved, &mut self.waiting] {
-            waiting.retain(|id| match streams.get_mut(id) {
-                Some(stream) if !stream.is_over() && stream.send_window <= 0 => true,
+        for blocked in [&mut self.starved, &mut self.blocked] {
+            blocked.retain(|id| match streams.get_mut(id) {
+                Some(stream) if !stream.is_closed() && stream.send_window <= 0 => true,
                 Some(stream) => {
-                    stream.waits = false;
+                    stream.blocked = false;
                     writable.push_back(*id);
                     false
                 }
@@ -237,7 +242,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Queues a header block, in as many frames as it needs, and keeps its buffer for the next.
+    /// Queues a header block as HEADERS and CONTINUATION frames, and keeps its buffer for the next one.
     fn put_block(&mut self, id: StreamId, end_stream: bool, mut block: Vec<u8>) {
         let mut kind = HEADERS;
         let mut flags = if end_stream { END_STREAM } else { 0 };
@@ -247,7 +252,7 @@ impl<T> Connection<T> {
             if more.is_empty() {
                 flags |= END_HEADERS;
             }
-            self.out.put(&FrameHead { len: part.len(), kind, flags, id }.bytes());
+            self.out.put(&FrameHeader { len: part.len(), kind, flags, id }.bytes());
             self.out.put(part);
             if more.is_empty() {
                 break;
@@ -259,32 +264,32 @@ impl<T> Connection<T> {
     }
 
     pub(super) fn put_reset(&mut self, id: StreamId, code: Code) {
-        self.out.put(&FrameHead { len: 4, kind: RST_STREAM, flags: 0, id }.bytes());
+        self.out.put(&FrameHeader { len: 4, kind: RST_STREAM, flags: 0, id }.bytes());
         self.out.put(&code.number().to_be_bytes());
     }
 
-    fn put_window(&mut self, id: StreamId, credit: u32) {
-        self.out.put(&FrameHead { len: 4, kind: WINDOW_UPDATE, flags: 0, id }.bytes());
+    fn put_window_update(&mut self, id: StreamId, credit: u32) {
+        self.out.put(&FrameHeader { len: 4, kind: WINDOW_UPDATE, flags: 0, id }.bytes());
         self.out.put(&credit.to_be_bytes());
     }
 
     pub(super) fn put_ping(&mut self, flags: u8, payload: [u8; 8]) {
-        self.out.put(&FrameHead { len: 8, kind: PING, flags, id: 0 }.bytes());
+        self.out.put(&FrameHeader { len: 8, kind: PING, flags, id: 0 }.bytes());
         self.out.put(&payload);
     }
 
     pub(super) fn put_settings_ack(&mut self) {
-        self.out.put(&FrameHead { len: 0, kind: SETTINGS, flags: ACK, id: 0 }.bytes());
+        self.out.put(&FrameHeader { len: 0, kind: SETTINGS, flags: ACK, id: 0 }.bytes());
     }
 
     pub(super) fn put_goaway(&mut self, last: StreamId, code: Code) {
-        self.out.put(&FrameHead { len: 8, kind: GOAWAY, flags: 0, id: 0 }.bytes());
+        self.out.put(&FrameHeader { len: 8, kind: GOAWAY, flags: 0, id: 0 }.bytes());
         self.out.put(&last.to_be_bytes());
         self.out.put(&code.number().to_be_bytes());
     }
 }
 
-/// Data that a frame may bring now. Its head is counted in: what waits makes whole TLS records, and no small one behind them.
+/// Bytes of DATA that the queue accepts now. The frame header is included, so that a full queue fills whole TLS records.
 fn room(out: &Unsent) -> usize {
-    MAX_UNSENT.saturating_sub(out.len() + HEAD)
+    MAX_UNSENT.saturating_sub(out.len() + HEADER_SIZE)
 }

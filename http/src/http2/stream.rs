@@ -1,30 +1,31 @@
-//! One stream: how far each side has come, and what each may send (RFC 9113 §5.1, §5.2).
+//! One stream: its state and its flow-control windows (RFC 9113 §5.1, §5.2).
 
-/// A stream and the user's value.
+/// A stream with a value of the caller's.
 #[derive(Debug)]
 pub struct Stream<T> {
-    /// The user's.
+    /// The value of the caller's.
     pub value: T,
+    /// In bytes; negative after a SETTINGS_INITIAL_WINDOW_SIZE that is lower (RFC 9113 §6.9.2).
     pub(super) send_window: i64,
     pub(super) receive_window: i64,
-    /// Read by the user and not yet given back to the peer.
-    pub(super) to_give_back: u32,
-    /// We have sent all.
+    /// Credit for consumed data that no WINDOW_UPDATE has returned yet.
+    pub(super) unreturned: u32,
+    /// END_STREAM is sent: half-closed (local).
     pub(super) sent_all: bool,
-    /// The peer has sent all.
+    /// END_STREAM was received: half-closed (remote).
     pub(super) received_all: bool,
-    /// Over before its end.
+    /// RST_STREAM was sent or received.
     pub(super) reset: bool,
-    /// The peer's head has come (client: the final one).
-    pub(super) headed: bool,
-    /// Waits for leave to send.
-    pub(super) waits: bool,
-    /// What the peer sends is thrown away.
+    /// The head of the peer was received (client: of the final response).
+    pub(super) received_head: bool,
+    /// Blocked on flow control or the write queue.
+    pub(super) blocked: bool,
+    /// Received data is discarded.
     pub(super) discards: bool,
-    /// What Content-Length promised and has not come.
-    pub(super) promised: Option<u64>,
-    /// The request was HEAD: its answer's Content-Length promises nothing (client).
-    pub(super) bodiless: bool,
+    /// Content-Length minus the received data.
+    pub(super) body_left: Option<u64>,
+    /// The request was HEAD, so the Content-Length of the response announces no body (client).
+    pub(super) is_head: bool,
 }
 
 impl<T> Stream<T> {
@@ -33,29 +34,29 @@ impl<T> Stream<T> {
             value,
             send_window: i64::from(send_window),
             receive_window: i64::from(receive_window),
-            to_give_back: 0,
+            unreturned: 0,
             sent_all: false,
             received_all: false,
             reset: false,
-            headed: false,
-            waits: false,
+            received_head: false,
+            blocked: false,
             discards: false,
-            promised: None,
-            bodiless: false,
+            body_left: None,
+            is_head: false,
         }
     }
 
-    /// Whether nothing more can happen on it.
-    pub fn is_over(&self) -> bool {
+    /// Whether the stream is closed (RFC 9113 §5.1).
+    pub fn is_closed(&self) -> bool {
         self.reset || (self.sent_all && self.received_all)
     }
 
-    /// Whether it was reset.
+    /// Whether the stream was reset, by either side.
     pub fn is_reset(&self) -> bool {
         self.reset
     }
 
-    /// Whether we have sent all.
+    /// Whether END_STREAM is sent.
     pub fn has_sent_all(&self) -> bool {
         self.sent_all
     }

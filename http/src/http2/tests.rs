@@ -1,10 +1,10 @@
-//! Two connections of ours talk to each other, and hostile frames to one. What others make of it: proxy/tests.
+//! A client and a server connected to each other, and hostile frames. Interoperability with other implementations: proxy/tests.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Code, Config, Connection, Event, MAX_UNSENT, PATIENCE, Role, StreamId,
-    frame::{DATA, END_STREAM, FrameHead, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE},
+    Code, Config, Connection, Event, MAX_OVERHEAD, MAX_UNSENT, Role, StreamId,
+    frame::{DATA, END_STREAM, FrameHeader, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE},
 };
 use crate::{
     fields::Fields,
@@ -20,14 +20,14 @@ const CONFIG: Config = Config {
     connect_protocol: true,
 };
 
-/// A client and a server, and the bytes on their way.
+/// A client and a server, and the bytes in flight.
 struct Pair {
     client: Connection<()>,
     server: Connection<()>,
     wires: [BytesMut; 2],
 }
 
-/// Takes at most `most` bytes of what one side has to send to the other's input.
+/// Moves at most `most` bytes from the queue of one side to the input of the other.
 fn carry(from: &mut Connection<()>, wire: &mut BytesMut, most: usize) -> usize {
     let mut left = most;
     while left > 0 && from.unsent().has_remaining() {
@@ -52,7 +52,7 @@ impl Pair {
         pair
     }
 
-    /// Carries bytes, `step` at a time, until both are silent. Returns what each side understood: `true` for the server.
+    /// Carries bytes, `step` at a time, until both queues are empty. Returns the events of both sides: `true` for the server.
     fn talk(&mut self, step: usize) -> Vec<(bool, Event)> {
         let mut events = Vec::new();
         loop {
@@ -82,7 +82,7 @@ fn ok() -> Response {
 }
 
 #[test]
-fn requests_and_answers_arrive_however_the_bytes_are_cut() {
+fn requests_and_responses_are_decoded_at_every_split() {
     for step in [1, 2, 7, 9, 10, 100, usize::MAX] {
         let mut pair = Pair::new();
         for round in 0..5 {
@@ -104,14 +104,14 @@ fn requests_and_answers_arrive_however_the_bytes_are_cut() {
                 panic!("{events:?}")
             };
             assert_eq!((&data[..], fields.len()), (&b"hello"[..], 1));
-            assert!(pair.client.forget(id, Code::NoError).is_some() && pair.server.forget(id, Code::NoError).is_some());
+            assert!(pair.client.remove(id, Code::NoError).is_some() && pair.server.remove(id, Code::NoError).is_some());
             assert_eq!((pair.client.open, pair.server.open), (0, 0));
         }
         assert_eq!(pair.talk(step).len(), 0, "nothing is reset that is over");
     }
 }
 
-/// Sends as much as goes, and gives credit for what arrives. Returns how many bytes the server got.
+/// Sends as much as possible and returns credit for received data. Returns how many bytes the server received.
 fn upload(pair: &mut Pair, id: StreamId, data: &mut Bytes, step: usize) -> usize {
     let (mut got, mut done) = (0, false);
     while !done {
@@ -128,23 +128,23 @@ fn upload(pair: &mut Pair, id: StreamId, data: &mut Bytes, step: usize) -> usize
 }
 
 #[test]
-fn flow_control_lets_all_of_a_body_through_and_its_windows_come_back() {
+fn flow_control_passes_whole_bodies_and_returns_all_credit() {
     let mut pair = Pair::new();
     for size in [0, 1, 65_535, 300_000, 3_000_000] {
         let id = pair.client.send_request(&get("/"), false, ()).unwrap();
         assert_eq!(upload(&mut pair, id, &mut Bytes::from(vec![7; size]), 50_000), size);
         pair.server.send_response(id, &ok(), true).unwrap();
         pair.talk(usize::MAX);
-        pair.client.forget(id, Code::NoError);
-        pair.server.forget(id, Code::NoError);
-        let owed = i64::from(pair.server.to_give_back);
+        pair.client.remove(id, Code::NoError);
+        pair.server.remove(id, Code::NoError);
+        let owed = i64::from(pair.server.unreturned);
         assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window), "{size}");
         assert_eq!(pair.client.send_window, pair.server.receive_window, "{size}");
     }
 }
 
 #[test]
-fn what_waits_to_be_written_is_bounded_with_its_frames_heads() {
+fn the_write_queue_is_bounded_with_its_frame_headers() {
     let mut pair = Pair::new();
     let id = pair.client.send_request(&get("/"), false, ()).unwrap();
     pair.talk(usize::MAX);
@@ -155,43 +155,43 @@ fn what_waits_to_be_written_is_bounded_with_its_frames_heads() {
 }
 
 #[test]
-fn what_arrives_for_nobody_costs_the_connection_s_window_nothing() {
+fn data_of_a_removed_stream_returns_its_credit() {
     let mut pair = Pair::new();
     let id = pair.client.send_request(&get("/"), false, ()).unwrap();
     pair.talk(usize::MAX);
-    pair.server.forget(id, Code::Cancel);
-    // The client has not heard of it, and goes on.
+    pair.server.remove(id, Code::Cancel);
+    // The client has not received the reset, and continues.
     for _ in 0..4 {
         assert!(pair.client.send_data(id, &mut Bytes::from(vec![7; 16_000]), false).unwrap());
     }
     carry(&mut pair.client, &mut pair.wires[0], usize::MAX);
     while pair.server.receive(&mut pair.wires[0]).unwrap().is_some() {}
-    let owed = i64::from(pair.server.to_give_back);
+    let owed = i64::from(pair.server.unreturned);
     assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window));
     let events = pair.talk(usize::MAX);
     assert!(matches!(&events[..], [(false, Event::Reset { by_peer: true, unprocessed: false, .. })]), "{events:?}");
 }
 
 #[test]
-fn what_comes_behind_the_end_of_a_finished_stream_spoils_nothing() {
+fn frames_after_the_end_of_a_closed_stream_are_no_event() {
     let mut pair = Pair::new();
     let id = pair.client.send_request(&get("/"), true, ()).unwrap();
     pair.talk(usize::MAX);
     pair.server.send_response(id, &ok(), true).unwrap();
     pair.talk(usize::MAX);
-    let window = pair.server.receive_window + i64::from(pair.server.to_give_back);
-    pair.wires[0].extend_from_slice(&FrameHead { len: 3, kind: DATA, flags: 0, id }.bytes());
+    let window = pair.server.receive_window + i64::from(pair.server.unreturned);
+    pair.wires[0].extend_from_slice(&FrameHeader { len: 3, kind: DATA, flags: 0, id }.bytes());
     pair.wires[0].extend_from_slice(b"abc");
     let events = pair.talk(usize::MAX);
     let told = |event: &(bool, Event)| matches!(event, (true, Event::Reset { .. } | Event::Data { .. }));
     assert!(!events.iter().any(told), "the server's user has seen the end already: {events:?}");
-    assert_eq!(pair.server.receive_window + i64::from(pair.server.to_give_back), window);
-    assert!(pair.server.forget(id, Code::NoError).is_some());
+    assert_eq!(pair.server.receive_window + i64::from(pair.server.unreturned), window);
+    assert!(pair.server.remove(id, Code::NoError).is_some());
     assert_eq!(pair.server.open, 0);
 }
 
 #[test]
-fn streams_that_wait_for_the_connection_s_window_take_turns() {
+fn streams_blocked_on_the_connection_window_take_turns() {
     let mut pair = Pair::new();
     let body = Bytes::from(vec![7; 64 << 20]);
     let mut uploads: Vec<(StreamId, Bytes)> =
@@ -200,7 +200,7 @@ fn streams_that_wait_for_the_connection_s_window_take_turns() {
         pair.client.send_data(*id, data, false).unwrap();
     }
     let mut arrived: std::collections::BTreeMap<StreamId, usize> = uploads.iter().map(|(id, _)| (*id, 0)).collect();
-    // Each side's user does at once what it is told, so that the one that sent first always has credit of its own.
+    // Both sides handle every event at once, so that the stream that sent first always has credit of its own.
     for _ in 0..4000 {
         carry(&mut pair.client, &mut pair.wires[0], 32 * 1024);
         while let Some(event) = pair.server.receive(&mut pair.wires[0]).unwrap() {
@@ -226,21 +226,21 @@ fn streams_that_wait_for_the_connection_s_window_take_turns() {
 }
 
 #[test]
-fn a_farewell_lets_run_what_runs_and_takes_nothing_new() {
+fn a_graceful_shutdown_completes_streams_in_flight_and_accepts_no_new_ones() {
     let mut pair = Pair::new();
     let id = pair.client.send_request(&get("/"), true, ()).unwrap();
     pair.talk(usize::MAX);
     pair.server.go_away();
-    assert!(!pair.server.is_gone());
+    assert!(!pair.server.sent_final_goaway());
     let events = pair.talk(usize::MAX);
     assert!(matches!(&events[..], [(false, Event::GoAway { code: Code::NoError }), ..]), "{events:?}");
-    assert!(pair.server.is_gone() && pair.client.send_request(&get("/"), true, ()).is_err());
+    assert!(pair.server.sent_final_goaway() && pair.client.send_request(&get("/"), true, ()).is_err());
     pair.server.send_response(id, &ok(), true).unwrap();
     let events = pair.talk(usize::MAX);
     assert!(matches!(&events[..], [(false, Event::Response { end: true, .. })]), "{events:?}");
 }
 
-/// The server's answer to frames behind a good beginning, with a stream that is open (1) and half a request.
+/// The result of a server for frames after a valid preface, with one open stream (1) and half a request.
 fn judged(frames: &[(u8, u8, StreamId, &[u8])], times: usize) -> Result<usize, Code> {
     let mut pair = Pair::new();
     pair.client.send_request(&get("/"), false, ()).unwrap();
@@ -249,7 +249,7 @@ fn judged(frames: &[(u8, u8, StreamId, &[u8])], times: usize) -> Result<usize, C
     let mut events = 0;
     for _ in 0..times {
         for (kind, flags, id, payload) in frames {
-            input.extend_from_slice(&FrameHead { len: payload.len(), kind: *kind, flags: *flags, id: *id }.bytes());
+            input.extend_from_slice(&FrameHeader { len: payload.len(), kind: *kind, flags: *flags, id: *id }.bytes());
             input.extend_from_slice(payload);
         }
         while pair.server.receive(&mut input).map_err(|error| error.code)?.is_some() {
@@ -263,7 +263,7 @@ fn judged(frames: &[(u8, u8, StreamId, &[u8])], times: usize) -> Result<usize, C
 }
 
 #[test]
-fn frames_against_the_rules_end_the_connection_with_the_right_code() {
+fn protocol_violations_end_the_connection_with_the_right_code() {
     let cases: [(u8, u8, StreamId, &[u8], Code); 14] = [
         (DATA, 0, 0, b"x", Code::ProtocolError),
         (DATA, 0, 2, b"x", Code::ProtocolError),
@@ -283,23 +283,23 @@ fn frames_against_the_rules_end_the_connection_with_the_right_code() {
     for (kind, flags, id, payload, code) in cases {
         assert_eq!(judged(&[(kind, flags, id, payload)], 1), Err(code), "{kind} {id} {payload:?}");
     }
-    // What concerns one stream resets that one: more data than was promised, credit of nothing, data behind the end.
+    // Stream errors: more data than Content-Length, WINDOW_UPDATE of 0, DATA after END_STREAM.
     assert_eq!(judged(&[(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 0])], 1), Ok(1));
     assert_eq!(judged(&[(DATA, END_STREAM, 1, b"x"), (DATA, 0, 1, b"x")], 1), Ok(2));
 }
 
 #[test]
-fn floods_end_the_connection_and_the_busy_do_not() {
+fn floods_end_the_connection_and_busy_peers_do_not() {
     let calm = Err(Code::EnhanceYourCalm);
-    assert_eq!(judged(&[(DATA, 0, 1, b"")], PATIENCE as usize + 1), calm, "empty data");
-    assert_eq!(judged(&[(SETTINGS, 0, 0, b"")], PATIENCE as usize + 1), calm);
+    assert_eq!(judged(&[(DATA, 0, 1, b"")], MAX_OVERHEAD as usize + 1), calm, "empty data");
+    assert_eq!(judged(&[(SETTINGS, 0, 0, b"")], MAX_OVERHEAD as usize + 1), calm);
     let settings = [0, 4, 0, 0, 0, 1].repeat(65);
     assert_eq!(judged(&[(SETTINGS, 0, 0, &settings)], 1), calm);
     assert!(judged(&[(PING, 0, 0, b"12345678")], 20_000).is_ok(), "they are read");
     assert!(judged(&[(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])], 20_000).is_ok());
-    // Pings under load: something always waits, and what was answered long ago is forgiven.
+    // PINGs under load: the queue is never empty, and the count of answers decays.
     let mut pair = Pair::new();
-    let ping = [&FrameHead { len: 8, kind: PING, flags: 0, id: 0 }.bytes()[..], b"12345678"].concat();
+    let ping = [&FrameHeader { len: 8, kind: PING, flags: 0, id: 0 }.bytes()[..], b"12345678"].concat();
     for _ in 0..100 {
         assert!(pair.server.receive(&mut BytesMut::from(&ping.repeat(500)[..])).unwrap().is_none());
         let most = pair.server.unsent().remaining() - 1;
@@ -307,28 +307,28 @@ fn floods_end_the_connection_and_the_busy_do_not() {
         pair.server.written();
         pair.server.tick();
     }
-    // Pings whose answers are not read.
+    // PINGs with unread answers.
     let mut pair = Pair::new();
-    let ping = [&FrameHead { len: 8, kind: PING, flags: 0, id: 0 }.bytes()[..], b"12345678"].concat();
+    let ping = [&FrameHeader { len: 8, kind: PING, flags: 0, id: 0 }.bytes()[..], b"12345678"].concat();
     let mut input = BytesMut::from(&ping.repeat(10_000)[..]);
     assert_eq!(pair.server.receive(&mut input).unwrap_err().code, Code::EnhanceYourCalm);
     assert!(pair.server.unsent().remaining() < 100 * 1024);
 }
 
 #[test]
-fn a_peer_that_opens_and_resets_is_calmed() {
+fn rapid_reset_ends_the_connection() {
     let mut pair = Pair::new();
-    for round in 0..=PATIENCE {
+    for round in 0..=MAX_OVERHEAD {
         let id = pair.client.send_request(&get("/"), true, ()).unwrap();
-        pair.client.forget(id, Code::Cancel);
+        pair.client.remove(id, Code::Cancel);
         carry(&mut pair.client, &mut pair.wires[0], usize::MAX);
         loop {
             match pair.server.receive(&mut pair.wires[0]) {
-                Ok(Some(Event::Reset { id, .. })) => drop(pair.server.forget(id, Code::Cancel)),
+                Ok(Some(Event::Reset { id, .. })) => drop(pair.server.remove(id, Code::Cancel)),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
-                    assert_eq!((error.code, round), (Code::EnhanceYourCalm, PATIENCE));
+                    assert_eq!((error.code, round), (Code::EnhanceYourCalm, MAX_OVERHEAD));
                     return;
                 }
             }
@@ -336,13 +336,13 @@ fn a_peer_that_opens_and_resets_is_calmed() {
         let all = pair.server.unsent().remaining();
         pair.server.unsent().advance(all);
         pair.server.written();
-        assert!(pair.server.len() <= 1 && pair.server.waiting.is_empty());
+        assert!(pair.server.len() <= 1 && pair.server.blocked.is_empty());
     }
     panic!("nothing happened");
 }
 
 #[test]
-fn heads_that_are_not_http_reset_their_stream_or_are_answered() {
+fn malformed_heads_reset_their_stream_or_are_answered() {
     let mut pair = Pair::new();
     let mut send = |method: &str, fields: Fields| {
         let head = Request::new(Version::Http2, method.as_bytes(), b"/", Some(b"shop"), fields).unwrap();
@@ -367,13 +367,13 @@ mod random {
 
     use super::*;
 
-    /// What happens next on a connection that uploads.
+    /// A step of a connection with uploads.
     #[derive(Clone, Debug)]
     enum Step {
         Upload(usize),
-        /// So many bytes arrive, and what they mean is done.
+        /// At most so many bytes arrive, and their events are handled.
         Carry(usize),
-        /// One side lets go of an upload.
+        /// One side removes an upload.
         Forget(usize, bool),
     }
 
@@ -391,16 +391,16 @@ mod random {
         sent: bool,
         got: usize,
         ended: bool,
-        forgotten: bool,
+        removed: bool,
     }
 
     fn find(uploads: &mut [Upload], id: StreamId) -> &mut Upload {
         uploads.iter_mut().find(|upload| upload.id == id).unwrap()
     }
 
-    /// Sends what goes, carries `most` bytes each way, and gives credit for what arrived. Returns whether anything moved.
+    /// Sends as much as possible, carries `most` bytes each way, and returns credit. Returns whether any byte moved.
     fn go_on(pair: &mut Pair, uploads: &mut [Upload], most: usize) -> bool {
-        for upload in uploads.iter_mut().filter(|upload| !upload.sent && !upload.forgotten) {
+        for upload in uploads.iter_mut().filter(|upload| !upload.sent && !upload.removed) {
             upload.sent = pair.client.send_data(upload.id, &mut upload.left, true).unwrap();
         }
         while pair.client.next_writable().is_some() {}
@@ -411,7 +411,7 @@ mod random {
                 let upload = find(uploads, *id);
                 (upload.got, upload.ended) = (upload.got + data.len(), *end);
             } else if let Event::Reset { id, .. } = event {
-                assert!(find(uploads, id).forgotten);
+                assert!(find(uploads, id).removed);
             } else {
                 assert!(matches!(event, Event::Request { .. }), "{event:?}");
             }
@@ -420,16 +420,16 @@ mod random {
         while let Some(event) = pair.client.receive(&mut pair.wires[1]).unwrap() {
             assert!(matches!(event, Event::Writable { .. } | Event::Reset { .. }), "{event:?}");
             if let Event::Reset { id, .. } = event {
-                assert!(find(uploads, id).forgotten);
+                assert!(find(uploads, id).removed);
             }
         }
         moved > 0
     }
 
     proptest! {
-        /// Whatever is let go of, and whenever: the others arrive whole, and the connection's window comes back.
+        /// Whichever uploads are removed, and whenever: the others arrive whole, and the connection window recovers.
         #[test]
-        fn uploads_that_are_let_go_of_cost_the_others_nothing(steps in prop::collection::vec(step(), 1..60)) {
+        fn removed_uploads_return_the_credit_of_the_connection(steps in prop::collection::vec(step(), 1..60)) {
             let mut pair = Pair::new();
             let (mut sizes, mut all) = (Vec::new(), Vec::new());
             for step in steps {
@@ -437,7 +437,7 @@ mod random {
                     Step::Upload(size) => {
                         let id = pair.client.send_request(&get("/"), false, ()).unwrap();
                         let left = Bytes::from(vec![7; size]);
-                        all.push(Upload { id, left, sent: false, got: 0, ended: false, forgotten: false });
+                        all.push(Upload { id, left, sent: false, got: 0, ended: false, removed: false });
                         sizes.push(size);
                     }
                     Step::Carry(most) => {
@@ -447,24 +447,24 @@ mod random {
                         let which = which % all.len();
                         let upload = &mut all[which];
                         let side = if server { &mut pair.server } else { &mut pair.client };
-                        upload.forgotten |= side.forget(upload.id, Code::Cancel).is_some();
+                        upload.removed |= side.remove(upload.id, Code::Cancel).is_some();
                     }
                     Step::Forget(..) => {}
                 }
                 prop_assert!(pair.client.unsent().len() <= MAX_UNSENT + 16 * 1024);
             }
             while go_on(&mut pair, &mut all, 40_000) {}
-            for (size, upload) in sizes.iter().zip(&all).filter(|(_, upload)| !upload.forgotten) {
+            for (size, upload) in sizes.iter().zip(&all).filter(|(_, upload)| !upload.removed) {
                 prop_assert_eq!((upload.got, upload.ended), (*size, true));
             }
-            let owed = i64::from(pair.server.to_give_back);
+            let owed = i64::from(pair.server.unreturned);
             prop_assert_eq!(pair.server.receive_window + owed, i64::from(CONFIG.connection_window));
             prop_assert_eq!(pair.client.send_window, pair.server.receive_window);
         }
 
-        /// A byte on the way is another one: the connection ends or goes on, and nothing panics or grows.
+        /// One byte changes in flight: the connection ends or continues without a panic or growth.
         #[test]
-        fn a_byte_that_changed_on_its_way_does_no_harm(at in 0..70_000usize, to: u8, size in 0..60_000usize) {
+        fn a_changed_byte_causes_no_panic_and_no_growth(at in 0..70_000usize, to: u8, size in 0..60_000usize) {
             let mut pair = Pair::new();
             for _ in 0..3 {
                 let id = pair.client.send_request(&get("/a"), false, ()).unwrap();
@@ -483,9 +483,9 @@ mod random {
             prop_assert!(pair.server.len() <= 100);
         }
 
-        /// Whatever comes, nothing panics, and what is kept stays within its bounds.
+        /// No input causes a panic or exceeds a bound.
         #[test]
-        fn frames_never_panic_and_never_make_us_keep_much(
+        fn random_frames_neither_panic_nor_grow(
             frames in prop::collection::vec((0u8..12, any::<u8>(), 0u32..8, prop::collection::vec(any::<u8>(), 0..40)), 0..200),
             client: bool,
         ) {
@@ -495,7 +495,7 @@ mod random {
             let one = if client { &mut pair.client } else { &mut pair.server };
             let mut input = BytesMut::new();
             for (kind, flags, id, payload) in frames {
-                input.extend_from_slice(&FrameHead { len: payload.len(), kind, flags, id }.bytes());
+                input.extend_from_slice(&FrameHeader { len: payload.len(), kind, flags, id }.bytes());
                 input.extend_from_slice(&payload);
             }
             let mut seen = 0;

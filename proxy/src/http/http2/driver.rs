@@ -132,7 +132,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
             // A protocol error of the peer says more than a failed write.
             return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
         }
-        let over = inner.retired && inner.connection.is_gone() && inner.connection.is_empty();
+        let over = inner.retired && inner.connection.sent_final_goaway() && inner.connection.is_empty();
         if result.is_pending() && over && inner.has_written() {
             inner.end(Failure::reset("connection closed"));
             return Poll::Ready(Ok(()));

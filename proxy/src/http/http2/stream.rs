@@ -182,7 +182,7 @@ impl Drop for StreamRef {
         if unread > 0 {
             inner.connection.consumed(self.id, unread);
         }
-        inner.connection.forget(self.id, code);
+        inner.connection.remove(self.id, code);
         if inner.retired || !inner.connection.unsent().is_empty() {
             inner.kick();
         }
