@@ -117,7 +117,7 @@ fn is_reserved(name: &[u8]) -> bool {
 
 /// Offset and length of some bytes in the buffer of a [`Fields`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     start: u32,
     len: u32,
 }
@@ -175,13 +175,8 @@ impl Fields {
         self.push_as(Name::of(name), name, value);
     }
 
-    /// Appends a field of a recognised name.
-    pub fn push_known(&mut self, known: Name, value: &[u8]) {
-        self.push_as(known, known.as_str().as_bytes(), value);
-    }
-
     /// Appends a field; `known` must equal `Name::of(name)`.
-    pub fn push_as(&mut self, known: Name, name: &[u8], value: &[u8]) {
+    pub(crate) fn push_as(&mut self, known: Name, name: &[u8], value: &[u8]) {
         let (name, value) = (self.store(name), self.store(value));
         self.spans.push(FieldSpans { name, value, known });
     }
@@ -239,7 +234,7 @@ impl Fields {
     }
 
     /// Stores bytes of the head that are not a field, such as the path.
-    pub fn store(&mut self, bytes: &[u8]) -> Span {
+    pub(crate) fn store(&mut self, bytes: &[u8]) -> Span {
         // The codecs bound a head far below 4 GiB; the fallback only keeps the conversion from wrapping.
         let start = u32::try_from(self.buffer.len()).unwrap_or(u32::MAX);
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -248,7 +243,7 @@ impl Fields {
     }
 
     /// The bytes of a span.
-    pub fn bytes(&self, span: Span) -> &[u8] {
+    pub(crate) fn bytes(&self, span: Span) -> &[u8] {
         bytes(&self.buffer, span)
     }
 

@@ -137,15 +137,6 @@ impl Request {
         Ok(())
     }
 
-    /// Replaces host and port. Errors: `authority` is invalid.
-    pub fn set_authority(&mut self, authority: &[u8]) -> Result<(), Invalid> {
-        if !is_authority(authority) {
-            return Err(Invalid::Authority);
-        }
-        self.authority = Some(self.fields.store(authority));
-        Ok(())
-    }
-
     /// Sets the protocol of an extended CONNECT.
     pub fn set_protocol(&mut self, protocol: Option<&[u8]>) {
         self.protocol = protocol.map(|protocol| self.fields.store(protocol));
@@ -169,7 +160,7 @@ impl Response {
     }
 
     /// Sets the reason phrase.
-    pub fn set_reason(&mut self, reason: &[u8]) {
+    pub(crate) fn set_reason(&mut self, reason: &[u8]) {
         self.reason = Some(self.fields.store(reason));
     }
 
@@ -192,7 +183,7 @@ pub fn is_token(byte: u8) -> bool {
 }
 
 /// Whether a field value may contain the byte: visible ASCII, space, tab, or above ASCII (RFC 9110 §5.5).
-pub fn is_value(byte: u8) -> bool {
+pub(crate) fn is_value(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }
 
@@ -262,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_parts_are_refused() {
+    fn malformed_parts_are_rejected() {
         for method in ["", "G T", "GET\n", "G\u{e4}T", &"A".repeat(33)] {
             assert_eq!(request(method, "/", None), Err(Invalid::Method), "{method}");
         }

@@ -1,4 +1,4 @@
-//! Tests of HTTP/1: every rule of reading, written heads read again, bodies in any pieces, hostile bytes.
+//! Tests of HTTP/1: every rule of the parser, round trips of heads, bodies in any pieces, hostile bytes.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn response(text: impl AsRef<[u8]>, method: &str) -> Result<Option<ParsedRespons
     parse_response(&mut BytesMut::from(text.as_ref()), &Limits::default(), method)
 }
 
-/// Status that refuses a request with such fields, 0 when it is taken.
+/// Status of a request with these fields: 0 if it is accepted, 1 if it is incomplete.
 fn status_with(fields: &str) -> u16 {
     status(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
 }
@@ -31,7 +31,7 @@ fn status(text: impl AsRef<[u8]>) -> u16 {
 }
 
 #[test]
-fn a_head_is_read_as_it_came_and_taken_out() {
+fn a_head_is_parsed_unchanged_and_removed() {
     let mut buffer = BytesMut::from("\r\nGET /a?b HTTP/1.1\r\nX-One: 1 \r\nHOST: A.example:80\r\nx-ONE:\r\n\r\nrest");
     let read = parse_request(&mut buffer, &Limits::default()).unwrap().unwrap();
     assert_eq!((read.head.method(), read.head.target(), read.head.authority()), ("GET", "/a?b", Some("A.example:80")));
@@ -41,7 +41,7 @@ fn a_head_is_read_as_it_came_and_taken_out() {
 }
 
 #[test]
-fn smuggling_vectors_are_refused() {
+fn smuggling_vectors_are_rejected() {
     for (fields, expected) in [
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
         ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 400),
@@ -99,7 +99,7 @@ fn smuggling_vectors_are_refused() {
 }
 
 #[test]
-fn first_lines_are_judged() {
+fn request_lines_are_checked() {
     for (line, expected) in [
         ("GET / HTTP/1.1", 0),
         ("GET / HTTP/1.2", 505),
@@ -173,8 +173,8 @@ fn targets_become_paths() {
 }
 
 #[test]
-fn every_byte_of_names_and_values_is_judged() {
-    // Wherever in the vectors that `httparse` looks through it stands.
+fn every_byte_of_names_and_values_is_checked() {
+    // At each position in the SIMD vectors that `httparse` scans.
     for byte in 0..=255_u8 {
         for offset in [0, 1, 7, 15, 16, 31, 32, 40] {
             let with = |before: &str, after: &str| {
@@ -192,7 +192,7 @@ fn every_byte_of_names_and_values_is_judged() {
 }
 
 #[test]
-fn limits_have_their_own_answers() {
+fn limits_have_their_own_statuses() {
     let fields = |count: usize| (0..count).map(|i| format!("x-{i}: 1\r\n")).collect::<String>();
     let reserved = |count: usize| (0..count).map(|i| format!("weft-{i}: 1\r\n")).collect::<String>();
     for (fields, expected) in [
@@ -216,7 +216,7 @@ fn limits_have_their_own_answers() {
 }
 
 #[test]
-fn connection_and_expect_are_understood() {
+fn connection_and_expect_are_parsed() {
     let read = |version: &str, fields: &str| {
         request(format!("POST / HTTP/{version}\r\nHost: a\r\nContent-Length: 1\r\n{fields}\r\n")).unwrap().unwrap()
     };
@@ -235,7 +235,7 @@ fn connection_and_expect_are_understood() {
 }
 
 #[test]
-fn answers_have_the_body_that_status_and_method_allow() {
+fn responses_have_the_body_that_status_and_method_allow() {
     for (line, fields, method, framing, keep_alive) in [
         ("200 OK", "Content-Length: 3\r\n", "GET", Framing::Length(3), true),
         ("200 OK", "Content-Length: 3\r\n", "HEAD", Framing::None, true),
@@ -259,7 +259,7 @@ fn answers_have_the_body_that_status_and_method_allow() {
 }
 
 #[test]
-fn malformed_answers_are_refused_and_reasons_kept() {
+fn malformed_responses_are_rejected_and_reasons_kept() {
     for (line, reason) in [
         (&b"HTTP/1.1 200 Fine \xe4 thing"[..], Some(&b"Fine \xe4 thing"[..])),
         (b"HTTP/1.1 200 ", Some(b"")),
@@ -292,10 +292,10 @@ fn malformed_answers_are_refused_and_reasons_kept() {
     assert!(response("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "GET").is_err());
 }
 
-/// What was read of a body: its data, its trailers, whether it is done, what is left behind it.
+/// A decoded body: data, trailers, whether it is complete, and the bytes after it.
 type Read = (Vec<u8>, Option<Fields>, bool, Vec<u8>);
 
-/// A body out of pieces.
+/// Decodes a body that arrives in pieces.
 fn body(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Error> {
     let mut decoder = BodyDecoder::new(framing);
     let (mut buffer, mut data, mut trailers) = (BytesMut::new(), Vec::new(), None);
@@ -313,7 +313,7 @@ fn body(framing: Framing, pieces: &[&[u8]]) -> Result<Read, Error> {
 }
 
 #[test]
-fn chunks_are_judged() {
+fn chunks_are_checked() {
     for (text, expected) in [
         ("5\r\nhello\r\n0\r\n\r\n", Some("hello")),
         ("5;a=b\r\nhello\r\n00\r\n\r\n", Some("hello")),
@@ -360,7 +360,7 @@ fn chunks_are_judged() {
 }
 
 #[test]
-fn trailers_that_decide_something_are_dropped() {
+fn trailers_with_control_fields_are_dropped() {
     let text =
         b"0\r\nX-Sum: 1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: b\r\nTE: x\r\nTrailer: y\r\n\
                  Connection: close\r\nAuthorization: z\r\ngrpc-status: 0\r\n\r\nnext";
@@ -374,7 +374,7 @@ fn trailers_that_decide_something_are_dropped() {
 }
 
 #[test]
-fn ends_of_bodies_are_known() {
+fn ends_of_bodies_are_detected() {
     let mut decoder = BodyDecoder::new(Framing::Length(3));
     assert_eq!((decoder.remaining(), decoder.is_done()), (Some(3), false));
     let mut buffer = BytesMut::from("ab");
@@ -388,7 +388,7 @@ fn ends_of_bodies_are_known() {
 }
 
 #[test]
-fn what_belongs_to_one_connection_is_taken_out() {
+fn hop_by_hop_fields_are_removed() {
     let mut fields: Fields = [
         ("Connection", "close, X-Private"),
         ("X-PRIVATE", "1"),
@@ -408,7 +408,7 @@ fn what_belongs_to_one_connection_is_taken_out() {
 }
 
 #[test]
-fn an_upgrade_is_one_only_when_it_is_asked_for_properly() {
+fn an_upgrade_needs_both_fields_and_a_single_protocol() {
     let ask = |protocol: &str, connection: &str, version, framing| {
         let fields: Fields = [("upgrade", protocol), ("connection", connection)].into_iter().collect();
         upgrade(&fields, version, framing).is_some()
@@ -488,7 +488,7 @@ fn any_framing() -> impl Strategy<Value = Framing> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again_at_every_split(
+    fn written_requests_are_parsed_at_every_split(
         fields in any_fields(), framing in any_framing(), path in "/[a-zA-Z0-9?&=%/ä-]{0,30}", method in "[A-Z]{1,9}", close: bool,
     ) {
         prop_assume!(method != "CONNECT");
@@ -514,7 +514,7 @@ proptest! {
     }
 
     #[test]
-    fn answers_that_are_written_are_read_again(fields in any_fields(), framing in any_framing(), status in 200..=999_u16) {
+    fn written_responses_are_parsed(fields in any_fields(), framing in any_framing(), status in 200..=999_u16) {
         prop_assume!(status != 204 && status != 304);
         let framing = if framing == Framing::None { Framing::UntilClose } else { framing };
         let head = Response::new(Version::Http11, status, fields.into_iter().collect());
@@ -526,7 +526,7 @@ proptest! {
     }
 
     #[test]
-    fn chunks_are_read_in_any_pieces(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8), cuts in proptest::collection::vec(1..9_usize, 1..20), trailer: bool) {
+    fn chunks_are_decoded_at_every_split(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8), cuts in proptest::collection::vec(1..9_usize, 1..20), trailer: bool) {
         let mut out = Vec::new();
         for chunk in &chunks {
             write_chunk_head(chunk.len(), &mut out);
