@@ -13,9 +13,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use weft_core::identity::Identity;
+use weft_core::{failure::Failure, identity::Identity, policy::Engine};
 
-use crate::tls::{ALPN_TCP, MeshTls, Svid, SvidError, handshake};
+use crate::{
+    live::authorize::{self, Operation},
+    tls::{ALPN_TCP, MeshTls, Svid, SvidError, handshake},
+};
 
 pub use crate::tls::hello::{Hello, MAX_HELLO};
 
@@ -27,6 +30,13 @@ pub fn hello(bytes: &[u8]) -> Hello {
 /// The protocol that the first bytes of a connection say, by its name; `None`: more are needed.
 pub fn speaks(bytes: &[u8]) -> Option<String> {
     crate::listener::detect::sniff(bytes).map(|protocol| format!("{protocol:?}"))
+}
+
+/// Whether the rules of a port allow a GET by a caller without an identity.
+/// Errors: as the request would be answered.
+pub fn authorize(rules: &Engine, path: &str) -> Result<(), Failure> {
+    let operation = Operation { method: "GET", path };
+    authorize::by_rules(rules, 80, None, operation, crate::http::path::readings)
 }
 
 /// What else a path may mean.

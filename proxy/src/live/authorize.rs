@@ -35,16 +35,27 @@ pub(crate) fn request(
     let inbound = admit(snapshot, port, identity)?;
     let settings = inbound.listener.port(port);
     let requests = inbound.requests.get(&settings.routes).ok_or(Failure::NotConfigured)?;
-    if requests.allows_all() {
+    by_rules(requests, port, identity, operation, readings)
+}
+
+/// Whether the rules of a port allow a request; arguments as for [`request`].
+pub(crate) fn by_rules(
+    rules: &policy::Engine,
+    port: u16,
+    identity: Option<&Identity>,
+    operation: Operation<'_>,
+    readings: impl FnOnce(&str) -> Result<Vec<String>, &'static str>,
+) -> Result<(), Failure> {
+    if rules.allows_all() {
         return Ok(());
     }
     let check = |path: &str| {
         let request = policy::Request { identity, port, http: Some((operation.method, path)) };
-        result(requests.check(&request))
+        result(rules.check(&request))
     };
     check(operation.path)?;
     // A rule on paths must hold however the application reads the path.
-    if requests.reads_paths() {
+    if rules.reads_paths() {
         for reading in readings(operation.path).map_err(Failure::BadRequest)? {
             check(&reading)?;
         }
