@@ -1,16 +1,20 @@
 //! The same bytes in other pieces: a network may cut them anywhere.
 //! The cuts depend on the bytes alone, so an input always means the same run.
 
-/// Bytes up to this length are also fed one by one.
+/// So many bytes are fed one by one.
 const SINGLE: usize = 128;
+/// So many bytes are fed in small pieces.
+const SMALL: usize = 4096;
 
-/// Ways to cut `bytes`: one by one (the first 128 of them), in small pieces, in large pieces. All pieces joined are `bytes`.
+/// Ways to cut `bytes`: one by one (the first 128 of them), in small pieces (the first 4096), in large pieces. All pieces joined are `bytes`.
 pub(crate) fn ways(bytes: &[u8]) -> [Vec<&[u8]>; 3] {
     let mut random = Random::of(bytes);
-    let (first, rest) = bytes.split_at_checked(SINGLE).unwrap_or((bytes, &[]));
-    let mut single: Vec<&[u8]> = first.chunks(1).collect();
-    single.extend(Some(rest).filter(|rest| !rest.is_empty()));
-    let small = cut(bytes, || 1 + random.below(16));
+    let [single, small] = [SINGLE, SMALL].map(|most| {
+        let (first, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
+        let mut pieces = cut(first, || if most == SINGLE { 1 } else { 1 + random.below(16) });
+        pieces.extend(Some(rest).filter(|rest| !rest.is_empty()));
+        pieces
+    });
     let most = bytes.len();
     let large = cut(bytes, || 1 + random.below(most));
     [single, small, large]

@@ -60,5 +60,6 @@ fn certificate(der: &[u8]) {
     let der = rustls::pki_types::CertificateDer::from(der);
     let Ok(other) = EndEntityCert::try_from(&der) else { return };
     let names: Vec<&str> = other.valid_uri_names().collect();
-    assert_eq!(names, [identity.as_str()], "another reader finds other URI names");
+    // webpki stops at a name in an encoding that it does not take, such as a primitive x400Address.
+    assert!(names.is_empty() || names == [identity.as_str()], "another reader finds {names:?}, ours {identity}");
 }
