@@ -163,10 +163,10 @@ impl App {
         let file = match &settings.source {
             Source::File { identity, objects } => {
                 if let Some(files) = identity {
-                    tls.store(Some(Arc::new(read_identity(files)?)));
+                    tls.store(Some(Arc::new(read_identity(files, settings.tls.records)?)));
                     status.certificates.send_replace(1);
                     let (tls, status) = (tls.clone(), status.clone());
-                    tasks.spawn(watch_identity(files.clone(), move |new| {
+                    tasks.spawn(watch_identity(files.clone(), settings.tls.records, move |new| {
                         tls.store(Some(Arc::new(new)));
                         status.certificates.send_modify(|count| *count += 1);
                     }));
@@ -351,7 +351,8 @@ fn start_control(
     let settings = &view.settings;
     let plane = ControlPlane { address: join.address.clone(), mark: settings.mark };
     let account = settings.workload.service_account();
-    let issuer = Issuer::new(join.clone(), settings.mark, view.tls.clone(), &settings.namespace, account);
+    let issuer =
+        Issuer::new(join.clone(), settings.mark, settings.tls.records, view.tls.clone(), &settings.namespace, account);
     let status = view.status.clone();
     tasks.spawn(issuer.keep(move |outcome| match outcome {
         Ok(_) => status.certificates.send_modify(|count| *count += 1),

@@ -29,7 +29,7 @@ use weft_core::{
         ApiError, Object, ObjectKey, ProxyConfig,
         mesh_config::AccessLogMode,
         parse_proxy_file,
-        proxy_config::{Forward, IdentityFiles, ProxyMode, ProxyPorts, ProxyWorkload},
+        proxy_config::{Forward, IdentityFiles, ProxyMode, ProxyPorts, ProxyTls, ProxyWorkload},
     },
     listener::AccessLog,
     names::{MESH_RANGE_V4, MESH_RANGE_V6},
@@ -96,6 +96,8 @@ pub struct Settings {
     pub mark: Option<u32>,
     /// Threads that carry traffic.
     pub workers: usize,
+    /// Mesh TLS between proxies.
+    pub tls: ProxyTls,
     /// Ports of its listeners; 0 picks a free port.
     pub ports: ProxyPorts,
     /// Address of the metrics port.
@@ -242,6 +244,7 @@ impl Settings {
                 source,
                 mark: (spec.mark != 0).then_some(spec.mark),
                 workers: spec.workers.get(),
+                tls: spec.tls,
                 ports: spec.ports,
                 bind: spec.bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
                 forward: spec.forward,

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::time::sleep;
 use weft_core::{
-    api::{Object, ObjectKey, proxy_config::IdentityFiles, proxy_config::ProxyMode},
+    api::{
+        Object, ObjectKey,
+        proxy_config::{IdentityFiles, ProxyMode, TlsRecords},
+    },
     compile::{InstancePort, Objects, Requester, Workloads, World, protocol},
     endpoint::EndpointSet,
     identity::TrustDomain,
@@ -152,12 +155,13 @@ impl FileSource {
 }
 
 /// Reads the certificate's files.
-pub(crate) fn read_identity(files: &IdentityFiles) -> Result<MeshTls, SvidError> {
-    MeshTls::new(Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file)?)
+pub(crate) fn read_identity(files: &IdentityFiles, records: TlsRecords) -> Result<MeshTls, SvidError> {
+    let svid = Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file)?;
+    MeshTls::new(svid, records)
 }
 
 /// Reads them again when they change; `on_change` is called with each new certificate.
-pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnMut(MeshTls)) {
+pub(crate) async fn watch_identity(files: IdentityFiles, records: TlsRecords, mut on_change: impl FnMut(MeshTls)) {
     let mut known = stamps(&files);
     loop {
         sleep(POLL).await;
@@ -165,7 +169,7 @@ pub(crate) async fn watch_identity(files: IdentityFiles, mut on_change: impl FnM
         if now == known {
             continue;
         }
-        match read_identity(&files) {
+        match read_identity(&files, records) {
             Ok(tls) => {
                 tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate reloaded");
                 on_change(tls);

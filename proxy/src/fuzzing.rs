@@ -13,7 +13,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use weft_core::{failure::Failure, identity::Identity, policy::Engine};
+use weft_core::{api::proxy_config::TlsRecords, failure::Failure, identity::Identity, policy::Engine};
 
 use crate::{
     live::authorize::{self, Operation},
@@ -57,7 +57,7 @@ pub struct Mesh(MeshTls);
 impl Mesh {
     /// Errors: as for [`MeshTls::new`].
     pub fn new(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
-        MeshTls::with_provider(svid, provider).map(Self)
+        MeshTls::with_provider(svid, TlsRecords::Weft, provider).map(Self)
     }
 
     /// What rustls shakes hands with as the server.
@@ -73,13 +73,13 @@ impl Mesh {
     /// Answers a handshake.
     /// Errors: IO, or the handshake's.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
-        handshake::accept(self.server(), tcp, Bytes::new()).await.map(|shaken| shaken.session)
+        handshake::accept(self.0.records, self.server(), tcp, Bytes::new()).await.map(|shaken| shaken.session)
     }
 
     /// Begins a handshake.
     /// Errors: IO, or the handshake's.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
-        handshake::connect(self.client(), name, tcp).await.map(|shaken| shaken.session)
+        handshake::connect(self.0.records, self.client(), name, tcp).await.map(|shaken| shaken.session)
     }
 }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::{sleep, timeout};
+use weft_core::api::proxy_config::TlsRecords;
 use weft_proto::weft::v1::{IssueRequest, IssueResponse, identity_client::IdentityClient};
 
 use crate::{
@@ -37,6 +38,7 @@ pub struct Issuer {
     /// The address of the control plane, and the token.
     join: Join,
     plane: ControlPlane,
+    records: TlsRecords,
     tls: Arc<CurrentTls>,
     /// Namespace and service account that the proxy's file names.
     expected: (String, String),
@@ -89,9 +91,16 @@ impl From<ConnectError> for IssueError {
 
 impl Issuer {
     /// For a proxy with this namespace and service account in its file; certificates go to `tls`.
-    pub fn new(join: Join, mark: Option<u32>, tls: Arc<CurrentTls>, namespace: &str, account: &str) -> Self {
+    pub fn new(
+        join: Join,
+        mark: Option<u32>,
+        records: TlsRecords,
+        tls: Arc<CurrentTls>,
+        namespace: &str,
+        account: &str,
+    ) -> Self {
         let plane = ControlPlane { address: join.address.clone(), mark };
-        Self { join, plane, tls, expected: (namespace.to_owned(), account.to_owned()), tried: Arc::default() }
+        Self { join, plane, records, tls, expected: (namespace.to_owned(), account.to_owned()), tried: Arc::default() }
     }
 
     /// Gets one certificate for a new key; a failed attempt with a join token is repeated with its key.
@@ -146,7 +155,7 @@ impl Issuer {
 
     /// Gets a certificate and puts it in force.
     pub(crate) async fn renew(&self) -> Result<Arc<MeshTls>, IssueError> {
-        let tls = Arc::new(MeshTls::new(self.issue().await?)?);
+        let tls = Arc::new(MeshTls::new(self.issue().await?, self.records)?);
         let (namespace, account) = &self.expected;
         if (tls.identity.namespace(), tls.identity.service_account()) != (Some(namespace), Some(account)) {
             tracing::warn!(

@@ -31,7 +31,7 @@ pub(crate) struct Rewind<S = TcpStream> {
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(Rewind),
-    Tls(Box<Session>),
+    Tls(Session),
 }
 
 impl<S> Rewind<S> {

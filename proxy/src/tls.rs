@@ -5,7 +5,8 @@
 //! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
 //! - [`verify`]: who the peer is.
 //! - [`resumption`]: what makes a later handshake with the same peer cheap.
-//! - `handshake`, `session`, `record`: a connection from its first byte to its last; the records are our own.
+//! - `handshake`, `session`, `record`: a connection from its first byte to its last. Records are our own, or rustls' where
+//!   `spec.tls.records` says so.
 //! - `plane`: TLS to the control plane.
 //! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
 //!
@@ -32,7 +33,7 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
-use weft_core::identity::Identity;
+use weft_core::{api::proxy_config::TlsRecords, identity::Identity};
 
 pub(crate) use self::svid::unix_now;
 pub use self::svid::{Svid, SvidError};
@@ -55,6 +56,8 @@ pub struct MeshTls {
     pub not_after: i64,
     /// What it was built from, for the control plane's client.
     pub svid: Arc<Svid>,
+    /// Which record layer its connections have.
+    pub records: TlsRecords,
     pub(crate) server: Arc<ServerConfig>,
     /// Without ALPN and sessions: see [`Self::client`].
     client: ClientConfig,
@@ -67,11 +70,17 @@ pub type CurrentTls = ArcSwapOption<MeshTls>;
 impl MeshTls {
     /// Builds both directions from one certificate.
     /// Errors: a key that does not fit the certificate, an empty bundle.
-    pub fn new(svid: Svid) -> Result<Self, SvidError> {
-        Self::with_provider(svid, provider())
+    pub fn new(svid: Svid, records: TlsRecords) -> Result<Self, SvidError> {
+        Self::with_provider(svid, records, provider())
     }
 
-    pub(crate) fn with_provider(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
+    pub(crate) fn with_provider(
+        svid: Svid,
+        records: TlsRecords,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, SvidError> {
+        // rustls hands over the keys of a connection only where it may.
+        let takes_keys = records == TlsRecords::Weft;
         let roots = Arc::new(svid.roots()?);
         let mut ends = svid.not_after;
         for certificate in &svid.chain {
@@ -89,7 +98,7 @@ impl MeshTls {
         server.ticketer = Arc::new(Tickets::new(ends)?);
         server.send_tls13_tickets = TICKETS;
         server.max_early_data_size = 0;
-        server.enable_secret_extraction = true;
+        server.enable_secret_extraction = takes_keys;
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -98,11 +107,12 @@ impl MeshTls {
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
         client.enable_sni = false;
-        client.enable_secret_extraction = true;
+        client.enable_secret_extraction = takes_keys;
         Ok(Self {
             identity: svid.identity.clone(),
             not_after: svid.not_after,
             svid: Arc::new(svid),
+            records,
             server: Arc::new(server),
             client,
             sessions: Sessions::new(ends),

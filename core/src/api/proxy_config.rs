@@ -52,6 +52,9 @@ pub struct ProxyConfigSpec {
     /// Threads that carry traffic. Default 1.
     #[serde(default = "default_workers")]
     pub workers: NonZeroUsize,
+    /// Mesh TLS between proxies.
+    #[serde(default)]
+    pub tls: ProxyTls,
     /// Where it listens.
     #[serde(default)]
     pub ports: ProxyPorts,
@@ -200,6 +203,25 @@ pub struct ForwardListener {
     pub listen: SocketAddr,
     /// What counts as the original destination.
     pub destination: SocketAddr,
+}
+
+/// Mesh TLS between proxies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ProxyTls {
+    /// The record layer of connections between proxies. Default `weft`.
+    pub records: TlsRecords,
+}
+
+/// A record layer of TLS: both speak the same protocol, and proxies with either talk to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsRecords {
+    /// The proxy's own: less CPU for each byte and less memory for each connection.
+    #[default]
+    Weft,
+    /// That of the library that shakes hands: for the case of a fault in the proxy's own.
+    Rustls,
 }
 
 /// What a proxy takes at once.

@@ -50,7 +50,7 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
     let tls = Arc::new(CurrentTls::empty());
     let account = settings.workload.service_account();
     // A valid certificate from an earlier run authenticates the next request, so that the join token is not needed.
-    match files::read(&args.out).and_then(MeshTls::new) {
+    match files::read(&args.out).and_then(|svid| MeshTls::new(svid, settings.tls.records)) {
         Ok(known) if known.not_after > unix_now() => {
             tracing::info!(identity = %known.identity, not_after = known.not_after, "using the certificate in the directory");
             tls.store(Some(Arc::new(known)));
@@ -58,7 +58,7 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
         Ok(_) => tracing::info!("the certificate in the directory has expired"),
         Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no certificate in the directory"),
     }
-    let issuer = Issuer::new(join, settings.mark, tls, &settings.namespace, account);
+    let issuer = Issuer::new(join, settings.mark, settings.tls.records, tls, &settings.namespace, account);
     runtime()?.block_on(async {
         if args.once {
             let new = issuer.renew().await?;

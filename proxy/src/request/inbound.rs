@@ -112,7 +112,8 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
     let Some(tls) = worker.shared.tls.load_full() else {
         return refuse::connection(&worker, flow, None, "", &Failure::NotConfigured);
     };
-    let shaken = match timeout(HANDSHAKE, handshake::accept(tls.server.clone(), stream, first)).await {
+    let handshake = handshake::accept(tls.records, tls.server.clone(), stream, first);
+    let shaken = match timeout(HANDSHAKE, handshake).await {
         Ok(Ok(shaken)) => shaken,
         Ok(Err(error)) => return handshake_failed(&worker, flow.peer, &error),
         Err(_elapsed) => return tls_failed(&worker, "timeout"),

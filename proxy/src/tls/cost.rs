@@ -125,8 +125,8 @@ fn a_resumed_handshake_costs_the_server_half_of_a_full_one_at_most() {
         }
         let provider = Arc::new(provider);
         let name = if hybrid { "X25519MLKEM768" } else { "X25519" };
-        let client = mesh.tls("order", provider.clone());
-        let mut server = mesh.tls("product", provider);
+        let client = mesh.tls("order", TlsRecords::Weft, provider.clone());
+        let mut server = mesh.tls("product", TlsRecords::Weft, provider);
         let [full, resumed] = compare(name, &client, &server);
         assert!(resumed * times < full, "{name}: {resumed:?} of {full:?}");
         let mut config = ServerConfig::clone(&server.server);
@@ -142,7 +142,7 @@ fn a_resumed_handshake_costs_the_server_half_of_a_full_one_at_most() {
 #[ignore = "slow: a measurement, which wants release code and a quiet machine"]
 fn parts_of_a_handshake() {
     let mesh = Authority::new();
-    let tls = mesh.tls("order", provider());
+    let tls = mesh.tls("order", TlsRecords::Weft, provider());
     let chain = Chain::new(Arc::new(tls.svid.roots().unwrap()), &provider());
     let leaf = &tls.svid.chain[0];
     let (config, _) = tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity);

@@ -1,16 +1,18 @@
-//! Handshakes of the mesh: rustls speaks, this carries its bytes, and makes a [`Session`] of what was agreed on.
-//! Invariant: rustls sees one record after the other and none behind the handshake, which is the session's.
-//! What a side says last (the client's Finished, the server's ticket) leaves with the first bytes of the session, where it is
+//! Handshakes of the mesh: rustls decides, this carries its bytes, and makes a [`Session`] of what was agreed on.
+//! With [`TlsRecords::Rustls`] the session keeps rustls' connection. With [`TlsRecords::Weft`] it takes over the keys.
+//! Invariant of the latter: rustls sees one record after the other and none behind the handshake, which is the session's.
+//! The last bytes of a side (the client's Finished, the server's ticket) leave with the first bytes of the session, where it is
 //! sure that there are some: each side of HTTP/2 begins with its settings.
 //!
 //! # Defaults
-//! What rustls has seen and still needs, a message in many records: 64 KiB. What is left to the session: 4 KiB.
+//! A handshake message in many records: 64 KiB. What is left to the session to send: 4 KiB.
 
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustls::{
-    ClientConfig, CommonState, Error, ExtractedSecrets, InvalidMessage, ServerConfig,
+    ClientConfig, ClientConnection, CommonState, Connection, Error, ExtractedSecrets, InvalidMessage, ServerConfig,
+    ServerConnection,
     client::{ClientConnectionData, UnbufferedClientConnection},
     pki_types::ServerName,
     server::{ServerConnectionData, UnbufferedServerConnection},
@@ -20,11 +22,16 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use weft_core::api::proxy_config::TlsRecords;
 
 use super::{
     ALPN_HTTP,
     record::{HEADER, MAX_RECORD},
-    session::{Keys, MAX_LAST_WORDS, Session},
+    session::{
+        Session,
+        buffered::BufferedSession,
+        weft::{Keys, MAX_HANDSHAKE_TAIL, WeftSession},
+    },
     svid::SvidError,
     verify::{self, Peer},
 };
@@ -38,28 +45,66 @@ const MAX_SHOWN: usize = 64 * 1024;
 /// A finished handshake.
 #[derive(Debug)]
 pub(crate) struct Shaken {
-    pub(crate) session: Box<Session>,
-    /// Who the peer is, or why it cannot be anybody.
+    pub(crate) session: Session,
+    /// The peer's identity, or why its certificate gives none.
     pub(crate) peer: Result<Peer, SvidError>,
-    /// How it went, as metrics name it.
+    /// Full or resumed, as metrics name it.
     pub(crate) kind: &'static str,
-    /// What is spoken on it.
+    /// The protocol agreed on.
     pub(crate) alpn: Option<Vec<u8>>,
 }
 
 /// Answers a handshake. `first`: what was read of it already.
 /// Errors: IO, or of rustls inside one of the kind `InvalidData`; the peer was told so.
-pub(crate) async fn accept(config: Arc<ServerConfig>, tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
-    shake(UnbufferedServerConnection::new(config).map_err(invalid)?, tcp, first).await
+pub(crate) async fn accept(
+    records: TlsRecords,
+    config: Arc<ServerConfig>,
+    tcp: TcpStream,
+    first: Bytes,
+) -> io::Result<Shaken> {
+    match records {
+        TlsRecords::Weft => shake(UnbufferedServerConnection::new(config).map_err(invalid)?, tcp, first).await,
+        TlsRecords::Rustls => shake_buffered(ServerConnection::new(config).map_err(invalid)?.into(), tcp, first).await,
+    }
 }
 
 /// Begins a handshake. Errors: as those of [`accept`].
 pub(crate) async fn connect(
+    records: TlsRecords,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     tcp: TcpStream,
 ) -> io::Result<Shaken> {
-    shake(UnbufferedClientConnection::new(config, name).map_err(invalid)?, tcp, Bytes::new()).await
+    match records {
+        TlsRecords::Weft => {
+            shake(UnbufferedClientConnection::new(config, name).map_err(invalid)?, tcp, Bytes::new()).await
+        }
+        TlsRecords::Rustls => {
+            let connection = ClientConnection::new(config, name).map_err(invalid)?;
+            shake_buffered(connection.into(), tcp, Bytes::new()).await
+        }
+    }
+}
+
+/// A handshake whose bytes rustls' own buffers hold.
+async fn shake_buffered(connection: Connection, tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
+    let mut session = Box::new(BufferedSession::new(connection, tcp, first));
+    poll_fn(|cx| session.poll_handshake(cx)).await?;
+    let (peer, kind, alpn) = outcome(session.state());
+    finish(Shaken { session: Session::Rustls(session), peer, kind, alpn }).await
+}
+
+/// What a finished handshake says.
+fn outcome(state: &CommonState) -> (Result<Peer, SvidError>, &'static str, Option<Vec<u8>>) {
+    (verify::peer(state), verify::kind(state), state.alpn_protocol().map(<[u8]>::to_vec))
+}
+
+/// Sends what is left of the handshake, unless bytes of the session follow soon.
+async fn finish(mut shaken: Shaken) -> io::Result<Shaken> {
+    if shaken.alpn.as_deref() != Some(ALPN_HTTP) {
+        shaken.session.flush().await?;
+    }
+    Ok(shaken)
 }
 
 /// Either side of a handshake.
@@ -122,7 +167,8 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
         shown -= discard;
         match step {
             Step::Again => {}
-            Step::Write if !side.state().is_handshaking() && outgoing.len() <= MAX_LAST_WORDS => {}
+            // The last flight is left to the session, unless it is long.
+            Step::Write if !side.state().is_handshaking() && outgoing.len() <= MAX_HANDSHAKE_TAIL => {}
             Step::Write => {
                 tcp.write_all(&outgoing).await?;
                 outgoing.clear();
@@ -150,15 +196,10 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
             }
         }
     }
-    let state = side.state();
-    let (peer, kind) = (verify::peer(state), verify::kind(state));
-    let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
+    let (peer, kind, alpn) = outcome(side.state());
     let (secrets, keys) = side.finish().map_err(invalid)?;
-    let mut session = Box::new(Session::new(tcp, secrets, keys, incoming.to_vec(), outgoing).map_err(invalid)?);
-    if alpn.as_deref() != Some(ALPN_HTTP) {
-        session.flush().await?;
-    }
-    Ok(Shaken { session, peer, kind, alpn })
+    let session = Box::new(WeftSession::new(tcp, secrets, keys, incoming.to_vec(), outgoing).map_err(invalid)?);
+    finish(Shaken { session: Session::Weft(session), peer, kind, alpn }).await
 }
 
 /// Where the record ends that follows what was shown, or no farther where not all of it has come. All that has come where it is

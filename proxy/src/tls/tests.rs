@@ -77,8 +77,8 @@ impl Authority {
         Svid::new(chain, key, roots.iter().map(|root| root.issuer.der().clone()).collect()).unwrap()
     }
 
-    pub(super) fn tls(&self, account: &str, provider: Arc<CryptoProvider>) -> MeshTls {
-        MeshTls::with_provider(self.svid(account, LONG, &[self]), provider).unwrap()
+    pub(super) fn tls(&self, account: &str, records: TlsRecords, provider: Arc<CryptoProvider>) -> MeshTls {
+        MeshTls::with_provider(self.svid(account, LONG, &[self]), records, provider).unwrap()
     }
 }
 
@@ -180,11 +180,36 @@ fn both(kind: &'static str) -> (Result<&'static str, String>, Result<String, Str
     (Ok(kind), Ok(format!("{kind} order")))
 }
 
-#[tokio::test]
-async fn a_second_connection_resumes_with_the_same_identity_on_both_sides() {
+/// Runs the tests below with a client of either record layer. The server's is tokio-rustls.
+macro_rules! with_both {
+    ($($name:ident)*) => {
+        mod weft_records {
+            $(#[tokio::test] async fn $name() { super::$name(super::TlsRecords::Weft).await; })*
+        }
+        mod rustls_records {
+            $(#[tokio::test] async fn $name() { super::$name(super::TlsRecords::Rustls).await; })*
+        }
+    };
+}
+with_both! {
+    a_second_connection_resumes_with_the_same_identity_on_both_sides
+    a_client_keeps_so_many_sessions_for_a_peer
+    another_identity_at_the_same_address_is_offered_no_session_and_refused
+    a_client_whose_root_left_the_servers_trust_does_not_resume
+    a_server_whose_root_left_the_clients_trust_is_offered_nothing
+    a_new_certificate_of_either_side_begins_anew
+    what_a_connection_of_an_old_generation_brings_is_not_kept
+    a_client_whose_certificate_has_ended_does_not_resume
+    a_server_whose_certificate_has_ended_is_offered_nothing
+    a_resumed_connection_takes_no_early_data
+    hostile_tickets_lead_to_a_full_handshake
+    a_ticket_without_its_secret_is_refused
+}
+
+async fn a_second_connection_resumes_with_the_same_identity_on_both_sides(records: TlsRecords) {
     let mesh = Authority::new();
-    let mut server = Server::start(&mesh.tls("product", provider())).await;
-    let client = dialer(mesh.tls("order", provider()));
+    let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+    let client = dialer(mesh.tls("order", records, provider()));
     assert_eq!(server.call(&client, "product").await, both("full"));
     for _ in 0..3 {
         assert_eq!(server.call(&client, "product").await, both("resumed"));
@@ -192,11 +217,10 @@ async fn a_second_connection_resumes_with_the_same_identity_on_both_sides() {
     assert_eq!(kept(&client), "Sessions(1)", "each ticket is used once and brings another");
 }
 
-#[tokio::test]
-async fn a_client_keeps_so_many_sessions_for_a_peer() {
+async fn a_client_keeps_so_many_sessions_for_a_peer(records: TlsRecords) {
     let mesh = Authority::new();
-    let mut server = Server::start(&mesh.tls("product", provider())).await;
-    let client = dialer(mesh.tls("order", provider()));
+    let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+    let client = dialer(mesh.tls("order", records, provider()));
     let mut open = Vec::new();
     for _ in 0..12 {
         open.push(client.mesh(server.address, &identity("product"), Alpn::Tcp, WAIT).await.unwrap());
@@ -208,11 +232,10 @@ async fn a_client_keeps_so_many_sessions_for_a_peer() {
     assert_eq!(kept(&client), "Sessions(8)");
 }
 
-#[tokio::test]
-async fn another_identity_at_the_same_address_is_offered_no_session_and_refused() {
+async fn another_identity_at_the_same_address_is_offered_no_session_and_refused(records: TlsRecords) {
     let mesh = Authority::new();
-    let mut server = Server::start(&mesh.tls("product", provider())).await;
-    let client = dialer(mesh.tls("order", provider()));
+    let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+    let client = dialer(mesh.tls("order", records, provider()));
     assert_eq!(server.call(&client, "product").await, both("full"));
     let (called, seen) = server.call(&client, "billing").await;
     let called = called.unwrap_err();
@@ -220,7 +243,7 @@ async fn another_identity_at_the_same_address_is_offered_no_session_and_refused(
     assert_eq!(seen, Ok("full order".to_owned()));
     assert_eq!(kept(&client), "Sessions(1)", "the refused connection left nothing");
     // Another server at the address, with the identity that is expected now: nothing of the first is offered to it.
-    server.config.store(mesh.tls("billing", provider()).server.clone());
+    server.config.store(mesh.tls("billing", records, provider()).server.clone());
     assert_eq!(server.call(&client, "billing").await, both("full"));
     assert_eq!(server.call(&client, "billing").await, both("resumed"));
     let (called, seen) = server.call(&client, "product").await;
@@ -228,12 +251,11 @@ async fn another_identity_at_the_same_address_is_offered_no_session_and_refused(
     assert_eq!(seen, Ok("full order".to_owned()), "a ticket of the first server opens nothing here");
 }
 
-#[tokio::test]
-async fn a_client_whose_root_left_the_servers_trust_does_not_resume() {
+async fn a_client_whose_root_left_the_servers_trust_does_not_resume(records: TlsRecords) {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let server_svid = |roots: &[&Authority]| MeshTls::new(ours.svid("product", LONG, roots)).unwrap();
+    let server_svid = |roots: &[&Authority]| MeshTls::new(ours.svid("product", LONG, roots), records).unwrap();
     let mut server = Server::start(&server_svid(&[&ours, &theirs])).await;
-    let client = dialer(MeshTls::new(theirs.svid("order", LONG, &[&ours])).unwrap());
+    let client = dialer(MeshTls::new(theirs.svid("order", LONG, &[&ours]), records).unwrap());
     assert_eq!(server.call(&client, "product").await, both("full"));
     assert_eq!(server.call(&client, "product").await, both("resumed"));
     server.config.store(server_svid(&[&ours]).server.clone());
@@ -242,11 +264,10 @@ async fn a_client_whose_root_left_the_servers_trust_does_not_resume() {
     assert!(called.is_err(), "{called:?}");
 }
 
-#[tokio::test]
-async fn a_server_whose_root_left_the_clients_trust_is_offered_nothing() {
+async fn a_server_whose_root_left_the_clients_trust_is_offered_nothing(records: TlsRecords) {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let svid = |roots: &[&Authority]| MeshTls::new(ours.svid("order", LONG, roots)).unwrap();
-    let mut server = Server::start(&MeshTls::new(theirs.svid("product", LONG, &[&ours])).unwrap()).await;
+    let svid = |roots: &[&Authority]| MeshTls::new(ours.svid("order", LONG, roots), records).unwrap();
+    let mut server = Server::start(&MeshTls::new(theirs.svid("product", LONG, &[&ours]), records).unwrap()).await;
     let client = dialer(svid(&[&ours, &theirs]));
     assert_eq!(server.call(&client, "product").await, both("full"));
     assert_eq!(server.call(&client, "product").await, both("resumed"));
@@ -255,15 +276,14 @@ async fn a_server_whose_root_left_the_clients_trust_is_offered_nothing() {
     assert!(called.as_ref().is_err_and(|called| called.contains("UnknownIssuer")), "{called:?}");
 }
 
-#[tokio::test]
-async fn a_new_certificate_of_either_side_begins_anew() {
+async fn a_new_certificate_of_either_side_begins_anew(records: TlsRecords) {
     let mesh = Authority::new();
-    let mut server = Server::start(&mesh.tls("product", provider())).await;
-    let client = dialer(mesh.tls("order", provider()));
+    let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+    let client = dialer(mesh.tls("order", records, provider()));
     for side in ["none", "server", "client"] {
         match side {
-            "server" => server.config.store(mesh.tls("product", provider()).server.clone()),
-            "client" => client.tls.store(Some(Arc::new(mesh.tls("order", provider())))),
+            "server" => server.config.store(mesh.tls("product", records, provider()).server.clone()),
+            "client" => client.tls.store(Some(Arc::new(mesh.tls("order", records, provider())))),
             _ => {}
         }
         assert_eq!(server.call(&client, "product").await, both("full"), "{side}");
@@ -271,13 +291,12 @@ async fn a_new_certificate_of_either_side_begins_anew() {
     }
 }
 
-#[tokio::test]
-async fn what_a_connection_of_an_old_generation_brings_is_not_kept() {
+async fn what_a_connection_of_an_old_generation_brings_is_not_kept(records: TlsRecords) {
     let mesh = Authority::new();
-    let server = Server::start(&mesh.tls("product", provider())).await;
-    let client = dialer(mesh.tls("order", provider()));
+    let server = Server::start(&mesh.tls("product", records, provider())).await;
+    let client = dialer(mesh.tls("order", records, provider()));
     let mut old = client.mesh(server.address, &identity("product"), Alpn::Tcp, WAIT).await.unwrap();
-    client.tls.store(Some(Arc::new(mesh.tls("order", provider()))));
+    client.tls.store(Some(Arc::new(mesh.tls("order", records, provider()))));
     timeout(WAIT, old.read_u8()).await.unwrap().unwrap();
     assert_eq!(kept(&client), "Sessions(0)");
 }
@@ -289,8 +308,7 @@ async fn expiry(not_after: i64) {
     }
 }
 
-#[tokio::test]
-async fn a_client_whose_certificate_has_ended_does_not_resume() {
+async fn a_client_whose_certificate_has_ended_does_not_resume(records: TlsRecords) {
     let mesh = Authority::new();
     for name in ["leaf", "intermediate"] {
         let svid = match name {
@@ -298,8 +316,8 @@ async fn a_client_whose_certificate_has_ended_does_not_resume() {
             _ => mesh.below(SHORT).svid("order", LONG, &[&mesh]),
         };
         let end = unix_now() + i64::try_from(SHORT.as_secs()).unwrap();
-        let mut server = Server::start(&mesh.tls("product", provider())).await;
-        let client = dialer(MeshTls::new(svid).unwrap());
+        let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+        let client = dialer(MeshTls::new(svid, records).unwrap());
         let mut config = client.tls.load_full().unwrap().client.clone();
         config.alpn_protocols = vec![ALPN_TCP.to_vec()];
         config.resumption = Resumption::in_memory_sessions(8);
@@ -319,16 +337,15 @@ async fn a_client_whose_certificate_has_ended_does_not_resume() {
     }
 }
 
-#[tokio::test]
-async fn a_server_whose_certificate_has_ended_is_offered_nothing() {
+async fn a_server_whose_certificate_has_ended_is_offered_nothing(records: TlsRecords) {
     let mesh = Authority::new();
-    let tls = MeshTls::new(mesh.svid("product", SHORT, &[&mesh])).unwrap();
+    let tls = MeshTls::new(mesh.svid("product", SHORT, &[&mesh]), records).unwrap();
     let mut server = Server::start(&tls).await;
     // Its tickets do not end with its certificate.
     let mut config = ServerConfig::clone(&tls.server);
     config.ticketer = Ticketer::new().unwrap();
     server.config.store(Arc::new(config));
-    let client = dialer(mesh.tls("order", provider()));
+    let client = dialer(mesh.tls("order", records, provider()));
     assert_eq!(server.call(&client, "product").await, both("full"));
     assert_eq!(server.call(&client, "product").await, both("resumed"));
     expiry(tls.not_after).await;
@@ -336,11 +353,10 @@ async fn a_server_whose_certificate_has_ended_is_offered_nothing() {
     assert!(called.as_ref().is_err_and(|called| called.contains("Expired")), "{called:?}");
 }
 
-#[tokio::test]
-async fn a_resumed_connection_takes_no_early_data() {
+async fn a_resumed_connection_takes_no_early_data(records: TlsRecords) {
     let mesh = Authority::new();
-    let mut server = Server::start(&mesh.tls("product", provider())).await;
-    let tls = mesh.tls("order", provider());
+    let mut server = Server::start(&mesh.tls("product", records, provider())).await;
+    let tls = mesh.tls("order", records, provider());
     assert!(!tls.client.enable_early_data, "ours sends none");
     let mut config = tls.client.clone();
     config.alpn_protocols = vec![ALPN_TCP.to_vec()];
@@ -378,10 +394,9 @@ impl ProducesTickets for Mangled {
     }
 }
 
-#[tokio::test]
-async fn hostile_tickets_lead_to_a_full_handshake() {
+async fn hostile_tickets_lead_to_a_full_handshake(records: TlsRecords) {
     let mesh = Authority::new();
-    let tls = mesh.tls("product", provider());
+    let tls = mesh.tls("product", records, provider());
     let mut server = Server::start(&tls).await;
     let mangles: [(&str, Mangle); 6] = [
         ("one byte", |_| vec![0]),
@@ -399,7 +414,7 @@ async fn hostile_tickets_lead_to_a_full_handshake() {
         let mut config = ServerConfig::clone(&tls.server);
         config.ticketer = Arc::new(Mangled(tls.server.ticketer.clone(), mangle));
         server.config.store(Arc::new(config));
-        let client = dialer(mesh.tls("order", provider()));
+        let client = dialer(mesh.tls("order", records, provider()));
         for _ in 0..2 {
             assert_eq!(server.call(&client, "product").await, both("full"), "{name}");
         }
@@ -407,20 +422,22 @@ async fn hostile_tickets_lead_to_a_full_handshake() {
     }
 }
 
-#[tokio::test]
-async fn a_ticket_without_its_secret_is_refused() {
-    static STOLEN: parking_lot::Mutex<Option<Vec<u8>>> = parking_lot::Mutex::new(None);
+async fn a_ticket_without_its_secret_is_refused(records: TlsRecords) {
+    static STOLEN: [parking_lot::Mutex<Option<Vec<u8>>>; 2] = [const { parking_lot::Mutex::new(None) }; 2];
     let mesh = Authority::new();
-    let tls = mesh.tls("product", provider());
+    let tls = mesh.tls("product", records, provider());
     let mut server = Server::start(&tls).await;
     let mut config = ServerConfig::clone(&tls.server);
     // Everybody gets the ticket that the first one got.
-    config.ticketer =
-        Arc::new(Mangled(tls.server.ticketer.clone(), |ticket| STOLEN.lock().get_or_insert(ticket).clone()));
+    let steal: Mangle = match records {
+        TlsRecords::Weft => |ticket| STOLEN[0].lock().get_or_insert(ticket).clone(),
+        TlsRecords::Rustls => |ticket| STOLEN[1].lock().get_or_insert(ticket).clone(),
+    };
+    config.ticketer = Arc::new(Mangled(tls.server.ticketer.clone(), steal));
     server.config.store(Arc::new(config));
-    let owner = dialer(mesh.tls("owner", provider()));
+    let owner = dialer(mesh.tls("owner", records, provider()));
     assert_eq!(server.call(&owner, "product").await.1, Ok("full owner".to_owned()));
-    let thief = dialer(mesh.tls("order", provider()));
+    let thief = dialer(mesh.tls("order", records, provider()));
     assert_eq!(server.call(&thief, "product").await, both("full"));
     let (called, seen) = server.call(&thief, "product").await;
     assert!(called.is_err() && seen.as_ref().is_err_and(|seen| seen.contains("IncorrectBinder")), "{seen:?}");

@@ -77,7 +77,7 @@ impl Dialer {
         };
         let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let shaken = handshake::connect(config, name, tcp).await.map_err(refused)?;
+        let shaken = handshake::connect(tls.records, config, name, tcp).await.map_err(refused)?;
         let peer = verify::expect(shaken.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
         if shaken.alpn.as_deref() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));

@@ -123,3 +123,7 @@ async fn failures_of_the_proxy_are_told_as_a_grpc_status() {
     assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"14".parse().unwrap()));
     assert!(answer.headers()["grpc-message"].to_str().unwrap().starts_with("weft: connect failed"));
 }
+
+crate::records::with_rustls! {
+    a_bidirectional_stream_goes_back_and_forth
+}

@@ -416,3 +416,8 @@ async fn an_application_that_closes_idle_connections_soon_costs_no_post() {
     }
     assert!(once(mesh.address, "POST", "/").await.starts_with("HTTP/1.1 200"));
 }
+
+crate::records::with_rustls! {
+    an_answer_that_breaks_off_is_never_made_to_look_whole
+    an_http1_caller_that_breaks_off_is_noticed_at_the_application
+}

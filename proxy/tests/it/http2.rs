@@ -400,3 +400,11 @@ async fn a_request_keeps_its_two_cookie_lines_together_for_an_http1_application(
     // RFC 9113 §8.2.3
     assert_eq!(text(client.send_request(request).await.unwrap()).await.unwrap(), "a=1; b=2");
 }
+
+crate::records::with_rustls! {
+    streams_of_one_connection_run_at_once
+    a_hundred_mebibytes_arrive_whole_both_ways
+    a_slow_reader_makes_the_application_wait
+    a_slow_application_makes_the_caller_wait
+    a_cancelled_call_is_cancelled_at_the_application
+}

@@ -23,6 +23,7 @@ mod limits;
 mod pair;
 mod path;
 mod plane;
+mod records;
 mod resumption;
 mod retry;
 mod revoke;

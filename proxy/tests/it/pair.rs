@@ -55,7 +55,7 @@ impl Authority {
     /// A certificate for an account, good or expired.
     pub(crate) fn svid(&self, account: &str, good: bool) -> MeshTls {
         let (leaf, key) = self.leaf(account, good);
-        MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap()).unwrap()
+        MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap(), crate::records::used()).unwrap()
     }
 
     /// The client's side of mesh TLS without a proxy around it. It does not look at who answers.

@@ -71,3 +71,7 @@ async fn a_pair_resumes_and_policy_still_knows_the_caller() {
     assert!(echoes(address).await);
     assert_eq!((handshakes(&client, "outbound"), handshakes(&server, "inbound")), ((3.0, 3.0), (3.0, 3.0)));
 }
+
+crate::records::with_rustls! {
+    a_pair_resumes_and_policy_still_knows_the_caller
+}

@@ -123,3 +123,8 @@ async fn a_peer_whose_root_was_taken_out_gets_no_request_on_an_old_connection() 
     let answer = once(address, "GET", "/").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
+
+crate::records::with_rustls! {
+    a_new_certificate_is_shown_from_the_next_request_on
+    a_peer_whose_root_was_taken_out_gets_no_request_on_an_old_connection
+}

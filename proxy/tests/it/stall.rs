@@ -221,3 +221,8 @@ impl Authority {
         TlsConnector::from(config).connect(name, TcpStream::connect(at).await.unwrap()).await.unwrap()
     }
 }
+
+crate::records::with_rustls! {
+    silence_after_the_handshake_of_the_hop_is_closed
+    garbage_inside_mesh_tls_hurts_only_its_connection
+}

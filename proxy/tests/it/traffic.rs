@@ -302,3 +302,14 @@ async fn draining_finishes_what_runs_and_ends_idle_connections() {
     assert!(answer.ends_with("done"), "{answer}");
     assert!(!mesh.outbound.drain().has_begun() || mesh.outbound.worker.connections.is_empty());
 }
+
+crate::records::with_rustls! {
+    requests_cross_the_hop_and_the_application_learns_who_calls
+    bodies_stream_both_ways
+    a_websocket_upgrade_becomes_a_tunnel
+    opaque_bytes_pass_and_so_does_a_server_that_speaks_first
+    a_peer_with_another_identity_gets_nothing
+    certificates_that_are_expired_or_from_another_root_are_refused_both_ways
+    draining_ends_what_is_idle_at_once
+    draining_finishes_what_runs_and_ends_idle_connections
+}

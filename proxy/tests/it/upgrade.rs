@@ -142,3 +142,8 @@ async fn the_method_of_an_upgrade_is_kept() {
     let answer = exchange(&mut client, request, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
 }
+
+crate::records::with_rustls! {
+    a_tunnel_ends_when_the_application_closes_and_all_bytes_have_arrived
+    a_tunnel_ends_when_the_caller_closes
+}
