@@ -217,10 +217,10 @@ pub struct ProxyTls {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsRecords {
-    /// The proxy's own: less CPU for each byte and less memory for each connection.
+    /// The proxy's own, with less CPU for each byte and less memory for each connection.
     #[default]
     Weft,
-    /// That of the library that shakes hands: for the case of a fault in the proxy's own.
+    /// That of rustls, for the case of a fault in the proxy's own.
     Rustls,
 }
 

@@ -98,6 +98,30 @@ fn every_protocol_crosses_two_proxies_by_name_and_by_both_families() {
 }
 
 #[test]
+fn proxies_with_either_record_layer_talk_to_each_other_both_ways() {
+    both_ways("mesh-records", |mesh| {
+        let own = mesh.workload(app::workload("own-1").account("own"))?;
+        let rustls = app::workload("rustls-1").account("rustls").spec("tls", json!({"records": "rustls"}));
+        let rustls = mesh.workload(rustls)?;
+        let (own_addresses, rustls_addresses) = (mesh.service("own", &PORTS)?, mesh.service("rustls", &PORTS)?);
+        mesh.settings(&json!({"inbound": "strict"}))?;
+        mesh.up()?;
+        let _apps = [app::start(&own)?, app::start(&rustls)?];
+        for (client, server, name, addresses) in
+            [(&own, "rustls", "rustls-1", rustls_addresses), (&rustls, "own", "own-1", own_addresses)]
+        {
+            traffic::http1(client, server, app::HTTP)?;
+            traffic::http2(client, server, app::HTTP2)?;
+            traffic::grpc_and_websocket(client, server, name, app::GRPC, app::HTTP)?;
+            for address in addresses {
+                traffic::tcp(client, address, app::TCP, app::GREET, name)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn nothing_readable_crosses_the_wire() {
     both_ways("mesh-wire", |mesh| {
         let (client, server, _app) = pair(mesh, Workload::of("client"))?;

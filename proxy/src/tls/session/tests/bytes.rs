@@ -10,11 +10,11 @@ use super::*;
 async fn bytes_of_any_size_pass_both_ways_and_keys_change_on_the_way() {
     for records in PAIRS {
         let (client, server) = pair(records).await;
-        exchange(client, server).await;
+        exchange(client, server, amount(records)).await;
         let (mut client, mut server) = pair(records).await;
         client.change_keys(3);
         server.change_keys(50);
-        exchange(client, server).await;
+        exchange(client, server, amount(records)).await;
     }
 }
 
@@ -29,7 +29,7 @@ async fn rustls_own_records_are_understood_and_understand_ours() {
     let (mut client, mut server) = (client.unwrap(), server.unwrap().session);
     client.get_mut().1.refresh_traffic_keys().unwrap();
     server.change_keys(20);
-    exchange(client, server).await;
+    exchange(client, server, amount([Weft, Weft])).await;
 
     let (client, server) = sockets().await;
     let (client, server) = tokio::join!(
@@ -38,7 +38,7 @@ async fn rustls_own_records_are_understood_and_understand_ours() {
     );
     let (client, mut server) = (client.unwrap().session, server.unwrap());
     server.get_mut().1.refresh_traffic_keys().unwrap();
-    exchange(client, server).await;
+    exchange(client, server, amount([Weft, Weft])).await;
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn a_relay_carries_bytes_of_any_size_both_ways_while_keys_change() {
     for records in PAIRS {
         for change_keys in [None, Some(3), Some(50)] {
             let ([one, other], mut proxies) = relayed(records, change_keys).await;
-            exchange(one, other).await;
+            exchange(one, other, amount(records)).await;
             while let Some(ended) = timeout(WAIT, proxies.join_next()).await.unwrap() {
                 ended.unwrap().unwrap();
             }
