@@ -4,35 +4,35 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 
-/// Steer a Weft mesh: say what you want, see what runs, go back
+/// Configure and inspect a Weft mesh
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, after_help = EXAMPLES, max_term_width = 100, arg_required_else_help = true)]
 pub struct Args {
-    /// Where the control plane is, and as whom.
+    /// Address of the control plane, and credentials.
     #[command(flatten)]
     pub connection: Connection,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  weft demo                               see all of it on this machine (as root)
+  weft demo                               the mesh on this machine, step by step (as root)
   weft apply -f shop.yaml -m \"first try\"
   weft get services -A
   weft status
   weft history show 12
   weft rollback 11
 
-Without --server, weft talks to the control plane on this machine through /var/lib/weft/api.sock.
-Exit codes: 0 done, 1 failed, 64 wrong command line.";
+Without --server, weft uses the socket of the control plane on this machine, /var/lib/weft/api.sock.
+Exit codes: 0 success, 1 failure, 64 wrong command line.";
 
-/// Where the control plane is, and as whom.
+/// Address of the control plane, and credentials.
 #[derive(Debug, Clone, Default, ClapArgs)]
 #[command(next_help_heading = "Connection")]
 pub struct Connection {
-    /// The control plane: https://host[:port] (port 8080 when left out), or unix:PATH of its socket
+    /// The control plane: https://host[:port] (default port 8080), or unix:PATH for its socket
     #[arg(long, global = true, env = "WEFT_SERVER", value_name = "URL|unix:PATH")]
     pub server: Option<String>,
     /// Admin token; not needed on the Unix socket
@@ -41,10 +41,10 @@ pub struct Connection {
     /// File with the admin token
     #[arg(long, global = true, env = "WEFT_TOKEN_FILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub token_file: Option<PathBuf>,
-    /// PEM file with the root that the control plane's certificate comes from
+    /// PEM file with the root certificate that verifies the control plane
     #[arg(long, global = true, env = "WEFT_CA", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ca: Option<PathBuf>,
-    /// Who changes something, for the history [default: the user's name]
+    /// Author of a change, recorded in the history [default: the user's name]
     #[arg(long, global = true, env = "WEFT_AUTHOR", value_name = "NAME")]
     pub author: Option<String>,
 }
@@ -52,22 +52,22 @@ pub struct Connection {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Create or change objects; all of them or, if one is wrong, none
+    /// Create or change objects: all of them, or none if one is invalid
     Apply(Apply),
     /// Print objects
     Get(Get),
     /// Delete objects
     Delete(Delete),
-    /// Print the revisions, newest first, or what one of them changed
+    /// Print the revisions, newest first, or the changes of one revision
     History(History),
-    /// Make the objects as they were at a revision; this is a new revision too
+    /// Restore the objects of an earlier revision, as a new revision
     Rollback(Rollback),
     /// Print the proxies: identity, revision, certificate, health
     Status(Status),
-    /// Join tokens, with which a proxy enrols for the first time, and the admin token
+    /// Manage join tokens, with which a proxy enrols for the first time, and the admin token
     #[command(subcommand)]
     Token(Token),
-    /// Bring up a shop in the mesh on this machine, and show what the mesh does (as root)
+    /// Run a shop in the mesh on this machine, as a guided tour or as a test (as root)
     Demo(Demo),
     /// Print a completion script for a shell
     Completion(Completion),
@@ -75,7 +75,7 @@ pub enum Command {
     Version,
 }
 
-/// How something is printed.
+/// Output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
@@ -83,7 +83,7 @@ pub enum Format {
     Table,
     /// For scripts: stable.
     Json,
-    /// The shape of `apply`.
+    /// As `apply` accepts it.
     Yaml,
 }
 
@@ -99,13 +99,13 @@ pub struct Apply {
     /// File, directory (its .yaml, .yml and .json files) or - for standard input; repeatable
     #[arg(short, long, required = true, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     pub file: Vec<PathBuf>,
-    /// Check and say what would change, but change nothing
+    /// Validate and print the changes without making them
     #[arg(long)]
     pub dry_run: bool,
-    /// Why; kept with the revision
+    /// Reason for the change; recorded with the revision
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
-    /// How to print what changed
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -115,33 +115,33 @@ pub struct Apply {
 #[command(after_help = "\
 Examples:
   weft get svc                            services of the namespace `default`
-  weft get httproutes -A                  of all namespaces
+  weft get httproutes -A                  routes of all namespaces
   weft get gateway edge -n shop -o yaml
   weft get workloads -l app=product,version=v2
-  weft get kinds                          the kinds there are")]
+  weft get kinds                          the names of all kinds")]
 pub struct Get {
-    /// Kind: singular, plural or short (svc, route, gw, ap, tp, wl, mc)
+    /// Kind: singular, plural or short name (svc, route, gw, ap, tp, wl, mc)
     pub kind: String,
     /// Name of one object
     pub name: Option<String>,
-    /// Where to look.
+    /// The namespaces.
     #[command(flatten)]
     pub scope: Scope,
     /// Only objects with these labels
     #[arg(short = 'l', long = "label", value_name = "KEY=VALUE,…")]
     pub labels: Option<String>,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
 
-/// In which namespace.
+/// One namespace, or all.
 #[derive(Debug, ClapArgs)]
 pub struct Scope {
     /// Namespace
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
-    /// Every namespace
+    /// All namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
 }
@@ -153,15 +153,15 @@ Examples:
   weft delete httproute product -n shop
   weft delete -f shop.yaml")]
 pub struct Delete {
-    /// Kind: singular, plural or short
+    /// Kind: singular, plural or short name
     #[arg(required_unless_present = "file", requires = "name", conflicts_with = "file")]
     pub kind: Option<String>,
     /// Name of the object
     pub name: Option<String>,
-    /// Why; kept with the revision
+    /// Reason for the change; recorded with the revision
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
-    /// Delete the objects that this file, directory or - (standard input) names; repeatable
+    /// Delete the objects in this file, directory or - (standard input); repeatable
     #[arg(short, long, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     pub file: Vec<PathBuf>,
     /// Namespace
@@ -180,13 +180,13 @@ Examples:
   weft history show 12"
 )]
 pub struct History {
-    /// One of them.
+    /// `show`, or none for the list.
     #[command(subcommand)]
     pub command: Option<HistoryCommand>,
-    /// How many
+    /// Number of revisions
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: u32,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -194,11 +194,11 @@ pub struct History {
 /// `weft history show`
 #[derive(Debug, Subcommand)]
 pub enum HistoryCommand {
-    /// Print one revision with its differences to the one before
+    /// Print one revision and its differences from the previous one
     Show {
         /// Number of the revision
         revision: u64,
-        /// How to print
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
@@ -208,17 +208,17 @@ pub enum HistoryCommand {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  weft history                            find the revision that was good
+  weft history                            find the last working revision
   weft rollback 11
 
-Registered workloads are not touched: what runs is not a matter of revisions.")]
+Registered workloads are not part of a revision and do not change.")]
 pub struct Rollback {
-    /// Number of the revision to go back to
+    /// Number of the revision to restore
     pub revision: u64,
-    /// Why; kept with the new revision
+    /// Reason for the rollback; recorded with the new revision
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -234,7 +234,7 @@ pub struct Status {
     /// Only proxies of this namespace
     #[arg(short, long, value_name = "NAME")]
     pub namespace: Option<String>,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }
@@ -242,54 +242,54 @@ pub struct Status {
 /// `weft token`
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Make a join token and print it; it is not shown again
+    /// Create a join token and print it; it is not shown again
     #[command(after_help = "\
 Examples:
   weft token create -n shop --service-account order > /run/weft/token
   weft token create -n shop --service-account product --reusable --ttl 7d
 
-The proxy's file names it: controlPlane.joinTokenFile.")]
+In the proxy's file: spec.controlPlane.joinTokenFile.")]
     Create {
         /// Namespace of the workload
         #[arg(short, long, value_name = "NAME")]
         namespace: String,
-        /// Service account of the workload: with the namespace, its identity
+        /// Service account of the workload; with the namespace it forms the identity
         #[arg(short, long, value_name = "NAME")]
         service_account: String,
-        /// How long it can be used, for example 30m, 24h or 7d
+        /// Lifetime, for example 30m, 24h or 7d
         #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
         ttl: Duration,
-        /// Usable by several proxies, not only by the first
+        /// Valid for any number of proxies instead of one
         #[arg(long)]
         reusable: bool,
-        /// How to print; table prints the token alone on standard output
+        /// Output format; table prints only the token on standard output
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Print the join tokens (not their secrets)
+    /// Print the join tokens, without their secrets
     #[command(after_help = "\
 Examples:
   weft token list
   weft token list -o json")]
     List {
-        /// How to print
+        /// Output format
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
     },
-    /// Make a join token useless
+    /// Revoke a join token
     #[command(after_help = "\
 Examples:
   weft token revoke 1f0c5a")]
     Revoke {
-        /// Its id, as `weft token list` prints it
+        /// Id of the token, as `weft token list` prints it
         id: String,
     },
-    /// Make a new admin token and print it; the old one is unknown from then on. Only on the control plane's machine
+    /// Replace the admin token and print the new one; the old one is no longer valid. Only on the control plane's machine
     #[command(after_help = "\
 Examples:
   weft --server unix:/var/lib/weft/api.sock token admin > admin-token
 
-For a lost or stolen admin token. It needs the Unix socket, which the control plane's user and root can open.")]
+For a lost or stolen admin token. Requires the Unix socket, which only the control plane's user and root can open.")]
     Admin,
 }
 
@@ -297,28 +297,28 @@ For a lost or stolen admin token. It needs the Unix socket, which the control pl
 #[derive(Debug, Clone, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  weft demo                               the story, then it stays up until Ctrl-C
-  weft demo --check                       every step asserted, one line per check
-  weft demo --cleanup                     remove what a killed demo left
+  weft demo                               the tour; then the shop runs until Ctrl-C
+  weft demo --check                       assert every step, one line per check
+  weft demo --cleanup                     remove the remains of a killed demo
 
-Needs root: it makes network namespaces (weft-demo-…) and nftables rules in them, and removes them again.")]
+Requires root: the demo creates network namespaces (weft-demo-…) with nftables rules, and removes them at its end.")]
 pub struct Demo {
-    /// Assert every step without a terminal; the last line is `demo: N passed, M failed`
+    /// Assert every step, for use without a terminal; the last line is `demo: N passed, M failed`
     #[arg(long)]
     pub check: bool,
-    /// Only remove what an earlier demo left behind
+    /// Remove the remains of an earlier demo, and exit
     #[arg(long, conflicts_with = "check")]
     pub cleanup: bool,
-    /// Where the shop's edge is reachable on this machine (port 0 picks a free one) [default: 127.0.0.1:8888, or a free port when that is taken or with --check]
+    /// Address of the shop's edge on this machine; port 0 selects a free one [default: 127.0.0.1:8888; a free port if that is in use, or with --check]
     #[arg(long, value_name = "ADDR:PORT")]
     pub edge: Option<SocketAddr>,
-    /// Requests a second of the load generator
+    /// Requests per second of the load generator
     #[arg(long, value_name = "N", default_value = "60", value_parser = clap::value_parser!(u32).range(1..=2000))]
     pub rps: u32,
-    /// Where the programs weft-proxy, weft-control-plane, shop-order and shop-load are [default: beside weft]
+    /// Directory of weft-proxy, weft-control-plane, shop-order and shop-load [default: the directory of weft]
     #[arg(long, env = "WEFT_BIN", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bin: Option<PathBuf>,
-    /// Where the shop is: deploy/demo of the repository [default: looked for above this program and above here]
+    /// Directory deploy/demo of the repository [default: searched in the parents of the current directory and of the program]
     #[arg(long, env = "WEFT_DEMO", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub shop: Option<PathBuf>,
 }
@@ -331,7 +331,7 @@ Examples:
   weft completion zsh > ~/.zfunc/_weft
   weft completion fish > ~/.config/fish/completions/weft.fish")]
 pub struct Completion {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -349,7 +349,7 @@ pub enum Shell {
 ///
 /// Errors: no number, no unit, or too large.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} needs a number with a unit, such as 30s, 15m, 24h or 7d");
+    let wrong = || format!("expected a number with a unit, such as 30s, 15m, 24h or 7d");
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
     let milliseconds: u64 = match unit {
@@ -370,7 +370,7 @@ mod tests {
 
     use super::*;
 
-    /// Every line `  weft …` below "Examples:", without the remark that two or more spaces set apart.
+    /// Every line `  weft …` below "Examples:", without the remark after two or more spaces.
     fn examples(command: &clap::Command, found: &mut Vec<String>) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         for line in help.lines().filter_map(|line| line.strip_prefix("  ")) {

@@ -1,5 +1,5 @@
-//! Requests to the control plane's REST API: HTTP/1.1 over TLS or over its Unix socket, a connection a request.
-//! Bounds: 5 s to connect, 60 s for an answer, 64 MiB of it.
+//! Requests to the control plane's REST API: HTTP/1.1 over TLS or over its Unix socket, one connection per request.
+//! Bounds: 5 s to connect, 60 s for a response, 64 MiB of response body.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,10 +21,10 @@ use tokio_rustls::TlsConnector;
 use crate::config::{Server, Settings};
 
 const CONNECT: Duration = Duration::from_secs(5);
-const ANSWER: Duration = Duration::from_secs(60);
-const MAX_ANSWER: usize = 64 << 20;
+const RESPONSE: Duration = Duration::from_secs(60);
+const MAX_RESPONSE: usize = 64 << 20;
 
-/// Speaks to one control plane. Cheap to clone.
+/// A client of one control plane. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     server: Server,
@@ -33,102 +33,102 @@ pub struct Client {
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// What an object is wrong about.
+/// One mistake in an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Detail {
     /// Path such as `spec.rules[0].matches[0].path.value`.
     pub field: String,
-    /// What is wrong there.
+    /// The reason, without the field.
     pub reason: String,
     /// `Kind/namespace/name`.
     pub object: Option<String>,
-    /// Which document of the request, from 0.
+    /// Index of the document in the request, from 0.
     pub document: Option<usize>,
 }
 
-/// A request that did not do what it should.
+/// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers there.
+    /// The connection could not be opened.
     #[error("cannot reach the control plane at {server}")]
     Connect {
-        /// Where.
+        /// The control plane.
         server: Server,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It did not answer in time.
-    #[error("the control plane at {server} did not answer within {limit:?}")]
-    Slow {
-        /// Where.
+    /// No connection or response in time.
+    #[error("the control plane at {server} did not respond within {limit:?}")]
+    Timeout {
+        /// The control plane.
         server: Server,
-        /// How long we waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// The CA file is not usable.
+    /// The CA file is unusable.
     #[error("--ca {}: {reason}", path.display())]
     Ca {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// No root to check the certificate against.
-    #[error("nothing to check the certificate of {0} against")]
+    /// No root certificate was given.
+    #[error("no root certificate to verify {0} with")]
     NoCa(Server),
-    /// Not a name that a certificate can carry.
+    /// The host cannot appear in a certificate.
     #[error("{0:?} is neither an address nor a DNS name")]
     Name(String),
-    /// The certificate is not the right one.
+    /// The TLS handshake failed, for example because of the certificate.
     #[error("the TLS handshake with {server} failed")]
     Tls {
-        /// Where.
+        /// The control plane.
         server: Server,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The connection broke.
-    #[error("the connection to {server} broke")]
-    Broken {
-        /// Where.
+    /// The connection failed during the request.
+    #[error("the connection to {server} failed")]
+    Connection {
+        /// The control plane.
         server: Server,
-        /// Why.
+        /// The cause.
         source: hyper::Error,
     },
-    /// The answer is not one of this API.
-    #[error("{server} gave an answer that is not this API's ({status}: {reason})")]
-    Answer {
-        /// Where.
+    /// The response is not one of this API.
+    #[error("unexpected response from {server} ({status}: {reason})")]
+    Response {
+        /// The control plane.
         server: Server,
-        /// Its status.
+        /// The status of the response.
         status: StatusCode,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// It said no.
+    /// The control plane rejected the request.
     #[error("{message}")]
-    Refused {
-        /// Its status.
+    Rejected {
+        /// The status of the response.
         status: StatusCode,
-        /// Its words.
+        /// The error of the response.
         message: String,
-        /// One for each mistake.
+        /// One per mistake.
         details: Vec<Detail>,
     },
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct Rejection {
     error: String,
     #[serde(default)]
     details: Vec<Detail>,
 }
 
 impl Client {
-    /// Prepares; connects with each request.
+    /// Reads the CA file; connects later, once per request.
     ///
-    /// Errors: the CA file, if there is one.
+    /// Errors: the CA file is missing or unusable.
     pub fn new(settings: &Settings) -> Result<Self, ClientError> {
         let tls = match (&settings.server, &settings.ca) {
             (Server::Unix(_), _) => None,
@@ -141,7 +141,7 @@ impl Client {
                     roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
                 }
                 if roots.is_empty() {
-                    return Err(wrong("has no certificate in PEM".into()));
+                    return Err(wrong("contains no PEM certificate".into()));
                 }
                 let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
                 let config = ClientConfig::builder_with_provider(provider)
@@ -161,21 +161,21 @@ impl Client {
         Ok(Self { server: settings.server.clone(), token, author, tls })
     }
 
-    /// Where it connects to.
+    /// The address of the control plane.
     pub fn server(&self) -> &Server {
         &self.server
     }
 
-    /// `GET`; the JSON of the answer.
+    /// `GET`; the JSON of the response.
     ///
     /// Errors: [`ClientError`].
     pub async fn read(&self, path: &str) -> Result<Value, ClientError> {
         self.request(Method::GET, path, None).await
     }
 
-    /// A request with or without a body of this content type; the JSON of the answer, `null` when it has none.
+    /// A request with an optional body (content type, bytes); the JSON of the response, `null` for an empty one.
     ///
-    /// Errors: [`ClientError`]; `Refused` for every status that is not 2xx.
+    /// Errors: [`ClientError`]; `Rejected` for every status other than 2xx.
     pub async fn request(
         &self,
         method: Method,
@@ -183,16 +183,16 @@ impl Client {
         body: Option<(&'static str, Bytes)>,
     ) -> Result<Value, ClientError> {
         let (status, bytes) = self.exchange(method, path, body).await?;
-        let wrong = |reason: String| ClientError::Answer { server: self.server.clone(), status, reason };
+        let wrong = |reason: String| ClientError::Response { server: self.server.clone(), status, reason };
         if status.is_success() {
             return match bytes.is_empty() {
                 true => Ok(Value::Null),
                 false => serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string())),
             };
         }
-        match serde_json::from_slice::<Refusal>(&bytes) {
-            Ok(Refusal { error, details }) => Err(ClientError::Refused { status, message: error, details }),
-            Err(_not_ours) => {
+        match serde_json::from_slice::<Rejection>(&bytes) {
+            Ok(Rejection { error, details }) => Err(ClientError::Rejected { status, message: error, details }),
+            Err(_other_format) => {
                 let text: String =
                     String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(200).collect();
                 Err(wrong(text))
@@ -207,7 +207,7 @@ impl Client {
         body: Option<(&'static str, Bytes)>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let connect = |source| ClientError::Connect { server: self.server.clone(), source };
-        let slow = |limit| ClientError::Slow { server: self.server.clone(), limit };
+        let slow = |limit| ClientError::Timeout { server: self.server.clone(), limit };
         match &self.server {
             Server::Unix(path_of_socket) => {
                 let stream = timeout(CONNECT, UnixStream::connect(path_of_socket)).await;
@@ -229,6 +229,7 @@ impl Client {
         }
     }
 
+    /// Sends one request over an open stream.
     async fn over<S>(
         &self,
         stream: S,
@@ -240,18 +241,18 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let broken = |source| ClientError::Broken { server: self.server.clone(), source };
+        let broken = |source| ClientError::Connection { server: self.server.clone(), source };
         let (content_type, body) = body.map_or((None, Bytes::new()), |(kind, body)| (Some(kind), body));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        let not_ours = |reason: String| ClientError::Answer {
+        let invalid = |reason: String| ClientError::Response {
             server: self.server.clone(),
             status: StatusCode::BAD_REQUEST,
             reason,
         };
-        *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| not_ours(error.to_string()))?;
+        *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| invalid(error.to_string()))?;
         let headers = request.headers_mut();
-        let host = HeaderValue::from_str(authority).map_err(|error| not_ours(error.to_string()))?;
+        let host = HeaderValue::from_str(authority).map_err(|error| invalid(error.to_string()))?;
         headers.insert(header::HOST, host);
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(kind) = content_type {
@@ -263,74 +264,76 @@ impl Client {
         if let Some(token) = &self.token {
             headers.insert(header::AUTHORIZATION, token.clone());
         }
-        let answer = async {
+        // One limit covers handshake, head and body: a control plane that stalls anywhere is reported alike.
+        let response = async {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
             let driver = tokio::spawn(connection);
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+            // The connection serves no other request.
             driver.abort();
-            let body = body.map_err(|error| ClientError::Answer {
+            let body = body.map_err(|error| ClientError::Response {
                 server: self.server.clone(),
                 status,
                 reason: error.to_string(),
             })?;
             Ok((status, body.to_bytes()))
         };
-        timeout(ANSWER, answer)
+        timeout(RESPONSE, response)
             .await
-            .map_err(|_elapsed| ClientError::Slow { server: self.server.clone(), limit: ANSWER })?
+            .map_err(|_elapsed| ClientError::Timeout { server: self.server.clone(), limit: RESPONSE })?
     }
 }
 
 impl ClientError {
-    /// What to do about it, for people; one sentence or two.
+    /// A suggestion for the user, of one or two sentences.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Connect { server: Server::Unix(path), source } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some(format!(
-                    "Only the control plane's user may open {}: run weft as that user (sudo), or use --server https://… with --token.",
+                    "Only the control plane's user and root can open {}: run weft as that user (sudo), or use --server https://… with --token.",
                     path.display()
                 ))
             }
             Self::Connect { server: Server::Unix(_), .. } => Some(
                 "Is a control plane running on this machine? Start one with `weft-control-plane --data-dir DIR`, \
-                 or point to one: --server https://HOST:8080, or --server unix:DIR/api.sock."
+                 or name another: --server https://HOST:8080, or --server unix:DIR/api.sock."
                     .to_owned(),
             ),
-            Self::Connect { .. } | Self::Slow { .. } => Some(
-                "Is the control plane running, and is this its API address (port 8080)? Point to it with --server or WEFT_SERVER."
+            Self::Connect { .. } | Self::Timeout { .. } => Some(
+                "Is the control plane running, and is this its API address (port 8080)? Set the address with --server or WEFT_SERVER."
                     .to_owned(),
             ),
             Self::NoCa(_) => Some(
-                "Give the mesh's root: --ca FILE or WEFT_CA. The control plane keeps it as root.pem in its data directory."
+                "Give the mesh's root: --ca FILE or WEFT_CA. It is root.pem in the control plane's data directory."
                     .to_owned(),
             ),
             Self::Tls { .. } => Some(
-                "Is --ca the root of this mesh, and is the host in the certificate? `weft-control-plane --advertise NAME` adds names to it."
+                "Is --ca the root of this mesh, and does the certificate contain the host? `weft-control-plane --advertise NAME` adds a name."
                     .to_owned(),
             ),
-            Self::Refused { status: StatusCode::UNAUTHORIZED, .. } => Some(
+            Self::Rejected { status: StatusCode::UNAUTHORIZED, .. } => Some(
                 "Give an admin token: --token-file FILE, --token or WEFT_TOKEN. The control plane printed one at its first start; \
-                 on its machine, its Unix socket needs none."
+                 its Unix socket, on its machine, needs no token."
                     .to_owned(),
             ),
-            Self::Refused { status: StatusCode::FORBIDDEN, .. } => {
-                Some("This token may not do that: use an admin token.".to_owned())
+            Self::Rejected { status: StatusCode::FORBIDDEN, .. } => {
+                Some("This token does not permit the request: use an admin token.".to_owned())
             }
-            Self::Answer { .. } => Some("Is --server really a Weft control plane, of this version?".to_owned()),
-            Self::Ca { .. } | Self::Name(_) | Self::Broken { .. } | Self::Refused { .. } => None,
+            Self::Response { .. } => Some("Is --server the API of a Weft control plane of this version?".to_owned()),
+            Self::Ca { .. } | Self::Name(_) | Self::Connection { .. } | Self::Rejected { .. } => None,
         }
     }
 
-    /// Whether the control plane says that there is no such thing.
+    /// Whether the object or path does not exist (404).
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Refused { status: StatusCode::NOT_FOUND, .. })
+        matches!(self, Self::Rejected { status: StatusCode::NOT_FOUND, .. })
     }
 }
 
-/// Escapes what a path segment or query value may not contain (RFC 3986 §2.1).
+/// Percent-encodes a path segment or query value (RFC 3986 §2.1).
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -353,18 +356,18 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_what_to_do() {
+    fn errors_suggest_a_remedy() {
         let server = Server::Unix("/x.sock".into());
-        let refused = |status| ClientError::Refused { status, message: String::new(), details: vec![] };
+        let rejected = |status| ClientError::Rejected { status, message: String::new(), details: vec![] };
         let connect = |kind: io::ErrorKind| ClientError::Connect { server: server.clone(), source: kind.into() };
         for (error, word) in [
             (connect(io::ErrorKind::NotFound), "weft-control-plane --data-dir"),
             (connect(io::ErrorKind::PermissionDenied), "sudo"),
-            (refused(StatusCode::UNAUTHORIZED), "--token-file"),
+            (rejected(StatusCode::UNAUTHORIZED), "--token-file"),
             (ClientError::NoCa(server.clone()), "--ca"),
         ] {
             assert!(error.hint().unwrap().contains(word), "{error}");
         }
-        assert_eq!(refused(StatusCode::CONFLICT).hint(), None);
+        assert_eq!(rejected(StatusCode::CONFLICT).hint(), None);
     }
 }

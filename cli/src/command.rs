@@ -1,4 +1,4 @@
-//! One file a command. Each asks the control plane and prints the answer; the decisions are the control plane's.
+//! The commands, one file each: send a request, print the response. All decisions are the control plane's.
 
 pub mod apply;
 pub mod completion;
@@ -12,19 +12,19 @@ pub mod token;
 
 use crate::{args::Connection, client::Client, config::Settings};
 
-/// A command line that clap lets through and we do not.
+/// A wrong command line that clap accepts.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// A failure that has been told already; only the exit code is left.
+/// A failure that has been printed already; it only sets the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("failed")]
-pub struct AlreadyTold;
+pub struct Reported;
 
-/// A client for what the command line says.
+/// A client for the connection flags of the command line.
 ///
-/// Errors: a setting that cannot be used.
+/// Errors: an invalid setting.
 pub(crate) fn client(connection: &Connection) -> anyhow::Result<Client> {
     Ok(Client::new(&Settings::of(connection)?)?)
 }

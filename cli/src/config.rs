@@ -1,4 +1,4 @@
-//! Where the control plane is, from flags and environment. The only reader of the environment (besides clap).
+//! The address and credentials of the control plane, from flags and environment. The only reader of the environment besides clap.
 
 use std::{fmt, path::PathBuf};
 
@@ -10,10 +10,10 @@ pub const DEFAULT_SOCKET: &str = "/var/lib/weft/api.sock";
 /// The API's port when the URL has none.
 const DEFAULT_PORT: u16 = 8080;
 
-/// How to reach the control plane.
+/// The address of the control plane's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Server {
-    /// Its Unix socket; who may open it needs no token.
+    /// Its Unix socket, on which no token is needed.
     Unix(PathBuf),
     /// TLS.
     Https {
@@ -24,43 +24,43 @@ pub enum Server {
     },
 }
 
-/// Everything a client needs.
+/// The settings of a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where.
+    /// The control plane.
     pub server: Server,
-    /// As whom.
+    /// Admin token.
     pub token: Option<String>,
-    /// What its certificate must come from.
+    /// PEM file with the root that verifies the control plane.
     pub ca: Option<PathBuf>,
-    /// The person, for the history: printable ASCII.
+    /// Author of changes, for the history: printable ASCII.
     pub author: Option<String>,
 }
 
-/// A setting that cannot be used.
+/// An invalid setting.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not a place.
+    /// Not an address.
     #[error("--server {0:?}: expected https://host[:port] or unix:PATH")]
     Server(String),
-    /// Secrets do not go over plaintext.
-    #[error("--server {0:?}: the API is served on TLS; write https://, or unix:PATH for its socket")]
+    /// The API carries secrets and is never served in plaintext.
+    #[error("--server {0:?}: the API requires TLS: use https://, or unix:PATH for its socket")]
     Plaintext(String),
-    /// No token in the file.
+    /// The token file is unreadable or empty.
     #[error("--token-file {}: {reason}", path.display())]
     TokenFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// Not usable in a header.
-    #[error("the token has characters that no token has; was it copied whole?")]
+    /// The token cannot be sent in a header.
+    #[error("the token contains invalid characters; it may have been copied incompletely")]
     Token,
 }
 
 impl Settings {
-    /// Checks what was given; the local socket when nothing was.
+    /// Validates the flags. Without a server, the local socket.
     ///
     /// Errors: [`ConfigError`].
     pub fn of(connection: &Connection) -> Result<Self, ConfigError> {
@@ -110,7 +110,7 @@ impl Server {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let wrong = || ConfigError::Server(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
-            // unix:///path and unix:/path are both in use.
+            // Both unix:///path and unix:/path are common.
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { Err(wrong()) } else { Ok(Self::Unix(path.into())) };
         }
@@ -125,7 +125,7 @@ impl Server {
             return Err(wrong());
         }
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-        // `Uri` takes a port above 65535 for none.
+        // `Uri` reads a port above 65535 as no port.
         let port = match uri.authority().and_then(|all| all.as_str().strip_prefix(uri.host()?)).unwrap_or_default() {
             "" => DEFAULT_PORT,
             port => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(wrong)?,
@@ -144,7 +144,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// The name of the person at the keyboard, also behind sudo.
+/// The name of the user, also under sudo.
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
 fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_means_the_local_socket() {
+    fn the_default_is_the_local_socket() {
         let settings = Settings::of(&Connection::default()).unwrap();
         assert_eq!((settings.server, settings.token), (Server::Unix(DEFAULT_SOCKET.into()), None));
     }

@@ -1,6 +1,6 @@
 //! Objects in files: `-f FILE`, `-f DIR`, `-f -`.
-//! All given files become one text of YAML documents, so that the control plane takes all or nothing; each document
-//! remembers its file and line, so that an error can name them.
+//! All given files become one text of YAML documents, so that the control plane applies all or none of them. Each document
+//! keeps its file and line, for errors.
 
 use std::{
     fs, io,
@@ -17,64 +17,64 @@ use weft_core::api::Kind;
 pub struct Documents {
     /// One YAML text; document n of it, from 0, is `sources[n]`.
     pub text: String,
-    /// Where each document comes from.
+    /// The origin of each document.
     pub sources: Vec<Source>,
 }
 
-/// One document.
+/// One document and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// Its file, or `-`.
     pub file: String,
     /// The line it starts on, from 1.
     pub line: usize,
-    /// What it says.
+    /// Its content.
     pub value: Value,
 }
 
-/// A name of an object.
+/// The full name of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
-    /// What it is.
+pub struct ObjectName {
+    /// Its kind.
     pub kind: Kind,
-    /// Where it is.
+    /// Its namespace.
     pub namespace: String,
-    /// What it is called.
+    /// Its name within the namespace.
     pub name: String,
 }
 
-/// Files that hold no objects.
+/// The files contain no valid objects.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentsError {
-    /// Not readable.
+    /// A file is unreadable.
     #[error("cannot read {file}")]
     Read {
         /// The file.
         file: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Not YAML.
+    /// A document is not YAML.
     #[error("{file}: document at line {line}: {source}")]
     Syntax {
         /// The file.
         file: String,
-        /// Where the document starts.
+        /// First line of the document, from 1.
         line: usize,
-        /// Why.
+        /// The cause.
         source: serde_norway::Error,
     },
-    /// Nothing to do.
+    /// There is no document.
     #[error("no objects in {0}")]
     Empty(String),
-    /// Not an object's shape.
+    /// A document has no kind or name.
     #[error("{file}: document at line {line}: {reason}")]
     Shape {
         /// The file.
         file: String,
-        /// Where the document starts.
+        /// First line of the document, from 1.
         line: usize,
-        /// What is missing.
+        /// The missing or unknown field.
         reason: String,
     },
 }
@@ -82,7 +82,7 @@ pub enum DocumentsError {
 impl Documents {
     /// Reads all files; a directory stands for its `.yaml`, `.yml` and `.json` files by name, without those below.
     ///
-    /// Errors: [`DocumentsError`], at the first file that is wrong.
+    /// Errors: [`DocumentsError`] of the first invalid file.
     pub fn read(paths: &[PathBuf]) -> Result<Self, DocumentsError> {
         let mut documents = Self::default();
         for path in paths {
@@ -130,23 +130,23 @@ impl Documents {
         Ok(())
     }
 
-    /// The names of the objects, in order. `namespace` is for those that name none.
+    /// The names of the objects, in order. `namespace` is the default of documents without one.
     ///
     /// Errors: a document without kind or name, or of a kind that does not exist.
-    pub fn named(&self, namespace: &str) -> Result<Vec<Named>, DocumentsError> {
+    pub fn named(&self, namespace: &str) -> Result<Vec<ObjectName>, DocumentsError> {
         self.sources.iter().map(|source| source.named(namespace)).collect()
     }
 }
 
 impl Source {
-    fn named(&self, namespace: &str) -> Result<Named, DocumentsError> {
+    fn named(&self, namespace: &str) -> Result<ObjectName, DocumentsError> {
         let wrong = |reason: String| DocumentsError::Shape { file: self.file.clone(), line: self.line, reason };
         let text = |pointer: &str| self.value.pointer(pointer).and_then(Value::as_str);
         let kind = text("/kind").ok_or_else(|| wrong("kind: missing".into()))?;
-        let kind = Kind::named(kind).ok_or_else(|| wrong(format!("kind: {kind:?} does not exist")))?;
+        let kind = Kind::named(kind).ok_or_else(|| wrong(format!("kind: unknown kind {kind:?}")))?;
         let name = text("/metadata/name").ok_or_else(|| wrong("metadata.name: missing".into()))?;
         let namespace = text("/metadata/namespace").unwrap_or(namespace);
-        Ok(Named { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        Ok(ObjectName { kind, namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 
@@ -177,7 +177,7 @@ fn split(text: &str) -> Vec<(usize, &str)> {
         let bare = line.trim_end();
         if bare == "---" || bare.starts_with("--- ") || bare == "..." {
             parts.extend(text.get(start..at).map(|part| (start_line, part)));
-            // What follows the marker on its line belongs to the document.
+            // Text after the marker on its line belongs to the document.
             start = at + if bare.starts_with("--- ") { 4 } else { line.len() };
             start_line = if bare.starts_with("--- ") { index + 1 } else { index + 2 };
         }
@@ -218,7 +218,7 @@ mod tests {
         assert!(error.starts_with("a.yaml: document at line 3: "), "{error}");
         for (text, reason) in [
             ("metadata: {name: a}", "kind: missing"),
-            ("kind: Sevice", "kind: \"Sevice\" does not exist"),
+            ("kind: Sevice", "kind: unknown kind \"Sevice\""),
             ("kind: Service", "metadata.name: missing"),
         ] {
             let mut documents = Documents::default();

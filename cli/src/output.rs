@@ -1,5 +1,5 @@
-//! Printing answers: JSON and YAML as they come, ages and times for people.
-//! A reader that goes away (`weft get … | head`) is not an error.
+//! Prints responses: JSON and YAML unchanged; tables, ages and times for terminals.
+//! A closed pipe (`weft get … | head`) is not an error.
 
 use std::io::{self, Write as _};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{args::Format, style::Style, table::Table};
 
-/// Prints JSON or YAML, or what `table` makes.
+/// Prints JSON or YAML, or the lines of `table`.
 ///
 /// Errors: standard output is closed or full.
 pub fn print(format: Format, value: &Value, table: impl FnOnce(&Value) -> Vec<String>) -> io::Result<()> {
@@ -29,7 +29,7 @@ pub fn yaml(value: &impl Serialize) -> io::Result<String> {
 
 /// Prints lines to standard output.
 ///
-/// Errors: it is full. A closed one is where the reader wanted to stop.
+/// Errors: standard output is full. A closed pipe ends the output without an error.
 pub fn lines(lines: &[String]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let result = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
@@ -39,23 +39,23 @@ pub fn lines(lines: &[String]) -> io::Result<()> {
     }
 }
 
-/// The lines of a table, or `nothing` when it has no rows.
+/// The lines of a table, or the line `nothing` if it has no rows.
 pub fn table_or(table: &Table, nothing: &str) -> Vec<String> {
     if table.is_empty() { vec![nothing.to_owned()] } else { table.render(Style::stdout()) }
 }
 
-/// How long ago, in one or two units: `45s`, `3m`, `5h12m`, `12d`. Empty when it is not a time.
+/// Time since `time`, in one or two units: `45s`, `3m`, `5h12m`, `12d`. Empty if the value is not a time.
 pub fn age(time: &Value, now: Timestamp) -> String {
     timestamp(time).map(|time| span(now.as_second().saturating_sub(time.as_second()))).unwrap_or_default()
 }
 
-/// How long from now, likewise; `expired` when it is past.
+/// Time until `time`, in the same form; `expired` if it has passed.
 pub fn until(time: &Value, now: Timestamp) -> String {
     let left = timestamp(time).map(|time| time.as_second().saturating_sub(now.as_second()));
     left.map(|left| if left <= 0 { "expired".to_owned() } else { span(left) }).unwrap_or_default()
 }
 
-/// A time to the second, for tables.
+/// A time, rounded to seconds.
 pub fn time(time: &Value) -> String {
     let rounded = timestamp(time).and_then(|time| time.round(Unit::Second).ok());
     rounded.map(|time| time.to_string()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! From the command line to the exit code. The one place that prints errors.
+//! From the command line to the exit code. The only place that prints errors.
 
 use std::process::ExitCode;
 
@@ -7,13 +7,13 @@ use clap::Parser;
 use crate::{
     args::{Args, Command},
     client::{ClientError, Detail},
-    command::{self, AlreadyTold, UsageError, client},
+    command::{self, Reported, UsageError, client},
     config::ConfigError,
     output,
     style::Style,
 };
 
-/// A wrong command line (sysexits.h).
+/// Exit code for a wrong command line (sysexits.h `EX_USAGE`).
 const USAGE: u8 = 64;
 
 /// The program `weft`.
@@ -41,8 +41,8 @@ pub fn program<P: Parser>(run: impl AsyncFnOnce(P) -> anyhow::Result<()>) -> Exi
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let usage = error.is::<UsageError>() || error.is::<ConfigError>();
-            if !error.is::<AlreadyTold>() {
-                for line in tell(&error, Style::stderr()) {
+            if !error.is::<Reported>() {
+                for line in error_lines(&error, Style::stderr()) {
                     eprintln!("{line}");
                 }
             }
@@ -67,8 +67,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// The lines that tell an error: what, why, each mistake by its field, and what to do next.
-fn tell(error: &anyhow::Error, style: Style) -> Vec<String> {
+/// The lines of an error: the failure and its causes, one line per mistake, and a suggestion.
+fn error_lines(error: &anyhow::Error, style: Style) -> Vec<String> {
     let mut message = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
@@ -79,7 +79,7 @@ fn tell(error: &anyhow::Error, style: Style) -> Vec<String> {
     }
     let mut lines = vec![format!("{} {message}", style.red("error:"))];
     let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
-    if let Some(ClientError::Refused { details, .. }) = known {
+    if let Some(ClientError::Rejected { details, .. }) = known {
         lines.extend(details.iter().map(|detail| format!("  {}", mistake(detail))));
     }
     if let Some(hint) = known.and_then(ClientError::hint) {
@@ -101,28 +101,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mistakes_are_told_one_a_line_and_then_what_to_do() {
+    fn mistakes_take_one_line_each_and_a_suggestion_follows() {
         let detail = Detail {
             field: "spec.ports[0].port".into(),
             reason: "must be 1 to 65535".into(),
             object: Some("Service shop/a".into()),
             document: Some(1),
         };
-        let refused = |status| ClientError::Refused {
+        let rejected = |status| ClientError::Rejected {
             status,
             message: "2 mistakes".into(),
             details: vec![detail.clone(), Detail { object: None, ..detail.clone() }],
         };
-        let error = anyhow::Error::from(refused(StatusCode::UNPROCESSABLE_ENTITY));
+        let error = anyhow::Error::from(rejected(StatusCode::UNPROCESSABLE_ENTITY));
         assert_eq!(
-            tell(&error, Style::PLAIN),
+            error_lines(&error, Style::PLAIN),
             [
                 "error: 2 mistakes",
                 "  Service shop/a: spec.ports[0].port: must be 1 to 65535",
                 "  spec.ports[0].port: must be 1 to 65535",
             ]
         );
-        let error = anyhow::Error::from(refused(StatusCode::UNAUTHORIZED)).context("apply");
-        assert!(tell(&error, Style::PLAIN).last().unwrap().starts_with("next: Give an admin token"));
+        let error = anyhow::Error::from(rejected(StatusCode::UNAUTHORIZED)).context("apply");
+        assert!(error_lines(&error, Style::PLAIN).last().unwrap().starts_with("next: Give an admin token"));
     }
 }

@@ -1,10 +1,10 @@
-//! Colour, on terminals only.
+//! Colours of the output; only on terminals.
 
 use std::io::IsTerminal;
 
 use crate::config;
 
-/// Whether and how text is marked.
+/// Whether text is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     colour: bool,
@@ -29,27 +29,27 @@ impl Style {
         self.paint("1", text)
     }
 
-    /// Less important.
+    /// Secondary text.
     pub fn dim(self, text: &str) -> String {
         self.paint("2", text)
     }
 
-    /// Broken.
+    /// Failures.
     pub fn red(self, text: &str) -> String {
         self.paint("31", text)
     }
 
-    /// Good.
+    /// Success.
     pub fn green(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Worth a look.
+    /// Warnings.
     pub fn yellow(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// Something to type or open.
+    /// Commands and URLs.
     pub fn cyan(self, text: &str) -> String {
         self.paint("36", text)
     }
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_text_stays_as_it_is() {
+    fn plain_style_does_not_change_text() {
         assert_eq!(Style::PLAIN.red("x"), "x");
         assert_eq!(Style { colour: true }.red("x"), "\x1b[31mx\x1b[0m");
     }

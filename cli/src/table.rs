@@ -1,5 +1,5 @@
-//! Aligned columns for people.
-//! Widths count characters; colour is added after the padding, so it does not disturb it.
+//! Aligned columns for terminals.
+//! Widths count characters; colour is added after the padding, so that it does not change the alignment.
 
 use crate::style::Style;
 
@@ -10,17 +10,17 @@ pub struct Cell {
     tone: Tone,
 }
 
-/// How a cell stands out.
+/// The colour of a cell, by meaning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tone {
-    /// Not at all.
+    /// No colour.
     #[default]
     Normal,
-    /// As it should be.
+    /// The expected state.
     Good,
-    /// Worth a look.
+    /// A state that needs attention.
     Notice,
-    /// Broken.
+    /// A failure.
     Bad,
 }
 
@@ -32,7 +32,7 @@ pub struct Table {
 }
 
 impl Cell {
-    /// A cell that stands out.
+    /// A cell with a colour.
     pub fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
     }
@@ -50,7 +50,7 @@ impl Table {
         Self { heading: heading.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row; cells that are missing stay empty.
+    /// Adds a row; missing cells stay empty.
     pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }
@@ -60,8 +60,8 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The lines, without spaces at their ends. Control characters in cells are shown as `?`: what a peer named
-    /// itself must not move the cursor.
+    /// The lines, without spaces at their ends. Control characters in cells are shown as `?`: a name
+    /// that a peer chose must not move the cursor.
     pub fn render(&self, style: Style) -> Vec<String> {
         let shown: Vec<Vec<Cell>> = self
             .rows

@@ -32,7 +32,7 @@ use self::{
     stage::Stage,
     story::Story,
 };
-use weft::{args::Demo, command::AlreadyTold};
+use weft::{args::Demo, command::Reported};
 
 /// Runs the demo.
 ///
@@ -85,7 +85,7 @@ pub async fn run(args: &Demo) -> Result<()> {
     if args.check {
         stage.note(&format!("demo: {passed} passed, {failed} failed"));
     }
-    if failed > 0 || told.is_err() { Err(AlreadyTold.into()) } else { Ok(()) }
+    if failed > 0 || told.is_err() { Err(Reported.into()) } else { Ok(()) }
 }
 
 /// Removes what a killed demo left; says what that was.

@@ -1,4 +1,4 @@
-//! `weft apply`: all objects of the given files in one revision, or nothing.
+//! `weft apply`: all objects of the given files in one revision, or none.
 
 use bytes::Bytes;
 use http::Method;
@@ -15,17 +15,17 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: files that cannot be read, and what the control plane refuses, with file and line of the document.
+/// Errors: unreadable files, and objects that the control plane rejects, with file and line of the document.
 pub async fn run(client: &Client, args: &Apply) -> anyhow::Result<()> {
     let documents = Documents::read(&args.file)?;
-    let answer = send(client, &documents, args.message.as_deref(), args.dry_run).await?;
-    output::print(args.output, &answer, |answer| told(answer, args.dry_run, Style::stdout()))?;
+    let response = send(client, &documents, args.message.as_deref(), args.dry_run).await?;
+    output::print(args.output, &response, |response| result_lines(response, args.dry_run, Style::stdout()))?;
     Ok(())
 }
 
-/// Applies documents; the control plane's answer: the revision and what became of each object.
+/// Applies documents. The response contains the revision and the result of each object.
 ///
-/// Errors: [`ClientError`]; in a refusal each mistake names the file and line of its document.
+/// Errors: [`ClientError`]; each mistake names the file and line of its document.
 pub async fn send(
     client: &Client,
     documents: &Documents,
@@ -43,9 +43,9 @@ pub async fn send(
     client.request(Method::POST, &path, Some(body)).await.map_err(|error| located(error, documents))
 }
 
-/// Puts file and line before the object of each mistake.
+/// Adds file and line to the object of each mistake.
 fn located(mut error: ClientError, documents: &Documents) -> ClientError {
-    if let ClientError::Refused { details, .. } = &mut error {
+    if let ClientError::Rejected { details, .. } = &mut error {
         for detail in details {
             let source = detail.document.and_then(|number| documents.sources.get(number));
             if let Some(source) = source {
@@ -60,11 +60,11 @@ fn located(mut error: ClientError, documents: &Documents) -> ClientError {
     error
 }
 
-/// `service shop/product created`, one a line, and the revision.
-pub fn told(answer: &Value, dry_run: bool, style: Style) -> Vec<String> {
+/// `service shop/product created`, one line per object, and the revision.
+pub fn result_lines(response: &Value, dry_run: bool, style: Style) -> Vec<String> {
     let mut lines = Vec::new();
     let mut changed = false;
-    for object in items(answer, "/objects") {
+    for object in items(response, "/objects") {
         let of = |name: &str| object.get(name).map(plain).unwrap_or_default();
         let result = of("result");
         let result = match result.as_str() {
@@ -78,12 +78,13 @@ pub fn told(answer: &Value, dry_run: bool, style: Style) -> Vec<String> {
             items(object, "/warnings").map(|warning| format!("  {} {}", style.yellow("warning:"), plain(warning))),
         );
     }
-    lines.extend(items(answer, "/warnings").map(|warning| format!("{} {}", style.yellow("warning:"), plain(warning))));
-    let revision = answer.get("revision").map(plain).unwrap_or_default();
+    lines
+        .extend(items(response, "/warnings").map(|warning| format!("{} {}", style.yellow("warning:"), plain(warning))));
+    let revision = response.get("revision").map(plain).unwrap_or_default();
     lines.push(match (dry_run, changed) {
         (true, _) => "dry run: nothing was changed".to_owned(),
         (false, true) => format!("revision {revision}"),
-        (false, false) => format!("nothing to change; still revision {revision}"),
+        (false, false) => format!("no changes; still revision {revision}"),
     });
     lines
 }
@@ -97,14 +98,14 @@ mod tests {
     use crate::client::Detail;
 
     #[test]
-    fn what_became_of_each_object_and_the_revision() {
+    fn the_result_of_each_object_and_the_revision_are_printed() {
         let object = |result: &str| json!({"kind": "Service", "namespace": "shop", "name": "a", "result": result});
-        let answer = json!({"revision": 4, "objects": [object("created"), object("unchanged")]});
+        let response = json!({"revision": 4, "objects": [object("created"), object("unchanged")]});
         let wanted = ["service shop/a created", "service shop/a unchanged", "revision 4"];
-        assert_eq!(told(&answer, false, Style::PLAIN), wanted);
-        let answer = json!({"revision": 4, "objects": [object("unchanged")]});
-        assert_eq!(told(&answer, false, Style::PLAIN)[1], "nothing to change; still revision 4");
-        assert_eq!(told(&answer, true, Style::PLAIN)[1], "dry run: nothing was changed");
+        assert_eq!(result_lines(&response, false, Style::PLAIN), wanted);
+        let response = json!({"revision": 4, "objects": [object("unchanged")]});
+        assert_eq!(result_lines(&response, false, Style::PLAIN)[1], "no changes; still revision 4");
+        assert_eq!(result_lines(&response, true, Style::PLAIN)[1], "dry run: nothing was changed");
     }
 
     #[test]
@@ -119,8 +120,8 @@ mod tests {
         };
         let details = vec![detail(Some(1), Some("B/default/b")), detail(Some(0), None), detail(None, None)];
         let status = StatusCode::UNPROCESSABLE_ENTITY;
-        let error = located(ClientError::Refused { status, message: String::new(), details }, &documents);
-        let ClientError::Refused { details, .. } = error else { panic!("{error}") };
+        let error = located(ClientError::Rejected { status, message: String::new(), details }, &documents);
+        let ClientError::Rejected { details, .. } = error else { panic!("{error}") };
         let objects: Vec<_> = details.into_iter().map(|detail| detail.object).collect();
         assert_eq!(objects, [Some("a.yaml:3: B/default/b".into()), Some("a.yaml:1".into()), None]);
     }

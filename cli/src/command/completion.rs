@@ -1,4 +1,4 @@
-//! `weft completion`: a script for the shell.
+//! `weft completion`: a completion script for a shell.
 
 use std::io::{self, Write as _};
 
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_know_the_commands() {
+    fn scripts_contain_the_commands() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(script(shell)).unwrap();
             assert!(script.contains("rollback"), "{shell:?}");

@@ -1,4 +1,4 @@
-//! `weft get`: objects of one kind, or the kinds.
+//! `weft get`: objects of one kind, or the list of kinds.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: an unknown kind, no such object, or the control plane cannot be asked.
+/// Errors: an unknown kind, a missing object, or a failed request.
 pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     if args.kind == "kinds" {
         return Ok(output::lines(&kinds_table())?);
@@ -24,7 +24,7 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     let client = client(connection)?;
     if let Some(name) = &args.name {
         if args.scope.all_namespaces {
-            return Err(UsageError("a name is of one namespace: use -n, not -A".to_owned()).into());
+            return Err(UsageError("a name requires one namespace: use -n, not -A".to_owned()).into());
         }
         let object = one(&client, kind, &args.scope.namespace, name).await?;
         return Ok(output::print(args.output, &object, |object| table(kind, &mut std::iter::once(object), false))?);
@@ -33,15 +33,15 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     let list = all(&client, kind, namespace, args.labels.as_deref()).await?;
     if args.output == Format::Table && items(&list, "/items").next().is_none() {
         let place = namespace
-            .map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}; -A looks in all"));
+            .map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}; -A searches all"));
         return Ok(output::lines(&[format!("no {} in {place}", kind.plural())])?);
     }
     Ok(output::print(args.output, &list, |list| table(kind, &mut items(list, "/items"), namespace.is_none()))?)
 }
 
-/// One object. A workload may be applied or registered; only lists have both.
+/// One object. A workload may be applied or registered, and only lists contain both.
 ///
-/// Errors: [`ClientError`]; `is_missing` when there is none.
+/// Errors: [`ClientError`]; `is_missing` if it does not exist.
 pub async fn one(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
     let path = format!("/api/v1/{}/{}/{}", kind.plural(), escape(namespace), escape(name));
     match client.read(&path).await {

@@ -1,4 +1,4 @@
-//! `weft history`: the revisions, and what one of them changed.
+//! `weft history`: the revisions, and the changes of one revision.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -14,16 +14,16 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: no such revision, or the control plane cannot be asked.
+/// Errors: an unknown revision, or a failed request.
 pub async fn run(client: &Client, args: &History) -> anyhow::Result<()> {
     match &args.command {
         Some(HistoryCommand::Show { revision, output }) => {
-            let answer = client.read(&format!("/api/v1/revisions/{revision}")).await?;
-            output::print(*output, &answer, |answer| shown(answer, Style::stdout()))?;
+            let response = client.read(&format!("/api/v1/revisions/{revision}")).await?;
+            output::print(*output, &response, |response| revision_lines(response, Style::stdout()))?;
         }
         None => {
-            let answer = revisions(client, args.limit).await?;
-            output::print(args.output, &answer, listed)?;
+            let response = revisions(client, args.limit).await?;
+            output::print(args.output, &response, listed)?;
         }
     }
     Ok(())
@@ -36,10 +36,10 @@ pub async fn revisions(client: &Client, limit: u32) -> Result<Value, ClientError
     client.read(&format!("/api/v1/revisions?limit={limit}")).await
 }
 
-fn listed(answer: &Value) -> Vec<String> {
+fn listed(response: &Value) -> Vec<String> {
     let mut table = Table::new(&["REVISION", "AGE", "AUTHOR", "CHANGES", "MESSAGE"]);
     let now = Timestamp::now();
-    for revision in items(answer, "/items") {
+    for revision in items(response, "/items") {
         let of = |name: &str| revision.get(name).map(plain).unwrap_or_default();
         let changes = match revision.get("changes") {
             Some(Value::Array(changes)) => changes.len().to_string(),
@@ -54,7 +54,7 @@ fn listed(answer: &Value) -> Vec<String> {
             message(revision).into(),
         ]);
     }
-    output::table_or(&table, "no revision yet: `weft apply -f FILE` makes the first")
+    output::table_or(&table, "no revisions yet: `weft apply -f FILE` creates the first")
 }
 
 fn message(revision: &Value) -> String {
@@ -66,18 +66,18 @@ fn message(revision: &Value) -> String {
     }
 }
 
-fn shown(answer: &Value, style: Style) -> Vec<String> {
-    let of = |name: &str| answer.get(name).map(plain).unwrap_or_default();
+fn revision_lines(response: &Value, style: Style) -> Vec<String> {
+    let of = |name: &str| response.get(name).map(plain).unwrap_or_default();
     let mut lines = vec![
         style.bold(&format!("revision {}", of("number"))),
-        format!("time     {}", answer.get("time").map(output::time).unwrap_or_default()),
+        format!("time     {}", response.get("time").map(output::time).unwrap_or_default()),
         format!("author   {}", of("author")),
     ];
-    let message = message(answer);
+    let message = message(response);
     if !message.is_empty() {
         lines.push(format!("message  {message}"));
     }
-    for change in items(answer, "/changes") {
+    for change in items(response, "/changes") {
         let key = change.get("key").map(plain).unwrap_or_default();
         let (before, after) = (change.get("before"), change.get("after"));
         let (before, after) = (before.filter(|value| !value.is_null()), after.filter(|value| !value.is_null()));
@@ -97,7 +97,7 @@ fn shown(answer: &Value, style: Style) -> Vec<String> {
     lines
 }
 
-/// An object as people write it: without what the control plane keeps books of.
+/// An object as users write it, without the metadata of the control plane.
 fn yaml(value: Option<&Value>) -> Vec<String> {
     let mut value = value.cloned();
     let metadata = value.as_mut().and_then(|value| value.get_mut("metadata")).and_then(Value::as_object_mut);
@@ -129,6 +129,7 @@ fn difference(before: &[String], after: &[String]) -> Vec<String> {
         marked.extend(before.iter().map(|line| ('-', line.as_str())));
         marked.extend(after.iter().map(|line| ('+', line.as_str())));
     } else {
+        // A table instead of recursion: each suffix pair is computed once, from the ends backwards.
         // common[i][j]: length of the longest common subsequence of before[i..] and after[j..].
         let width = after.len() + 1;
         let mut common = vec![0_u32; (before.len() + 1) * width];
@@ -144,6 +145,7 @@ fn difference(before: &[String], after: &[String]) -> Vec<String> {
                 }
             }
         }
+        // Walk from the start along the longest common subsequence; on a tie the removed line comes first.
         let (mut i, mut j) = (0, 0);
         loop {
             match (before.get(i), after.get(j)) {
@@ -185,8 +187,12 @@ fn difference(before: &[String], after: &[String]) -> Vec<String> {
 ///
 /// Errors: [`ClientError`].
 pub async fn newest(client: &Client) -> Result<u64, ClientError> {
-    let answer = revisions(client, 1).await?;
-    Ok(items(&answer, "/items").next().and_then(|revision| revision.get("number")).and_then(Value::as_u64).unwrap_or(0))
+    let response = revisions(client, 1).await?;
+    Ok(items(&response, "/items")
+        .next()
+        .and_then(|revision| revision.get("number"))
+        .and_then(Value::as_u64)
+        .unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -211,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_told_with_its_changes() {
-        let answer = json!({
+    fn a_revision_is_printed_with_its_changes() {
+        let response = json!({
             "number": 7, "time": "2026-01-10T12:00:00Z", "author": "admin", "message": "", "rollbackTo": 5,
             "changes": [
                 {"key": "Service/shop/a", "before": {"metadata": {"generation": 1}, "spec": 1},
@@ -221,14 +227,14 @@ mod tests {
                 {"key": "Service/shop/c", "before": {"spec": 1}},
             ],
         });
-        let told = shown(&answer, Style::PLAIN).join("\n");
+        let text = revision_lines(&response, Style::PLAIN).join("\n");
         for part in [
             "message  rollback to 5",
             "~ Service/shop/a changed\n  metadata: {}\n- spec: 1\n+ spec: 2",
             "+ Service/shop/b created\n+ spec: 1",
             "- Service/shop/c deleted\n- spec: 1",
         ] {
-            assert!(told.contains(part), "{told}");
+            assert!(text.contains(part), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `weft rollback`: the objects as they were at a revision, as a new revision.
+//! `weft rollback`: restores the objects of an earlier revision, as a new revision.
 
 use http::Method;
 use serde_json::Value;
@@ -13,14 +13,14 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: no such revision, or the control plane refuses.
+/// Errors: an unknown revision, or a rejected request.
 pub async fn run(client: &Client, args: &Rollback) -> anyhow::Result<()> {
-    let answer = send(client, args.revision, args.message.as_deref()).await?;
-    output::print(args.output, &answer, |answer| apply::told(answer, false, Style::stdout()))?;
+    let response = send(client, args.revision, args.message.as_deref()).await?;
+    output::print(args.output, &response, |response| apply::result_lines(response, false, Style::stdout()))?;
     Ok(())
 }
 
-/// Goes back; the control plane's answer as for apply.
+/// Sends the rollback. The response is that of apply.
 ///
 /// Errors: [`ClientError`].
 pub async fn send(client: &Client, revision: u64, message: Option<&str>) -> Result<Value, ClientError> {

@@ -1,4 +1,4 @@
-//! `weft status`: every proxy, which revision it obeys, how long its certificate is good, how its workload does.
+//! `weft status`: every proxy with its applied revision, certificate lifetime and workload health.
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -14,18 +14,18 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: the control plane cannot be asked.
+/// Errors: a failed request.
 pub async fn run(client: &Client, args: &Status) -> anyhow::Result<()> {
-    let mut answer = proxies(client).await?;
-    if let (Some(namespace), Some(Value::Array(items))) = (&args.namespace, answer.get_mut("items")) {
+    let mut response = proxies(client).await?;
+    if let (Some(namespace), Some(Value::Array(items))) = (&args.namespace, response.get_mut("items")) {
         let prefix = format!("{namespace}/");
         items.retain(|proxy| proxy.pointer("/key/name").is_some_and(|name| plain(name).starts_with(&prefix)));
     }
-    let newest = match answer.get("revision").and_then(Value::as_u64) {
+    let newest = match response.get("revision").and_then(Value::as_u64) {
         Some(revision) => revision,
         None => history::newest(client).await?,
     };
-    output::print(args.output, &answer, |answer| told(answer, newest, Timestamp::now()))?;
+    output::print(args.output, &response, |response| proxy_lines(response, newest, Timestamp::now()))?;
     Ok(())
 }
 
@@ -47,11 +47,11 @@ pub fn name(proxy: &Value) -> String {
     proxy.pointer("/key/name").map(plain).unwrap_or_default()
 }
 
-fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
+fn proxy_lines(response: &Value, newest: u64, now: Timestamp) -> Vec<String> {
     let mut table = Table::new(&["WORKLOAD", "IDENTITY", "REVISION", "CERTIFICATE", "HEALTH", "HEARTBEAT", "VERSION"]);
-    let mut refusals = Vec::new();
+    let mut rejections = Vec::new();
     let (mut total, mut current) = (0, 0);
-    for proxy in items(answer, "/items") {
+    for proxy in items(response, "/items") {
         let of = |pointer: &str| proxy.pointer(pointer).map(plain).unwrap_or_default();
         let applied = applied(proxy);
         total += 1;
@@ -68,23 +68,23 @@ fn told(answer: &Value, newest: u64, now: Timestamp) -> Vec<String> {
         let nacks = proxy.pointer("/discovery/nacks").and_then(Value::as_object);
         for (resource, nack) in nacks.into_iter().flatten() {
             let message = nack.get("message").map(plain).unwrap_or_default();
-            refusals.push(format!("{} refuses {resource}: {message}", of("/key/name")));
+            rejections.push(format!("{} rejects {resource}: {message}", of("/key/name")));
         }
         for claim in items(proxy, "/agent/refusedAddresses") {
             let of_claim = |name: &str| claim.get(name).map(plain).unwrap_or_default();
             let (address, reason) = (of_claim("address"), of_claim("reason"));
-            refusals.push(format!("{} does not get {address}, which {reason}", of("/key/name")));
+            rejections.push(format!("{}: address {address} refused, because it {reason}", of("/key/name")));
         }
     }
     let mut lines = output::table_or(&table, "no proxy is connected");
-    lines.extend(refusals);
+    lines.extend(rejections);
     if total > 0 {
         lines.push(format!("{current} of {total} proxies have revision {newest}"));
     }
     lines
 }
 
-/// A Weft proxy says its version; of another client only what it calls itself is known.
+/// The version of a Weft proxy; for another xDS client, the name that it gives itself.
 fn version(agent: &str, client: &str) -> String {
     if agent.is_empty() { client.to_owned() } else { agent.to_owned() }
 }
@@ -132,32 +132,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_a_workload_does_not_get_is_told() {
+    fn a_refused_address_is_reported() {
         let claim = json!({"address": "fd00::1", "reason": "is claimed at the same port by shop/b"});
         let agent = json!({"health": "healthy", "refusedAddresses": [claim]});
-        let answer = json!({"items": [{"key": {"name": "shop/a"}, "discovery": null, "agent": agent}]});
-        let lines = told(&answer, 4, Timestamp::UNIX_EPOCH);
-        assert_eq!(lines[2], "shop/a does not get fd00::1, which is claimed at the same port by shop/b");
+        let response = json!({"items": [{"key": {"name": "shop/a"}, "discovery": null, "agent": agent}]});
+        let lines = proxy_lines(&response, 4, Timestamp::UNIX_EPOCH);
+        assert_eq!(lines[2], "shop/a: address fd00::1 refused, because it is claimed at the same port by shop/b");
     }
 
     #[test]
-    fn a_proxy_behind_a_refusal_and_a_lost_stream_stand_out() {
+    fn an_outdated_proxy_a_rejected_resource_and_a_lost_stream_stand_out() {
         let now: Timestamp = "2026-01-10T12:00:00Z".parse().unwrap();
         let agent = json!({"health": "healthy", "reason": "", "version": "0.1.0",
             "certificate_expiry": "2026-01-11T11:00:00Z", "last_heartbeat": "2026-01-10T11:59:59Z"});
         let discovery = |revision| json!({"applied_revision": revision, "nacks": {}});
-        let answer = json!({"items": [
+        let response = json!({"items": [
             {"key": {"name": "shop/a", "identity": "spiffe://x/a"}, "discovery": discovery(4), "agent": agent},
             {"key": {"name": "shop/b", "identity": "spiffe://x/b"}, "agent": agent,
              "discovery": {"applied_revision": 3, "nacks": {"svc/shop/a:80": {"message": "too new"}}}},
             {"key": {"name": "shop/c", "identity": "spiffe://x/c"}, "discovery": null, "agent": agent},
         ]});
-        let lines = told(&answer, 4, now);
+        let lines = proxy_lines(&response, 4, now);
         let row = |index: usize| lines[index].split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(row(1), "shop/a spiffe://x/a 4 23h healthy 1s ago 0.1.0");
         assert_eq!(row(2), "shop/b spiffe://x/b 3, 4 is newer 23h healthy 1s ago 0.1.0");
         assert_eq!(row(3), "shop/c spiffe://x/c disconnected 23h healthy 1s ago 0.1.0");
-        assert_eq!(lines[4], "shop/b refuses svc/shop/a:80: too new");
+        assert_eq!(lines[4], "shop/b rejects svc/shop/a:80: too new");
         assert_eq!(lines[5], "1 of 3 proxies have revision 4");
     }
 }

@@ -1,4 +1,5 @@
-//! `weft token`: join tokens, and the admin token anew. A token is printed once, alone on standard output, so that it can go into a file.
+//! `weft token`: join tokens, and replacement of the admin token. A token is printed once, alone on standard output, so that the
+//! output can be redirected to a file.
 
 use std::time::Duration;
 
@@ -18,15 +19,15 @@ use crate::{
 
 /// Runs the command.
 ///
-/// Errors: no such token, or the control plane refuses.
+/// Errors: an unknown token, or a rejected request.
 pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
     match args {
         Token::Create { namespace, service_account, ttl, reusable, output } => {
-            let answer = create(client, namespace, service_account, *ttl, *reusable).await?;
-            output::print(*output, &answer, |answer| vec![answer.get("token").map(plain).unwrap_or_default()])?;
+            let response = create(client, namespace, service_account, *ttl, *reusable).await?;
+            output::print(*output, &response, |response| vec![response.get("token").map(plain).unwrap_or_default()])?;
             if *output == Format::Table {
                 let uses = if *reusable { "any number of proxies" } else { "one proxy" };
-                let id = answer.get("id").map(plain).unwrap_or_default();
+                let id = response.get("id").map(plain).unwrap_or_default();
                 eprintln!(
                     "{}",
                     Style::stderr()
@@ -35,24 +36,24 @@ pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
             }
         }
         Token::List { output } => {
-            let answer = client.read("/api/v1/tokens").await?;
-            output::print(*output, &answer, |answer| listed(answer, Timestamp::now()))?;
+            let response = client.read("/api/v1/tokens").await?;
+            output::print(*output, &response, |response| listed(response, Timestamp::now()))?;
         }
         Token::Revoke { id } => {
             client.request(Method::DELETE, &format!("/api/v1/tokens/{}", escape(id)), None).await?;
             output::lines(&[format!("token {id} revoked")])?;
         }
         Token::Admin => {
-            let answer = client.request(Method::POST, "/api/v1/admin-token", None).await?;
-            output::lines(&[answer.get("token").map(plain).unwrap_or_default()])?;
-            let note = "the new admin token; not shown again, and the old one is unknown now";
+            let response = client.request(Method::POST, "/api/v1/admin-token", None).await?;
+            output::lines(&[response.get("token").map(plain).unwrap_or_default()])?;
+            let note = "new admin token; not shown again. The old one is no longer valid";
             eprintln!("{}", Style::stderr().dim(note));
         }
     }
     Ok(())
 }
 
-/// Makes a join token; the answer has `id` and `token`.
+/// Creates a join token. The response contains `id` and `token`.
 ///
 /// Errors: [`ClientError`].
 pub async fn create(
@@ -72,9 +73,9 @@ pub async fn create(
     client.request(Method::POST, "/api/v1/tokens", Some(body)).await
 }
 
-fn listed(answer: &Value, now: Timestamp) -> Vec<String> {
+fn listed(response: &Value, now: Timestamp) -> Vec<String> {
     let mut table = Table::new(&["ID", "NAMESPACE", "SERVICE-ACCOUNT", "USES", "EXPIRES", "AGE", "AUTHOR"]);
-    for token in items(answer, "/items") {
+    for token in items(response, "/items") {
         let of = |pointer: &str| token.pointer(pointer).map(plain).unwrap_or_default();
         let of_purpose = |name: &str| {
             let nested = of(&format!("/purpose/{name}"));
@@ -100,5 +101,5 @@ fn listed(answer: &Value, now: Timestamp) -> Vec<String> {
             of("/author").into(),
         ]);
     }
-    output::table_or(&table, "no token: `weft token create` makes one")
+    output::table_or(&table, "no tokens: `weft token create` creates one")
 }

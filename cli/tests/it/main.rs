@@ -20,7 +20,7 @@ fn objects_are_applied_read_changed_and_deleted() {
     let applied = world.weft(&["apply", "-f", &file, "-m", "first"]).ok();
     assert_eq!(applied, "service shop/product created\nhttproute shop/product created\nrevision 1\n");
     let again = world.weft(&["apply", "-f", &file]).ok();
-    assert!(again.ends_with("nothing to change; still revision 1\n"), "{again}");
+    assert!(again.ends_with("no changes; still revision 1\n"), "{again}");
 
     let table = world.weft(&["get", "svc", "-n", "shop"]).ok();
     let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
@@ -47,7 +47,7 @@ fn objects_are_applied_read_changed_and_deleted() {
     let history = world.weft(&["history", "--limit", "1"]).ok();
     assert!(history.contains("anna (local)") && history.contains("not needed"), "{history}");
     let deleted = world.weft(&["delete", "-f", &file]).ok();
-    assert_eq!(deleted, "httproute shop/product was not there\nservice shop/product deleted\n");
+    assert_eq!(deleted, "httproute shop/product not found\nservice shop/product deleted\n");
     assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));
 }
 
@@ -60,7 +60,7 @@ fn a_mistake_names_file_line_object_and_field_and_changes_nothing() {
     assert_eq!(refused.code, 1);
     let line = format!("{file}:8: HTTPRoute/shop/product: spec.rules[0].backendRefs[0].weight: ");
     assert!(refused.err.lines().any(|text| text.trim_start().starts_with(&line)), "{}", refused.err);
-    assert!(world.weft(&["history"]).ok().starts_with("no revision yet"));
+    assert!(world.weft(&["history"]).ok().starts_with("no revisions yet"));
     let syntax = world.file("syntax.yaml", "kind: Service\nmetadata: {\n");
     let refused = world.weft(&["apply", "-f", &syntax]);
     assert!(refused.err.contains("syntax.yaml: document at line 1"), "{}", refused.err);
@@ -78,7 +78,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn history_shows_differences_and_rollback_goes_back() {
+fn history_shows_differences_and_rollback_restores() {
     let world = World::start();
     let file = world.file("shop.yaml", SERVICE);
     world.weft(&["apply", "-f", &file, "-m", "first"]).ok();
@@ -106,7 +106,7 @@ fn history_shows_differences_and_rollback_goes_back() {
 }
 
 #[test]
-fn tokens_are_made_listed_without_secret_and_revoked() {
+fn tokens_are_created_listed_without_secret_and_revoked() {
     let world = World::start();
     let made = world.weft(&["token", "create", "-n", "shop", "-s", "order", "--ttl", "2h"]);
     assert_eq!(made.out.lines().count(), 1);
@@ -121,14 +121,14 @@ fn tokens_are_made_listed_without_secret_and_revoked() {
     let id = made.out.split('.').nth(1).unwrap();
     assert_eq!(world.weft(&["token", "revoke", id]).ok(), format!("token {id} revoked\n"));
     assert_eq!(world.weft(&["token", "revoke", id]).code, 1);
-    assert!(world.weft(&["token", "list"]).ok().starts_with("no token"));
+    assert!(world.weft(&["token", "list"]).ok().starts_with("no tokens"));
     let many = world.weft(&["token", "create", "-n", "shop", "-s", "order", "--reusable", "-o", "json"]).ok();
     let many: Value = serde_json::from_str(&many).unwrap();
     assert_eq!(many["usesLeft"], Value::Null);
 }
 
 #[test]
-fn status_says_when_there_is_no_proxy() {
+fn status_reports_that_no_proxy_is_connected() {
     let world = World::start();
     assert_eq!(world.weft(&["status"]).ok(), "no proxy is connected\n");
     let json: Value = serde_json::from_str(&world.weft(&["status", "-o", "json"]).ok()).unwrap();
@@ -136,7 +136,7 @@ fn status_says_when_there_is_no_proxy() {
 }
 
 #[test]
-fn from_elsewhere_it_takes_tls_and_a_token() {
+fn remote_access_requires_tls_and_a_token() {
     let world = World::start();
     let url = format!("https://{}", world.api);
     let ca = world.path("data/root.pem");
@@ -163,7 +163,7 @@ fn from_elsewhere_it_takes_tls_and_a_token() {
 }
 
 #[test]
-fn nobody_there_is_told_with_what_to_do() {
+fn an_unreachable_control_plane_is_reported_with_a_suggestion() {
     let directory = tempfile::tempdir().unwrap();
     let socket = format!("unix:{}", directory.path().join("api.sock").display());
     let refused = world::program(&["--server", &socket, "status"]);
@@ -197,7 +197,7 @@ fn a_wrong_command_line_ends_with_64() {
 }
 
 #[test]
-fn the_demos_objects_are_taken() {
+fn the_demos_objects_are_applied() {
     let world = World::start();
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
     let applied = world.weft(&["apply", "-f", demo]).ok();
