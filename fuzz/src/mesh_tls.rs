@@ -27,6 +27,8 @@ use self::{
     ends::{Ends, begin},
     script::{Script, Step},
 };
+use weft_proxy::fuzzing::Mesh;
+
 use crate::{cuts, must};
 
 /// Our session is the client's.
@@ -35,6 +37,9 @@ pub const CLIENT: u8 = 1;
 pub const SMALL: u8 = 2;
 /// Our session sends more before it reads.
 pub const TALKS: u8 = 4;
+
+/// Our session leaves its records to rustls (`spec.tls.records: rustls`).
+pub const RUSTLS: u8 = 8;
 
 /// How long a run may wait for a session that makes no progress.
 const WAIT: Duration = Duration::from_secs(10);
@@ -46,7 +51,7 @@ pub fn run(bytes: &[u8]) {
     let world = WORLD.with_borrow_mut(|world| world.get_or_insert_with(|| Rc::new(World::new())).clone());
     let oracle = world.oracle(*flags, &script);
     let ours = world.runtime.block_on(async { tokio::time::timeout(WAIT, world.ours(*flags, &oracle)).await });
-    must(ours, "a session that comes to an end").judge(oracle);
+    must(ours, "a session that comes to an end").judge(oracle, *flags);
 }
 
 thread_local! {
@@ -79,6 +84,8 @@ enum End {
     /// By the end of the bytes.
     Broken,
     Failed,
+    /// In the handshake already.
+    Unshaken,
 }
 
 /// What our session made of the same.
@@ -96,16 +103,21 @@ impl World {
         Self { ends: Ends::new(), runtime, listener }
     }
 
+    fn receiver(&self, flags: u8) -> &Mesh {
+        let [weft, rustls] = &self.ends.receivers;
+        if flags & RUSTLS == 0 { weft } else { rustls }
+    }
+
     /// Lets rustls shake hands with rustls, send, and receive what came of it.
     fn oracle(&self, flags: u8, script: &Script<'_>) -> Oracle {
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         begin();
         let (mut sender, mut receiver): (Connection, Connection) = if flags & CLIENT == 0 {
             let sender = ClientConnection::new(self.ends.sender.client(), name);
-            let receiver = ServerConnection::new(self.ends.receiver.server());
+            let receiver = ServerConnection::new(self.receiver(flags).server());
             (must(sender, "a client").into(), must(receiver, "a server").into())
         } else {
-            let receiver = ClientConnection::new(self.ends.receiver.client(), name);
+            let receiver = ClientConnection::new(self.receiver(flags).client(), name);
             let sender = ServerConnection::new(self.ends.sender.server());
             (must(sender, "a server").into(), must(receiver, "a client").into())
         };
@@ -143,10 +155,24 @@ impl World {
         let (mut peer, (tcp, _)) = (must(peer, "a connection"), must(accepted, "a connection"));
         begin();
         let session = async {
+            // rustls reads what stands behind the handshake with it, and a fault there fails the handshake.
+            let failed = |error: io::Error| {
+                assert!(
+                    flags & RUSTLS != 0 && error.kind() == io::ErrorKind::InvalidData,
+                    "a handshake that fails: {error}"
+                );
+                (Vec::new(), End::Unshaken, Vec::new())
+            };
             if flags & CLIENT == 0 {
-                talk(must(self.ends.receiver.accept(tcp).await, "the handshake that rustls had"), flags).await
+                match self.receiver(flags).accept(tcp).await {
+                    Ok(session) => talk(session, flags).await,
+                    Err(error) => failed(error),
+                }
             } else {
-                talk(must(self.ends.receiver.connect(tcp).await, "the handshake that rustls had"), flags).await
+                match self.receiver(flags).connect(tcp).await {
+                    Ok(session) => talk(session, flags).await,
+                    Err(error) => failed(error),
+                }
             }
         };
         let [_, small, large] = cuts::ways(&oracle.changed);
@@ -208,8 +234,13 @@ async fn talk(mut session: impl AsyncRead + AsyncWrite + Unpin, flags: u8) -> (V
 }
 
 impl Ours {
-    fn judge(self, mut oracle: Oracle) {
-        if script::has_good_heads(&oracle.changed) || self.end == End::Closed {
+    fn judge(self, mut oracle: Oracle, flags: u8) {
+        if self.end == End::Unshaken {
+            assert_eq!(oracle.end, End::Failed, "a handshake failed without a fault behind it");
+            return;
+        }
+        let same_heads = flags & RUSTLS != 0 || script::has_good_heads(&oracle.changed);
+        if same_heads || self.end == End::Closed {
             assert_eq!(self.end, oracle.end, "our session ended otherwise than rustls' connection");
             assert!(self.plain == oracle.plain, "{} bytes, rustls has {}", self.plain.len(), oracle.plain.len());
         } else {

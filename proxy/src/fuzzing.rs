@@ -56,8 +56,8 @@ pub struct Mesh(MeshTls);
 
 impl Mesh {
     /// Errors: as for [`MeshTls::new`].
-    pub fn new(svid: Svid, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
-        MeshTls::with_provider(svid, TlsRecords::Weft, provider).map(Self)
+    pub fn new(svid: Svid, records: TlsRecords, provider: Arc<CryptoProvider>) -> Result<Self, SvidError> {
+        MeshTls::with_provider(svid, records, provider).map(Self)
     }
 
     /// What rustls shakes hands with as the server.

@@ -13,6 +13,7 @@ use rustls::{
     crypto::{ActiveKeyExchange, CryptoProvider, GetRandomFailed, SecureRandom, SharedSecret, SupportedKxGroup},
     pki_types::PrivateKeyDer,
 };
+use weft_core::api::proxy_config::TlsRecords;
 use weft_proxy::{
     fuzzing::Mesh,
     tls::{Svid, provider},
@@ -27,8 +28,8 @@ const KEY: [u8; 32] = [7; 32];
 pub(super) struct Ends {
     /// Sends what is mutated; its numbers are random.
     pub(super) sender: Mesh,
-    /// Receives; two of its handshakes are the same if [`begin`] comes before each.
-    pub(super) receiver: Mesh,
+    /// Receives, by our own records and by rustls'; two of their handshakes are the same if [`begin`] comes before each.
+    pub(super) receivers: [Mesh; 2],
 }
 
 impl Ends {
@@ -39,8 +40,8 @@ impl Ends {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let root = must(params.self_signed(&authority), "a root");
         let issuer = Issuer::new(params, authority);
-        let end = |provider: CryptoProvider| {
-            let key = must(KeyPair::generate_for(&PKCS_ED25519), "a key");
+        let key = must(KeyPair::generate_for(&PKCS_ED25519), "a key");
+        let end = |provider: CryptoProvider, records| {
             let mut params = CertificateParams::default();
             params.distinguished_name = DistinguishedName::new();
             let id = must("spiffe://weft.local/ns/fuzz/sa/end".try_into(), "a URI");
@@ -48,11 +49,12 @@ impl Ends {
             let leaf = must(params.signed_by(&key, &issuer), "a certificate");
             let key = must(PrivateKeyDer::try_from(key.serialize_der()), "a key in PKCS #8");
             let svid = must(Svid::new(vec![leaf.der().clone()], key, vec![root.der().clone()]), "an SVID");
-            must(Mesh::new(svid, Arc::new(provider)), "an end")
+            must(Mesh::new(svid, records, Arc::new(provider)), "an end")
         };
         let sender = CryptoProvider { kx_groups: vec![&Constant], ..(*provider()).clone() };
         let receiver = CryptoProvider { secure_random: &Repeated, ..sender.clone() };
-        Self { sender: end(sender), receiver: end(receiver) }
+        let receivers = [TlsRecords::Weft, TlsRecords::Rustls].map(|records| end(receiver.clone(), records));
+        Self { sender: end(sender, TlsRecords::Weft), receivers }
     }
 }
 
