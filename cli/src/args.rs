@@ -349,7 +349,7 @@ pub enum Shell {
 ///
 /// Errors: no number, no unit, or too large.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("expected a number with a unit, such as 30s, 15m, 24h or 7d");
+    let wrong = || "expected a number with a unit, such as 30s, 15m, 24h or 7d".to_owned();
     let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
     let milliseconds: u64 = match unit {

@@ -64,7 +64,7 @@ impl Capture {
             stop: Signal::TERM,
         };
         let mut process = program.start(logs)?;
-        process.says("listening on", DEADLINE).await?;
+        process.prints("listening on", DEADLINE).await?;
         Ok(Self { process, file, name })
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct Answer {
 /// The end of a gRPC call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
-    /// The code (`grpc-status`); a refusal before gRPC is told as the code its HTTP status stands for.
+    /// The code (`grpc-status`); for a refusal without gRPC, the code that its HTTP status maps to.
     pub(crate) code: u32,
     /// In words.
     pub(crate) message: String,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_with_or_without_grpc() {
+    fn a_refusal_is_read_with_or_without_grpc() {
         let (none, mut refused) = (HeaderMap::new(), HeaderMap::new());
         refused.insert("grpc-status", "7".parse().unwrap());
         refused.insert("grpc-message", "denied".parse().unwrap());

@@ -1,12 +1,12 @@
-//! `weft demo`: a shop of real services in network namespaces of this machine, with a proxy beside each; as a show on
-//! a terminal, and as a test with `--check`.
+//! The demo: a shop of real services in network namespaces of this machine, with a proxy beside each. A guided tour on a
+//! terminal, and a test with `--check`.
 //!
-//! - `places`: what has to be there. `netns`, `process`, `capture`, `relay`, `exchange`, `wait`: mechanics.
-//! - `plan`: who is in the shop. `shop`: how it is started. `load`, `metrics`: what is measured.
-//! - `stage`: what the audience sees. `story`: the steps, one file each.
+//! - `places`: required programs and files. `netns`, `process`, `capture`, `relay`, `exchange`, `wait`: mechanics.
+//! - `plan`: the members of the shop. `shop`: their start. `load`, `metrics`: measurements.
+//! - `stage`: the output. `story`: the steps, one file each. `state`: the lock and the demo's directory.
 //!
-//! Invariants: one demo at a time (a lock in `/run/weft-demo`); all that it makes is found again by name, so the next
-//! start, and `--cleanup`, remove what a killed one left.
+//! Invariants: one demo at a time (a lock in `/run/weft-demo`). Everything that it creates has a known name, so that the
+//! next start, and `--cleanup`, remove the remains of a killed demo.
 
 mod capture;
 mod exchange;
@@ -36,17 +36,18 @@ use weft::{args::Demo, command::Reported};
 
 /// Runs the demo.
 ///
-/// Errors: it cannot be brought up; with `--check` also when a check failed.
+/// Errors: the shop does not start, or a check failed.
 pub async fn run(args: &Demo) -> Result<()> {
     ensure!(
         geteuid().is_root(),
-        "the demo makes network namespaces and nftables rules, which needs root: run `make demo`, or `sudo weft demo`"
+        "the demo creates network namespaces and nftables rules, which requires root: run `make demo`, or `sudo weft demo`"
     );
     let stage = Stage::new(args.check);
+    // The lock comes first: the remains of a killed demo may only be removed if no other demo runs.
     let lock = state::lock()?;
     let removed = remove_left_over().await?;
     if args.cleanup {
-        stage.note(&removed.unwrap_or("nothing was left of an earlier demo".to_owned()));
+        stage.note(&removed.unwrap_or("no remains of an earlier demo".to_owned()));
         state::remove(&lock)?;
         return Ok(());
     }
@@ -54,24 +55,26 @@ pub async fn run(args: &Demo) -> Result<()> {
         stage.note(&format!("# {removed}"));
     }
     let places = Places::find(args)?;
+    // Compared at the end, so that the demo proves it left nothing on the machine's own network.
     let before = story::Machine::look().await?;
 
     let mut story = Story::new(stage.clone(), args.clone(), places);
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let (told, interrupted) = tokio::select! {
-        told = story.tell() => (told, false),
+    let (result, interrupted) = tokio::select! {
+        result = story.run() => (result, false),
         _ = interrupt.recv() => (Ok(()), true),
         _ = terminate.recv() => (Ok(()), true),
         _ = hangup.recv() => (Ok(()), true),
     };
+    // The table would be drawn over the lines that follow.
     stage.table(Vec::new());
-    if let Err(error) = &told {
-        stage.note(&format!("the story ends here: {error:#}"));
+    if let Err(error) = &result {
+        stage.note(&format!("stopped: {error:#}"));
     }
     if interrupted && !args.check {
-        stage.note("taking everything down");
+        stage.note("stopping the shop");
     }
     let cleaned = story.clean_up(&lock, &before).await;
     if interrupted && args.check {
@@ -79,21 +82,21 @@ pub async fn run(args: &Demo) -> Result<()> {
     }
     stage.check("cleanup: no namespace, process, nft table, mount or file is left", cleaned);
     let (passed, failed) = stage.counts();
-    if failed > 0 || told.is_err() {
-        stage.note(&format!("# what the programs said is in {LOGS}"));
+    if failed > 0 || result.is_err() {
+        stage.note(&format!("# the programs' logs are in {LOGS}"));
     }
     if args.check {
         stage.note(&format!("demo: {passed} passed, {failed} failed"));
     }
-    if failed > 0 || told.is_err() { Err(Reported.into()) } else { Ok(()) }
+    if failed > 0 || result.is_err() { Err(Reported.into()) } else { Ok(()) }
 }
 
-/// Removes what a killed demo left; says what that was.
+/// Removes the remains of a killed demo; the text for the user, if there were any.
 async fn remove_left_over() -> Result<Option<String>> {
-    let (namespaces, processes) = netns::remove_all().await.context("remove what an earlier demo left")?;
+    let (namespaces, processes) = netns::remove_all().await.context("remove the remains of an earlier demo")?;
     state::empty()?;
     if namespaces == 0 && processes == 0 {
         return Ok(None);
     }
-    Ok(Some(format!("removed {namespaces} namespaces and {processes} processes that an earlier demo had left")))
+    Ok(Some(format!("removed {namespaces} namespaces and {processes} processes of an earlier demo")))
 }

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Load {
     process: Process,
-    heard: Arc<Mutex<Heard>>,
+    received: Arc<Mutex<Received>>,
     reader: JoinHandle<()>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Mark {
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Received {
     seconds: Vec<Second>,
     requests: Vec<Request>,
     summary: Option<Summary>,
@@ -122,15 +122,15 @@ impl Load {
     pub(crate) fn start(program: &Program, logs: &std::path::Path) -> Result<Self> {
         let mut process = program.start_piped(logs)?;
         let out = process.take_stdout().context("the load generator's output")?;
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let ears = Arc::clone(&heard);
+        let received = Arc::new(Mutex::new(Received::default()));
+        let sink = Arc::clone(&received);
         let reader = tokio::spawn(async move {
             let mut lines = BufReader::new(out).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                ears.lock().hear(&line);
+                sink.lock().add(&line);
             }
         });
-        Ok(Self { process, heard, reader })
+        Ok(Self { process, received, reader })
     }
 
     /// The program's process number.
@@ -140,19 +140,19 @@ impl Load {
 
     /// Here and now.
     pub(crate) fn mark(&self) -> Mark {
-        let heard = self.heard.lock();
-        Mark { seconds: heard.seconds.len(), requests: heard.requests.len() }
+        let received = self.received.lock();
+        Mark { seconds: received.seconds.len(), requests: received.requests.len() }
     }
 
     /// Waits until `count` whole seconds after `mark` are reported. The first second after a mark began before it.
     ///
     /// Errors: the load ended.
     pub(crate) async fn seconds(&mut self, mark: Mark, count: usize) -> Result<Since> {
-        let heard = Arc::clone(&self.heard);
+        let received = Arc::clone(&self.received);
         let deadline = Duration::from_secs(count as u64 + 20);
         self.process
             .until("reports of the load", deadline, async || {
-                let seconds = heard.lock().seconds.len();
+                let seconds = received.lock().seconds.len();
                 ensure!(seconds > mark.seconds + count, "{seconds} so far");
                 Ok(())
             })
@@ -162,10 +162,10 @@ impl Load {
 
     /// What was reported since the mark.
     pub(crate) fn since(&self, mark: Mark) -> Since {
-        let heard = self.heard.lock();
+        let received = self.received.lock();
         let mut since =
-            Since { requests: heard.requests.iter().skip(mark.requests).cloned().collect(), ..Since::default() };
-        for second in heard.seconds.iter().skip(mark.seconds) {
+            Since { requests: received.requests.iter().skip(mark.requests).cloned().collect(), ..Since::default() };
+        for second in received.seconds.iter().skip(mark.seconds) {
             since.ok += second.ok;
             for (instance, count) in &second.instances {
                 *since.instances.entry(instance.clone()).or_default() += count;
@@ -179,9 +179,9 @@ impl Load {
     /// Errors: it does not sum up.
     pub(crate) async fn finish(mut self) -> Result<Summary> {
         self.process.signal(rustix::process::Signal::TERM);
-        let heard = Arc::clone(&self.heard);
+        let received = Arc::clone(&self.received);
         let summary = until("the load generator's summary", Duration::from_secs(30), async || {
-            heard.lock().summary.clone().context("none yet")
+            received.lock().summary.clone().context("none yet")
         });
         let summary = summary.await?;
         self.process.end(Duration::from_secs(5)).await?;
@@ -190,8 +190,8 @@ impl Load {
     }
 }
 
-impl Heard {
-    fn hear(&mut self, line: &str) {
+impl Received {
+    fn add(&mut self, line: &str) {
         #[derive(Deserialize)]
         #[serde(tag = "kind", rename_all = "lowercase")]
         enum Line {
@@ -199,7 +199,7 @@ impl Heard {
             Request(Request),
             Summary(Summary),
         }
-        // A kind that a later version adds says nothing to us.
+        // Kinds that a later version adds are ignored.
         match serde_json::from_str(line) {
             Ok(Line::Second(second)) => self.seconds.push(second),
             Ok(Line::Request(request)) => self.requests.push(request),
@@ -217,14 +217,14 @@ impl Since {
         let failed: Vec<&Request> = self.requests.iter().filter(|request| !request.ok).collect();
         match failed.first() {
             None => Ok(()),
-            Some(first) => anyhow::bail!("{} failed, the first: {}", failed.len(), first.told()),
+            Some(first) => anyhow::bail!("{} failed, the first: {}", failed.len(), first.summary()),
         }
     }
 }
 
 impl Request {
-    /// In one line.
-    pub(crate) fn told(&self) -> String {
+    /// Method, path and failure in one line.
+    pub(crate) fn summary(&self) -> String {
         let part = |text: &Option<String>| text.as_deref().map(|text| format!(" {text}")).unwrap_or_default();
         format!("{} {}:{}{}", self.method, self.path, part(&self.error), part(&self.detail))
     }
@@ -235,8 +235,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_load_generators_lines_are_understood() {
-        let mut heard = Heard::default();
+    fn the_load_generators_lines_are_parsed() {
+        let mut received = Received::default();
         for line in [
             r#"{"kind":"second","at":1,"elapsed_s":1.0,"sent":9,"not_sent":0,"ok":8,"failed":1,"p50_ms":1.5,"p99_ms":null,"routes":{},"failures":{"503":1},"versions":{"v1":4},"instances":{"order-1":3},"in_flight":0}"#,
             r#"{"kind":"request","method":"GET","path":"/products","key":null,"started_at":5,"ended_at":6,"ok":false,"status":503,"error":"503","detail":"no endpoint","instance":null,"order":null}"#,
@@ -244,12 +244,12 @@ mod tests {
             r#"{"kind":"tomorrow"}"#,
             r#"{"kind":"summary","ok":8,"failed":1,"acknowledged":1,"verified":{"found":1,"missing":[],"unreadable":0}}"#,
         ] {
-            heard.hear(line);
+            received.add(line);
         }
-        assert_eq!((heard.seconds.len(), heard.requests.len()), (1, 2));
-        assert_eq!(heard.seconds[0].instances["order-1"], 3);
-        assert_eq!(heard.summary.unwrap().verified.unwrap().found, 1);
-        let since = Since { requests: heard.requests, ..Since::default() };
+        assert_eq!((received.seconds.len(), received.requests.len()), (1, 2));
+        assert_eq!(received.seconds[0].instances["order-1"], 3);
+        assert_eq!(received.summary.unwrap().verified.unwrap().found, 1);
+        let since = Since { requests: received.requests, ..Since::default() };
         let error = since.none_failed().unwrap_err().to_string();
         assert_eq!(error, "1 failed, the first: GET /products: 503 no endpoint");
     }

@@ -1,4 +1,4 @@
-//! The proxies' metrics: scraped in their namespaces, added up per service, told as rates and quantiles.
+//! The proxies' metrics: scraped in their namespaces, summed per service, as rates and quantiles.
 
 use std::{
     collections::BTreeMap,

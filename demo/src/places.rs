@@ -1,4 +1,4 @@
-//! Where things are: our programs, the shop's files, the tools of the machine. All that is missing is told at once.
+//! Required programs, files and tools. Everything that is missing is reported at once.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use weft::args::Demo;
 
 /// The demo's own directory while it runs: data, sockets, configuration, lock.
 pub(crate) const STATE: &str = "/run/weft-demo";
-/// What the programs of the last run said.
+/// The logs of the last run.
 pub(crate) const LOGS: &str = "/var/log/weft-demo";
 
 /// Every path that the demo needs.
@@ -40,20 +40,22 @@ pub(crate) struct Places {
 impl Places {
     /// Finds everything.
     ///
-    /// Errors: what is missing, one a line, and where it comes from.
+    /// Errors: each missing thing on a line, with its source.
     pub(crate) fn find(args: &Demo) -> Result<Self> {
         let mut missing = Vec::new();
         let here = std::env::current_exe().context("find this program")?;
         let bin = match &args.bin {
             Some(bin) => bin.clone(),
-            None => here.parent().context("this program lies nowhere")?.to_owned(),
+            None => here.parent().context("this program has no directory")?.to_owned(),
         };
         let bin = fs::canonicalize(&bin).with_context(|| format!("--bin {}", bin.display()))?;
         let mut program = |name: &str, package: &str| {
             let path = bin.join(name);
             if !path.is_file() {
-                missing
-                    .push(format!("{}: cargo build --release -p {package}, or point to it with --bin", path.display()));
+                missing.push(format!(
+                    "{}: cargo build --release -p {package}, or give its directory with --bin",
+                    path.display()
+                ));
             }
             path.display().to_string()
         };
@@ -62,6 +64,7 @@ impl Places {
         let order = program("shop-order", "weft-demo-order");
         let load = program("shop-load", "weft-demo-order");
 
+        // The repository is found from the current directory or from the program, which is usually in its target/.
         let objects = match &args.shop {
             Some(directory) => Some(directory.clone()),
             None => look_for("deploy/demo/shop", &here).map(|shop| shop.parent().map_or(shop.clone(), Path::to_owned)),
@@ -69,7 +72,8 @@ impl Places {
         let objects = objects.map(|path| fs::canonicalize(&path).unwrap_or(path)).unwrap_or_default();
         if !objects.join("shop/product/product.py").is_file() {
             missing.push(
-                "the shop (deploy/demo of the repository): run from the repository, or point to it with --shop".into(),
+                "the shop (deploy/demo of the repository): run from the repository, or give the directory with --shop"
+                    .into(),
             );
         }
 
@@ -88,6 +92,7 @@ impl Places {
             missing.push("node: apt-get install nodejs".to_owned());
             PathBuf::new()
         });
+        // Set-up installs grpcio in a venv, because Debian's Python takes no packages from elsewhere.
         let venv = look_for(".tools/venv/bin/python", &objects).or_else(|| look_for(".tools/venv/bin/python", &here));
         let python = venv.or_else(|| on_path("python3")).unwrap_or_default();
         let postgres = newest_postgres().unwrap_or_else(|| {
@@ -95,7 +100,7 @@ impl Places {
             PathBuf::new()
         });
         if !missing.is_empty() {
-            bail!("the demo needs what is not here (`make demo` sets it up):\n  {}", missing.join("\n  "));
+            bail!("missing for the demo (`make demo` installs it):\n  {}", missing.join("\n  "));
         }
         let text = |path: PathBuf| path.display().to_string();
         let places = Self {
@@ -118,21 +123,21 @@ impl Places {
         let output = output.with_context(|| format!("start {}", self.python))?;
         ensure!(
             output.status.success(),
-            "{} has no grpcio, which payment needs: `make demo` sets it up in .tools/venv",
+            "{} has no grpcio, which payment requires: `make demo` installs it in .tools/venv",
             self.python
         );
         Ok(())
     }
 }
 
-/// `what` in a directory above `from`, or above where we are.
+/// `what` in a parent of the current directory, or of `from`.
 fn look_for(what: &str, from: &Path) -> Option<PathBuf> {
     let current = std::env::current_dir().unwrap_or_default();
     let above = |path: &Path| path.ancestors().map(|directory| directory.join(what)).find(|path| path.exists());
     above(&current).or_else(|| above(from))
 }
 
-#[expect(clippy::disallowed_methods, reason = "PATH is how programs are found, not a setting")]
+#[expect(clippy::disallowed_methods, reason = "the search path of programs, not a setting")]
 fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -23,15 +23,15 @@ pub(crate) struct Program {
     pub(crate) name: String,
     /// The namespace; `None` for the machine's own.
     pub(crate) namespace: Option<String>,
-    /// As this user instead of root, who needs no other rights.
+    /// User instead of root.
     pub(crate) user: Option<&'static str>,
     /// Program and arguments.
     pub(crate) command: Vec<String>,
     /// Variables.
     pub(crate) env: Vec<(String, String)>,
-    /// Where it runs.
+    /// Working directory.
     pub(crate) directory: PathBuf,
-    /// How it is asked to end.
+    /// Signal for an orderly end.
     pub(crate) stop: Signal,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Process {
 impl Program {
     /// Starts it; output is appended to `<logs>/<name>.log`.
     ///
-    /// Errors: it cannot be started. A program that is not there shows as an early end.
+    /// Errors: it cannot be started. A missing program appears as an early end.
     pub(crate) fn start(&self, logs: &Path) -> Result<Process> {
         let (mut command, log) = self.command(logs)?;
         let file = File::options().create(true).append(true).open(&log);
@@ -72,7 +72,7 @@ impl Program {
         if let Some(namespace) = &self.namespace {
             words.extend(["ip", "netns", "exec", namespace]);
         }
-        // After the change of user, which would clear it.
+        // setpriv sets the death signal after the change of user, which would clear it.
         let signal = if self.stop == Signal::INT { "INT" } else { "KILL" };
         words.extend(["setpriv", "--pdeathsig", signal]);
         let user = self.user.map(|user| [format!("--reuid={user}"), format!("--regid={user}")]);
@@ -97,7 +97,7 @@ impl Program {
 }
 
 impl Process {
-    /// Its number, the same in every namespace of the demo.
+    /// Process id, the same in every namespace of the demo.
     pub(crate) fn id(&self) -> i32 {
         self.group.as_raw_nonzero().get()
     }
@@ -107,7 +107,7 @@ impl Process {
         self.child.stdout.take()
     }
 
-    /// What it wrote so far.
+    /// Its output so far.
     ///
     /// Errors: the log cannot be read.
     pub(crate) fn output(&self) -> Result<String> {
@@ -115,21 +115,19 @@ impl Process {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Fails when it has ended, with the last it said.
-    ///
-    /// Errors: it has.
+    /// Fails if it has ended, with the last line of its output.
     pub(crate) fn running(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("ask for {}", self.name))? {
             None => Ok(()),
             Some(status) => {
                 let output = self.output().unwrap_or_default();
-                let last = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+                let last = output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no output");
                 bail!("{} ended ({status}): {last}", self.name)
             }
         }
     }
 
-    /// Waits until `ready` says so while it runs.
+    /// Polls `ready` while the process runs.
     ///
     /// Errors: it ended, or `deadline` passed.
     pub(crate) async fn until(
@@ -150,15 +148,15 @@ impl Process {
         ended.map_or(Ok(()), Err)
     }
 
-    /// Waits until it has said `text`.
+    /// Waits until its output contains `text`.
     ///
     /// Errors: it ended before, or `deadline` passed.
-    pub(crate) async fn says(&mut self, text: &str, deadline: Duration) -> Result<()> {
+    pub(crate) async fn prints(&mut self, text: &str, deadline: Duration) -> Result<()> {
         let log = self.log.clone();
-        let what = format!("{} to say {text:?}", self.name);
+        let what = format!("{} to print {text:?}", self.name);
         self.until(&what, deadline, async || {
             let said = fs::read(&log).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text));
-            ensure!(said, "it has not");
+            ensure!(said, "not yet");
             Ok(())
         })
         .await
@@ -171,11 +169,11 @@ impl Process {
         self.signal(Signal::KILL);
         let ended = timeout(Duration::from_secs(10), self.child.wait()).await;
         ended
-            .with_context(|| format!("{} survives kill -9", self.name))?
+            .with_context(|| format!("{} did not end after kill -9", self.name))?
             .with_context(|| format!("wait for {}", self.name))
     }
 
-    /// Asks it to end, and kills it when it does not within `deadline`.
+    /// Sends its stop signal, and kills it if it does not end within `deadline`.
     ///
     /// Errors: it cannot be killed.
     pub(crate) async fn end(&mut self, deadline: Duration) -> Result<()> {
@@ -186,7 +184,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal to its group; nothing happens when it has ended.
+    /// Sends a signal to its group, unless it has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if matches!(self.child.try_wait(), Ok(None)) {
             // It may end at this very moment.

@@ -254,7 +254,7 @@ impl Shop {
                 vec![places.python.clone(), "-B".into(), shop("payment/payment.py")]
             }
             App::OrderDb => {
-                // PostgreSQL refuses root, and cleans up after itself when asked to end.
+                // PostgreSQL does not run as root, and removes its shared memory only on an orderly end.
                 user = Some("postgres");
                 stop = Signal::INT;
                 let program = places.postgres.join("postgres").display().to_string();

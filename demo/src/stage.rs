@@ -1,4 +1,4 @@
-//! What the audience sees: sentences, checks, and on a terminal a table below them that is drawn anew each second.
+//! The output: sentences, checks, and on a terminal a table below them that is redrawn each second.
 //! With `--check` only the lines of checks, each `ok - …` or `FAILED - … : reason`.
 
 use std::{
@@ -18,14 +18,14 @@ const WIDTH: usize = 80;
 
 /// Prints, and counts the checks. Clones are the same stage.
 #[derive(Clone)]
-pub(crate) struct Stage(Arc<Mutex<State>>);
+pub(crate) struct Stage(Arc<Mutex<Terminal>>);
 
-struct State {
+struct Terminal {
     out: Box<dyn Write + Send>,
     style: Style,
     /// `--check`: no sentences, no table.
     terse: bool,
-    /// A terminal wide enough: the table can be drawn over.
+    /// On a terminal that is wide enough: the table can be redrawn in place.
     live: bool,
     drawn: usize,
     table: Vec<String>,
@@ -36,22 +36,22 @@ struct State {
 impl Stage {
     /// A stage on standard output.
     pub(crate) fn new(terse: bool) -> Self {
-        // What is drawn over must not wrap. A terminal that does not know its width says 0.
+        // Lines that are redrawn must not wrap. A terminal that does not know its width reports 0.
         let wide = tcgetwinsize(stdout()).is_ok_and(|size| size.ws_col == 0 || usize::from(size.ws_col) >= WIDTH);
         Self::to(Box::new(stdout()), Style::stdout(), terse, !terse && stdout().is_terminal() && wide)
     }
 
     fn to(out: Box<dyn Write + Send>, style: Style, terse: bool, live: bool) -> Self {
-        let state = State { out, style, terse, live, drawn: 0, table: Vec::new(), passed: 0, failed: 0 };
-        Self(Arc::new(Mutex::new(state)))
+        let terminal = Terminal { out, style, terse, live, drawn: 0, table: Vec::new(), passed: 0, failed: 0 };
+        Self(Arc::new(Mutex::new(terminal)))
     }
 
-    /// Whether there is a table that is drawn anew.
+    /// Whether the table is shown.
     pub(crate) fn live(&self) -> bool {
         self.0.lock().live
     }
 
-    /// How text is marked.
+    /// The colours.
     pub(crate) fn style(&self) -> Style {
         self.0.lock().style
     }
@@ -66,21 +66,21 @@ impl Stage {
         self.print(false, |_| sentence.lines().map(|line| format!("  {line}")).collect());
     }
 
-    /// A line that everyone sees, with `--check` too.
+    /// A line that is printed with `--check` too.
     pub(crate) fn note(&self, line: &str) {
         self.print(true, |_| vec![line.to_owned()]);
     }
 
-    /// Tells the outcome of a check and counts it. What it gives is the detail of a success.
-    pub(crate) fn check(&self, what: &str, outcome: Result<String>) {
+    /// Prints the outcome of a check and counts it. The text of a success is its detail.
+    pub(crate) fn check(&self, name: &str, outcome: Result<String>) {
         let mut passed = true;
         self.print(true, |style| match &outcome {
-            Ok(detail) if detail.is_empty() => vec![format!("{} - {what}", style.green("ok"))],
-            Ok(detail) => vec![format!("{} - {what}: {detail}", style.green("ok"))],
+            Ok(detail) if detail.is_empty() => vec![format!("{} - {name}", style.green("ok"))],
+            Ok(detail) => vec![format!("{} - {name}: {detail}", style.green("ok"))],
             Err(error) => {
                 passed = false;
                 let reason: String = format!("{error:#}").split('\n').map(str::trim).collect::<Vec<_>>().join("; ");
-                vec![format!("{} - {what}: {reason}", style.red("FAILED"))]
+                vec![format!("{} - {name}: {reason}", style.red("FAILED"))]
             }
         });
         let mut state = self.0.lock();
@@ -91,7 +91,7 @@ impl Stage {
         }
     }
 
-    /// How many checks passed and failed so far.
+    /// Passed and failed checks so far.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.0.lock();
         (state.passed, state.failed)
@@ -122,14 +122,14 @@ impl Stage {
     }
 }
 
-impl State {
+impl Terminal {
     /// Moves to where the table begins and clears from there (ECMA-48 CPL and ED).
     fn erase(&mut self) -> String {
         let lines = std::mem::take(&mut self.drawn);
         if lines > 0 { format!("\x1b[{lines}F\x1b[J") } else { String::new() }
     }
 
-    /// A terminal that went away must not stop the cleaning up.
+    /// A closed terminal must not stop the clean-up.
     fn emit(&mut self, text: &str) {
         if self.out.write_all(text.as_bytes()).is_ok() {
             self.out.flush().ok();
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written, for all clones.
+    /// The written bytes, shared by all clones.
     #[derive(Clone, Default)]
     struct Paper(Arc<Mutex<Vec<u8>>>);
 
@@ -179,10 +179,10 @@ mod tests {
     }
 
     #[test]
-    fn checks_are_told_in_a_line_each_and_counted() {
+    fn checks_take_a_line_each_and_are_counted() {
         let paper = Paper::default();
         let stage = Stage::to(Box::new(paper.clone()), Style::PLAIN, true, false);
-        stage.step("not told with --check");
+        stage.step("not printed with --check");
         stage.say("nor this");
         stage.check("one", Ok(String::new()));
         stage.check("two", Ok("2 of 2".into()));

@@ -11,19 +11,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::places::STATE;
 
-/// The lock that says a demo runs; it goes with the process.
+/// The lock of a running demo; the kernel releases it with the process.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held, not looked at")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] File);
 
-/// Makes the state directory and takes its lock.
+/// Creates the state directory and takes its lock.
 ///
-/// Errors: another demo runs.
+/// Errors: another demo is running.
 pub(crate) fn lock() -> Result<Lock> {
     let state = Path::new(STATE);
     let make = fs::DirBuilder::new().recursive(true).mode(0o755).create(state);
     make.with_context(|| format!("create {STATE}"))?;
     let own = fs::symlink_metadata(state).with_context(|| format!("look at {STATE}"))?;
-    ensure!(own.is_dir() && own.uid() == 0, "{STATE} is not a directory of root's");
+    ensure!(own.is_dir() && own.uid() == 0, "{STATE} is not a directory owned by root");
     let path = state.join("lock");
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
     let file = file.as_mut().map_err(|error| std::io::Error::new(error.kind(), error.to_string()));
@@ -33,7 +33,7 @@ pub(crate) fn lock() -> Result<Lock> {
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
             file.read_to_string(&mut pid).context("read the lock")?;
-            bail!("a demo runs already (process {}); end it with Ctrl-C or kill {}", pid.trim(), pid.trim());
+            bail!("a demo is already running (process {}); end it with Ctrl-C or kill {}", pid.trim(), pid.trim());
         }
         Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
     }

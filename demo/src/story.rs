@@ -1,5 +1,5 @@
-//! The story, step by step. A step says in plain sentences what happens and what to look at, and checks it; a check
-//! that fails does not end the story, what makes the next steps pointless does.
+//! The steps of the demo. A step describes what happens and what to watch, and checks it. A failed check does not end the
+//! demo; a failure that makes the next steps pointless does.
 
 mod canary;
 mod crash;
@@ -36,10 +36,10 @@ use weft::{
     table::{Cell, Table, Tone},
 };
 
-/// Where the edge is on this machine when nothing is said.
+/// Default address of the edge on this machine.
 const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8888);
 
-/// The demo under way.
+/// A running demo.
 #[derive(Debug)]
 pub(crate) struct Story {
     stage: Stage,
@@ -53,15 +53,15 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// Nothing has happened yet.
+    /// A demo before its first step.
     pub(crate) fn new(stage: Stage, args: Demo, places: Places) -> Self {
         Self { stage, args, places, shop: None, relay: None, load: None, view: None, processes: Vec::new() }
     }
 
-    /// From the first step to the last; without `--check` it then goes on until it is dropped.
+    /// Runs all steps; without `--check` the shop then runs until this is dropped.
     ///
     /// Errors: the shop does not come up, or cannot be measured.
-    pub(crate) async fn tell(&mut self) -> Result<()> {
+    pub(crate) async fn run(&mut self) -> Result<()> {
         let start = Instant::now();
         Box::pin(self.up()).await?;
         self.start_view()?;
@@ -77,7 +77,7 @@ impl Story {
         self.linger().await?;
         Box::pin(self.outage()).await;
         if self.args.check {
-            self.stage.note(&format!("# told in {:.0} s", start.elapsed().as_secs_f64()));
+            self.stage.note(&format!("# took {:.0} s", start.elapsed().as_secs_f64()));
             let result = Box::pin(self.orders_kept()).await;
             self.stage.check("end: every acknowledged order is still there", result);
             return Ok(());
@@ -85,9 +85,9 @@ impl Story {
         self.stay().await
     }
 
-    /// Takes all down and looks whether anything is left.
+    /// Stops everything and verifies that nothing is left.
     ///
-    /// Errors: what is left.
+    /// Errors: something is left.
     pub(crate) async fn clean_up(&mut self, lock: &Lock, before: &Machine) -> Result<String> {
         if let Some(view) = self.view.take() {
             view.abort();
@@ -108,20 +108,25 @@ impl Story {
         Ok(format!("{namespaces} namespaces, {} processes removed", self.processes.len()))
     }
 
-    /// Ends the load; it reads every order again that was acknowledged.
+    /// Ends the load, which reads every acknowledged order again.
     async fn orders_kept(&mut self) -> Result<String> {
         let summary = self.load.take().context("there is no load")?.finish().await?;
-        let verified = summary.verified.context("the load generator did not look")?;
-        ensure!(verified.missing.is_empty(), "{} are gone: {}", verified.missing.len(), verified.missing.join(", "));
+        let verified = summary.verified.context("the load generator did not verify its orders")?;
+        ensure!(
+            verified.missing.is_empty(),
+            "{} orders are missing: {}",
+            verified.missing.len(),
+            verified.missing.join(", ")
+        );
         ensure!(verified.unreadable == 0, "{} could not be read", verified.unreadable);
         ensure!(
             summary.acknowledged > 0 && verified.found == summary.acknowledged,
-            "{} of {} were found",
+            "{} of {} orders were found",
             verified.found,
             summary.acknowledged
         );
         Ok(format!(
-            "{} orders; {} requests in all, {} failed",
+            "{} orders; {} requests in total, {} failed",
             verified.found,
             summary.ok + summary.failed,
             summary.failed
@@ -144,7 +149,7 @@ impl Story {
         Ok(self.load()?.mark())
     }
 
-    /// Gives people time to look: a few seconds of load. With `--check` nobody looks.
+    /// A few seconds of load between two steps, to watch the table; none with `--check`.
     ///
     /// Errors: the load ended.
     async fn linger(&mut self) -> Result<()> {
@@ -155,13 +160,13 @@ impl Story {
         Ok(())
     }
 
-    /// Waits for so many seconds of load, in which nothing may fail.
+    /// Waits for that many seconds of load, in which no request may fail.
     ///
     /// Errors: the load ended, or requests failed.
     async fn quiet(&mut self, mark: Mark, seconds: usize) -> Result<Since> {
         let since = self.load()?.seconds(mark, seconds).await?;
         since.none_failed()?;
-        ensure!(since.ok > 0, "no request was answered");
+        ensure!(since.ok > 0, "no request succeeded");
         Ok(since)
     }
 
@@ -169,9 +174,9 @@ impl Story {
         Ok(self.relay.as_ref().context("there is no relay")?.address)
     }
 
-    /// A request as a customer makes it.
+    /// A request of a customer at the edge.
     ///
-    /// Errors: no answer.
+    /// Errors: no response.
     async fn customer(
         edge: SocketAddr,
         method: http::Method,
@@ -212,7 +217,7 @@ impl Story {
         Ok(())
     }
 
-    /// Draws the table of services each second, on a terminal.
+    /// Redraws the table of services each second, on a terminal.
     fn start_view(&mut self) -> Result<()> {
         if !self.stage.live() {
             return Ok(());
@@ -224,10 +229,10 @@ impl Story {
             let mut last: Option<(Instant, BTreeMap<&'static str, Totals>)> = None;
             loop {
                 ticks.tick().await;
-                // A proxy that does not answer at this moment is no reason to draw nothing.
+                // A proxy that does not respond at this moment leaves the last table in place.
                 let Ok(now) = totals(&targets).await else { continue };
                 if let Some((at, before)) = &last {
-                    stage.table(drawn(&stage, edge, before, &now, at.elapsed()));
+                    stage.table(table_lines(&stage, edge, before, &now, at.elapsed()));
                 }
                 last = Some((Instant::now(), now));
             }
@@ -235,11 +240,11 @@ impl Story {
         Ok(())
     }
 
-    /// The shop stays up until someone ends it.
+    /// Keeps the shop running until the demo is interrupted.
     async fn stay(&mut self) -> Result<()> {
         let (edge, style) = (self.edge()?, self.stage.style());
         let socket = self.shop()?.client.server().to_string();
-        self.stage.step("The shop stays open");
+        self.stage.step("The shop keeps running");
         self.stage.say(&format!("The edge is at {}. Try, in another terminal:", style.cyan(&format!("http://{edge}"))));
         for command in [
             format!("curl http://{edge}/products/p1"),
@@ -253,7 +258,7 @@ impl Story {
         ] {
             self.stage.say(&format!("  {}", style.cyan(&command)));
         }
-        self.stage.say(&format!("What the programs say is in {LOGS}. Ctrl-C takes everything down."));
+        self.stage.say(&format!("The programs' logs are in {LOGS}. Ctrl-C stops everything."));
         loop {
             let mark = self.mark()?;
             self.load()?.seconds(mark, 60).await?;
@@ -261,7 +266,7 @@ impl Story {
     }
 }
 
-/// The proxies to scrape, each with what it is added up under.
+/// The proxies to scrape, each with the row that its totals are added to.
 ///
 /// Errors: a host is missing.
 fn targets(shop: &Shop, group: fn(App) -> &'static str) -> Result<Vec<(&'static str, Inside)>> {
@@ -275,14 +280,14 @@ async fn totals(targets: &[(&'static str, Inside)]) -> Result<BTreeMap<&'static 
     }
     let mut totals: BTreeMap<&'static str, Totals> = BTreeMap::new();
     while let Some(scrape) = scrapes.join_next().await {
-        let (service, samples) = scrape.context("a scrape broke")?;
+        let (service, samples) = scrape.context("a scrape panicked")?;
         let samples = samples.with_context(|| format!("scrape a proxy of {service}"))?;
         totals.entry(service).or_default().add(&samples);
     }
     Ok(totals)
 }
 
-fn drawn(
+fn table_lines(
     stage: &Stage,
     edge: SocketAddr,
     before: &BTreeMap<&'static str, Totals>,
@@ -296,7 +301,7 @@ fn drawn(
         let rates = before.get(*service).map(|before| totals.since(before, time)).unwrap_or_default();
         table.row(row(service, &rates, totals));
     }
-    let mut lines = vec![style.dim(&format!("── the last second, from the proxies' metrics · edge http://{edge} ──"))];
+    let mut lines = vec![style.dim(&format!("── last second, from the proxies' metrics · edge http://{edge} ──"))];
     lines.extend(table.render(style));
     lines
 }
@@ -315,7 +320,7 @@ fn row(service: &str, rates: &Rates, totals: &Totals) -> Vec<Cell> {
     ]
 }
 
-/// What the demo could leave on the machine's own network, and mounts. Others may make and remove theirs meanwhile.
+/// Everything that the demo could leave on the machine's own network, and mounts. Other programs may add and remove theirs.
 #[derive(Debug)]
 pub(crate) struct Machine {
     tables: Vec<String>,
@@ -324,7 +329,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Looks at nft tables, network links and mounts whose names the demo uses.
+    /// Lists the nft tables, network links and mounts with names of the demo.
     ///
     /// Errors: `nft` or `ip` fails.
     pub(crate) async fn look() -> Result<Self> {
@@ -355,12 +360,12 @@ impl Machine {
     }
 }
 
-/// Whether a process is there. Zombies of ours have been waited for.
+/// Whether a process exists. The demo's own zombies have been waited for.
 fn alive(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
-/// Makes the directory of the logs, empty.
+/// Creates the directory of the logs, or empties it.
 fn fresh_logs() -> Result<()> {
     let logs = Path::new(LOGS);
     if logs.exists() {

@@ -1,18 +1,18 @@
-//! Waiting: ask again until it is so, up to a deadline. The only place of the demo that sleeps.
+//! Polling with a deadline. The only place of the demo that sleeps.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep};
 
-/// How long a thing may take that should take milliseconds; the machine may be busy.
+/// Bound on operations that take milliseconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 const STEP: Duration = Duration::from_millis(20);
 
-/// Asks until there is a value; an error means "not yet". `what` completes "waited for …".
+/// Calls `ask` until it returns a value; an error means "not yet". `what` completes "waited for …".
 ///
-/// Errors: `deadline` passed; carries the last error of `ask`.
+/// Errors: `deadline` passed; the cause is the last error of `ask`.
 pub(crate) async fn until<T>(what: &str, deadline: Duration, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {

@@ -15,16 +15,16 @@ use crate::exchange::{self, Answer};
 /// Requests that measure a share, half of them at the edge and half inside the mesh, and how many at once.
 const REQUESTS: u32 = 1000;
 const AT_ONCE: usize = 8;
-/// Who asks inside the mesh.
+/// The caller inside the mesh.
 const CALLER: &str = "order-1";
 const PATH: &str = "/products/p1";
 
 impl Story {
     pub(super) async fn canary(&mut self) {
-        self.stage.step("4. A second version");
+        self.stage.step("4. A canary release");
         self.stage.say(
-            "Version 2 of product runs already and gets nothing. A route gives it 10 % of the requests, then 50 %; then a look at\n\
-             the history, and back. Each change is a revision that every proxy takes over in one step. Look at the rows\n\
+            "Version 2 of product is running, without traffic. A route sends it 10 % of the requests, then 50 %; then a rollback\n\
+             restores the first revision. Each change is a revision, which every proxy applies in one step. Watch the rows\n\
              product v1 and product v2.",
         );
         let mark = self.mark();
@@ -34,7 +34,7 @@ impl Story {
         };
         for (share, file) in [(10, "canary/10.yaml"), (50, "canary/50.yaml")] {
             let result = self.shifted(file, f64::from(share) / 100.0).await;
-            self.stage.check(&format!("canary: product v2 gets {share} %"), result);
+            self.stage.check(&format!("canary: product v2 receives {share} %"), result);
             if let Err(error) = self.linger().await {
                 self.stage.say(&format!("{error:#}"));
             }
@@ -43,12 +43,12 @@ impl Story {
             Ok(good) => self.back(good).await,
             Err(error) => Err(error),
         };
-        self.stage.check("canary: after the rollback product v2 gets nothing", result);
+        self.stage.check("canary: after the rollback product v2 receives no requests", result);
         let quiet = match mark {
             Ok(mark) => self.quiet(mark, 0).await.map(|since| format!("{} requests", since.ok)),
             Err(error) => Err(error),
         };
-        self.stage.check("canary: no request failed meanwhile", quiet);
+        self.stage.check("canary: no request failed during the changes", quiet);
     }
 
     async fn shifted(&self, file: &str, wanted: f64) -> Result<String> {
@@ -61,7 +61,7 @@ impl Story {
         for (place, share) in [("at the edge", edge), ("inside the mesh", mesh)] {
             ensure!(
                 (share - wanted).abs() <= tolerance,
-                "{:.1} % {place}, allowed are {:.1} % either side",
+                "{:.1} % {place}, tolerance {:.1} %",
                 share * 100.0,
                 tolerance * 100.0
             );
@@ -84,11 +84,11 @@ impl Story {
     async fn back(&self, good: u64) -> Result<String> {
         let shop = self.shop()?;
         let answer = rollback::send(&shop.client, good, None).await?;
-        let revision = answer.get("revision").and_then(Value::as_u64).context("an answer with a revision")?;
+        let revision = answer.get("revision").and_then(Value::as_u64).context("a response with a revision")?;
         shop.until_applied(revision).await?;
         let (edge, mesh) = self.shares().await?;
         ensure!(edge == 0.0 && mesh == 0.0, "{:.1} % at the edge, {:.1} % inside the mesh", edge * 100.0, mesh * 100.0);
-        Ok(format!("0 of {REQUESTS} requests, revision {revision} is {good} again"))
+        Ok(format!("0 of {REQUESTS} requests, revision {revision} restores {good}"))
     }
 }
 

@@ -16,15 +16,15 @@ use tokio::task::JoinSet;
 use super::Story;
 use crate::wait::until;
 
-/// Who dies.
+/// The host whose application is killed.
 const VICTIM: &str = "order-1";
-/// Customers who place orders one after the other.
+/// Concurrent customers; each places its orders one after the other.
 const CUSTOMERS: usize = 10;
 /// Orders before the kill, and after it.
 const BEFORE: usize = 30;
 const AFTER: usize = 60;
 
-/// One POST of ours.
+/// One POST of the demo.
 #[derive(Debug, Clone)]
 struct Post {
     key: String,
@@ -35,29 +35,29 @@ struct Post {
 
 impl Story {
     pub(super) async fn crash(&mut self) {
-        self.stage.step("5. An application dies");
+        self.stage.step("5. An application crashes");
         self.stage.say(&format!(
-            "{CUSTOMERS} more customers place orders as fast as they can; then the order service on {VICTIM} is killed with -9. What it had\n\
-             in hand at that moment may fail, because nobody can know whether it was done; every GET and every later POST must not."
+            "{CUSTOMERS} more customers place orders as fast as possible; then the order service on {VICTIM} is killed (kill -9). Its POSTs in\n\
+             flight may fail, because a proxy cannot know whether they took effect. No GET and no later POST may fail."
         ));
         match self.killed().await {
             Ok(killed) => {
                 self.stage.check("crash: no GET fails at the edge", killed.gets);
                 let (new, old): (Vec<&Post>, Vec<&Post>) =
                     killed.posts.iter().partition(|post| post.started_at > killed.at);
-                self.stage.check("crash: no POST that began after the kill fails", all_placed(&new));
+                self.stage.check("crash: no POST started after the kill fails", all_placed(&new));
                 let (in_flight, before): (Vec<&Post>, Vec<&Post>) =
                     old.iter().partition(|post| post.ended_at >= killed.from);
-                self.stage.check("crash: the POSTs in flight on it are counted and named", named(&in_flight, &before));
+                self.stage.check("crash: the failed POSTs in flight are counted and named", named(&in_flight, &before));
                 let keys =
                     in_flight.iter().filter(|post| post.failure.is_some()).map(|post| post.key.clone()).collect();
                 let again = self.again(keys).await;
-                self.stage.check("crash: sent again with their key they are placed exactly once", again);
+                self.stage.check("crash: retried with their idempotency key, they are placed exactly once", again);
             }
             Err(error) => self.stage.check("crash: kill -9 under load", Err(error)),
         }
         let back = self.restarted().await;
-        self.stage.check(&format!("crash: {VICTIM} comes back and takes traffic again"), back);
+        self.stage.check(&format!("crash: {VICTIM} restarts and receives traffic again"), back);
     }
 
     async fn killed(&mut self) -> Result<Killed> {
@@ -72,7 +72,7 @@ impl Story {
         some.await?;
         let from = unix_ms();
         self.shop_mut()?.app(VICTIM)?.kill().await?;
-        // The process is gone by now: what starts later is new.
+        // The process has ended: a request that starts later cannot be in flight on it.
         let at = unix_ms();
         let count = burst.posts.lock().len();
         until("orders after the kill", Duration::from_secs(30), async || {
@@ -87,7 +87,7 @@ impl Story {
             .requests
             .iter()
             .filter(|request| !request.ok && request.method == "GET")
-            .map(|request| request.told())
+            .map(|request| request.summary())
             .collect();
         let gets = match gets.first() {
             None => Ok(format!("{} requests of the load", since.ok)),
@@ -102,7 +102,7 @@ impl Story {
         Ok(Killed { from, at, gets, posts })
     }
 
-    /// Sends POSTs of ours again; each order must be there once.
+    /// Sends the demo's failed POSTs again; each order must exist once.
     async fn again(&self, keys: Vec<String>) -> Result<String> {
         let edge = self.edge()?;
         let ours: Vec<&String> = keys.iter().filter(|key| key.starts_with("demo-")).collect();
@@ -119,7 +119,7 @@ impl Story {
             let count = found.get(key.as_str()).copied().unwrap_or(0);
             ensure!(count == 1, "{key} is stored {count} times");
         }
-        Ok(if ours.is_empty() { "there were none".to_owned() } else { format!("{} orders", ours.len()) })
+        Ok(if ours.is_empty() { "none failed".to_owned() } else { format!("{} orders", ours.len()) })
     }
 
     async fn restarted(&mut self) -> Result<String> {
@@ -148,8 +148,8 @@ struct Killed {
 
 /// Fails when a POST failed, or there was none.
 fn all_placed(posts: &[&Post]) -> Result<String> {
-    ensure!(!posts.is_empty(), "there were none");
-    let failed: Vec<String> = posts.iter().filter_map(|post| post.told()).collect();
+    ensure!(!posts.is_empty(), "none failed");
+    let failed: Vec<String> = posts.iter().filter_map(|post| post.summary()).collect();
     ensure!(failed.is_empty(), "{} of {}: {}", failed.len(), posts.len(), failed.join(", "));
     Ok(format!("{} placed", posts.len()))
 }
@@ -157,20 +157,20 @@ fn all_placed(posts: &[&Post]) -> Result<String> {
 /// Names the failures among those that were in flight at the kill; those that had ended before it may not have failed.
 fn named(in_flight: &[&Post], before: &[&Post]) -> Result<String> {
     all_placed(before).context("before the kill")?;
-    ensure!(!in_flight.is_empty(), "none was in flight: nothing was tested");
-    let failed: Vec<String> = in_flight.iter().filter_map(|post| post.told()).collect();
+    ensure!(!in_flight.is_empty(), "no POST was in flight: nothing was tested");
+    let failed: Vec<String> = in_flight.iter().filter_map(|post| post.summary()).collect();
     let names = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
     Ok(format!("of {} in flight at the edge {} failed{names}", in_flight.len(), failed.len()))
 }
 
 impl Post {
     /// Its key and how it failed.
-    fn told(&self) -> Option<String> {
+    fn summary(&self) -> Option<String> {
         self.failure.as_ref().map(|failure| format!("{} ({failure})", self.key))
     }
 }
 
-/// Customers who place orders, each on a connection of its own, until they are told to end.
+/// Customers who place orders, each on a connection of its own, until the burst ends.
 struct Burst {
     posts: Arc<Mutex<Vec<Post>>>,
     end: Arc<std::sync::atomic::AtomicBool>,

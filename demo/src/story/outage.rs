@@ -17,7 +17,7 @@ use crate::load::Mark;
 /// Without a control plane.
 const SECONDS: usize = 5;
 
-/// What the control plane knows, for comparison.
+/// The data of the control plane, for comparison.
 #[derive(Debug, PartialEq)]
 struct Known {
     revisions: BTreeMap<String, Value>,
@@ -27,10 +27,10 @@ struct Known {
 
 impl Story {
     pub(super) async fn outage(&mut self) {
-        self.stage.step("7. The control plane dies");
+        self.stage.step("7. The control plane crashes");
         self.stage.say(
-            "It is killed with -9. The proxies keep their configuration, identities and endpoints in memory, so customers see\n\
-             nothing. Then it comes back on its data.",
+            "The control plane is killed (kill -9). The proxies keep their configuration, identities and endpoints in memory, so no\n\
+             request fails. Then the control plane restarts with its data.",
         );
         let before = self.known().await;
         let mark = match self.mark() {
@@ -38,22 +38,23 @@ impl Story {
             Err(error) => return self.stage.check("outage: load", Err(error)),
         };
         let without = self.without(mark).await;
-        self.stage.check(&format!("outage: {SECONDS} s without a control plane and no request fails"), without);
+        self.stage.check(&format!("outage: no request fails in {SECONDS} s without a control plane"), without);
         let back = self.back_again(before).await;
-        self.stage.check("outage: it is back, and revisions, objects, addresses and registrations are as before", back);
+        self.stage
+            .check("outage: after the restart, revisions, objects, addresses and registrations are unchanged", back);
         let proxies = self.reconnected().await;
-        self.stage.check("outage: every proxy is connected again and has the newest revision", proxies);
+        self.stage.check("outage: every proxy has reconnected with the newest revision", proxies);
         let after = match self.mark() {
             Ok(after) => self.quiet(after, 2).await.and_then(|_| self.load()?.since(mark).none_failed()),
             Err(error) => Err(error),
         };
-        self.stage.check("outage: no request failed while it came back", after.map(|()| String::new()));
+        self.stage.check("outage: no request failed during the restart", after.map(|()| String::new()));
     }
 
     async fn without(&mut self, mark: Mark) -> Result<String> {
         self.shop_mut()?.control_plane()?.kill().await?;
         let answer = self.shop()?.client.read("/api/v1/revisions?limit=1").await;
-        ensure!(answer.is_err(), "the control plane still answers");
+        ensure!(answer.is_err(), "the control plane still responds");
         let since = self.quiet(mark, SECONDS).await?;
         Ok(format!("{} requests", since.ok))
     }
@@ -71,7 +72,7 @@ impl Story {
                 ensure!(now == Some(value), "{what} {name}: was {value}, is {}", now.unwrap_or(&Value::Null));
             }
             let more: Vec<&String> = after.keys().filter(|name| !before.contains_key(*name)).collect();
-            ensure!(more.is_empty(), "{what}s that were not there before: {more:?}");
+            ensure!(more.is_empty(), "new {what}s: {more:?}");
         }
         let count = |map: &BTreeMap<String, Value>, what: &str| format!("{} {what}", map.len());
         Ok([

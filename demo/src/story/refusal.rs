@@ -11,9 +11,9 @@ use crate::{
     wait::until,
 };
 
-/// The rule of `policies.yaml` that refuses.
+/// The rule of `policies.yaml` that denies the call.
 const RULE: &str = "user-may-not-charge";
-/// How long log and metric may take.
+/// Bound on the delay of log and metric.
 const WRITTEN: Duration = Duration::from_secs(5);
 /// gRPC's NOT_FOUND and PERMISSION_DENIED.
 const NOT_FOUND: u32 = 5;
@@ -21,28 +21,28 @@ const PERMISSION_DENIED: u32 = 7;
 
 impl Story {
     pub(super) async fn refusal(&mut self) {
-        self.stage.step("6. A call that is not allowed");
+        self.stage.step("6. Authorization");
         self.stage.say(
-            "A policy lets only order charge. Now a program beside user calls payment: its proxy sends along who it is, and\n\
-             payment's proxy refuses before payment hears of it. The refusal names the rule, in the log and in a metric.",
+            "A policy allows only order to charge. Now a program on a host of user calls payment. The caller's certificate proves\n\
+             its identity, and payment's proxy denies the call before payment receives it. Log and metric name the rule.",
         );
         let order = format!("demo-refused-{:08x}", fastrand::u32(..));
         let denied = self.denied().await;
         let result = self.charge("user-1", &order).await;
         let refused = result.and_then(|ended| {
-            ensure!(ended.code == PERMISSION_DENIED, "the call ends with {} {:?}", ended.code, ended.message);
+            ensure!(ended.code == PERMISSION_DENIED, "the call ended with {} {:?}", ended.code, ended.message);
             Ok(format!("PERMISSION_DENIED {}", ended.message).trim_end().to_owned())
         });
-        self.stage.check("refusal: user may not charge", refused);
-        self.stage.check("refusal: no money moved", self.not_charged(&order).await);
-        self.stage.check("refusal: the rule is named in a metric", self.counted(denied).await);
+        self.stage.check("authorization: user is denied the call", refused);
+        self.stage.check("authorization: nothing was charged", self.not_charged(&order).await);
+        self.stage.check("authorization: a metric names the rule", self.counted(denied).await);
         let logged = self.logged().await;
-        self.stage.check("refusal: the rule is named in the log of payment's proxy", logged);
+        self.stage.check("authorization: the log of payment's proxy names the rule", logged);
         let allowed = self.charge("order-1", &order).await.and_then(|ended| {
-            ensure!(ended.code == 0, "the call ends with {} {:?}", ended.code, ended.message);
+            ensure!(ended.code == 0, "the call ended with {} {:?}", ended.code, ended.message);
             Ok(String::new())
         });
-        self.stage.check("refusal: order may, with the same call", allowed);
+        self.stage.check("authorization: order is allowed the same call", allowed);
     }
 
     async fn charge(&self, from: &str, order: &str) -> Result<Ended> {
@@ -52,7 +52,7 @@ impl Story {
 
     async fn not_charged(&self, order: &str) -> Result<String> {
         let ended = self.payment("order-1", "Read", &exchange::message(&[(1, Field::Text(order))])?).await?;
-        ensure!(ended.code == NOT_FOUND, "Read ends with {} {:?}", ended.code, ended.message);
+        ensure!(ended.code == NOT_FOUND, "Read ended with {} {:?}", ended.code, ended.message);
         Ok(ended.message)
     }
 

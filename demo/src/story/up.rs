@@ -13,32 +13,33 @@ use crate::{
 
 impl Story {
     pub(super) async fn up(&mut self) -> Result<()> {
-        self.stage.step("1. A shop comes up");
+        self.stage.step("1. The shop starts");
         self.stage.say(
             "Thirteen workloads, each in a network namespace with a proxy beside it: a gateway; user (Node), product v1 and v2\n\
-             (Python), order (Rust) and payment (Python, gRPC), two instances each; Redis and PostgreSQL. None knows of a mesh:\n\
-             they speak plain HTTP, gRPC and database protocols to plain names.",
+             (Python), order (Rust) and payment (Python, gRPC), two instances each; Redis and PostgreSQL. None of them\n\
+             contains code for a mesh: they use plain HTTP, gRPC and database protocols, and plain names.",
         );
+        // Order matters: the control plane first, then objects, so that proxies start with a complete configuration.
         fresh_logs()?;
         let start = Instant::now();
-        self.shop = Some(Shop::make(self.places.clone()).await.context("make the network namespaces")?);
+        self.shop = Some(Shop::make(self.places.clone()).await.context("create the network namespaces")?);
         let database = self.shop()?.make_database();
-        database.await.context("make PostgreSQL's files")?;
+        database.await.context("create PostgreSQL's files")?;
         self.shop_mut()?.start_control_plane().await?;
         self.stage.say(&format!("The control plane runs in {}.", self.shop()?.host(CONTROL)?.namespace()));
         let result = self.shop()?.apply("", "the shop").await;
         let revision = *result.as_ref().unwrap_or(&0);
         let failed = result.is_err();
         self.stage.check(
-            "up: the control plane takes the shop's objects",
+            "up: the control plane accepts the shop's objects",
             result.map(|revision| format!("revision {revision}")),
         );
-        ensure!(!failed, "without objects there is no shop");
+        ensure!(!failed, "the shop cannot start without its objects");
         self.shop_mut()?.name_services().await?;
         let proxies = self.shop_mut()?.start_proxies().await.map(|()| format!("{} proxies", MEMBERS.len()));
         let failed = proxies.is_err();
-        self.stage.check("up: every proxy enrols and is ready", proxies);
-        ensure!(!failed, "without proxies there is no mesh");
+        self.stage.check("up: every proxy has enrolled and is ready", proxies);
+        ensure!(!failed, "the mesh cannot work without its proxies");
         let applied = self.shop()?.until_applied(revision).await.map(|()| format!("revision {revision}"));
         self.stage.check("up: every proxy has applied the revision", applied);
         self.shop_mut()?.start_apps().await.context("start the applications")?;
@@ -106,13 +107,13 @@ impl Story {
         Ok(shop.address("payment", false, 50051)?.ip().to_string())
     }
 
-    async fn talks(&self, from: &str, service: &str, port: u16, say: &[u8], hear: &[u8]) -> Result<String> {
+    async fn talks(&self, from: &str, service: &str, port: u16, say: &[u8], expected: &[u8]) -> Result<String> {
         let shop = self.shop()?;
         for v6 in [false, true] {
             let address = shop.address(service, v6, port)?;
             let ask = async || {
-                let heard = shop.talk(from, address, say).await?;
-                ensure!(heard.starts_with(hear), "it says {:?}", String::from_utf8_lossy(&heard));
+                let reply = shop.talk(from, address, say).await?;
+                ensure!(reply.starts_with(expected), "the reply is {:?}", String::from_utf8_lossy(&reply));
                 Ok(())
             };
             crate::wait::until("it", crate::wait::DEADLINE, ask).await?;

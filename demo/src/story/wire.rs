@@ -13,35 +13,37 @@ use crate::{
 
 /// Whose loopback is watched.
 const HOST: &str = "product-v1-1";
-/// Texts that plaintext HTTP has and TLS has not.
+/// Texts that occur in plaintext HTTP and not in TLS.
 const PLAIN: [&[u8]; 4] = [b"HTTP/1.1", b"GET /", b"POST /", b"\"price_cents\""];
 
 impl Story {
     pub(super) async fn wire(&mut self) {
-        self.stage.step("3. The wire");
+        self.stage.step("3. Encryption on the wire");
         self.stage.say(
-            "tcpdump listens on the bridge that joins all workloads, and on the loopback of one product instance. A request\n\
-             carries a word that is easy to find. Between the hosts it must not be readable; beside the application it must.",
+            "tcpdump captures on the bridge that connects all workloads, and on the loopback of one product instance. A request\n\
+             carries a marker. The marker must not be readable between the hosts, and must be readable at the application.",
         );
         match self.captured().await {
             Ok((marker, wire, loopback, addresses)) => {
-                self.stage
-                    .check("wire: the word is not on the wire, nor is anything readable", unreadable(&marker, &wire));
+                self.stage.check(
+                    "wire: between hosts neither the marker nor other plaintext is readable",
+                    unreadable(&marker, &wire),
+                );
                 let records = wire.application_data(&addresses, 8080);
                 let encrypted = || {
                     ensure!(records > 0, "no TLS application data to or from {addresses:?} on port 8080");
-                    Ok(format!("{records} of {} packets begin a TLS record of the hop to {HOST}", wire.all().len()))
+                    Ok(format!("{records} of {} packets start a TLS record of the hop to {HOST}", wire.all().len()))
                 };
                 self.stage.check("wire: the hop is TLS application data", encrypted());
                 let seen = || {
-                    ensure!(loopback.contain(marker.as_bytes()), "{marker} is not there");
+                    ensure!(loopback.contain(marker.as_bytes()), "{marker} is not in the capture");
                     let line = loopback.all().iter().find(|packet| packet.contains(marker.as_bytes()));
                     let line = line.map(|packet| {
                         String::from_utf8_lossy(&packet.payload).lines().next().unwrap_or_default().to_owned()
                     });
                     Ok(line.unwrap_or_default())
                 };
-                self.stage.check("wire: beside the application the same word is plain", seen());
+                self.stage.check("wire: at the application the marker is plaintext", seen());
             }
             Err(error) => self.stage.check("wire: capture", Err(error)),
         }
@@ -54,15 +56,15 @@ impl Story {
         let (host, other) = (shop.host(HOST)?, shop.host("product-v1-2")?);
         let wire = Capture::start(shop.wire().namespace(), "wire0", shop.state(), shop.logs()).await?;
         let loopback = Capture::start(&host.namespace(), "lo", shop.state(), shop.logs()).await?;
-        // There is no such product: the answer says so, with the word in it. Either instance may get the request.
-        let asked = until("the word beside the application", Duration::from_secs(15), async || {
+        // There is no such product: the 404 response contains the marker. Either instance may receive the request.
+        let asked = until("the marker at the application", Duration::from_secs(15), async || {
             let answer = Self::customer(edge, Method::GET, &format!("/products/{marker}"), None).await?;
             let said = String::from_utf8_lossy(&answer.body).into_owned();
-            ensure!(answer.status == 404 && said.contains(&marker), "the edge answers {}: {said}", answer.status);
-            if loopback.so_far()?.contain(marker.as_bytes()) { Ok(()) } else { bail!("not on its loopback") }
+            ensure!(answer.status == 404 && said.contains(&marker), "the edge returns {}: {said}", answer.status);
+            if loopback.so_far()?.contain(marker.as_bytes()) { Ok(()) } else { bail!("not on the loopback") }
         })
         .await;
-        // Stopped in any case; told first.
+        // The captures are stopped in any case; a failure of the request is reported first.
         let inside = shop.inside(HOST)?;
         let loopback = loopback.stop(inside, host.ipv4().into()).await?;
         let wire = wire.stop(inside, other.ipv4().into()).await?;
@@ -72,7 +74,7 @@ impl Story {
 }
 
 fn unreadable(marker: &str, wire: &Packets) -> Result<String> {
-    ensure!(!wire.contain(marker.as_bytes()), "{marker} is on the wire");
+    ensure!(!wire.contain(marker.as_bytes()), "{marker} is readable on the wire");
     let mut bytes = 0;
     for packet in wire.all() {
         bytes += packet.payload.len();
