@@ -1,6 +1,6 @@
-//! Buffers that are read into. They belong to the worker's thread and not to its connections: one is lent while bytes are read and
-//! understood, so that an idle connection holds none, and what is used next is still in the CPU's cache.
-//! What is cut out of one and handed on keeps it from being lent again until it is dropped; so small parts are to be copied.
+//! Read buffers. They belong to the worker's thread, not to its connections: a connection borrows one while it reads and parses.
+//! So an idle connection holds no buffer, and the next buffer is still in the CPU's cache.
+//! A part that is split off and kept prevents the buffer from being lent again until the part is dropped; small parts are copied.
 
 use std::{
     cell::RefCell,
@@ -14,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Size of a buffer: eight whole TLS records. The rest of a record that does not fit has to be copied.
 pub(crate) const SIZE: usize = 8 * (16 * 1024 + 22);
-/// Parts up to this are copied out, so that at most 16 times what is held is kept from others.
+/// Parts up to this size, in bytes, are copied out: a part that is kept occupies at most 16 times its size.
 pub(crate) const SMALL: usize = weft_http::SMALL;
-/// With less room than this nothing more is read behind what was: a TLS record has to fit in.
+/// With less room than this, in bytes, no further read is made: a whole TLS record has to fit.
 pub(crate) const RECORD: usize = 17 * 1024;
 /// Buffers that a thread keeps.
 const KEPT: usize = 8;
@@ -25,12 +25,12 @@ thread_local! {
     static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What was read.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Filled {
-    /// Bytes; 0 means that the peer has sent all.
+    /// Bytes; 0 means the end of the stream.
     pub(crate) count: usize,
-    /// There is nothing more at the moment: the task is woken when there is.
+    /// The last read was pending: the task is woken when there is more.
     pub(crate) drained: bool,
 }
 
@@ -57,8 +57,8 @@ pub(crate) fn detach(buffer: &mut BytesMut) -> BytesMut {
     if buffer.len() <= 2 * SMALL { BytesMut::from(&buffer[..]) } else { buffer.split() }
 }
 
-/// Gives a reader what was kept for it, as far as it has room. Nothing is kept of what it has taken whole: the connection would
-/// hold that memory to its end.
+/// Copies kept bytes to a reader, as far as it has room. Once all are taken the memory is freed, which the connection would
+/// otherwise hold to its end.
 pub(crate) fn hand_on(kept: &mut Bytes, reader: &mut ReadBuf<'_>) {
     reader.put_slice(&kept.split_to(kept.len().min(reader.remaining())));
     if kept.is_empty() {
@@ -66,7 +66,8 @@ pub(crate) fn hand_on(kept: &mut Bytes, reader: &mut ReadBuf<'_>) {
     }
 }
 
-/// Reads as far as it goes at once, at most `most` bytes and what the buffer has room for. An error behind bytes is kept in `failed`, and told the next time.
+/// Reads until the stream is pending, at most `most` bytes and as many as the buffer has room for. An error behind bytes is kept
+/// in `failed`, and returned by the next call.
 pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
@@ -81,7 +82,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     let mut count = 0;
     loop {
         match tokio_util::io::poll_read_buf(Pin::new(&mut *stream), cx, &mut (&mut *buffer).limit(room - count)) {
-            // Who has sent all is asked again by the next call, which then hears so.
+            // An end behind bytes is found again by the next call.
             Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Filled { count, drained: false })),
             Poll::Ready(Ok(more)) => count += more,
             Poll::Ready(Err(error)) if count == 0 => return Poll::Ready(Err(error)),
@@ -98,7 +99,7 @@ pub(crate) fn poll_fill<S: AsyncRead + Unpin>(
     }
 }
 
-/// Writes all, as far as it goes at once. What is in one piece takes a cheaper system call than many.
+/// Writes until all is written or the stream is pending. One piece takes a cheaper system call than several.
 pub(crate) fn poll_drain<S: AsyncWrite + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,

@@ -45,7 +45,7 @@ pub fn readings(path: &str) -> Result<Vec<String>, &'static str> {
     crate::http::path::readings(path)
 }
 
-/// The identity that a workload's certificate names; `None`: it is not fit for the mesh.
+/// The identity that a workload's certificate names; `None`: it cannot be used in the mesh.
 pub fn leaf(der: &[u8]) -> Option<Identity> {
     crate::tls::svid::leaf(&CertificateDer::from(der)).ok().map(|leaf| leaf.identity)
 }
@@ -73,13 +73,13 @@ impl Mesh {
     /// Answers a handshake.
     /// Errors: IO, or the handshake's.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
-        handshake::accept(self.0.records, self.server(), tcp, Bytes::new()).await.map(|shaken| shaken.session)
+        handshake::accept(self.0.records, self.server(), tcp, Bytes::new()).await.map(|established| established.session)
     }
 
     /// Begins a handshake.
     /// Errors: IO, or the handshake's.
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + use<>> {
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
-        handshake::connect(self.0.records, self.client(), name, tcp).await.map(|shaken| shaken.session)
+        handshake::connect(self.0.records, self.client(), name, tcp).await.map(|established| established.session)
     }
 }

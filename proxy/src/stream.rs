@@ -20,7 +20,7 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A stream that first gives back what was read from it to look at.
+/// A stream whose first bytes were read to detect the protocol, and are read again.
 #[derive(Debug)]
 pub(crate) struct Rewind<S = TcpStream> {
     first: Bytes,

@@ -1,4 +1,5 @@
-//! Opaque bytes: both directions of a connection copied until both have ended, half-close kept, idle ones closed.
+//! Relay of opaque bytes: copies both directions of a connection until both have ended. Half-close is kept; an idle connection
+//! is closed.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,11 +19,11 @@ use tokio::{
 
 use crate::buffer::{self, Filled};
 
-/// Buffers that one way may move before others get their turn.
+/// Buffers that one direction may move before other tasks get their turn.
 const TURNS: usize = 4;
 
-/// SO_RCVBUF towards a workload, bytes: room for one segment as loopback has them (64 KiB) and not for two. With less the
-/// segments are broken up.
+/// SO_RCVBUF towards a workload, in bytes: room for one segment of loopback (64 KiB) and not for two. With less, segments are
+/// broken up.
 const UNREAD: usize = 72 * 1024;
 
 /// Bounds what the kernel keeps for us of what the workload has sent and we have not read; the rest stays with the workload.
@@ -36,7 +37,7 @@ pub(crate) fn bound_unread(workload: &TcpStream) {
     }
 }
 
-/// What passed.
+/// Bytes that a relay has read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Relayed {
     pub(crate) sent: u64,
@@ -48,7 +49,7 @@ pub(crate) struct Relayed {
 pub(crate) enum RelayError {
     #[error("connection broke")]
     Io(#[source] io::Error),
-    #[error("nothing moved for the idle time")]
+    #[error("idle for too long")]
     Idle,
 }
 
@@ -58,7 +59,7 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut up, mut down) = (Way::default(), Way::default());
+    let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut seen = 0;
     let mut silence = pin!(sleep(idle));
     let result = poll_fn(|cx| {
@@ -67,7 +68,7 @@ where
         if sent.is_ready() && received.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // One timer for the whole relay, looked at when it rings.
+        // One timer for the whole relay, checked when it fires: none is set for a read or a write.
         while silence.as_mut().poll(cx).is_ready() {
             if up.count.wrapping_add(down.count) == seen {
                 return Poll::Ready(Err(RelayError::Idle));
@@ -83,21 +84,21 @@ where
 
 /// One direction of a relay.
 #[derive(Debug, Default)]
-struct Way {
+struct Direction {
     /// Read and not yet written.
     rest: Bytes,
     /// Bytes that were read.
     count: u64,
     failed: Option<io::Error>,
-    /// All has been read.
+    /// The reader has reached the end.
     ended: bool,
-    /// What was written may still stand in a buffer of the writer's.
+    /// The writer may still hold written bytes in its buffer.
     unflushed: bool,
     done: bool,
 }
 
-impl Way {
-    /// Moves what can be moved. Ready when this direction has ended.
+impl Direction {
+    /// Moves bytes until one side is pending. Ready when this direction has ended.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,

@@ -2,13 +2,13 @@
 //! Shape: an [`Svid`] (certificate, key, roots) becomes a [`MeshTls`], swapped whole on renewal; connections that are open
 //! keep the one they began with.
 //!
-//! - [`svid`]: parsing of certificates and keys, and what makes one fit for the mesh.
-//! - [`verify`]: who the peer is.
-//! - [`resumption`]: what makes a later handshake with the same peer cheap.
+//! - [`svid`]: parses certificates and keys, and checks that they can be used in the mesh.
+//! - [`verify`]: the peer's identity.
+//! - [`resumption`]: sessions and tickets, for cheaper handshakes with the same peer.
 //! - `handshake`, `session`, `record`: a connection from its first byte to its last. Records are our own, or rustls' where
 //!   `spec.tls.records` says so.
 //! - `plane`: TLS to the control plane.
-//! - [`hello`]: telling mesh TLS from the application's own by the ClientHello.
+//! - [`hello`]: distinguishes mesh TLS from the application's own by the ClientHello.
 //!
 //! # Defaults
 //! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; resumption
@@ -39,7 +39,7 @@ pub(crate) use self::svid::unix_now;
 pub use self::svid::{Svid, SvidError};
 use self::{
     resumption::{Offer, Sessions, TICKETS, Tickets},
-    verify::{Chain, Verifier},
+    verify::{RootChain, Verifier},
 };
 
 /// ALPN of the hop for HTTP of every version.
@@ -50,7 +50,7 @@ pub const ALPN_TCP: &[u8] = b"weft-tcp";
 /// What a proxy needs to speak mesh TLS in both directions.
 #[derive(Debug)]
 pub struct MeshTls {
-    /// Who we are.
+    /// Our SPIFFE ID.
     pub identity: Identity,
     /// When our certificate ends, Unix seconds.
     pub not_after: i64,
@@ -102,7 +102,7 @@ impl MeshTls {
         let mut client = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(Chain::new(roots, &provider), &provider)))
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(RootChain::new(roots, &provider), &provider)))
             .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())?;
         client.resumption = Resumption::disabled();
         client.enable_early_data = false;
@@ -119,8 +119,8 @@ impl MeshTls {
         })
     }
 
-    /// The client's side of one handshake with `expected` at `address`. What it offers to resume was made with the same;
-    /// what it brings is kept once the peer was found to be the expected one: [`Offer::keep_until`].
+    /// The client's side of one handshake with `expected` at `address`. It offers sessions made with the same peer; its tickets
+    /// are kept once the peer's identity was checked: [`Offer::keep_until`].
     pub(crate) fn client(
         &self,
         alpn: &[u8],

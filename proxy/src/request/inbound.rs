@@ -113,21 +113,21 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
         return refuse::connection(&worker, flow, None, "", &Failure::NotConfigured);
     };
     let handshake = handshake::accept(tls.records, tls.server.clone(), stream, first);
-    let shaken = match timeout(HANDSHAKE, handshake).await {
-        Ok(Ok(shaken)) => shaken,
+    let established = match timeout(HANDSHAKE, handshake).await {
+        Ok(Ok(established)) => established,
         Ok(Err(error)) => return handshake_failed(&worker, flow.peer, &error),
         Err(_elapsed) => return tls_failed(&worker, "timeout"),
     };
-    let verified = match shaken.peer {
+    let verified = match established.peer {
         Ok(verified) => verified,
         Err(error) => {
             tracing::debug!(%error, peer = %flow.peer, "peer certificate is not valid in the mesh");
             return tls_failed(&worker, if matches!(error, SvidError::NotCurrent) { "Expired" } else { "not an SVID" });
         }
     };
-    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", shaken.kind)]);
-    let stream = Stream::Tls(shaken.session);
-    if shaken.alpn.as_deref() == Some(ALPN_HTTP) {
+    worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", established.kind)]);
+    let stream = Stream::Tls(established.session);
+    if established.alpn.as_deref() == Some(ALPN_HTTP) {
         serve(&worker, stream, accepted, Some(verified), Version::Http2);
     } else {
         opaque(worker, stream, accepted, Some(verified), None).await;

@@ -1,5 +1,5 @@
-//! The ciphers of records (RFC 8446 §5.2), by the library that has the faster code for this processor (docs/adr/0016): AES-GCM by
-//! ring where there are vectors of AES but no AVX-512, which aws-lc makes no use of; everything else by aws-lc-rs.
+//! The ciphers of records (RFC 8446 §5.2), from the library with the faster code for this processor (docs/adr/0016): AES-GCM from
+//! ring on processors with VAES but without AVX-512, for which aws-lc has no code; everything else from aws-lc-rs.
 
 use aws_lc_rs::aead as aws_lc;
 use ring::aead as ring;
@@ -7,12 +7,12 @@ use rustls::Error;
 
 use super::record::HEADER;
 
-/// Length of what makes a record's encryption unlike that of any other, in bytes.
+/// Length of a nonce, in bytes.
 pub(super) const NONCE: usize = aws_lc::NONCE_LEN;
-/// Length of what stands behind the content: its type and the tag, in bytes.
+/// Bytes behind the content: its type and the tag.
 pub(super) const TAIL: usize = 1 + 16;
 
-/// A cipher, in the library that has all, and in ring where that may be the faster one.
+/// A cipher in aws-lc-rs, and in ring where that may be faster.
 pub(super) struct Cipher(&'static aws_lc::Algorithm, Option<&'static ring::Algorithm>);
 
 pub(super) static AES_128_GCM: Cipher = Cipher(&aws_lc::AES_128_GCM, Some(&ring::AES_128_GCM));
@@ -47,8 +47,9 @@ impl Aead {
         Ok(Self::AwsLc(aws_lc::LessSafeKey::new(key)))
     }
 
-    /// Encrypts `content`, or what stands at the beginning of `sealed`, and `kind` behind it. `sealed` is filled: with a byte and
-    /// a tag more than the content.
+    /// Encrypts `content`, or the beginning of `sealed` in place, with `kind` behind it. `sealed` is [`TAIL`] bytes longer than the
+    /// content.
+    /// Errors: a length that does not fit.
     pub(super) fn seal(
         &self,
         nonce: [u8; NONCE],
@@ -87,7 +88,8 @@ impl Aead {
         }
     }
 
-    /// Decrypts where it stands. Returns the content, its type and its padding.
+    /// Decrypts in place. Returns the content, its type and its padding.
+    /// Errors: `sealed` is not authentic.
     pub(super) fn open<'a>(
         &self,
         nonce: [u8; NONCE],

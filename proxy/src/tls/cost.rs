@@ -10,7 +10,7 @@ use rustls::{
 };
 use tokio::time::Instant;
 
-use super::{tests::Authority, verify::Judge, *};
+use super::{tests::Authority, verify::ChainVerifier, *};
 
 /// Time that each side computed, and bytes on the wire in both directions.
 #[derive(Default)]
@@ -143,7 +143,7 @@ fn a_resumed_handshake_costs_the_server_half_of_a_full_one_at_most() {
 fn parts_of_a_handshake() {
     let mesh = Authority::new();
     let tls = mesh.tls("order", TlsRecords::Weft, provider());
-    let chain = Chain::new(Arc::new(tls.svid.roots().unwrap()), &provider());
+    let chain = RootChain::new(Arc::new(tls.svid.roots().unwrap()), &provider());
     let leaf = &tls.svid.chain[0];
     let (config, _) = tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity);
     let name = || ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
@@ -156,7 +156,7 @@ fn parts_of_a_handshake() {
         (0..ROUNDS).for_each(|_| run());
         println!("{what}: {:?}", start.elapsed() / ROUNDS);
     };
-    time("verify a chain of one", &|| chain.judge(leaf, &[], UnixTime::now()).unwrap());
+    time("verify a chain of one", &|| chain.verify_chain(leaf, &[], UnixTime::now()).unwrap());
     time("read identity and dates", &|| drop(svid::leaf(leaf).unwrap()));
     time("tell a ClientHello", &|| assert_eq!(hello::sniff(&first), hello::Hello::Mesh));
     time("a client's configuration for one handshake", &|| {

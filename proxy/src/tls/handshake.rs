@@ -36,15 +36,15 @@ use super::{
     verify::{self, Peer},
 };
 
-/// Room to read into, in bytes: a flight is about 1 KiB without certificates of others.
+/// Room for a read, in bytes: a flight is about 1 KiB without intermediate certificates.
 const ROOM: usize = 4 * 1024;
 
-/// Most that a message may take on the wire, in bytes. rustls bounds messages, but not the records that they come in.
+/// Most bytes of a message on the wire. rustls bounds messages, but not the number of records that carry one.
 const MAX_SHOWN: usize = 64 * 1024;
 
 /// A finished handshake.
 #[derive(Debug)]
-pub(crate) struct Shaken {
+pub(crate) struct Established {
     pub(crate) session: Session,
     /// The peer's identity, or why its certificate gives none.
     pub(crate) peer: Result<Peer, SvidError>,
@@ -61,10 +61,14 @@ pub(crate) async fn accept(
     config: Arc<ServerConfig>,
     tcp: TcpStream,
     first: Bytes,
-) -> io::Result<Shaken> {
+) -> io::Result<Established> {
     match records {
-        TlsRecords::Weft => shake(UnbufferedServerConnection::new(config).map_err(invalid)?, tcp, first).await,
-        TlsRecords::Rustls => shake_buffered(ServerConnection::new(config).map_err(invalid)?.into(), tcp, first).await,
+        TlsRecords::Weft => {
+            handshake_unbuffered(UnbufferedServerConnection::new(config).map_err(invalid)?, tcp, first).await
+        }
+        TlsRecords::Rustls => {
+            handshake_buffered(ServerConnection::new(config).map_err(invalid)?.into(), tcp, first).await
+        }
     }
 }
 
@@ -74,24 +78,25 @@ pub(crate) async fn connect(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     tcp: TcpStream,
-) -> io::Result<Shaken> {
+) -> io::Result<Established> {
     match records {
         TlsRecords::Weft => {
-            shake(UnbufferedClientConnection::new(config, name).map_err(invalid)?, tcp, Bytes::new()).await
+            handshake_unbuffered(UnbufferedClientConnection::new(config, name).map_err(invalid)?, tcp, Bytes::new())
+                .await
         }
         TlsRecords::Rustls => {
             let connection = ClientConnection::new(config, name).map_err(invalid)?;
-            shake_buffered(connection.into(), tcp, Bytes::new()).await
+            handshake_buffered(connection.into(), tcp, Bytes::new()).await
         }
     }
 }
 
 /// A handshake whose bytes rustls' own buffers hold.
-async fn shake_buffered(connection: Connection, tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
+async fn handshake_buffered(connection: Connection, tcp: TcpStream, first: Bytes) -> io::Result<Established> {
     let mut session = Box::new(BufferedSession::new(connection, tcp, first));
     poll_fn(|cx| session.poll_handshake(cx)).await?;
     let (peer, kind, alpn) = outcome(session.state());
-    finish(Shaken { session: Session::Rustls(session), peer, kind, alpn }).await
+    finish(Established { session: Session::Rustls(session), peer, kind, alpn }).await
 }
 
 /// What a finished handshake says.
@@ -100,11 +105,11 @@ fn outcome(state: &CommonState) -> (Result<Peer, SvidError>, &'static str, Optio
 }
 
 /// Sends what is left of the handshake, unless bytes of the session follow soon.
-async fn finish(mut shaken: Shaken) -> io::Result<Shaken> {
-    if shaken.alpn.as_deref() != Some(ALPN_HTTP) {
-        shaken.session.flush().await?;
+async fn finish(mut established: Established) -> io::Result<Established> {
+    if established.alpn.as_deref() != Some(ALPN_HTTP) {
+        established.session.flush().await?;
     }
-    Ok(shaken)
+    Ok(established)
 }
 
 /// Either side of a handshake.
@@ -134,7 +139,7 @@ macro_rules! side {
 side!(UnbufferedServerConnection, ServerConnectionData, Keys::Server);
 side!(UnbufferedClientConnection, ClientConnectionData, Keys::Client);
 
-/// What is to be done next.
+/// The next step of a handshake.
 enum Step {
     Again,
     Write,
@@ -143,7 +148,7 @@ enum Step {
     Fail(Error),
 }
 
-async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Result<Shaken> {
+async fn handshake_unbuffered(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Result<Established> {
     let (mut incoming, mut outgoing) = (BytesMut::from(first), Vec::new());
     // Bytes that rustls was shown and may still need.
     let mut shown = 0;
@@ -185,12 +190,12 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
             Step::Done if shown == 0 && !side.state().is_handshaking() => break,
             Step::Done => return Err(invalid(Error::HandshakeNotComplete)),
             Step::Fail(error) => {
-                // Asked once more it gives the alert; asked again it would look again at what it has found wrong.
+                // The next call returns the alert; a further one would process the faulty bytes again.
                 let last = side.process(incoming.get_mut(..shown).unwrap_or_default());
                 if let Ok(ConnectionState::EncodeTlsData(data)) = last.state {
                     encode(data, &mut outgoing);
                 }
-                // Not waited for: the peer need not listen.
+                // Not waited for: the peer may not read.
                 let _told = tcp.try_write(&outgoing);
                 return Err(invalid(error));
             }
@@ -199,11 +204,11 @@ async fn shake(mut side: impl Side, mut tcp: TcpStream, first: Bytes) -> io::Res
     let (peer, kind, alpn) = outcome(side.state());
     let (secrets, keys) = side.finish().map_err(invalid)?;
     let session = Box::new(WeftSession::new(tcp, secrets, keys, incoming.to_vec(), outgoing).map_err(invalid)?);
-    finish(Shaken { session: Session::Weft(session), peer, kind, alpn }).await
+    finish(Established { session: Session::Weft(session), peer, kind, alpn }).await
 }
 
-/// Where the record ends that follows what was shown, or no farther where not all of it has come. All that has come where it is
-/// of no known type: rustls says so.
+/// The end of the record behind the bytes that were shown, or `shown` if it is incomplete. For a record of an unknown type the
+/// end of all bytes: rustls reports it.
 /// Errors: a record or a message that is too long.
 fn seen(incoming: &[u8], shown: usize) -> Result<usize, Error> {
     let bytes = incoming.get(shown..).unwrap_or_default();
@@ -224,7 +229,7 @@ fn seen(incoming: &[u8], shown: usize) -> Result<usize, Error> {
 
 fn encode<T>(mut data: EncodeTlsData<'_, T>, outgoing: &mut Vec<u8>) {
     let end = outgoing.len();
-    // Asked with no room it says how much it needs.
+    // With no room it returns the size that it needs.
     if let Err(EncodeError::InsufficientSize(needs)) = data.encode(&mut []) {
         outgoing.resize(end + needs.required_size, 0);
         let encoded = data.encode(outgoing.get_mut(end..).unwrap_or_default());

@@ -1,4 +1,4 @@
-//! Telling mesh TLS from the application's own by the ClientHello, without consuming it.
+//! Distinguishes mesh TLS from the application's own TLS by the ClientHello, without consuming it.
 //! Shape: the bytes read so far in, a [`Hello`] out. rustls parses.
 
 use rustls::server::Acceptor;
@@ -10,7 +10,7 @@ pub(crate) const HANDSHAKE: u8 = 0x16;
 /// Largest ClientHello looked at, in bytes; a larger one is the application's own.
 pub const MAX_HELLO: usize = 16 * 1024;
 
-/// What a ClientHello is.
+/// Verdict on a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hello {
     /// More bytes are needed.
@@ -19,11 +19,11 @@ pub enum Hello {
     Mesh,
     /// The application's own TLS.
     Application,
-    /// Not TLS after all.
+    /// Not TLS.
     Malformed,
 }
 
-/// How many bytes of the first record have not come yet; 0 where it is whole or no record with a ClientHello.
+/// Bytes of the first record that have not arrived; 0 if it is complete, or no record with a ClientHello.
 fn missing(bytes: &[u8]) -> usize {
     match bytes {
         // Type, legacy version, length; then the type of the message (RFC 8446 §5.1, §4).
@@ -35,9 +35,9 @@ fn missing(bytes: &[u8]) -> usize {
     }
 }
 
-/// Looks at the first bytes of a connection.
+/// Classifies the first bytes of a connection.
 pub(crate) fn sniff(bytes: &[u8]) -> Hello {
-    // Not parsed anew with every part that comes.
+    // Parsing starts when the record is complete, not with each part of it.
     if missing(bytes) > 0 && bytes.len() < MAX_HELLO {
         return Hello::Partial;
     }

@@ -1,6 +1,6 @@
-//! TLS to the control plane: who it has to be, before and after we have a certificate of our own.
-//! Before: its chain must hold the root whose hash the join token names. After: it must lead to a root of our bundle.
-//! Invariant: either way its SPIFFE ID is that of the control plane, so that no workload of the mesh can pose as it.
+//! TLS to the control plane, before and after the proxy has a certificate of its own.
+//! Before: the chain must contain the root whose hash the join token names. After: it must lead to a root of our bundle.
+//! Invariant: either way the SPIFFE ID is the control plane's, so that no workload of the mesh can impersonate it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{
     MeshTls, provider,
     svid::{SvidError, leaf},
-    verify::{Chain, Judge, Verifier},
+    verify::{ChainVerifier, RootChain, Verifier},
 };
 
 /// ALPN of gRPC.
@@ -24,10 +24,10 @@ const NAMESPACE: &str = "weft-system";
 /// Service account of the control plane's identity.
 const ACCOUNT: &str = "control-plane";
 
-/// TLS for the first contact: no certificate of our own, a root that is known by its hash.
+/// TLS for the first connection: no certificate of our own, a root that is known by its hash.
 pub(crate) fn joining(root: [u8; 32]) -> Result<Arc<ClientConfig>, SvidError> {
     let provider = provider();
-    let verifier = Verifier::new(Plane { trust: Trust::Pinned(root), domain: None }, &provider);
+    let verifier = Verifier::new(ControlPlane { trust: Trust::Pinned(root), domain: None }, &provider);
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -38,8 +38,8 @@ pub(crate) fn joining(root: [u8; 32]) -> Result<Arc<ClientConfig>, SvidError> {
 /// TLS with our current certificate.
 pub(crate) fn joined(tls: &MeshTls) -> Result<Arc<ClientConfig>, SvidError> {
     let provider = provider();
-    let trust = Trust::Bundle(Chain::new(Arc::new(tls.svid.roots()?), &provider));
-    let plane = Plane { trust, domain: Some(tls.identity.trust_domain().to_owned()) };
+    let trust = Trust::Bundle(RootChain::new(Arc::new(tls.svid.roots()?), &provider));
+    let plane = ControlPlane { trust, domain: Some(tls.identity.trust_domain().to_owned()) };
     let verifier = Verifier::new(plane, &provider);
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -60,9 +60,9 @@ pub(crate) fn is_root(certificate: &[u8], hash: &[u8; 32]) -> bool {
     Sha256::digest(certificate).as_slice() == hash
 }
 
-/// Judges the control plane's certificate.
+/// Verifies the control plane's certificate.
 #[derive(Debug)]
-struct Plane {
+struct ControlPlane {
     trust: Trust,
     domain: Option<String>,
 }
@@ -70,13 +70,18 @@ struct Plane {
 #[derive(Debug)]
 enum Trust {
     Pinned([u8; 32]),
-    Bundle(Chain),
+    Bundle(RootChain),
 }
 
-impl Judge for Plane {
-    fn judge(&self, first: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+impl ChainVerifier for ControlPlane {
+    fn verify_chain(
+        &self,
+        first: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
         match &self.trust {
-            Trust::Bundle(chain) => chain.judge(first, rest, now)?,
+            Trust::Bundle(chain) => chain.verify_chain(first, rest, now)?,
             Trust::Pinned(hash) => {
                 let root = rest.iter().find(|certificate| is_root(certificate, hash));
                 let root = root.ok_or_else(|| {
@@ -84,7 +89,7 @@ impl Judge for Plane {
                 })?;
                 let mut roots = RootCertStore::empty();
                 roots.add(root.clone().into_owned())?;
-                Chain::new(Arc::new(roots), &provider()).judge(first, rest, now)?;
+                RootChain::new(Arc::new(roots), &provider()).verify_chain(first, rest, now)?;
             }
         }
         let identity = leaf(first).map_err(|error| Error::General(error.to_string()))?.identity;

@@ -5,19 +5,19 @@ use rustls::{ConnectionTrafficSecrets, ContentType, Error, PeerMisbehaved};
 
 use super::aead::{self, Aead, NONCE, TAIL};
 
-/// Head of a record, in bytes.
+/// Header of a record, in bytes.
 pub(super) const HEADER: usize = 5;
 /// Most content of a record, in bytes.
 pub(super) const MAX_CONTENT: usize = 1 << 14;
-/// What a record has more than its content: head, type, tag. We add no padding.
+/// Bytes that a record has in addition to its content: header, type, tag. We add no padding.
 pub(super) const OVERHEAD: usize = HEADER + TAIL;
-/// Longest record that is taken: its padding and tag may have 256 bytes.
+/// Longest record that is accepted: its padding, type and tag may have 256 bytes (RFC 8446 §5.2).
 pub(super) const MAX_RECORD: usize = HEADER + MAX_CONTENT + 256;
 const _: () = assert!(MAX_RECORD <= crate::buffer::RECORD);
-/// Records after which we change our key. AES-GCM must not protect more than 2^24.5 (RFC 8446 §5.5).
+/// Records after which we change our key. AES-GCM must not protect more than 2^24.5 with one (RFC 8446 §5.5).
 pub(super) const REKEY: u64 = 1 << 23;
 
-/// What one side encrypts with.
+/// The key of one direction.
 pub(super) struct Key {
     aead: Aead,
     iv: [u8; NONCE],
@@ -25,7 +25,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// From what rustls agreed on, and the number of the next record.
+    /// From the secrets that rustls derived, with the number of the next record.
+    /// Errors: a cipher suite that is not known here.
     pub(super) fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, Error> {
         let (cipher, key, iv) = match &secrets {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
@@ -51,8 +52,8 @@ impl Key {
         Ok(nonce)
     }
 
-    /// Makes a record of `length` bytes at the beginning of `out`: of `content`, or of what stands there behind the head's place.
-    /// Returns how long it is.
+    /// Writes a record to the front of `out`: of `content`, or of the `length` bytes that stand in `out` behind the header's place.
+    /// Returns the length of the record.
     /// Errors: no room, which is our own mistake.
     pub(super) fn seal(
         &mut self,
@@ -87,8 +88,8 @@ impl Key {
     }
 }
 
-/// How long the record is that `bytes` begin with, head included. `None`: not all of it is there.
-/// Errors: no record that is allowed after the handshake.
+/// The length of the record at the front of `bytes`, header included. `None`: it is incomplete.
+/// Errors: a type or length that no record after the handshake has.
 pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, Error> {
     let Some((&[kind, _, _, high, low], rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
     let got_type = ContentType::from(kind);

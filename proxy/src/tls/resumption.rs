@@ -3,12 +3,12 @@
 //! Shape: a client keeps [`Sessions`], a server gives out [`Tickets`]. Both are made with a [`super::MeshTls`] and die with
 //! it: every certificate, renewed or with other roots, begins a generation in which nothing of the one before resumes.
 //! The server keeps nothing per peer; the client's certificate travels in the ticket.
-//! Invariant: a session is offered only where the identity and the address are the ones it was made with. rustls asks no
-//! verifier when it resumes, so `verify::peer` judges the peer's certificates again after every handshake.
+//! Invariant: a session is offered only to the identity and the address it was made with. rustls calls no verifier when it
+//! resumes, so `verify::peer` checks the peer's certificates again after every handshake.
 //!
 //! # Defaults
 //! One ticket a handshake, used once. It ends after an hour, or with the first certificate of either side if that is
-//! sooner. Its keys change every six hours. Kept at a client: 1,024, of them 8 per peer. Largest ticket 8 KiB.
+//! sooner. Its keys change every six hours. Cache at a client: 1,024, of them 8 per peer. Largest ticket 8 KiB.
 
 use std::{
     collections::VecDeque,
@@ -45,12 +45,12 @@ pub(super) const TICKETS: usize = 1;
 
 /// The sessions of a client, for all its workers. Locked once before and once after a handshake, never by a request.
 pub(crate) struct Sessions {
-    kept: Mutex<Kept<Tls13ClientSessionValue>>,
+    kept: Mutex<Cache<Tls13ClientSessionValue>>,
     /// End of our own chain, Unix seconds.
     not_after: i64,
 }
 
-/// Who a session is with.
+/// The peer of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Peer {
     address: SocketAddr,
@@ -58,7 +58,7 @@ struct Peer {
 }
 
 /// Sessions, the oldest first.
-struct Kept<T>(VecDeque<(Peer, i64, T)>);
+struct Cache<T>(VecDeque<(Peer, i64, T)>);
 
 /// The sessions as one handshake sees them: those with the peer that is expected.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(crate) struct Offer {
     /// Weak: a connection that outlives its generation does not keep the others' sessions.
     sessions: Weak<Sessions>,
     peer: Peer,
-    /// Until when what this connection brings may be used, Unix seconds; 0 until the peer was found to be the expected one.
+    /// End of use of the tickets from this connection, Unix seconds; 0 until the peer's identity was checked.
     until: AtomicI64,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Debug for Sessions {
 }
 
 impl Offer {
-    /// The peer is the expected one, and its certificates hold until then: tickets that come are kept.
+    /// The peer has the expected identity, and its certificates are valid until then: its tickets are kept from now on.
     pub(crate) fn keep_until(&self, until: i64) {
         self.until.store(until, Relaxed);
     }
@@ -116,7 +116,7 @@ impl ClientSessionStore for Offer {
         self.sessions.upgrade()?.kept.lock().take(&self.peer, unix_now())
     }
 
-    // Every proxy of the mesh likes the same group best, which is offered anyway.
+    // All proxies of the mesh prefer the same group, which is always offered.
     fn set_kx_hint(&self, _name: ServerName<'static>, _group: NamedGroup) {}
 
     fn kx_hint(&self, _name: &ServerName<'_>) -> Option<NamedGroup> {
@@ -133,13 +133,13 @@ impl ClientSessionStore for Offer {
     fn remove_tls12_session(&self, _name: &ServerName<'static>) {}
 }
 
-impl<T> Default for Kept<T> {
+impl<T> Default for Cache<T> {
     fn default() -> Self {
         Self(VecDeque::new())
     }
 }
 
-impl<T> Kept<T> {
+impl<T> Cache<T> {
     /// Keeps a session that may be used until then; the oldest goes where a bound is reached. Cost: O(sessions kept).
     fn put(&mut self, peer: Peer, until: i64, value: T, now: i64) {
         if until <= now {

@@ -13,7 +13,7 @@ use x509_parser::{extensions::GeneralName, prelude::*};
 /// A certificate with its chain, key and the roots to trust.
 #[derive(Debug)]
 pub struct Svid {
-    /// Who it says we are.
+    /// The identity in the certificate.
     pub identity: Identity,
     /// The leaf first, then intermediates.
     pub chain: Vec<CertificateDer<'static>>,
@@ -27,7 +27,7 @@ pub struct Svid {
     pub not_after: i64,
 }
 
-/// Why a certificate is not fit for the mesh.
+/// Why a certificate cannot be used in the mesh.
 #[derive(Debug, thiserror::Error)]
 pub enum SvidError {
     /// A file could not be read.
@@ -101,7 +101,7 @@ impl Svid {
         Self::new(chain, key, certificates(bundle)?)
     }
 
-    /// The roots as rustls wants them.
+    /// The roots as a rustls store.
     pub fn roots(&self) -> Result<RootCertStore, SvidError> {
         let mut roots = RootCertStore::empty();
         for root in &self.bundle {
@@ -111,7 +111,7 @@ impl Svid {
     }
 }
 
-/// What a workload's certificate says.
+/// The fields of a workload's certificate that the mesh uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
     pub(crate) identity: Identity,
@@ -128,7 +128,7 @@ pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, SvidError> 
     }
     let names = parsed.subject_alternative_name().map_err(|_malformed| SvidError::Malformed)?;
     let names = names.iter().flat_map(|names| &names.value.general_names);
-    // Another reader may take it for a URI name, or see none behind it.
+    // Another parser may take it for a URI name, or stop there and miss a later one.
     if names.clone().any(|name| matches!(name, GeneralName::Invalid(..))) {
         return Err(SvidError::Malformed);
     }

@@ -1,7 +1,7 @@
-//! Who the peer is: the chain is verified during a full handshake, the identity and the dates right after every handshake.
+//! The peer's identity: the chain is verified during a full handshake, the identity and the dates right after every handshake.
 //! Invariant: no application byte is sent before [`expect`] or [`peer`] has succeeded.
-//! A resumed handshake calls no verifier of rustls. Its certificates were verified against the same roots (see
-//! `resumption`); what may have changed since are the dates, which are looked at here for the whole chain.
+//! rustls calls no verifier when a handshake resumes. The certificates were verified against the same roots (see `resumption`);
+//! only the dates may have changed since, so they are checked here for the whole chain.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -19,47 +19,47 @@ use weft_core::identity::Identity;
 
 use super::svid::{SvidError, leaf, unix_now, validity};
 
-/// Whether a server's certificate may be trusted. Names are not looked at: mesh certificates have a SPIFFE ID.
-pub(crate) trait Judge: Debug + Send + Sync {
-    /// Judges a chain.
+/// Decides whether a server's chain is trusted. DNS names are ignored: mesh certificates have a SPIFFE ID.
+pub(crate) trait ChainVerifier: Debug + Send + Sync {
+    /// Verifies a chain.
     /// Errors: why it is not trusted.
-    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error>;
+    fn verify_chain(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error>;
 }
 
-/// A [`Judge`] of the chain, and the signature of the handshake.
+/// A [`ChainVerifier`] of the chain, and the signature of the handshake.
 #[derive(Debug)]
-pub(crate) struct Verifier<J> {
-    judge: J,
+pub(crate) struct Verifier<V> {
+    chain: V,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Demands that a chain leads to one of these roots and is within its dates. [`expect`] compares the SPIFFE ID afterwards.
+/// Requires that a chain leads to one of these roots and is within its dates. [`expect`] compares the SPIFFE ID afterwards.
 #[derive(Debug)]
-pub(crate) struct Chain {
+pub(crate) struct RootChain {
     roots: Arc<RootCertStore>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Chain {
+impl RootChain {
     pub(crate) fn new(roots: Arc<RootCertStore>, provider: &CryptoProvider) -> Self {
         Self { roots, algorithms: provider.signature_verification_algorithms }
     }
 }
 
-impl Judge for Chain {
-    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+impl ChainVerifier for RootChain {
+    fn verify_chain(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, rest, now, self.algorithms.all)
     }
 }
 
-impl<J: Judge> Verifier<J> {
-    pub(crate) fn new(judge: J, provider: &CryptoProvider) -> Self {
-        Self { judge, algorithms: provider.signature_verification_algorithms }
+impl<V: ChainVerifier> Verifier<V> {
+    pub(crate) fn new(chain: V, provider: &CryptoProvider) -> Self {
+        Self { chain, algorithms: provider.signature_verification_algorithms }
     }
 }
 
-impl<J: Judge> ServerCertVerifier for Verifier<J> {
+impl<V: ChainVerifier> ServerCertVerifier for Verifier<V> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -68,7 +68,7 @@ impl<J: Judge> ServerCertVerifier for Verifier<J> {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.judge.judge(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+        self.chain.verify_chain(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -97,21 +97,21 @@ impl<J: Judge> ServerCertVerifier for Verifier<J> {
 /// The verified peer of a finished handshake.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
-    /// Who it is.
+    /// Its SPIFFE ID.
     pub(crate) identity: Identity,
     /// When the first certificate of its chain ends, Unix seconds.
     pub(crate) not_after: i64,
 }
 
 impl Peer {
-    /// How long its certificates are still valid.
+    /// Time until the first certificate of its chain ends.
     pub(crate) fn valid_for(&self) -> std::time::Duration {
         std::time::Duration::from_secs(u64::try_from(self.not_after - unix_now()).unwrap_or(0))
     }
 }
 
 /// The verified peer of a finished handshake, full or resumed.
-/// Errors: no certificate, one that is not fit for the mesh, or one that is outside its dates by now.
+/// Errors: no certificate, one that cannot be used in the mesh, or one that is outside its dates by now.
 pub(crate) fn peer(connection: &CommonState) -> Result<Peer, SvidError> {
     let chain = connection.peer_certificates().unwrap_or_default();
     let (first, rest) = chain.split_first().ok_or(SvidError::NoCertificate)?;
@@ -123,7 +123,7 @@ pub(crate) fn peer(connection: &CommonState) -> Result<Peer, SvidError> {
     let mut not_after = *leaf.validity.end();
     for certificate in rest {
         let dates = validity(certificate)?;
-        // In a full handshake the verifier has found a way to a root; what is not on that way may be as it likes.
+        // In a full handshake the verifier has checked the certificates on the path to a root; others do not matter.
         if connection.handshake_kind() == Some(HandshakeKind::Resumed) && !dates.contains(&now) {
             return Err(SvidError::NotCurrent);
         }
@@ -132,12 +132,13 @@ pub(crate) fn peer(connection: &CommonState) -> Result<Peer, SvidError> {
     Ok(Peer { identity: leaf.identity, not_after })
 }
 
-/// Checks that the peer is who is expected at this endpoint; the text says who it is instead.
+/// Checks that the peer has the identity expected at this endpoint.
+/// Errors: text with the identity found, or why there is none.
 pub(crate) fn expect(peer: Result<Peer, SvidError>, expected: &Identity) -> Result<Peer, String> {
     match peer {
         Ok(peer) if peer.identity == *expected => Ok(peer),
         Ok(peer) => Err(format!("expected {expected}, found {}", peer.identity)),
-        Err(error) => Err(format!("expected {expected}, found a certificate that is not fit: {error}")),
+        Err(error) => Err(format!("expected {expected}, found no usable certificate: {error}")),
     }
 }
 

@@ -77,14 +77,14 @@ impl Dialer {
         };
         let (config, offer) = tls.client(alpn, address, expected);
         let name = ServerName::IpAddress(address.ip().into());
-        let shaken = handshake::connect(tls.records, config, name, tcp).await.map_err(refused)?;
-        let peer = verify::expect(shaken.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
-        if shaken.alpn.as_deref() != Some(alpn) {
+        let established = handshake::connect(tls.records, config, name, tcp).await.map_err(refused)?;
+        let peer = verify::expect(established.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
+        if established.alpn.as_deref() != Some(alpn) {
             return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
         }
         offer.keep_until(peer.not_after);
-        self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", shaken.kind)]);
-        Ok(Stream::Tls(shaken.session))
+        self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", established.kind)]);
+        Ok(Stream::Tls(established.session))
     }
 }
 

@@ -9,7 +9,7 @@ fn peer(port: u16, account: &str) -> Peer {
 
 #[test]
 fn a_session_is_for_one_identity_at_one_address_once_and_until_its_end() {
-    let mut kept = Kept::default();
+    let mut kept = Cache::default();
     kept.put(peer(1, "a"), 10, "first", 0);
     kept.put(peer(1, "a"), 20, "second", 0);
     for other in [peer(1, "b"), peer(2, "a")] {
@@ -25,7 +25,7 @@ fn a_session_is_for_one_identity_at_one_address_once_and_until_its_end() {
 
 #[test]
 fn sessions_are_bounded_for_a_peer_and_for_all() {
-    let mut kept = Kept::default();
+    let mut kept = Cache::default();
     for number in 0..20 {
         kept.put(peer(1, "a"), 10, number, 0);
     }

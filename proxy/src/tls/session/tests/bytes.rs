@@ -95,8 +95,9 @@ async fn openssl(records: TlsRecords) {
             .spawn()
             .expect("openssl, which the test set-up installs");
         let (tcp, _) = timeout(WAIT, listener.accept()).await.unwrap().unwrap();
-        let shaken = timeout(WAIT, handshake::accept(records, tls.server.clone(), tcp, Bytes::new())).await.unwrap();
-        let mut session = shaken.unwrap().session;
+        let established =
+            timeout(WAIT, handshake::accept(records, tls.server.clone(), tcp, Bytes::new())).await.unwrap();
+        let mut session = established.unwrap().session;
         session.change_keys(2);
         let (mut says, mut hears) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
         let mut line = [0; 6];
