@@ -103,7 +103,7 @@ impl<'a> Script<'a> {
 /// Whether all heads of records say what RFC 8446 §5.2 has them say. rustls looks at their lengths only; for our session they are
 /// authenticated, as the RFC has it.
 pub(super) fn has_good_heads(bytes: &[u8]) -> bool {
-    records(bytes).iter().all(|record| record.starts_with(&[23, 3, 3]))
+    records(bytes).iter().all(|record| record.iter().zip([23, 3, 3]).all(|(byte, good)| *byte == good))
 }
 
 /// Steps, and changes, of a run.
@@ -121,5 +121,7 @@ fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         records.push(record.to_vec());
         bytes = rest;
     }
+    // What is too short for a head.
+    records.extend(Some(bytes.to_vec()).filter(|rest| !rest.is_empty()));
     records
 }
