@@ -81,7 +81,12 @@ async fn cost(count: u32, changes: u32) -> u128 {
 #[tokio::test(start_paused = true)]
 #[ignore = "slow: 10,000 workloads, 1,000 changes"]
 async fn a_change_costs_a_changes_work_however_many_workloads_there_are() {
-    let (small, large) = (cost(1_000, 1_000).await, cost(10_000, 1_000).await);
+    // The best of three each, taken in turns: other programs on the machine can only add to a time.
+    let (mut small, mut large) = (u128::MAX, u128::MAX);
+    for _ in 0..3 {
+        small = small.min(cost(1_000, 1_000).await);
+        large = large.min(cost(10_000, 1_000).await);
+    }
     println!("1,000 changes: {small} ms among 1,000 workloads, {large} ms among 10,000");
     assert!(large < 3 * small.max(50), "{small} ms and {large} ms");
 }
