@@ -142,8 +142,10 @@ fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 fn write_cookies(name: &[u8], fields: &Fields, out: &mut Vec<u8>) {
     out.extend_from_slice(name);
-    for (i, cookie) in fields.all(Name::Cookie).enumerate() {
-        out.extend_from_slice(if i == 0 { b": " } else { b"; " });
+    out.extend_from_slice(b": ");
+    // An empty one adds nothing; joined, it would leave white space at the end of the value (RFC 9110 §5.5).
+    for (i, cookie) in fields.all(Name::Cookie).filter(|cookie| !cookie.is_empty()).enumerate() {
+        out.extend_from_slice(if i == 0 { b"" } else { b"; " });
         out.extend_from_slice(cookie);
     }
     out.extend_from_slice(b"\r\n");
@@ -226,5 +228,22 @@ fn standard_reason(status: u16) -> &'static str {
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_cookie_fields_leave_no_white_space_behind_the_others() {
+        for (cookies, expected) in
+            [(&["a", ""][..], "cookie: a\r\n"), (&["", "a", "", "b"], "cookie: a; b\r\n"), (&[""], "cookie: \r\n")]
+        {
+            let fields: Fields = cookies.iter().map(|cookie| ("cookie", *cookie)).collect();
+            let mut out = Vec::new();
+            write_cookies(b"cookie", &fields, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
     }
 }
