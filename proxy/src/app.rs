@@ -37,7 +37,7 @@ use self::{
 use crate::{
     admin::{Door, serve},
     agent::{Agent, health::Checks},
-    config::{ConfigError, Join, LoopError, Mode, Settings, SettingsArgs, Source},
+    config::{Join, LoopError, Mode, Settings, SettingsArgs, Source},
     control::{Control, View},
     control_plane::{ControlPlane, check_mark},
     discovery::Discovery,
@@ -269,11 +269,8 @@ impl App {
                 }
             },
             Err(error) => {
-                let detail = match &error {
-                    ConfigError::Read { source, .. } => source.to_string(),
-                    ConfigError::Mistakes { .. } => String::new(),
-                };
-                tracing::error!(%error, detail, "new file rejected, keeping the current configuration");
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "new file rejected, keeping the current configuration");
             }
         }
     }

@@ -12,7 +12,12 @@ use crate::args::Demo;
 pub fn run(args: &Demo) -> Result<()> {
     let program = std::env::current_exe().context("find this program")?.with_file_name("weft-demo");
     let failure = Command::new(&program).args(flags(args)).exec();
-    Err(failure).with_context(|| format!("start {}: cargo build --release -p weft-demo", program.display()))
+    Err(failure).with_context(|| {
+        format!(
+            "cannot start {}, which belongs beside this program; cargo build -p weft-demo makes it",
+            program.display()
+        )
+    })
 }
 
 /// The flags that parse to `args` again.
