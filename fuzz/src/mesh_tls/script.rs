@@ -100,10 +100,14 @@ impl<'a> Script<'a> {
     }
 }
 
-/// Whether all heads of records say what RFC 8446 §5.2 has them say. rustls looks at their lengths only; for our session they are
-/// authenticated, as the RFC has it.
+/// Whether all heads of records say what RFC 8446 §5.2 has them say, lengths of at most 2^14 + 256 bytes included. rustls looks at
+/// the lengths only, and waits for records of up to 2^14 + 2048; our session authenticates the heads and refuses longer records
+/// at once, as the RFC has it.
 pub(super) fn has_good_heads(bytes: &[u8]) -> bool {
-    records(bytes).iter().all(|record| record.iter().zip([23, 3, 3]).all(|(byte, good)| *byte == good))
+    records(bytes).iter().all(|record| {
+        let long = record.first_chunk().is_some_and(|&[_, _, _, high, low]| number(high, low) > (1 << 14) + 256);
+        !long && record.iter().zip([23, 3, 3]).all(|(byte, good)| *byte == good)
+    })
 }
 
 /// Steps, and changes, of a run.
