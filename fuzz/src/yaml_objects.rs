@@ -51,7 +51,7 @@ fn judge(errors: &[ApiError], text: &str) {
         assert!(error.document < documents, "document {} of {documents}", error.document + 1);
         // A document that is no object, or a text without any, has no field to name.
         let whole = error.error.fault == Fault::Syntax
-            || ["an object must be a map", "too many mistakes", "the file is empty"]
+            || ["an object must be a map", "too many errors", "the file is empty"]
                 .iter()
                 .any(|start| error.error.reason.starts_with(start));
         assert!(whole || !error.error.path.is_empty(), "a mistake without a field: {shown}");
