@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use weft_core::failure::Failure;
 use weft_http::fields::{Fields, Name};
 
-use super::{exchange::Exchange, filter, http, phases, prelude, refuse};
+use super::{exchange::Exchange, http, phases, prelude, refuse};
 use crate::{
     connection::{Connection, InFlight},
     http::{
@@ -61,18 +61,8 @@ impl Handler for Gateway {
         forwarded(&mut head.request.fields, self.connection.flow.peer.ip());
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
-        let result = async {
-            // route
-            let matched = phases::route(&self.worker, routes(&live, self.port)?, &mut exchange)?;
-            // filters
-            let body = filter::request(matched.filters, &mut exchange.head, body).await;
-            // attempt
-            let mut answer = phases::attempt(&self.worker, matched.decision, &mut exchange, body).await?;
-            // filters, on the way back
-            filter::answer(matched.filters, &mut answer);
-            Ok(answer)
-        }
-        .await;
+        // route -> filters -> attempt -> filters, on the way back
+        let result = phases::forward(&self.worker, routes(&live, self.port), &mut exchange, body).await;
         // answer
         Ok(phases::answer(exchange, result))
     }

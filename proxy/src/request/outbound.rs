@@ -27,7 +27,7 @@ use super::{
     attempt,
     deliver::may_call_itself,
     exchange::Exchange,
-    filter, http,
+    http,
     opaque::Opaque,
     phases,
     prelude::{self, Silence},
@@ -324,18 +324,8 @@ impl Handler for Outbound {
         phases::strip(&mut head);
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
-        let result = async {
-            // route
-            let matched = phases::route(&self.worker, self.routes(&live)?, &mut exchange)?;
-            // filters
-            let body = filter::request(matched.filters, &mut exchange.head, body).await;
-            // attempt
-            let mut answer = phases::attempt(&self.worker, matched.decision, &mut exchange, body).await?;
-            // filters, on the way back
-            filter::answer(matched.filters, &mut answer);
-            Ok(answer)
-        }
-        .await;
+        // route -> filters -> attempt -> filters, on the way back
+        let result = phases::forward(&self.worker, self.routes(&live), &mut exchange, body).await;
         // answer
         Ok(phases::answer(exchange, result))
     }

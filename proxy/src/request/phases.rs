@@ -12,6 +12,7 @@ use weft_core::{
 use super::{
     attempt::{self, Target},
     exchange::Exchange,
+    filter,
 };
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop, respond, upgrade},
@@ -22,13 +23,13 @@ use crate::{
 };
 
 /// The rule that a request matched.
-pub(crate) struct Matched<'a> {
-    pub(crate) filters: &'a Filters,
-    pub(crate) decision: Decision<'a>,
+struct Matched<'a> {
+    filters: &'a Filters,
+    decision: Decision<'a>,
 }
 
 /// The decision of a rule.
-pub(crate) enum Decision<'a> {
+enum Decision<'a> {
     /// Sent to an endpoint of this cluster.
     Forward(&'a Forward, &'a Arc<Cluster>),
     /// Answered by the proxy as the rule says. Not a failure.
@@ -41,8 +42,27 @@ pub(crate) fn strip(head: &mut Head) {
     head.tell_tunnels_method();
 }
 
+/// The phases between strip and answer of a request that leaves the workload or enters at the edge. `routes`: the route table of
+/// its destination, or why there is none.
+pub(crate) async fn forward(
+    worker: &Arc<Worker>,
+    routes: Result<&Routes, Failure>,
+    exchange: &mut Exchange,
+    body: Body,
+) -> Result<Answer, Failure> {
+    // route
+    let matched = route(worker, routes?, exchange)?;
+    // filters
+    let body = filter::request(matched.filters, &mut exchange.head, body).await;
+    // attempt
+    let mut answer = attempt(worker, matched.decision, exchange, body).await?;
+    // filters, on the way back
+    filter::answer(matched.filters, &mut answer);
+    Ok(answer)
+}
+
 /// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange records both.
-pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
+fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
     let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
     let found = routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
     exchange.route = Some(found.name.clone());
@@ -72,7 +92,7 @@ pub(crate) fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exch
 }
 
 /// Attempt: sends the request to the cluster, or answers as the rule says.
-pub(crate) async fn attempt(
+async fn attempt(
     worker: &Arc<Worker>,
     decision: Decision<'_>,
     exchange: &mut Exchange,
