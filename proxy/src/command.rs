@@ -29,6 +29,7 @@ pub const USAGE: u8 = 64;
 
 /// The data plane of Weft: carries the traffic of one workload, or of a gateway
 #[derive(Debug, Parser)]
+#[expect(missing_docs, reason = "clap shows the documentation of a command's arguments only if the command has none")]
 #[command(
     name = "weft-proxy",
     version,
@@ -39,15 +40,10 @@ pub const USAGE: u8 = 64;
   weft-proxy identity --config proxy.yaml --out /run/weft/svid"
 )]
 pub enum Command {
-    /// Carry traffic, beside a workload or as a gateway
     Run(RunArgs),
-    /// Redirect the workload's TCP connections to the proxy
     Redirect(RedirectArgs),
-    /// Keep a mesh certificate in files, for programs that speak mesh TLS themselves
     Identity(IdentityArgs),
-    /// Check whether the proxy on this host takes traffic
     Ready(ReadyArgs),
-    /// Drain the proxy on this host: refuse new connections
     Drain(DrainArgs),
     /// Print a completion script for a shell
     Completion {
@@ -146,6 +142,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Command::command().debug_assert();
+    }
+
+    /// (26)
+    #[test]
+    fn every_command_shows_its_long_help_and_examples() {
+        for command in Command::command().get_subcommands_mut().filter(|command| command.get_name() != "completion") {
+            let name = command.get_name().to_owned();
+            let (short, long) = (command.render_help().to_string(), command.render_long_help().to_string());
+            assert!(long.len() > short.len() && long.contains("Examples:\n  weft-proxy "), "{name}: {long}");
+            assert!(command.get_long_about().is_some(), "{name}");
+        }
     }
 
     #[test]

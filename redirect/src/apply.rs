@@ -23,15 +23,16 @@ impl fmt::Display for Report {
 }
 
 impl Redirect {
-    /// Writes the rules and the routes, replacing those of an earlier `apply`. Brings the loopback interface up.
+    /// Writes the rules and the routes, replacing those of an earlier `apply`, and a pending undo with them. Brings the
+    /// loopback interface up. `unconfirmed`: who may undo them until they are confirmed, see `undo`.
     ///
     /// Connections already open are not affected. After a failure half way, mesh addresses are refused rather than
     /// delivered elsewhere (rules come before routes): apply again, or call [`Redirect::remove`].
     ///
     /// Errors: [`RedirectError`]; blocking, milliseconds.
-    pub fn apply(&self) -> Result<Report, RedirectError> {
+    pub fn apply(&self, unconfirmed: Option<&str>) -> Result<Report, RedirectError> {
         program::ip(&["link", "set", "lo", "up"])?;
-        program::nft_script(&self.rules())?;
+        program::nft_script(&(self.rules() + &unconfirmed.map(rules::unconfirmed).unwrap_or_default()))?;
         let loopback_ipv6 = routes::loopback_ipv6();
         let wanted: Vec<IpNet> = self
             .mesh_ranges
@@ -41,6 +42,17 @@ impl Redirect {
             .collect();
         routes::replace_all(&wanted, loopback_ipv6)?;
         Ok(Report { routes: wanted, loopback_ipv6 })
+    }
+
+    /// Whether the table of an `apply` is there.
+    ///
+    /// Errors: [`RedirectError`]; blocking, milliseconds.
+    pub fn exists() -> Result<bool, RedirectError> {
+        match program::nft(&["list", "table", "inet", rules::TABLE]) {
+            Ok(_) => Ok(true),
+            Err(RedirectError::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes everything that `apply` wrote, also after an incomplete `apply`, also when nothing is there.

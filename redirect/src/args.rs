@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::{DEFAULT_MARK, Redirect, RedirectError, check};
+use crate::undo::{self, Confirmed, Timer};
+use crate::{DEFAULT_MARK, Redirect, RedirectError, check, ssh};
 
 /// Exit status of a wrong command line (sysexits.h `EX_USAGE`).
 const USAGE: u8 = 64;
@@ -17,7 +19,16 @@ const USAGE: u8 = 64;
 /// Writes the nftables table `inet weft` and local routes for the mesh's address ranges, for IPv4 and IPv6.
 /// A second run replaces the rules and routes of the first; `--undo` removes them. Needs the programs `nft` and `ip`,
 /// and root or CAP_NET_ADMIN in the namespace. Connections already open are not affected. UDP is not captured.
+///
+/// SSH stays reachable without the proxy: port 22, the port of the current session, and the ports on which sshd listens.
+/// The output lists everything that is not captured.
 #[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  weft-proxy redirect
+  weft-proxy redirect --undo-after 2m     then, in a new session: weft-proxy redirect --confirm
+  weft-proxy redirect --skip-inbound-ports 9100
+  weft-proxy redirect --check
+  weft-proxy redirect --undo")]
 #[expect(clippy::struct_excessive_bools, reason = "one per flag")]
 pub struct RedirectArgs {
     /// Port of the proxy that receives the workload's outgoing connections
@@ -49,6 +60,16 @@ pub struct RedirectArgs {
     /// Exempt no connection by mark; requires --proxy-uid or --proxy-gid
     #[arg(long)]
     pub no_mark: bool,
+
+    /// Capture SSH too: port 22, the port of the current session, and the ports on which sshd listens
+    ///
+    /// Without a running proxy that accepts them, no one can then log in over the network.
+    #[arg(long)]
+    pub capture_ssh: bool,
+
+    /// The session of the caller, as sshd describes it.
+    #[arg(long, env = "SSH_CONNECTION", hide = true)]
+    pub ssh_connection: Option<String>,
 
     /// Ports of this host that peers reach without the proxy (no mTLS, no policy)
     #[arg(long, value_name = "PORT,…", value_delimiter = ',')]
@@ -83,6 +104,20 @@ pub struct RedirectArgs {
     #[arg(long, group = "action")]
     pub undo: bool,
 
+    /// Undo after this time, unless `redirect --confirm` is run before: 1s to 24h
+    ///
+    /// A process of its own waits for it, and survives the end of this session.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with_all = ["print", "check", "undo", "confirm"])]
+    pub undo_after: Option<Duration>,
+
+    /// Keep a redirection that was applied with --undo-after
+    #[arg(long, group = "action")]
+    pub confirm: bool,
+
+    /// Wait for --undo-after, then undo what is not confirmed (used by --undo-after).
+    #[arg(long, value_name = "NAME", group = "action", hide = true, requires = "undo_after")]
+    pub undo_timer: Option<String>,
+
     /// Connect to ADDRESS, print the local address, stay connected until end of standard input (used by --check)
     #[arg(long, value_name = "ADDRESS", group = "action", hide = true)]
     pub probe: Option<SocketAddr>,
@@ -102,6 +137,22 @@ fn parse_range(text: &str) -> Result<IpNet, String> {
     text.parse().ok().or_else(bare).ok_or_else(|| "expected a range such as 10.0.0.0/8 or fd00::/8".to_owned())
 }
 
+/// A whole number of `ms`, `s`, `m` or `h`, from one second to one day.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a time from 1s to 24h, such as 90s or 2m".to_owned();
+    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
+    (1_000..=86_400_000).contains(&millis).then(|| Duration::from_millis(millis)).ok_or_else(wrong)
+}
+
 impl From<&RedirectArgs> for Redirect {
     fn from(args: &RedirectArgs) -> Self {
         let ports = |ports: &[NonZeroU16]| ports.iter().map(|port| port.get()).collect();
@@ -112,6 +163,7 @@ impl From<&RedirectArgs> for Redirect {
             uids: args.proxy_uid.clone(),
             gids: args.proxy_gid.clone(),
             mark: (!args.no_mark).then_some(args.mark),
+            ssh_ports: if args.capture_ssh { Vec::new() } else { ssh::ports(args.ssh_connection.as_deref()) },
             skip_inbound_ports: ports(&args.skip_inbound_ports),
             skip_outbound_ports: ports(&args.skip_outbound_ports),
             skip_outbound_ranges: args.skip_outbound_ranges.clone(),
@@ -126,7 +178,22 @@ impl From<&RedirectArgs> for Redirect {
 /// Returns 0; 1 for a failed check; 64 for flags that contradict each other (printed to standard error).
 /// Errors: [`RedirectError`], for the caller to print; exit 1.
 pub fn run(args: &RedirectArgs) -> Result<ExitCode, RedirectError> {
-    // `--probe` and `--undo` need no settings, so mistakes in them do not matter.
+    // These need no settings, so mistakes in them do not matter.
+    if let (Some(name), Some(after)) = (&args.undo_timer, args.undo_after) {
+        undo::run(name, after)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.confirm {
+        let (said, code) = match undo::confirm()? {
+            Confirmed::Now => ("confirmed; it will not be undone", ExitCode::SUCCESS),
+            Confirmed::Before => ("in force; no undo was pending", ExitCode::SUCCESS),
+            Confirmed::Absent => {
+                ("nothing to confirm: nothing is redirected, or it was undone already", ExitCode::FAILURE)
+            }
+        };
+        eprintln!("redirect: {said}");
+        return Ok(code);
+    }
     if let Some(target) = args.probe {
         check::probe(target)?;
         return Ok(ExitCode::SUCCESS);
@@ -153,8 +220,15 @@ pub fn run(args: &RedirectArgs) -> Result<ExitCode, RedirectError> {
         print!("{check}");
         return Ok(if check.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let report = redirect.apply()?;
+    let timer = args.undo_after.map(Timer::start).transpose()?;
+    let report = redirect.apply(timer.as_ref().map(|timer| timer.name.as_str()))?;
     eprintln!("redirect: applied {report}");
+    for line in redirect.not_captured() {
+        eprintln!("redirect: {line}");
+    }
+    if let Some(after) = args.undo_after {
+        eprintln!("redirect: undone in {after:?} unless confirmed; in a new session: weft-proxy redirect --confirm");
+    }
     if redirect.ipv6 && !report.loopback_ipv6 {
         eprintln!("redirect: the loopback interface has no IPv6 address; the IPv6 mesh ranges have no route");
     }
@@ -181,7 +255,10 @@ mod tests {
 
     #[test]
     fn no_flags_are_the_defaults() {
-        assert_eq!(parse(&[]).unwrap(), Redirect::default());
+        // Where the tests run, there may be SSH on other ports too.
+        let parsed = parse(&[]).unwrap();
+        assert_eq!(parsed.ssh_ports.first(), Redirect::default().ssh_ports.first());
+        assert_eq!(Redirect { ssh_ports: vec![22], ..parsed }, Redirect::default());
     }
 
     #[test]
@@ -201,6 +278,8 @@ mod tests {
         assert_eq!(redirect.skip_outbound_ranges[1].to_string(), "192.0.2.1/32");
         assert!(!redirect.ipv6);
         assert_eq!(parse(&["--no-mark"]).unwrap().mark, None);
+        assert!(parse(&["--ssh-connection=192.0.2.1 5 192.0.2.2 2222"]).unwrap().ssh_ports.contains(&2222));
+        assert_eq!(parse(&["--capture-ssh"]).unwrap().ssh_ports, [0_u16; 0]);
     }
 
     #[test]
@@ -211,6 +290,11 @@ mod tests {
             (&["--skip-inbound-ports=70000"], "--skip-inbound-ports"),
             (&["--mesh-ranges=240.0.0.0/40"], "--mesh-ranges"),
             (&["--check", "--undo"], "--undo"),
+            (&["--confirm", "--undo"], "--undo"),
+            (&["--undo-after=0s"], "--undo-after"),
+            (&["--undo-after=25h"], "--undo-after"),
+            (&["--undo-after=-0"], "--undo-after"),
+            (&["--undo-after=2m", "--check"], "--check"),
         ] {
             let error = parse(arguments).unwrap_err();
             assert!(error.contains(word), "{error}");

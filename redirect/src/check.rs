@@ -148,10 +148,18 @@ fn check(redirect: &Redirect) -> Result<Check, RedirectError> {
     Ok(Check { findings })
 }
 
-/// Compares the table's comment with the comment of these settings.
+/// Compares the table's comment with the comment of these settings. The ports of SSH are those of the table: they were found
+/// when it was written, perhaps in another session.
 fn applied(redirect: &Redirect) -> Result<Outcome, RedirectError> {
+    let same = |table: &str| {
+        let found = rules::ssh_ports(table);
+        let ssh_ports =
+            if redirect.ssh_ports.is_empty() || found.is_empty() { redirect.ssh_ports.clone() } else { found };
+        let written = rules::comment(&Redirect { ssh_ports, ..redirect.clone() });
+        table.contains(&format!("comment \"{written}\""))
+    };
     match program::nft(&["list", "table", "inet", rules::TABLE]) {
-        Ok(table) if table.contains(&format!("comment \"{}\"", rules::comment(redirect))) => Ok(Outcome::Passed),
+        Ok(table) if same(&table) => Ok(Outcome::Passed),
         Ok(_) => Ok(failed(
             "the table inet weft was written with other settings or by another version",
             "apply again with these flags, or check with the flags that were applied",

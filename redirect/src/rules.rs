@@ -1,7 +1,8 @@
 //! The nftables script: settings in, text out. No IO.
 //! Two NAT chains capture connections (`outbound` in the output hook, `inbound` in prerouting), two filter chains
 //! guard the mesh ranges: their local route would otherwise deliver an uncaptured packet to any listener of this host.
-//! The table's comment carries a hash of the rules, by which `check` sees whether these settings are applied.
+//! The table's comment carries a hash of the rules, by which `check` sees whether these settings are applied, and the
+//! ports of SSH that were found when they were. A second table, empty, exists while an undo is pending.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
@@ -10,6 +11,8 @@ use crate::Redirect;
 
 /// Name of the table, in family `inet`.
 pub(crate) const TABLE: &str = "weft";
+/// Name of the table that exists while the rules are not confirmed. Its comment names the process that will undo them.
+pub(crate) const UNCONFIRMED: &str = "weft_unconfirmed";
 
 impl Redirect {
     /// The nftables script, as `nft -f -` takes it. Pure: same settings, same text.
@@ -18,27 +21,55 @@ impl Redirect {
     }
 }
 
-/// The whole script: removes the old table and creates the new one in one transaction.
+/// The whole script: removes the old tables and creates the new one in one transaction.
 fn script(redirect: &Redirect) -> String {
     let chains = chains(redirect);
-    format!("{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n", removal(), comment_of(&chains))
+    format!("{}table inet {TABLE} {{\n\tcomment \"{}\"\n{chains}}}\n", removal(), comment_of(redirect, &chains))
 }
 
-/// Removes the table. Its first line creates the table, because deleting a missing one is an error.
+/// Appended to the script: from now on the rules are not confirmed, and `who` may undo them.
+pub(crate) fn unconfirmed(who: &str) -> String {
+    format!("table inet {UNCONFIRMED} {{\n\tcomment \"{who}\"\n}}\n")
+}
+
+/// Removes both tables.
 pub(crate) fn removal() -> String {
-    format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
+    format!("{}{}", removal_of(UNCONFIRMED), removal_of(TABLE))
+}
+
+/// Removes the rules if the table with this handle still exists; otherwise the transaction fails and changes nothing.
+pub(crate) fn removal_if(handle: u64) -> String {
+    format!("delete table inet handle {handle}\n{}", removal_of(TABLE))
+}
+
+/// The first line creates the table, because deleting a missing one is an error.
+fn removal_of(table: &str) -> String {
+    format!("table inet {table}\ndelete table inet {table}\n")
 }
 
 /// The table's comment when these settings are applied.
 pub(crate) fn comment(redirect: &Redirect) -> String {
-    comment_of(&chains(redirect))
+    comment_of(redirect, &chains(redirect))
 }
 
-fn comment_of(chains: &str) -> String {
+fn comment_of(redirect: &Redirect, chains: &str) -> String {
     let digest = Sha256::digest(chains.as_bytes());
     let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("weft-proxy redirect {hash}")
+    let ssh: Vec<String> = redirect.ssh_ports.iter().map(ToString::to_string).collect();
+    let ssh = if ssh.is_empty() { String::new() } else { format!(" ssh {}", ssh.join(",")) };
+    format!("weft-proxy redirect {hash}{ssh}")
 }
+
+/// The ports of SSH in the comment of a listed table; empty if SSH is captured.
+pub(crate) fn ssh_ports(table: &str) -> Vec<u16> {
+    let comment = table.lines().find_map(|line| line.trim().strip_prefix("comment \"weft-proxy redirect "));
+    let ports = comment.and_then(|comment| comment.trim_end_matches('"').split_once(" ssh ")).map(|(_, ports)| ports);
+    ports.into_iter().flat_map(|ports| ports.split(',')).filter_map(|port| port.parse().ok()).collect()
+}
+
+/// Only the first segment of a connection (SYN without ACK) is captured. Connection tracking begins with the table: to it,
+/// the next segment of a connection that was open before is the first of a new one, and would be sent to the proxy.
+const OPEN_ALREADY: &str = "tcp flags & (fin | syn | rst | ack) != syn return";
 
 fn chains(redirect: &Redirect) -> String {
     let (mesh4, mesh6) = by_family(&redirect.mesh_ranges);
@@ -48,6 +79,7 @@ fn chains(redirect: &Redirect) -> String {
     // NAT priorities are numbers: nft 1.0 knows the name `dstnat` in prerouting only.
     let mut outbound = Chain::new("outbound", "nat hook output priority -100");
     outbound.rule("meta l4proto != tcp return");
+    outbound.rule(OPEN_ALREADY);
     // Exemptions precede every capture rule, or the proxy would capture its own connections.
     if let Some(mark) = redirect.mark {
         outbound.rule(format!("meta mark {mark:#010x} return"));
@@ -72,12 +104,14 @@ fn chains(redirect: &Redirect) -> String {
 
     let mut inbound = Chain::new("inbound", "nat hook prerouting priority -100");
     inbound.rule("meta l4proto != tcp return");
+    inbound.rule(OPEN_ALREADY);
     inbound.rule("iif lo return");
     if !redirect.ipv6 {
         inbound.rule("meta nfproto ipv6 return");
     }
     inbound.rule("fib daddr type != local return");
     inbound.rule_for_each("tcp dport", &own_ports(redirect), "return");
+    inbound.rule_for_each("tcp dport", &sorted(&redirect.ssh_ports), "return");
     inbound.rule_for_each("tcp dport", &sorted(&redirect.skip_inbound_ports), "return");
     inbound.rule(format!("meta l4proto tcp redirect to :{}", redirect.inbound_port));
     out.push_str(&inbound.end());
@@ -199,6 +233,19 @@ mod tests {
         assert_eq!(comment(&one), comment(&one.clone()));
         assert_ne!(comment(&one), comment(&other));
         assert!(one.rules().contains(&format!("comment \"{}\"", comment(&one))));
+    }
+
+    /// (16)
+    #[test]
+    fn ssh_is_not_captured_inbound_unless_told_to_and_the_comment_says_which_ports() {
+        let redirect = Redirect { ssh_ports: vec![22, 2222], ..Redirect::default() };
+        let script = redirect.rules();
+        let order = positions(&script, &["chain inbound", "tcp dport { 22, 2222 } return", "redirect to :15006"]);
+        assert!(order.is_sorted(), "{script}");
+        assert_eq!(ssh_ports(&script), [22, 2222]);
+        let captured = Redirect { ssh_ports: vec![], ..Redirect::default() }.rules();
+        assert!(!captured.contains(" 22"), "{captured}");
+        assert_eq!(ssh_ports(&captured), [0_u16; 0]);
     }
 
     #[test]

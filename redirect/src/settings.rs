@@ -23,6 +23,9 @@ pub struct Redirect {
     pub gids: Vec<u32>,
     /// Connections with this `SO_MARK` are not captured.
     pub mark: Option<u32>,
+    /// Ports of SSH on this host, which peers reach without the proxy, so that a machine is never locked out. Empty captures
+    /// them too.
+    pub ssh_ports: Vec<u16>,
     /// Ports of this host that peers reach without the proxy.
     pub skip_inbound_ports: Vec<u16>,
     /// Destination ports, on any host, that the workload reaches without the proxy. Not applied to mesh ranges.
@@ -37,8 +40,8 @@ pub struct Redirect {
 
 impl Default for Redirect {
     /// # Defaults
-    /// Ports 15001 and 15006, own ports 15000 and 15020, mark `0x77656674`, no uid or gid, nothing skipped,
-    /// mesh ranges `240.0.0.0/4` and `fd77:6566:7400::/48`, IPv6 on.
+    /// Ports 15001 and 15006, own ports 15000 and 15020, mark `0x77656674`, no uid or gid, nothing skipped
+    /// but SSH on port 22, mesh ranges `240.0.0.0/4` and `fd77:6566:7400::/48`, IPv6 on.
     fn default() -> Self {
         Self {
             outbound_port: NonZeroU16::MIN.saturating_add(15_000),
@@ -47,6 +50,7 @@ impl Default for Redirect {
             uids: Vec::new(),
             gids: Vec::new(),
             mark: Some(DEFAULT_MARK),
+            ssh_ports: vec![crate::ssh::PORT],
             skip_inbound_ports: Vec::new(),
             skip_outbound_ports: Vec::new(),
             skip_outbound_ranges: Vec::new(),
@@ -94,6 +98,35 @@ impl Redirect {
         }
         mistakes
     }
+
+    /// What is not captured, one sentence for each direction, for people.
+    pub fn not_captured(&self) -> Vec<String> {
+        let mut own = self.own_ports.clone();
+        own.extend([self.outbound_port.get(), self.inbound_port.get()]);
+        own.sort_unstable();
+        let mut inbound = Vec::new();
+        inbound.extend(list("port", &self.ssh_ports).map(|ports| format!("{ports} (ssh; --capture-ssh captures it)")));
+        inbound.extend(list("port", &self.skip_inbound_ports).map(|ports| format!("{ports} (--skip-inbound-ports)")));
+        inbound.extend(list("port", &own).map(|ports| format!("{ports} (the proxy's own)")));
+        let mut outbound = vec!["loopback".to_owned()];
+        outbound.extend(self.mark.map(|mark| format!("the mark {mark:#x}")));
+        outbound.extend(list("user", &self.uids));
+        outbound.extend(list("group", &self.gids));
+        outbound.extend(list("port", &self.skip_outbound_ports));
+        outbound.extend(list("range", &self.skip_outbound_ranges));
+        let mut both = vec!["connections that are open already", "UDP"];
+        both.extend((!self.ipv6).then_some("IPv6"));
+        [("inbound", inbound.join(", ")), ("outbound", outbound.join(", ")), ("in either direction", both.join(", "))]
+            .map(|(direction, what)| format!("not captured {direction}: {what}"))
+            .into()
+    }
+}
+
+/// `port 22`, `ports 22, 2222`; nothing for none.
+fn list<T: ToString>(noun: &str, values: &[T]) -> Option<String> {
+    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+    let plural = if texts.len() == 1 { "" } else { "s" };
+    (!texts.is_empty()).then(|| format!("{noun}{plural} {}", texts.join(", ")))
 }
 
 #[cfg(test)]
@@ -107,6 +140,31 @@ mod tests {
         assert_eq!(redirect.mesh_ranges[0].to_string(), "240.0.0.0/4");
         assert_eq!(redirect.mesh_ranges[1].to_string(), "fd77:6566:7400::/48");
         assert_eq!(redirect.mistakes(), Vec::<String>::new());
+    }
+
+    /// (16)
+    #[test]
+    fn what_is_not_captured_is_told() {
+        let told = Redirect {
+            ssh_ports: vec![22, 2222],
+            skip_inbound_ports: vec![9000],
+            uids: vec![1337],
+            skip_outbound_ranges: vec!["10.0.0.0/8".parse().unwrap()],
+            ipv6: false,
+            ..Redirect::default()
+        }
+        .not_captured();
+        assert_eq!(
+            told,
+            [
+                "not captured inbound: ports 22, 2222 (ssh; --capture-ssh captures it), port 9000 (--skip-inbound-ports), \
+                 ports 15000, 15001, 15006, 15020 (the proxy's own)",
+                "not captured outbound: loopback, the mark 0x77656674, user 1337, range 10.0.0.0/8",
+                "not captured in either direction: connections that are open already, UDP, IPv6",
+            ]
+        );
+        let captured = Redirect { ssh_ports: vec![], ..Redirect::default() }.not_captured();
+        assert!(!captured.iter().any(|line| line.contains("ssh")), "{captured:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
+use weft_e2e::wait::until_some;
 use weft_e2e::{DEADLINE, Host, Process, test};
 
 const MARK: &str = "0x77656674";
@@ -310,6 +311,113 @@ fn applying_twice_is_applying_once_and_undo_leaves_nothing() {
         host.exec_ok("nft", &["delete", "table", "inet", "weft"])?;
         undo()?;
         assert_eq!(state(&host)?, before);
+        Ok(())
+    });
+}
+
+/// Exchanges a line when the file `go` appears, and says how that went.
+const OPEN_CONNECTION: &str = r#"
+import os, socket, sys, time
+c = socket.create_connection((sys.argv[1], 8080)); c.settimeout(5)
+c.sendall(b"one"); assert c.recv(9) == b"one"; print("open", flush=True)
+while not os.path.exists("go"): time.sleep(0.02)
+try: c.sendall(b"two"); print("still open" if c.recv(9) == b"two" else "ended", flush=True)
+except OSError as error: print("lost", error, flush=True)
+"#;
+
+/// Sends back what one client sends.
+const ECHO: &str = r#"
+import socket
+s = socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True); print("ready", flush=True)
+c, _ = s.accept()
+while d := c.recv(9): c.sendall(d)
+"#;
+
+/// Connection tracking begins with the rules, and takes the next segment of an old connection for the first of a new one: the
+/// SSH session in which `redirect` is typed would end. (16)
+#[test]
+fn a_connection_that_is_open_already_stays_open_on_both_sides() {
+    for redirected in ["client", "server"] {
+        test(&format!("redirect-open-{redirected}"), |world| {
+            let (client, server) = (world.host("client")?, world.host("server")?);
+            let mut echo = server.spawn("python3", &["-c", ECHO], &[])?;
+            echo.wait_for_output("ready", DEADLINE)?;
+            let mut open = client.spawn("python3", &["-c", OPEN_CONNECTION, &server.ipv4().to_string()], &[])?;
+            open.wait_for_output("open", DEADLINE)?;
+            if redirected == "client" { &client } else { &server }.redirect(&[])?;
+            client.file("go", "")?;
+            open.wait(DEADLINE)?;
+            assert!(open.output()?.contains("still open"), "{}", open.output()?);
+            Ok(())
+        });
+    }
+}
+
+/// (16)
+#[test]
+fn ssh_stays_reachable_without_a_proxy_unless_told_otherwise() {
+    test("redirect-ssh", |world| {
+        let (client, server) = (world.host("client")?, world.host("server")?);
+        // By its name and user it is a server of SSH, on a port that only its socket tells.
+        let probe = weft_e2e::programs::find("weft-e2e-probe")?;
+        let sshd = server.directory().join("sshd");
+        std::fs::copy(&probe, &sshd)?;
+        let mut ssh = server.spawn(&sshd.display().to_string(), &["listen", "22", "2222", "2200"], &[])?;
+        ssh.wait_for_output("ready", DEADLINE)?;
+        let session = "SSH_CONNECTION=192.0.2.1 50000 192.0.2.2 2244";
+        let _session = listen(&server, &["2244", "8080"])?;
+        let program = weft_e2e::programs::find("weft-proxy")?.display().to_string();
+        let output = server.exec("env", &[session, &program, "redirect"])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("not captured inbound: ports 22, 2200, 2222, 2244 (ssh; --capture-ssh"), "{said}");
+        for address in server.addresses() {
+            for port in [22, 2200, 2222, 2244] {
+                assert_eq!(connect(&client, address, port, &[])?, format!("{port} direct"));
+            }
+            // No proxy runs.
+            assert_eq!(connect(&client, address, 8080, &[])?, "error: ConnectionRefused");
+        }
+        // The check comes from another session.
+        let (passed, said) = check(&server, &[])?;
+        assert!(passed, "{said}");
+        let (passed, said) = check(&server, &["--capture-ssh"])?;
+        assert!(!passed && said.contains("other settings"), "{said}");
+
+        server.redirect(&["--capture-ssh"])?;
+        let _proxy = listen(&server, &["15006"])?;
+        for address in server.addresses() {
+            assert_eq!(connect(&client, address, 22, &[])?, captured(15006, address, 22));
+        }
+        let (passed, said) = check(&server, &[])?;
+        assert!(!passed && said.contains("other settings"), "{said}");
+        Ok(())
+    });
+}
+
+/// The session may end with the connection that the rules cut: here its whole process group is killed. (16)
+#[test]
+fn an_unconfirmed_redirect_is_undone_even_when_its_session_is_gone() {
+    test("redirect-undo-after", |world| {
+        let host = world.host("host")?;
+        let before = state(&host)?;
+        let program = weft_e2e::programs::find("weft-proxy")?.display().to_string();
+        let session = "exec setsid -w sh -c '\"$0\" redirect --undo-after 2s; nft list tables; kill -9 0' \"$0\"";
+        let said = host.exec("sh", &["-c", session, &program])?;
+        let tables = String::from_utf8_lossy(&said.stdout);
+        assert!(tables.contains("table inet weft_unconfirmed") && tables.contains("table inet weft\n"), "{tables}");
+        until_some("the undo", DEADLINE, || Ok((state(&host)? == before).then_some(())))?;
+        let output = host.exec("weft-proxy", &["redirect", "--confirm"])?;
+        assert_eq!(output.status.code(), Some(1), "nothing is there to be confirmed");
+
+        // Confirmed: it stays. So it does when it was applied again without a time.
+        host.redirect(&["--undo-after=2s"])?;
+        host.exec_ok("weft-proxy", &["redirect", "--confirm"])?;
+        let confirmed = state(&host)?;
+        host.redirect(&["--undo-after=1s"])?;
+        host.redirect(&[])?;
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        assert_eq!(state(&host)?, confirmed);
+        host.exec_ok("weft-proxy", &["redirect", "--confirm"])?;
         Ok(())
     });
 }

@@ -1,8 +1,15 @@
 //! The floors of the redirect.
 
 /// From the highest floor to the lowest. A room imports from lower floors, or from its own floor without a circle.
-const FLOORS: &[&[&str]] =
-    &[&["args"], &["apply", "check"], &["rules", "routes"], &["settings", "original_dst", "program"], &["error"]];
+const FLOORS: &[&[&str]] = &[
+    &["args"],
+    &["undo"],
+    &["apply", "check"],
+    &["rules", "routes"],
+    &["settings"],
+    &["ssh", "original_dst", "program"],
+    &["error"],
+];
 
 #[test]
 fn imports_point_downwards() {
