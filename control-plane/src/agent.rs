@@ -18,7 +18,8 @@ use weft_proto::weft::v1::{
 };
 
 use crate::{
-    registry::{HeartbeatResult, RefusedClaim, Registry, Session, WorkloadKey},
+    quota::{Quota, Share},
+    registry::{HeartbeatResult, MAX_WORKLOADS_OF_IDENTITY, RefusedClaim, Registry, Session, WorkloadKey},
     serve::{Peer, Svid},
     state::{AgentStream, ProxyKey, ProxyTable, WorkloadHealth},
 };
@@ -31,6 +32,8 @@ pub use register::OwnEndpoints;
 const MAX_REASON: usize = 256;
 /// Maximum number of streams.
 const MAX_STREAMS: usize = 20_000;
+/// Maximum number of streams of one identity. Twice the number of its workloads, as a lost one is noticed late.
+const MAX_STREAMS_OF_IDENTITY: usize = 2 * MAX_WORKLOADS_OF_IDENTITY;
 
 /// The service. A clone is the same one.
 #[derive(Clone)]
@@ -40,12 +43,14 @@ pub struct Service {
     own: Arc<OwnEndpoints>,
     stop: CancellationToken,
     permits: Arc<Semaphore>,
+    quota: Arc<Quota>,
 }
 
 impl Service {
     /// The service of a registry; its streams end at `stop`. `own`: where the control plane listens.
     pub fn new(registry: Arc<Registry>, proxies: Arc<ProxyTable>, own: OwnEndpoints, stop: CancellationToken) -> Self {
-        Self { registry, proxies, own: Arc::new(own), stop, permits: Arc::new(Semaphore::new(MAX_STREAMS)) }
+        let (permits, quota) = (Arc::new(Semaphore::new(MAX_STREAMS)), Quota::new(MAX_STREAMS_OF_IDENTITY));
+        Self { registry, proxies, own: Arc::new(own), stop, permits, quota }
     }
 }
 
@@ -69,6 +74,8 @@ impl agent_server::Agent for Service {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Err(Status::resource_exhausted("too many agent streams on this control plane"));
         };
+        let share = self.quota.take(svid.identity.clone());
+        let share = share.map_err(|error| Status::resource_exhausted(format!("agent streams: {error}")))?;
         let (sender, receiver) = mpsc::channel(8);
         let stream = Stream {
             service: self.clone(),
@@ -76,7 +83,7 @@ impl agent_server::Agent for Service {
             source,
             answers: sender,
             registration: None,
-            _permit: permit,
+            _permit: (permit, share),
         };
         tokio::spawn(stream.serve(svid, request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -91,7 +98,7 @@ struct Stream {
     source: Option<IpAddr>,
     answers: mpsc::Sender<Result<ControlMessage, Status>>,
     registration: Option<Registration>,
-    _permit: OwnedSemaphorePermit,
+    _permit: (OwnedSemaphorePermit, Share),
 }
 
 struct Registration {
@@ -173,10 +180,11 @@ impl Stream {
         if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
             self.service.registry.deregister(&old.key, old.session);
         }
-        let unproven: Vec<_> = workload.unproven().copied().collect();
+        let unproven: Vec<_> =
+            workload.addresses.iter().filter(|address| workload.source != Some(**address)).copied().collect();
         let (session, missing) = self.service.registry.register(workload).map_err(|error| error.to_string())?;
         if !unproven.is_empty() {
-            tracing::info!(workload = %key, source = ?self.source, ?unproven, "addresses without proof: the session comes from another one");
+            tracing::debug!(workload = %key, source = ?self.source, ?unproven, "the session comes from another address than these; they wait for a proof");
         }
         self.warn(&key, &missing);
         let proxy = match self.registration.take() {

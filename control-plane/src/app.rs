@@ -32,7 +32,7 @@ use crate::{
     state::{Mesh, ProxyTable},
     status::StatusBook,
     store::{Embedded, Store},
-    tls::{self, Certificates},
+    tls::{self, Certificates, TlsProver},
     tokens::{Secret, Tokens},
     xds::{Feed, Limits},
 };
@@ -94,6 +94,8 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let own = Identity::new(&config.trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?;
     let certificates = Certificates::new(Arc::clone(&authority), own, config.advertise.clone(), now)?;
     let (grpc_tls, api_tls) = (tls::grpc(&certificates)?, tls::api(&certificates)?);
+    let probe = TcpProbe { mark: config.probe_mark };
+    let prover = TlsProver::new(&certificates, probe)?;
 
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -181,8 +183,9 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     loops.spawn(certificates.keep_fresh(stop.clone()));
     let (one, two, three) = (Arc::clone(&registry), Arc::clone(&registry), Arc::clone(&registry));
     loops.spawn(async move { one.publish().await });
-    let probe = TcpProbe { mark: config.probe_mark };
     loops.spawn(async move { two.maintain(&probe).await });
+    let four = Arc::clone(&registry);
+    loops.spawn(async move { four.prove(&prover).await });
     let target = Arc::clone(&file);
     loops.spawn(async move { three.persist(target).await });
     // Expiry waits for this: a restart must not expire workloads whose proxies could not connect.

@@ -7,7 +7,7 @@
 //! - [`state`]: the state of the mesh, read from its sources; the connected proxies.
 //! - [`registry`], [`desired`]: the sources: registered workloads, and desired state as numbered revisions.
 //! - [`tokens`], [`ca`]: join and admin tokens, the certificate authority. [`store`]: desired state on disk.
-//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`duration`].
+//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`duration`], [`quota`].
 
 pub mod agent;
 pub mod api;
@@ -20,6 +20,7 @@ pub mod duration;
 pub mod files;
 pub mod identity;
 pub mod metrics;
+pub mod quota;
 pub mod registry;
 pub mod serve;
 pub mod state;

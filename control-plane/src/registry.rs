@@ -8,10 +8,12 @@
 //! 2. Nothing expires until one full heartbeat window has passed since [`Registry::opened`].
 //! 3. At most 30 % of a service's workloads expire in one window on silence alone, though one always may if another is
 //!    left. The last workload of a service never expires on silence alone.
+//!    A workload without a proven address, which nobody is sent to, is not counted and expires on silence.
 //! 4. A workload whose session was closed without deregistration, and which refuses connections, expires at once.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -21,10 +23,11 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use weft_core::endpoint::Health;
+use weft_core::{endpoint::Health, identity::Identity};
 
 use self::{
     claims::StaticWorkloads,
+    proofs::Proofs,
     registrations::{Registration, Registrations},
 };
 use crate::{desired::Desired, metrics::Metrics};
@@ -33,18 +36,22 @@ mod claims;
 mod expiry;
 mod file;
 mod probe;
+mod proofs;
 mod registrations;
 mod snapshot;
 
 pub use claims::RefusedClaim;
 pub use file::{RegistryFile, RegistryFileError};
 pub use probe::{Probe, TcpProbe};
+pub use proofs::{Finding, Prover};
 pub use snapshot::{Registered, RegisteredPort, RegisteredWorkload, WorkloadKey, WorkloadMap};
 
 /// Number of heartbeats that may be missed.
 pub const MISSED: u32 = 3;
 /// Maximum number of registered workloads.
 pub const MAX_WORKLOADS: usize = 50_000;
+/// Maximum number of registered workloads of one identity.
+pub const MAX_WORKLOADS_OF_IDENTITY: usize = 1_000;
 /// Part of a service's workloads that may expire in one window. Ratio 0..=1.
 pub const MAX_EXPIRED: f64 = 0.3;
 /// How long changes are collected before they are published.
@@ -58,6 +65,7 @@ pub struct Registry {
     desired: watch::Receiver<Arc<Desired>>,
     changed: Notify,
     broken: Notify,
+    claimed: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -82,6 +90,9 @@ pub enum RegisterError {
     /// The registry is full.
     #[error("there are {MAX_WORKLOADS} workloads already")]
     TooMany,
+    /// The identity has too many workloads.
+    #[error("{0} has {MAX_WORKLOADS_OF_IDENTITY} workloads already: use another service account for more")]
+    TooManyOfIdentity(Identity),
 }
 
 /// The result of a heartbeat.
@@ -117,7 +128,8 @@ impl Registry {
         let now = Instant::now();
         let mut inner = Inner::default();
         for workload in loaded {
-            let claimed = workload.addresses.clone();
+            let claimed = workload.addresses.iter().chain(&workload.unproven).copied().collect();
+            let proofs = Proofs::loaded(&workload.addresses, now);
             let workload = Arc::new(workload);
             inner.registrations.put(Registration {
                 workload,
@@ -125,13 +137,14 @@ impl Registry {
                 last_seen: now,
                 claimed,
                 refused: Vec::new(),
+                proofs,
             });
         }
         let (workloads, changed) = inner.registrations.publish();
         inner.registrations.take_unwritten();
         let published = watch::Sender::new(Arc::new(Registered::default().next(workloads, changed)));
-        let (changed, broken) = (Notify::new(), Notify::new());
-        Arc::new(Self { interval, inner: Mutex::new(inner), published, desired, changed, broken, metrics })
+        let (changed, broken, claimed) = (Notify::new(), Notify::new(), Notify::new());
+        Arc::new(Self { interval, inner: Mutex::new(inner), published, desired, changed, broken, claimed, metrics })
     }
 
     /// The current snapshot, and a wake-up for every later one.
@@ -158,29 +171,41 @@ impl Registry {
     }
 
     /// Registers a workload, or changes its registration. The address that its session comes from (`source`) proves the claim
-    /// of that address. Another incarnation of the same name is replaced. Rejected addresses (see `claims`) are left out of the
-    /// registration, and returned; the rest is registered.
-    /// Errors: the name belongs to another identity; every address is rejected; too many workloads.
+    /// of that address; other claims wait for a proof (see `proofs`). Another incarnation of the same name is replaced. Rejected
+    /// addresses (see `claims`) are left out of the registration, and returned; the rest is registered.
+    /// Errors: the name belongs to another identity; every address is rejected; too many workloads, of all or of one identity.
     pub fn register(&self, mut workload: RegisteredWorkload) -> Result<(Session, Vec<RefusedClaim>), RegisterError> {
         let desired = self.desired.borrow().clone();
         workload.source = workload.source.map(|address| address.to_canonical());
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let key = workload.key.clone();
-        match inner.registrations.find(&key) {
-            Some(registration) if registration.keeps_name(&workload) => {
-                let identity = registration.workload.identity.to_string();
-                return Err(RegisterError::Taken { key, identity });
+        let claimed = std::mem::take(&mut workload.addresses);
+        let now = Instant::now();
+        let mut proofs = Proofs::default();
+        let known = inner.registrations.find(&key);
+        if let Some(registration) = known {
+            let identity = &registration.workload.identity;
+            if registration.keeps_name(&workload, &claimed) {
+                return Err(RegisterError::Taken { key, identity: identity.to_string() });
             }
-            None if inner.registrations.len() >= MAX_WORKLOADS => return Err(RegisterError::TooMany),
-            Some(_) | None => {}
+            if *identity == workload.identity {
+                proofs = registration.proofs.again(&claimed, now);
+            }
+        } else if inner.registrations.len() >= MAX_WORKLOADS {
+            return Err(RegisterError::TooMany);
         }
-        let claimed = workload.addresses.clone();
+        if known.is_none_or(|registration| registration.workload.identity != workload.identity)
+            && inner.registrations.count_of(&workload.identity) >= MAX_WORKLOADS_OF_IDENTITY
+        {
+            return Err(RegisterError::TooManyOfIdentity(workload.identity));
+        }
         inner.statics.follow(&desired);
-        let decision = inner.decide(&workload, &claimed, self.window());
+        let decision = inner.decide(&workload, &claimed, &proofs, self.window());
         self.metrics.claims_refused.add(decision.refused.len() as u64);
-        workload.addresses.retain(|address| !decision.refused.iter().any(|refused| refused.address == *address));
-        if workload.addresses.is_empty() && !decision.refused.is_empty() {
+        workload.addresses = decision.granted(&claimed);
+        workload.unproven = decision.unproven;
+        if workload.addresses.is_empty() && workload.unproven.is_empty() && !decision.refused.is_empty() {
             return Err(RegisterError::Claimed(decision.refused));
         }
         // Addresses are taken only from here on: a registration that is rejected as a whole takes none.
@@ -195,11 +220,13 @@ impl Registry {
         inner.registrations.put(Registration {
             workload,
             session: Some(session),
-            last_seen: Instant::now(),
+            last_seen: now,
             claimed,
             refused,
+            proofs,
         });
         self.changed.notify_one();
+        self.claimed.notify_one();
         Ok((session, decision.refused))
     }
 
@@ -211,30 +238,50 @@ impl Registry {
         let Some(registration) = inner.registrations.beat(key, session, Instant::now()) else {
             return HeartbeatResult::Lost;
         };
-        let (workload, missing) = (Arc::clone(&registration.workload), registration.missing());
-        if workload.health != health {
+        let complete = registration.refused.is_empty() && registration.missing().is_empty();
+        if registration.workload.health != health {
             inner.registrations.change(key, |workload| workload.health = health);
             self.changed.notify_one();
         }
-        if missing.is_empty() {
+        if complete {
             return HeartbeatResult::Unchanged;
         }
+        let refused = self.reconsider(inner, key);
+        let Some(registration) = inner.registrations.find(key) else { return HeartbeatResult::Lost };
+        if registration.refused == refused {
+            return HeartbeatResult::Unchanged;
+        }
+        let new = refused.iter().filter(|refused| !registration.refused.contains(refused)).count();
+        self.metrics.claims_refused.add(new as u64);
+        inner.registrations.refuse(key, refused.clone());
+        HeartbeatResult::Changed(refused)
+    }
+
+    /// Decides again on the addresses that a workload has not, and on those without a proof. Returns what it is told about the
+    /// missing ones.
+    fn reconsider(&self, inner: &mut Inner, key: &WorkloadKey) -> Vec<RefusedClaim> {
         let desired = self.desired.borrow().clone();
         inner.statics.follow(&desired);
-        let decision = inner.decide(&workload, &missing, self.window());
-        let Some(registration) = inner.registrations.find(key) else { return HeartbeatResult::Lost };
-        if registration.refused == decision.refused {
-            return HeartbeatResult::Unchanged;
+        let Some(Registration { workload, claimed, proofs, .. }) = inner.registrations.find(key) else {
+            return Vec::new();
+        };
+        let has = |address: &IpAddr| {
+            workload.addresses.contains(address)
+                && (proofs.prove(*address) || inner.proven_otherwise(workload, *address))
+        };
+        let wanted: Vec<IpAddr> = claimed.iter().filter(|address| !has(address)).copied().collect();
+        let decision = inner.decide(workload, &wanted, proofs, self.window());
+        let (addresses, unproven) = (decision.granted(claimed), decision.unproven);
+        let mut refused = decision.refused;
+        refused.extend(unproven.iter().filter_map(|address| proofs.unproven(*address)));
+        if workload.addresses != addresses || workload.unproven != unproven {
+            inner.take(decision.taken, key);
+            inner.registrations.change(key, |workload| {
+                (workload.addresses, workload.unproven) = (addresses, unproven);
+            });
+            self.changed.notify_one();
         }
-        let new = decision.refused.iter().filter(|refused| !registration.refused.contains(refused)).count();
-        self.metrics.claims_refused.add(new as u64);
-        let mut addresses = registration.claimed.clone();
-        addresses.retain(|address| !decision.refused.iter().any(|refused| refused.address == *address));
-        inner.take(decision.taken, key);
-        inner.registrations.change(key, |workload| workload.addresses = addresses);
-        inner.registrations.refuse(key, decision.refused.clone());
-        self.changed.notify_one();
-        HeartbeatResult::Changed(decision.refused)
+        refused
     }
 
     /// The workload stops: it is removed at once.

@@ -27,6 +27,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::ca::{self, Authority, CaError};
 
+mod prove;
+
+pub use prove::TlsProver;
+
 /// Lifetime of the control plane's own certificate.
 pub const SERVING_TTL: Duration = Duration::from_secs(24 * 3600);
 

@@ -46,7 +46,7 @@
 //! 11. A revision that changes nothing for a client is only the barrier with the new number.
 //!
 //! # Bounds
-//! 50,000 names on a stream, 10,000 streams, requests of 4 MiB, 1,024 messages in flight per stream. A client that does
+//! 50,000 names on a stream, 10,000 streams; 500,000 names and 2,000 streams of one identity; requests of 4 MiB, 1,024 messages in flight per stream. A client that does
 //! not read costs its cursor and one batch of references to shared resources.
 
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub use self::{
     feed::Feed,
     publish::{Change, WorkloadChange},
 };
-use crate::{serve::Peer, state::ProxyTable};
+use crate::{quota::Quota, serve::Peer, state::ProxyTable};
 
 mod access;
 mod cache;
@@ -86,13 +86,17 @@ mod subscriptions;
 /// Bounds of the server.
 ///
 /// # Defaults
-/// 50,000 names, 10,000 streams, 4 MiB.
+/// 50,000 names, 10,000 streams; 500,000 names and 2,000 streams of one identity; 4 MiB.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Maximum number of names on one stream, of all types together.
     pub names: usize,
     /// Maximum number of streams.
     pub streams: usize,
+    /// Maximum number of names on all streams of one identity.
+    pub names_of_identity: usize,
+    /// Maximum number of streams of one identity. Twice the number of its workloads, as a lost one is noticed late.
+    pub streams_of_identity: usize,
     /// Maximum size of a request, in bytes.
     pub request: usize,
 }
@@ -108,6 +112,8 @@ struct Server {
     cache: Mutex<Cache>,
     changed: watch::Sender<u64>,
     streams: Arc<Semaphore>,
+    streams_of: Arc<Quota>,
+    names_of: Arc<Quota>,
     limits: Limits,
     proxies: Arc<ProxyTable>,
     closed: CancellationToken,
@@ -115,7 +121,13 @@ struct Server {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { names: 50_000, streams: 10_000, request: 4 << 20 }
+        Self {
+            names: 50_000,
+            streams: 10_000,
+            names_of_identity: 500_000,
+            streams_of_identity: 2_000,
+            request: 4 << 20,
+        }
     }
 }
 
@@ -126,6 +138,8 @@ impl Ads {
             cache: Mutex::new(Cache::new(world)),
             changed: watch::Sender::new(1),
             streams: Arc::new(Semaphore::new(limits.streams)),
+            streams_of: Quota::new(limits.streams_of_identity),
+            names_of: Quota::new(limits.names_of_identity),
             limits,
             proxies,
             closed: CancellationToken::new(),
@@ -167,7 +181,9 @@ impl AggregatedDiscoveryService for Ads {
         let Ok(permit) = Arc::clone(&self.server.streams).try_acquire_owned() else {
             return Err(Status::resource_exhausted("too many discovery streams on this control plane"));
         };
-        let answers = stream::answers(Arc::clone(&self.server), svid, request.into_inner(), permit);
+        let share = self.server.streams_of.take(svid.identity.clone());
+        let share = share.map_err(|error| Status::resource_exhausted(format!("discovery streams: {error}")))?;
+        let answers = stream::answers(Arc::clone(&self.server), svid, request.into_inner(), (permit, share));
         Ok(Response::new(Box::pin(answers)))
     }
 }

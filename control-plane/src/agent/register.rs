@@ -135,6 +135,7 @@ pub(super) fn workload(
         service_account: account.to_owned(),
         labels: register.labels,
         addresses,
+        unproven: Vec::new(),
         ports,
         weight: NonZeroU32::new(register.weight.min(MAX_WEIGHT)).unwrap_or(NonZeroU32::MIN),
         zone: register.zone,

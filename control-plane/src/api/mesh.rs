@@ -26,7 +26,7 @@ use crate::{registry::RegisteredWorkload, state::ProxyStatus};
 /// Annotation: the origin of a workload in a list.
 pub(super) const SOURCE: &str = "weft.dev/source";
 
-/// Annotation: the addresses of a registered workload without proof that they are its own.
+/// Annotation: addresses that a registered workload claims without a proof; nobody is sent there.
 const UNPROVEN: &str = "weft.dev/unproven-addresses";
 
 /// A connected proxy.
@@ -80,7 +80,7 @@ fn shape(workload: &RegisteredWorkload) -> Workload {
     metadata.labels.clone_from(&workload.labels);
     let source = if workload.gateway { "registered gateway" } else { "registered" };
     metadata.annotations.insert(SOURCE.to_owned(), source.to_owned());
-    let unproven: Vec<String> = workload.unproven().map(ToString::to_string).collect();
+    let unproven: Vec<String> = workload.unproven.iter().map(ToString::to_string).collect();
     if !unproven.is_empty() {
         metadata.annotations.insert(UNPROVEN.to_owned(), unproven.join(","));
     }

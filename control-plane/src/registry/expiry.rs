@@ -92,6 +92,8 @@ impl Registry {
                             && same_port(&other.workload, workload)
                     });
                 let refused = refused || taken;
+                // Nobody is sent to a workload without a proven address, so nobody misses it.
+                let refused = refused || (silent && workload.addresses.is_empty());
                 let goes = refused || (silent && budget.allows(inner, workload));
                 if !goes {
                     continue;
@@ -183,6 +185,7 @@ impl<'a> Budget<'a> {
 
 fn picks(selector: &BTreeMap<String, String>, workload: &RegisteredWorkload) -> bool {
     !workload.gateway
+        && !workload.addresses.is_empty()
         && !selector.is_empty()
         && selector.iter().all(|(label, value)| workload.labels.get(label) == Some(value))
 }

@@ -32,7 +32,8 @@ pub struct TcpProbe {
 }
 
 impl TcpProbe {
-    async fn connect(self, target: SocketAddr) -> io::Result<TcpStream> {
+    /// Opens a connection.
+    pub(crate) async fn connect(self, target: SocketAddr) -> io::Result<TcpStream> {
         self.socket(target)?.connect(target).await
     }
 

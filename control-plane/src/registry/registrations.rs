@@ -8,18 +8,21 @@ use std::{
 };
 
 use tokio::time::Instant;
+use weft_core::identity::Identity;
 
-use super::{RefusedClaim, RegisteredWorkload, Session, WorkloadKey, WorkloadMap};
+use super::{RefusedClaim, RegisteredWorkload, Session, WorkloadKey, WorkloadMap, proofs::Proofs};
 
 /// A workload and its session.
 pub(super) struct Registration {
     pub(super) workload: Arc<RegisteredWorkload>,
     pub(super) session: Option<Session>,
     pub(super) last_seen: Instant,
-    /// The addresses that it claims; those that the workload does not have were rejected or lost.
+    /// The addresses that it claims; those that the workload does not have are unproven, or were rejected or lost.
     pub(super) claimed: Vec<IpAddr>,
     /// The missing ones and the reasons, as sent to its proxy.
     pub(super) refused: Vec<RefusedClaim>,
+    /// What probes of its addresses found.
+    pub(super) proofs: Proofs,
 }
 
 /// The registered workloads.
@@ -33,6 +36,8 @@ pub(super) struct Registrations {
     unwritten: BTreeSet<WorkloadKey>,
     /// Workloads that lost their session and were not probed since.
     suspects: BTreeSet<WorkloadKey>,
+    /// Number of workloads of each identity.
+    of_identity: BTreeMap<Identity, usize>,
 }
 
 impl Registration {
@@ -45,6 +50,11 @@ impl Registration {
 impl Registrations {
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// Number of workloads of an identity.
+    pub(super) fn count_of(&self, identity: &Identity) -> usize {
+        self.of_identity.get(identity).copied().unwrap_or(0)
     }
 
     pub(super) fn find(&self, key: &WorkloadKey) -> Option<&Registration> {
@@ -78,7 +88,10 @@ impl Registrations {
             self.index(&key, Arc::clone(&registration.workload));
         }
         self.suspects.remove(&key);
-        self.all.insert(key, registration);
+        *self.of_identity.entry(registration.workload.identity.clone()).or_default() += 1;
+        if let Some(old) = self.all.insert(key, registration) {
+            self.forget(&old.workload.identity);
+        }
     }
 
     /// Changes a workload; its name stays.
@@ -97,7 +110,8 @@ impl Registrations {
     pub(super) fn remove(&mut self, key: &WorkloadKey) {
         self.unindex(key);
         self.suspects.remove(key);
-        if self.all.remove(key).is_some() {
+        if let Some(old) = self.all.remove(key) {
+            self.forget(&old.workload.identity);
             self.workloads.remove_mut(key);
             self.unpublished.insert(key.clone());
             self.unwritten.insert(key.clone());
@@ -157,6 +171,20 @@ impl Registrations {
     /// The write failed: these names are still not in the file.
     pub(super) fn write_again(&mut self, keys: impl IntoIterator<Item = WorkloadKey>) {
         self.unwritten.extend(keys);
+    }
+
+    /// Takes in what a probe found about an address.
+    pub(super) fn proofs(&mut self, key: &WorkloadKey) -> Option<&mut Proofs> {
+        self.all.get_mut(key).map(|registration| &mut registration.proofs)
+    }
+
+    fn forget(&mut self, identity: &Identity) {
+        if let Some(count) = self.of_identity.get_mut(identity) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_identity.remove(identity);
+            }
+        }
     }
 
     fn unindex(&mut self, key: &WorkloadKey) {

@@ -50,8 +50,10 @@ pub struct RegisteredWorkload {
     pub service_account: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Its addresses; empty for a gateway.
+    /// Its proven addresses; may be empty.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that it claims without a proof: nobody is sent there.
+    pub unproven: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<RegisteredPort>,
     /// Its share of traffic relative to others.
@@ -99,13 +101,6 @@ impl Registered {
         let known = version == self.version || self.recent.front().is_some_and(|(first, _)| *first <= version + 1);
         let newer = self.recent.iter().filter(|(at, _)| *at > version);
         known.then(|| newer.flat_map(|(_, changed)| changed.iter()).collect())
-    }
-}
-
-impl RegisteredWorkload {
-    /// The addresses without proof that they are its own.
-    pub fn unproven(&self) -> impl Iterator<Item = &IpAddr> {
-        self.addresses.iter().filter(|address| self.source != Some(**address))
     }
 }
 

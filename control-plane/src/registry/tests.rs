@@ -31,6 +31,7 @@ fn workload(name: &str) -> RegisteredWorkload {
         service_account: "order".into(),
         labels: [("app".to_owned(), "order".to_owned())].into(),
         addresses: vec![[10, 0, 0, last].into()],
+        unproven: Vec::new(),
         ports: vec![RegisteredPort {
             name: "http".into(),
             port: 8080.try_into().unwrap(),
@@ -315,6 +316,13 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
     full.health = Health::Draining;
     full.source = full.addresses.first().copied();
     join(&registry, full.clone());
+    full.unproven = vec![[203, 0, 113, 5].into()];
+    let wish = RegisteredWorkload {
+        addresses: full.addresses.iter().chain(&full.unproven).copied().collect(),
+        unproven: Vec::new(),
+        ..full.clone()
+    };
+    register(&registry, wish, full.source).unwrap();
     let gone = join(&registry, workload("w2"));
     registry.flush(&file).await.unwrap();
     registry.deregister(&WorkloadKey::new("shop", "w2"), gone);

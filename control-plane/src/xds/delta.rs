@@ -15,6 +15,7 @@ use super::{
     messages::{self, Outgoing},
     subscriptions::{Request, Subscriptions},
 };
+use crate::quota::{QuotaError, Share};
 
 /// Messages in flight whose ACK or NACK can still be told apart; the oldest is evicted beyond it.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -25,6 +26,7 @@ const MAX_REASON: usize = 2000;
 #[derive(Debug)]
 pub(super) struct Session {
     peer: Identity,
+    names: Share,
     limits: Limits,
     /// `None` before the first request, which has the client's node.
     subscriptions: Option<Subscriptions>,
@@ -72,12 +74,22 @@ pub(super) enum SessionError {
     Client(#[from] ClientError),
     #[error("more than {0} names are subscribed to on one stream")]
     TooManyNames(usize),
+    #[error("names of all streams")]
+    Quota(#[from] QuotaError),
 }
 
 impl Session {
-    /// The session of a client with this identity by its certificate.
-    pub(super) fn new(peer: Identity, limits: Limits) -> Self {
-        Self { peer, limits, subscriptions: None, barrier: None, nonce: 0, in_flight: VecDeque::new() }
+    /// The session of a client. `names`: of its identity by its certificate.
+    pub(super) fn new(names: Share, limits: Limits) -> Self {
+        Self {
+            peer: names.identity().clone(),
+            names,
+            limits,
+            subscriptions: None,
+            barrier: None,
+            nonce: 0,
+            in_flight: VecDeque::new(),
+        }
     }
 
     /// The client; `None` before its first request.
@@ -130,6 +142,7 @@ impl Session {
             if subscriptions.requested() > self.limits.names {
                 return Err(SessionError::TooManyNames(self.limits.names));
             }
+            self.names.set(subscriptions.requested())?;
         } else {
             subscriptions.request_unknown(&request.type_url, request.resource_names_subscribe);
         }

@@ -14,7 +14,7 @@ use super::{
     delta::{Session, SessionError},
     messages::Outgoing,
 };
-use crate::serve::Svid;
+use crate::{quota::Share, serve::Svid};
 
 /// Requests that are taken in together before they are answered.
 const MAX_TOGETHER: usize = 64;
@@ -28,7 +28,7 @@ struct Driver {
     expires: tokio::time::Instant,
     proxy: Option<Connected>,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _permit: (OwnedSemaphorePermit, Share),
 }
 
 /// The responses to a client's requests, until its certificate expires.
@@ -36,11 +36,11 @@ pub(super) fn answers(
     server: Arc<Server>,
     svid: Svid,
     requests: Streaming<DeltaDiscoveryRequest>,
-    permit: OwnedSemaphorePermit,
+    permit: (OwnedSemaphorePermit, Share),
 ) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static {
     let left = svid.expires.duration_since(SystemTime::now()).unwrap_or_default();
     let driver = Driver {
-        session: Session::new(svid.identity, server.limits),
+        session: Session::new(server.names_of.of(svid.identity), server.limits),
         changed: server.changed.subscribe(),
         server,
         requests,
@@ -127,7 +127,7 @@ impl Driver {
 fn status(error: SessionError) -> Status {
     match error {
         SessionError::NoNode | SessionError::Client(_) => Status::invalid_argument(chain(&error)),
-        SessionError::TooManyNames(_) => Status::resource_exhausted(chain(&error)),
+        SessionError::TooManyNames(_) | SessionError::Quota(_) => Status::resource_exhausted(chain(&error)),
     }
 }
 

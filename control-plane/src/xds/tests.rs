@@ -164,6 +164,7 @@ fn workload(name: &str, app: &str, address: &str) -> Arc<RegisteredWorkload> {
         service_account: app.into(),
         labels: BTreeMap::from([("app".into(), app.into())]),
         addresses: vec![address.parse().unwrap()],
+        unproven: Vec::new(),
         ports: vec![RegisteredPort {
             name: "http".into(),
             port: 8080.try_into().unwrap(),

@@ -176,6 +176,20 @@ impl Mesh {
         IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
     }
 
+    /// TLS of a proxy with this certificate.
+    pub(crate) fn server(&self, svid: &Svid) -> Arc<rustls::ServerConfig> {
+        let key = PrivateKeyDer::try_from(svid.key.clone()).unwrap();
+        let mut config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(svid.chain.clone(), key)
+                .unwrap();
+        config.alpn_protocols = vec![b"weft-h2".to_vec()];
+        Arc::new(config)
+    }
+
     /// A certificate for `shop/<account>`, by a fresh join token.
     pub(crate) async fn svid(&self, account: &str) -> Svid {
         let token = self.join_token(account, json!({})).await;

@@ -144,3 +144,59 @@ fn a_workload_that_was_in_the_mesh_is_not_called_in_plaintext() {
         })
     });
 }
+
+/// A workload claims an address of the outside, in its registration only: nobody else notices, neither while it is there nor
+/// after. Its own second address counts once its proxy answers there. (30)
+#[test]
+fn an_outside_address_that_a_workload_only_claims_stays_as_it_was() {
+    test("outbound-claimed", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        let (client, outside, _apps) = up(&mut mesh)?;
+        let reaches_it = || {
+            for address in outside.addresses() {
+                let url = format!("http://{}/seen", SocketAddr::new(address, app::HTTP));
+                assert_eq!(app::status(&client, &url)?, "200", "{address}");
+                ensure!(answers(&client, address, app::TCP)?, "{address} does not answer");
+            }
+            Ok(())
+        };
+        reaches_it()?;
+        let thief = Workload::of("thief").spec(
+            "workload",
+            json!({
+                "serviceAccount": "thief",
+                "labels": {"app": "thief"},
+                "addresses": ["10.0.0.1"],
+            }),
+        );
+        let host = mesh.workload(thief)?;
+        // Its address is known only now.
+        let own: Vec<String> = host.addresses().iter().map(ToString::to_string).collect();
+        let foreign: Vec<String> = outside.addresses().iter().map(ToString::to_string).collect();
+        let claimed = [own.clone(), foreign.clone()].concat();
+        mesh.proxy("thief")?.terminate(DEADLINE)?;
+        let path = mesh.write_config("thief")?;
+        let text = std::fs::read_to_string(&path)?;
+        ensure!(text.contains("10.0.0.1"), "{text}");
+        let list = format!("- \"{}\"", claimed.join("\"\n    - \""));
+        std::fs::write(&path, text.replace("- 10.0.0.1", &list))?;
+        let config = path.display().to_string();
+        let mut proxy = host.spawn("weft-proxy", &["run", "--config", &config], &[])?;
+        until("the probes", DEADLINE, || {
+            let all: serde_json::Value = serde_json::from_str(&mesh.weft(&["get", "workload", "-A", "-o", "json"])?)?;
+            let items = all["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let Some(it) = items.iter().find(|it| it["metadata"]["name"] == "thief") else {
+                anyhow::bail!("no thief in {all}")
+            };
+            ensure!(it["spec"]["addresses"] == json!(own), "addresses {}", it["spec"]["addresses"]);
+            let unproven = &it["metadata"]["annotations"]["weft.dev/unproven-addresses"];
+            ensure!(*unproven == foreign.join(","), "unproven {unproven}");
+            let status = mesh.weft(&["status"])?;
+            ensure!(status.contains("not proven"), "{status}");
+            Ok(())
+        })?;
+        reaches_it()?;
+        proxy.terminate(DEADLINE)?;
+        reaches_it()
+    });
+}

@@ -22,6 +22,7 @@ fn workload(number: u32, incarnation: &str) -> RegisteredWorkload {
         service_account: format!("s{service}"),
         labels: [("app".to_owned(), format!("s{service}")), ("version".to_owned(), "v1".to_owned())].into(),
         addresses: vec![[10, a, b, c].into()],
+        unproven: Vec::new(),
         ports: vec![RegisteredPort {
             name: "http".into(),
             port: 8080.try_into().unwrap(),

@@ -253,6 +253,31 @@ async fn streams_that_cannot_be_are_refused_with_the_reason() {
     plane.end().await;
 }
 
+/// (30)
+#[tokio::test]
+async fn one_identity_does_not_use_up_the_streams_and_names_of_others() {
+    let limits = Limits { names_of_identity: 3, streams_of_identity: 2, ..Limits::default() };
+    let plane = Plane::with(SHOP, limits, INTERVAL).await;
+    let mut first = plane.proxy("web").await;
+    first.ask(CLUSTER, &[PRODUCT, "a"], &[]).await;
+    first.next().await;
+    let mut second = plane.proxy("web").await;
+    second.ask(CLUSTER, &[PRODUCT, "a"], &[]).await;
+    let status = second.raw().await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("names") && status.message().contains("/sa/web"), "{status}");
+    let mut third = plane.proxy("web").await;
+    third.ask(CLUSTER, &[PRODUCT], &[]).await;
+    assert_eq!(third.next().await, sent(CLUSTER, &[PRODUCT]), "within what is left");
+    let (_requests, receiver) = mpsc::channel(1);
+    let fourth = plane.call(Some("spiffe://weft.local/ns/shop/sa/web"), receiver).await.unwrap_err();
+    assert_eq!(fourth.code(), tonic::Code::ResourceExhausted, "{fourth}");
+    let mut other = plane.proxy("order").await;
+    other.ask(CLUSTER, &[PRODUCT, "a"], &[]).await;
+    other.next().await;
+    plane.end().await;
+}
+
 #[tokio::test]
 async fn a_stream_ends_with_its_certificate() {
     let plane = Plane::start(SHOP).await;
