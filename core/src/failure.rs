@@ -22,6 +22,18 @@ pub enum Failure {
     /// A method that no proxy passes on (TRACE: the application would answer with the fields that identify its caller).
     #[error("the method TRACE is not forwarded")]
     MethodRefused,
+    /// The request asks for something of HTTP that no proxy can pass on; the status of its answer.
+    #[error("{1}")]
+    Unsupported(u16, &'static str),
+    /// The head did not come whole in its time.
+    #[error("request head not complete within its timeout")]
+    HeadTimeout,
+    /// A request to a forward proxy: CONNECT, or a target that names another host than the one called (RFC 9110 §3.7).
+    #[error(
+        "a request to a forward proxy (CONNECT, or a target with another host) on a port that is read as HTTP; declare the \
+         port of the forward proxy as tcp: `appProtocol: tcp` in its Service, `protocol: tcp` in its workload"
+    )]
+    ForwardProxy,
     /// The URI is too long.
     #[error("URI longer than the limit")]
     UriTooLong,
@@ -178,6 +190,9 @@ impl Failure {
             Self::BadRequest(_)
             | Self::HeadTooLarge
             | Self::MethodRefused
+            | Self::Unsupported(..)
+            | Self::HeadTimeout
+            | Self::ForwardProxy
             | Self::UriTooLong
             | Self::PlaintextRefused
             | Self::ProtocolRefused
@@ -206,6 +221,9 @@ impl Failure {
             Self::BadRequest(_) => (400, "DPE"),
             Self::HeadTooLarge => (431, "DPE"),
             Self::MethodRefused => (405, "DPE"),
+            Self::Unsupported(status, _) => (*status, "DPE"),
+            Self::HeadTimeout => (408, "DPE"),
+            Self::ForwardProxy => (501, "DPE"),
             Self::UriTooLong => (414, "DPE"),
             Self::PlaintextRefused => (403, "PLAINTEXT"),
             Self::ProtocolRefused => (400, "PROTOCOL"),

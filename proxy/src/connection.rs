@@ -223,12 +223,12 @@ impl Connection {
         }
     }
 
-    /// A byte arrived. Between two requests it is the first of a head.
-    pub(crate) fn received(&self) {
-        if self.idle_since.load(Relaxed) != 0 {
-            self.idle_since.store(0, Relaxed);
+    /// A part of a head has arrived. Its time starts where it was not running yet.
+    pub(crate) fn head_begins(&self) {
+        if self.head_since.load(Relaxed) == 0 {
             self.head_since.store(self.clock.load(Relaxed), Relaxed);
         }
+        self.idle_since.store(0, Relaxed);
     }
 
     /// A head is complete and its request in flight.
@@ -354,9 +354,9 @@ mod tests {
         assert_eq!(end_after(&table, &entry, IDLE * 2), None, "a request in flight is never cut");
         drop(running);
         assert_eq!(end_after(&table, &entry, IDLE - Duration::from_secs(1)), None);
-        connection.received();
+        connection.head_begins();
         for _ in 0..9 {
-            connection.received();
+            connection.head_begins();
             assert_eq!(end_after(&table, &entry, Duration::from_secs(1)), None);
         }
         let end = end_after(&table, &entry, Duration::from_secs(2));

@@ -2,8 +2,10 @@
 //!
 //! - [`socket`]: listening sockets, and the connections that they accept.
 //! - [`detect`]: the protocol by its first bytes.
+//! - [`request_line`]: whether they are a request of HTTP/1.
 //! - [`spread`]: connections are spread evenly over the workers.
 
 pub(crate) mod detect;
+mod request_line;
 pub mod socket;
 pub mod spread;

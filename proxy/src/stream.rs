@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{buffer, tls::session::Session};
+use crate::{buffer, tcp, tls::session::Session};
 
 /// A byte stream in both directions, for places that hold one of several kinds as `Box<dyn Duplex>`.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -32,6 +32,8 @@ pub(crate) struct Rewind<S = TcpStream> {
 pub(crate) enum Stream {
     Tcp(Rewind),
     Tls(Session),
+    /// Mesh TLS of which something was read already.
+    TlsAgain(Box<Rewind<Session>>),
 }
 
 impl<S> Rewind<S> {
@@ -51,12 +53,38 @@ impl Stream {
         Self::Tcp(Rewind::new(stream, first))
     }
 
+    /// The same stream with bytes that were read from it, to be read again. At its beginning only: none are left from before.
+    pub(crate) fn again(self, first: Bytes) -> Self {
+        match self {
+            stream if first.is_empty() => stream,
+            Self::Tcp(tcp) => Self::tcp(tcp.stream, first),
+            Self::Tls(session) => Self::TlsAgain(Box::new(Rewind::new(session, first))),
+            Self::TlsAgain(again) => Self::TlsAgain(Box::new(Rewind::new(again.stream, first))),
+        }
+    }
+
+    /// The TCP connection, where there is no TLS on it.
+    pub(crate) fn into_tcp(self) -> Option<TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.stream),
+            Self::Tls(_) | Self::TlsAgain(_) => None,
+        }
+    }
+
+    /// Bounds what the kernel keeps of a workload's bytes: see [`tcp::bound_unread`].
+    pub(crate) fn bound_unread(&self) {
+        if let Self::Tcp(tcp) = self {
+            tcp::bound_unread(&tcp.stream);
+        }
+    }
+
     /// Whether there may be bytes to read; if not, the task is woken when there are. Costs no system call. TLS may hold bytes of
     /// its own and always says yes, unless it is known to be `drained`: a read has found nothing.
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>, drained: bool) -> bool {
         match self {
             Self::Tcp(stream) => stream.poll_readable(cx),
             Self::Tls(session) => session.poll_readable(cx, drained),
+            Self::TlsAgain(again) => !again.first.is_empty() || again.stream.poll_readable(cx, drained),
         }
     }
 
@@ -65,6 +93,7 @@ impl Stream {
         match self {
             Self::Tcp(_) => Arc::default(),
             Self::Tls(session) => session.alerted(),
+            Self::TlsAgain(again) => again.stream.alerted(),
         }
     }
 }
@@ -106,6 +135,7 @@ macro_rules! each {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Tls($stream) => $call,
+            Stream::TlsAgain($stream) => $call,
         }
     };
 }

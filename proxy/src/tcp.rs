@@ -1,6 +1,8 @@
 //! Relay of opaque bytes: copies both directions of a connection until both have ended. Half-close is kept; an idle connection
 //! is closed.
 
+pub(crate) mod guard;
+
 use std::{
     future::{Future, poll_fn},
     io,

@@ -32,6 +32,8 @@ pub struct ParsedRequest {
     pub framing: Framing,
     /// Whether the connection persists after the message (RFC 9112 §9.3).
     pub keep_alive: bool,
+    /// Whether its target named the authority (absolute form, RFC 9112 §3.2.2): clients write that to proxies.
+    pub absolute: bool,
     /// Whether the client waits for a 100 before it sends the body (RFC 9110 §10.1.1).
     pub expects_continue: bool,
 }
@@ -65,7 +67,12 @@ pub fn parse_request(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Pa
             // A request line without an end that is already too long is 414 rather than 431.
             let shown = bytes.get(..bytes.len().min(limits.target + LINE_REST + 1)).unwrap_or_default();
             let long = shown.len() > limits.target + LINE_REST && !shown.contains(&b'\n');
-            return if long { Err(Error::TargetTooLong) } else { outcome.map(|_incomplete| None) };
+            if long {
+                return Err(Error::TargetTooLong);
+            }
+            outcome?;
+            // A request line without a version is no beginning of a head that is worth waiting for (HTTP/0.9).
+            return if line(bytes)?.is_none_or(|len| has_version(bytes, len)) { Ok(None) } else { Err(Error::Version) };
         }
     };
     let parsed = match request(head, &mut [const { MaybeUninit::uninit() }; FEW_FIELDS], limits)? {
@@ -75,6 +82,12 @@ pub fn parse_request(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Pa
     let taken = start + head.len();
     buffer.advance(taken);
     Ok(Some(parsed))
+}
+
+/// Whether a request line of this length ends with a version of HTTP (RFC 9112 §2.3).
+fn has_version(bytes: &[u8], len: usize) -> bool {
+    let version = bytes.get(..len).and_then(|line| line.rsplit(|byte| *byte == b' ').next());
+    version.is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
 /// Parses a response head at the beginning of `buffer` and removes it. `Ok(None)`: more bytes are needed, and `buffer` is unchanged.
@@ -132,6 +145,7 @@ fn request<'a>(
     control.read(parsed.headers, &mut fields, limits, true)?;
 
     let (authority, path, scheme) = target_parts(method, target)?;
+    let absolute = authority.is_some() && method != "CONNECT";
     let host = match (control.host, authority) {
         // RFC 9112 §3.2: an HTTP/1.1 request without Host is an error, even with a target in absolute form.
         (None, _) if version == Version::Http11 => return Err(Error::Malformed("missing Host")),
@@ -160,6 +174,7 @@ fn request<'a>(
         head,
         framing,
         keep_alive: control.persists(version),
+        absolute,
         expects_continue: control.expects_continue && has_body && version == Version::Http11,
     }))
 }

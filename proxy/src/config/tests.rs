@@ -87,6 +87,16 @@ fn a_forward_listener_to_a_port_of_the_proxy_itself_is_refused_with_its_field() 
     }
 }
 
+/// The kernel would spread connections over both.
+#[test]
+fn two_forward_listeners_with_one_address_are_refused() {
+    let forward = "outbound: [{listen: \"127.0.0.1:9001\", destination: \"10.0.0.1:80\"}], inbound: [{listen: \
+                   \"127.0.0.1:9001\", destination: \"127.0.0.1:8080\"}, {listen: \"127.0.0.1:0\", destination: \
+                   \"127.0.0.1:8081\"}, {listen: \"127.0.0.1:0\", destination: \"127.0.0.1:8082\"}]";
+    let mistakes = Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default()).unwrap_err();
+    assert_eq!(mistakes, ["document 1: spec.forward.inbound[0].listen: is the address of another forward listener"]);
+}
+
 #[test]
 fn a_bad_token_and_objects_beside_a_control_plane_are_refused() {
     let text = file(

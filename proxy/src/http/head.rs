@@ -18,35 +18,41 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// The protocol that an `Upgrade` or an extended CONNECT asks for.
     pub(crate) upgrade: Option<Vec<u8>>,
+    /// Its target named the authority, as to a proxy.
+    pub(crate) absolute: bool,
     /// It is written for the hop, not for the application.
     on_hop: bool,
 }
 
 impl Head {
-    /// Takes a head that came by HTTP/1.
-    pub(crate) fn http1(mut request: Request, framing: Framing) -> Result<Self, Failure> {
+    /// Takes a head that came by HTTP/1. `absolute`: its target named the authority.
+    pub(crate) fn http1(mut request: Request, framing: Framing, absolute: bool) -> Result<Self, Failure> {
         let upgrade = http1::upgrade(&request.fields, request.version, framing);
         match request.method() {
-            "CONNECT" => return Err(Failure::BadRequest("CONNECT is not allowed here")),
+            "CONNECT" => return Err(Failure::ForwardProxy),
             "TRACE" => return Err(Failure::MethodRefused),
             _ => {}
         }
         http1::strip_hop_by_hop(&mut request.fields);
-        Ok(Self { version: request.version, request, upgrade, on_hop: false })
+        Ok(Self { version: request.version, request, upgrade, absolute, on_hop: false })
     }
 
-    /// Takes a head that came by HTTP/2.
-    pub(crate) fn http2(request: Request) -> Result<Self, Failure> {
+    /// Takes a head that came by HTTP/2. `hop`: from another proxy, which passes on a request of HTTP/1.0 without Host too.
+    pub(crate) fn http2(request: Request, hop: bool) -> Result<Self, Failure> {
         if request.target().len() > MAX_URI {
             return Err(Failure::UriTooLong);
         }
         let upgrade = request.protocol().map(<[u8]>::to_vec);
         match request.method() {
-            "CONNECT" if upgrade.is_none() => return Err(Failure::BadRequest("CONNECT is not allowed here")),
+            "CONNECT" if upgrade.is_none() => return Err(Failure::ForwardProxy),
             "TRACE" => return Err(Failure::MethodRefused),
             _ => {}
         }
-        Ok(Self { version: Version::Http2, request, upgrade, on_hop: false })
+        // RFC 9113 §8.3.1: what HTTP/1.1 says with Host, :authority or Host says here.
+        if request.authority().is_none() && !(hop && hop::is_http10(&request.fields)) {
+            return Err(Failure::BadRequest("neither :authority nor Host"));
+        }
+        Ok(Self { version: Version::Http2, request, upgrade, absolute: false, on_hop: false })
     }
 
     /// Gives an extended CONNECT of a caller outside the hop the method that the application will see, so that rules on methods

@@ -80,6 +80,11 @@ pub(crate) fn reveal_success(answer: &mut Response) {
     }
 }
 
+/// Whether another proxy passes on a request of HTTP/1.0.
+pub(crate) fn is_http10(fields: &Fields) -> bool {
+    reserved(fields, VERSION) == Some(b"1.0")
+}
+
 /// Restores the head from the reserved fields, and strips them.
 pub(crate) fn receive(head: &mut Head) {
     head.request.set_protocol(None);

@@ -60,8 +60,6 @@ pub(crate) struct Io {
     dismissed: bool,
     /// How the peer's message was malformed.
     pub(crate) malformed: Option<Error>,
-    /// Bytes came since this was last looked at.
-    pub(crate) heard: bool,
     /// The task that waits for bytes.
     reader: Option<Waker>,
     /// The connection of the caller (server), for the timeout of a body that does not come.
@@ -89,7 +87,6 @@ impl Io {
             broken: false,
             dismissed: false,
             malformed: None,
-            heard: false,
             reader: None,
             caller,
             _slot: slot,
@@ -128,7 +125,7 @@ impl Io {
         };
         match read {
             Ok(0) => self.ended = true,
-            Ok(_) => self.heard = true,
+            Ok(_) => {}
             Err(_) => (self.broken, self.ended) = (true, true),
         }
         Poll::Ready(read)
@@ -220,18 +217,22 @@ impl Io {
 
     fn refuse(&mut self, error: Error) -> Failure {
         self.keep_alive = false;
-        let failure = match error.status() {
-            431 => Failure::HeadTooLarge,
-            414 => Failure::UriTooLong,
-            _ => Failure::BadRequest("not HTTP/1.1 as RFC 9112 has it"),
+        let failure = match error {
+            Error::TooLarge => Failure::HeadTooLarge,
+            Error::TargetTooLong => Failure::UriTooLong,
+            Error::Malformed(reason) => Failure::BadRequest(reason),
+            Error::Truncated => Failure::BadRequest("not a whole message"),
+            Error::Expectation => Failure::Unsupported(error.status(), "an expectation other than 100-continue"),
+            Error::Coding => Failure::Unsupported(error.status(), "a transfer coding other than chunked"),
+            Error::Version => Failure::Unsupported(error.status(), "a version of HTTP other than 1.0, 1.1 and 2"),
         };
         self.malformed = Some(error);
         failure
     }
 
-    /// Whether no byte of another message has come.
+    /// Whether no byte of another message has come. An empty line is none: some clients end a body with it (RFC 9112 §2.2).
     pub(crate) fn is_silent(&self) -> bool {
-        self.input.is_empty()
+        matches!(&self.input[..], b"" | b"\r" | b"\r\n")
     }
 
     /// Whether the peer may still be sending bytes that are not read any more.

@@ -80,13 +80,15 @@ pub(crate) async fn http1(
         let next = poll_fn(|cx| {
             let mut io = io.lock();
             let polled = io.poll_request(cx);
-            if std::mem::take(&mut io.heard) {
-                connection.received();
+            let begun = !io.is_silent();
+            if polled.is_pending() && begun {
+                connection.head_begins();
             }
             match (&polled, connection.poll_close(cx, &mut registered)) {
+                (Poll::Pending, Some(Close::Now)) if begun => Poll::Ready(Err(Failure::HeadTimeout)),
                 (Poll::Pending, Some(Close::Now)) => Poll::Ready(Ok(None)),
                 // A request already started may complete, within the header timeout.
-                (Poll::Pending, Some(Close::Gracefully)) if io.is_silent() => Poll::Ready(Ok(None)),
+                (Poll::Pending, Some(Close::Gracefully)) if !begun => Poll::Ready(Ok(None)),
                 _ => polled,
             }
         });
@@ -141,13 +143,13 @@ async fn exchange(
     metrics: &Metrics,
 ) -> bool {
     let in_flight = connection.request_starts();
-    let request = parsed.head;
+    let ParsedRequest { head: request, framing, absolute, .. } = parsed;
     let asked = Asked {
         version: request.version,
         head_only: request.method() == "HEAD",
         trailers: request.fields.first(Name::Te).is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")),
     };
-    let head = match Head::http1(request, parsed.framing) {
+    let head = match Head::http1(request, framing, absolute) {
         Ok(head) => head,
         Err(failure) => {
             write(io, connection, handler.refuse(&failure), &asked, true).await;
@@ -155,7 +157,7 @@ async fn exchange(
             return false;
         }
     };
-    let body = Incoming::body(io, parsed.framing, true);
+    let body = Incoming::body(io, framing, true);
     let answer = {
         let mut call = pin!(caught(handler.handle(head, body, in_flight), metrics));
         poll_fn(|cx| match call.as_mut().poll(cx) {
@@ -286,7 +288,7 @@ pub(crate) async fn http2(
             Arrival::Request(stream, request, body) => {
                 tokio::spawn(async move {
                     let head_only = request.method() == "HEAD";
-                    let result = match Head::http2(request) {
+                    let result = match Head::http2(request, mesh) {
                         Ok(head) => {
                             let mut call = pin!(caught(handler.handle(head, body, in_flight), &metrics));
                             poll_fn(|cx| match call.as_mut().poll(cx) {

@@ -72,6 +72,25 @@ pub(crate) struct Routes {
 /// Clusters by name.
 type Clusters<'a> = HashMap<&'a ClusterName, Arc<Cluster>>;
 
+impl OutboundListener {
+    /// Whether an authority names this service: its address or its name (`product`, `product.shop`, `product.shop.svc…`),
+    /// without a port or with its own. What an application calls as its forward proxy is named otherwise.
+    pub(crate) fn is_named(&self, authority: &str) -> bool {
+        let own = self.listener.address;
+        let port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.is_empty();
+        let host = match authority.rsplit_once(':') {
+            Some((host, text)) if port(text) && text.parse() != Ok(own.port()) && !host.is_empty() => return false,
+            Some((host, text)) if port(text) => host,
+            _ => authority,
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let Some(RouteName::Service(service)) = &self.listener.http else { return host.parse() == Ok(own.ip()) };
+        let rest = host.strip_prefix(&service.name);
+        let namespace = rest.and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.split('.').next());
+        host.parse() == Ok(own.ip()) || rest == Some("") || namespace == Some(service.namespace.as_str())
+    }
+}
+
 impl Snapshot {
     /// Resolves the references of a model. `server_first`: what is remembered of a destination.
     /// Errors: it names a route table or cluster that is missing.

@@ -25,7 +25,7 @@ use super::{
     http,
     opaque::Opaque,
     phases,
-    prelude::{self, Silence},
+    prelude::{self, Prelude, Silence},
     refuse,
 };
 use crate::{
@@ -41,10 +41,11 @@ use crate::{
         detect::{IDLE, PATIENCE, Speaks},
         socket::Accepted,
     },
-    stream::{Stream, tls_error},
+    stream::{Duplex, Stream, tls_error},
+    tcp::guard::Guarded,
     telemetry::{Protocol, RequestLabels, RequestSeries, Security},
     tls::{ALPN_HTTP, SvidError, handshake, verify::Peer},
-    upstream::pool::Version,
+    upstream::{dial::plain, pool::Version},
     worker::Worker,
 };
 
@@ -62,41 +63,74 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
     };
     // An opaque connection may have to be connected before either side speaks; where policy refuses it, bytes must come first.
     let silence = match (mode, protocol) {
-        (InboundMode::Permissive, PortProtocol::Detect | PortProtocol::Tcp) if may_be_opaque(&worker, port) => {
+        (InboundMode::Permissive, PortProtocol::Detect | PortProtocol::Tcp) if may_be_opaque(&worker, port, None) => {
             Silence::ServerMaySpeakFirst
         }
         (InboundMode::Permissive, _) => Silence::Bounded(IDLE),
         (InboundMode::Strict, _) => Silence::Bounded(PATIENCE),
     };
-    let prelude = match prelude::read(stream, silence, deliver::connect(&worker, flow.destination)).await {
+    let prelude = match prelude::read(plain(stream), silence, deliver::connect(&worker, flow.destination)).await {
         Ok(prelude) => prelude,
         Err(error) => return error.end(&worker, flow),
     };
     if prelude.speaks == Speaks::MeshTls {
-        return mesh(worker, prelude.into_parts(), accepted).await;
+        let Some(parts) = prelude.into_parts() else { return };
+        return mesh(worker, parts, accepted).await;
     }
     if mode == InboundMode::Strict {
         return refuse::connection(&worker, flow, None, "", &Failure::PlaintextRefused);
     }
+    let is_tls = prelude.speaks == Speaks::ApplicationTls;
     match (protocol, prelude.http()) {
-        (PortProtocol::Detect | PortProtocol::Http | PortProtocol::Http2, Some(version)) => {
-            serve(&worker, prelude.into_stream(), accepted, None, version);
+        (PortProtocol::Http | PortProtocol::Http2, Some(version)) => {
+            serve(&worker, prelude.into_stream(), accepted, None, Caller::Direct, version);
         }
-        (PortProtocol::Http | PortProtocol::Http2, None) if prelude.speaks != Speaks::ApplicationTls => {
+        (PortProtocol::Http | PortProtocol::Http2, None) if !is_tls => {
             refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused);
         }
-        (PortProtocol::Detect | PortProtocol::Tcp | PortProtocol::Http | PortProtocol::Http2, _) => {
+        (PortProtocol::Tcp, _) | (PortProtocol::Http | PortProtocol::Http2, None) => {
             if let Ok((stream, application)) = prelude.into_opaque().await {
                 opaque(worker, stream, accepted, None, application).await;
+            }
+        }
+        (PortProtocol::Detect, _) => detected(worker, prelude, accepted, None).await,
+    }
+}
+
+/// A connection to a port of no declared protocol, from its first bytes on: HTTP is served, also where the caller's proxy took
+/// it for opaque bytes, and what a lenient server could read as HTTP passes on without reserved fields only.
+async fn detected(worker: Arc<Worker>, prelude: Prelude<Application>, accepted: Accepted, verified: Option<Peer>) {
+    // The application may be a forward proxy, which is called through requests to others. Rules on paths are for requests that
+    // the proxy reads.
+    let (destination, identity) = (accepted.flow.destination, verified.as_ref().map(|verified| &verified.identity));
+    let proxied = prelude.proxied().is_some_and(|authority| !is_address(authority, destination))
+        && may_be_opaque(&worker, destination.port(), identity);
+    match prelude.http() {
+        Some(version) if !proxied => {
+            serve(&worker, prelude.into_stream(), accepted, verified, Caller::Direct, version);
+        }
+        _ => {
+            let guarded = prelude.may_be_read_as_http();
+            let Ok((stream, application)) = prelude.into_opaque().await else { return };
+            if guarded {
+                opaque(worker, Guarded::new(stream), accepted, verified, application).await;
+            } else {
+                opaque(worker, stream, accepted, verified, application).await;
             }
         }
     }
 }
 
-/// Whether policy allows a plaintext connection that is not HTTP on this port.
-fn may_be_opaque(worker: &Worker, port: u16) -> bool {
+/// Whether an authority is an address that the connection leads to, with or without its port.
+fn is_address(authority: &str, destination: SocketAddr) -> bool {
+    authority == destination.to_string()
+        || authority.trim_start_matches('[').trim_end_matches(']').parse() == Ok(destination.ip())
+}
+
+/// Whether policy allows a connection that is not HTTP on this port.
+fn may_be_opaque(worker: &Worker, port: u16, identity: Option<&Identity>) -> bool {
     let live = worker.shared.live.load();
-    authorize::connection(&live, port, None).is_ok()
+    authorize::connection(&live, port, identity).is_ok()
 }
 
 /// Mode and protocol of a port; `None` before the first configuration.
@@ -128,9 +162,28 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
     worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", established.kind)]);
     let stream = Stream::Tls(established.session);
     if established.alpn.as_deref() == Some(ALPN_HTTP) {
-        serve(&worker, stream, accepted, Some(verified), Version::Http2);
-    } else {
-        opaque(worker, stream, accepted, Some(verified), None).await;
+        return serve(&worker, stream, accepted, Some(verified), Caller::Proxy, Version::Http2);
+    }
+    // Opaque bytes, says the peer. They are not where the port speaks HTTP, whatever the peer says.
+    let port = flow.destination.port();
+    let refused = match settings(&worker, port) {
+        None => Err(Failure::NotConfigured),
+        Some((_, PortProtocol::Http | PortProtocol::Http2)) => Err(Failure::ProtocolRefused),
+        Some((_, protocol @ (PortProtocol::Detect | PortProtocol::Tcp))) => {
+            let live = worker.shared.live.load();
+            authorize::connection(&live, port, Some(&verified.identity)).map(|()| protocol)
+        }
+    };
+    match refused {
+        Ok(PortProtocol::Detect) => {
+            let connect = deliver::connect(&worker, flow.destination);
+            match prelude::read(stream, Silence::ServerSpeaksFirst, connect).await {
+                Ok(prelude) => detected(worker, prelude, accepted, Some(verified)).await,
+                Err(error) => error.end(&worker, flow),
+            }
+        }
+        Ok(_) => opaque(worker, stream, accepted, Some(verified), None).await,
+        Err(failure) => refuse::connection(&worker, flow, Some(&verified.identity), "", &failure),
     }
 }
 
@@ -151,8 +204,24 @@ fn tls_failed(worker: &Worker, reason: &str) {
     worker.metrics.event("weft_tls_failures_total", &[("direction", "inbound"), ("reason", reason)]);
 }
 
+/// Whose words the requests of a connection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// Another proxy's, by HTTP on the hop: its reserved fields are believed.
+    Proxy,
+    /// The caller's own, in plaintext or passed on by its proxy as opaque bytes.
+    Direct,
+}
+
 /// Serves the requests of a connection.
-fn serve(worker: &Arc<Worker>, stream: Stream, accepted: Accepted, verified: Option<Peer>, version: Version) {
+fn serve(
+    worker: &Arc<Worker>,
+    stream: Stream,
+    accepted: Accepted,
+    verified: Option<Peer>,
+    caller: Caller,
+    version: Version,
+) {
     let flow = accepted.flow;
     let identity = verified.as_ref().map(|verified| &verified.identity);
     let security = Security::of(identity);
@@ -165,6 +234,7 @@ fn serve(worker: &Arc<Worker>, stream: Stream, accepted: Accepted, verified: Opt
     http::serve(worker, stream, accepted, verified, version, |connection| Inbound {
         worker: worker.clone(),
         connection,
+        caller,
         security,
         series,
         pools: Pools::default(),
@@ -183,6 +253,7 @@ fn short(identity: &Identity) -> String {
 struct Inbound {
     worker: Arc<Worker>,
     connection: Arc<Connection>,
+    caller: Caller,
     security: Security,
     series: Arc<RequestSeries>,
     pools: Pools,
@@ -193,10 +264,9 @@ impl Handler for Inbound {
         let live = self.worker.shared.live.load_full();
         let (destination, identity) = (self.connection.flow.destination, self.connection.identity.as_ref());
         // strip: the reserved fields of the hop are believed from another proxy only
-        if identity.is_some() {
-            hop::receive(&mut head)
-        } else {
-            phases::strip(&mut head)
+        match self.caller {
+            Caller::Proxy => hop::receive(&mut head),
+            Caller::Direct => phases::strip(&mut head),
         }
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, self.security, head);
         exchange.series = Some(self.series.clone());
@@ -222,7 +292,7 @@ impl Handler for Inbound {
 
 impl Inbound {
     fn answer(&self, mut exchange: Box<Exchange>, result: Attempted) -> Result<Answer, Refused> {
-        let mesh = self.connection.identity.is_some();
+        let mesh = self.caller == Caller::Proxy;
         match exchange.hold(result) {
             Ok(answer) if answer.head.status == 101 => {
                 Ok(exchange.switch(answer, self.connection.protocol == Protocol::Http2))
@@ -246,7 +316,7 @@ impl Inbound {
 /// Relays opaque bytes to the application, which may be connected already.
 async fn opaque(
     worker: Arc<Worker>,
-    stream: Stream,
+    stream: impl Duplex,
     accepted: Accepted,
     verified: Option<Peer>,
     application: Option<Application>,

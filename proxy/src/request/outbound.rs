@@ -201,18 +201,22 @@ async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, tar
         PortProtocol::Detect if !target.tcp.is_empty() => Silence::ServerMaySpeakFirst,
         PortProtocol::Detect | PortProtocol::Tcp | PortProtocol::Http | PortProtocol::Http2 => Silence::Bounded(IDLE),
     };
-    let prelude = match prelude::read(stream, silence, connect(&worker, &target)).await {
+    let prelude = match prelude::read(plain(stream), silence, connect(&worker, &target)).await {
         Ok(prelude) => prelude,
         Err(error) => return error.end(&worker, flow),
     };
     if prelude.server.is_some() {
         target.server_first.store(prelude.server_spoke_first(), Relaxed);
     }
+    // A forward proxy is called through its requests: those to others are not for the mesh to read.
+    let proxied = !target.tcp.is_empty() && prelude.proxied().is_some_and(|authority| !target.is_named(authority));
     match prelude.http() {
-        Some(version) if target.routes.is_some() => serve(&worker, prelude.into_stream(), accepted, version),
+        Some(version) if target.routes.is_some() && !proxied => {
+            serve(&worker, prelude.into_stream(), accepted, version);
+        }
         _ if target.tcp.is_empty() => refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused),
         _ => {
-            tcp::bound_unread(&prelude.stream);
+            prelude.stream.bound_unread();
             if let Ok((stream, callee)) = prelude.into_opaque().await {
                 opaque(worker, stream, flow, &target, callee).await;
             }
@@ -325,7 +329,7 @@ impl Handler for Outbound {
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
         // route -> filters -> attempt -> filters, on the way back
-        let result = phases::forward(&self.worker, self.routes(&live), &mut exchange, body).await;
+        let result = phases::forward(&self.worker, self.routes(&live, &exchange.head), &mut exchange, body).await;
         // answer
         Ok(phases::answer(exchange, result))
     }
@@ -337,8 +341,12 @@ impl Handler for Outbound {
 
 impl Outbound {
     /// The route table of the connection's destination.
-    fn routes<'a>(&self, live: &'a Snapshot) -> Result<&'a Routes, Failure> {
+    fn routes<'a>(&self, live: &'a Snapshot, head: &Head) -> Result<&'a Routes, Failure> {
+        let authority = head.request.authority().filter(|_| head.absolute);
         match live.outbound.get(&self.connection.flow.destination) {
+            Some(Some(target)) if authority.is_some_and(|authority| !target.is_named(authority)) => {
+                Err(Failure::ForwardProxy)
+            }
             Some(Some(target)) => target.routes.as_deref().ok_or(Failure::NoRoute),
             known => Err(self.unknown(live, known.is_some())),
         }

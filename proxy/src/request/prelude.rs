@@ -10,10 +10,10 @@ use weft_core::failure::Failure;
 
 use super::refuse;
 use crate::{
-    listener::detect::{SILENCE, Speaks, detect, first_speaker},
+    listener::detect::{SILENCE, Speaks, detect, first_speaker, proxied},
     stream::Stream,
     telemetry::Flow,
-    upstream::pool::Version,
+    upstream::{dial::plain, pool::Version},
     worker::Worker,
 };
 
@@ -31,7 +31,7 @@ pub(crate) enum Silence {
 /// The prelude of a connection.
 pub(crate) struct Prelude<S> {
     pub(crate) speaks: Speaks,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// Read from the caller.
     bytes: BytesMut,
     /// Read from the server.
@@ -55,7 +55,7 @@ pub(crate) enum PreludeError {
 
 /// Detects a caller's protocol. `connect`: the server, connected only where silence is an answer.
 pub(crate) async fn read<S: AsMut<Stream>>(
-    mut stream: TcpStream,
+    mut stream: Stream,
     silence: Silence,
     connect: impl Future<Output = Result<S, Failure>>,
 ) -> Result<Prelude<S>, PreludeError> {
@@ -69,6 +69,9 @@ pub(crate) async fn read<S: AsMut<Stream>>(
     if matches!(speaks, Ok(Speaks::Silent)) && !matches!(silence, Silence::Bounded(_)) {
         let mut connected = connect.await.map_err(PreludeError::Server)?;
         speaks = first_speaker(&mut stream, &mut bytes, connected.as_mut(), &mut greeting).await;
+        if greeting.starts_with(b"HTTP/") {
+            speaks = speaks.map(|_| Speaks::Doubtful);
+        }
         server = Some(connected);
     }
     match speaks {
@@ -89,7 +92,7 @@ impl AsMut<Stream> for NoServer {
 
 /// Detects the protocol of a caller that has to send bytes within `limit`.
 pub(crate) async fn read_within(stream: TcpStream, limit: Duration) -> Result<Prelude<NoServer>, PreludeError> {
-    read(stream, Silence::Bounded(limit), std::future::pending()).await
+    read(plain(stream), Silence::Bounded(limit), std::future::pending()).await
 }
 
 impl<S> Prelude<S> {
@@ -98,8 +101,23 @@ impl<S> Prelude<S> {
         match self.speaks {
             Speaks::Http1 => Some(Version::Http1),
             Speaks::Http2 => Some(Version::Http2),
-            Speaks::MeshTls | Speaks::ApplicationTls | Speaks::Unknown | Speaks::Silent | Speaks::Closed => None,
+            Speaks::MeshTls
+            | Speaks::ApplicationTls
+            | Speaks::Unknown
+            | Speaks::Doubtful
+            | Speaks::Silent
+            | Speaks::Closed => None,
         }
+    }
+
+    /// The authority that a request to a forward proxy names.
+    pub(crate) fn proxied(&self) -> Option<&str> {
+        if self.speaks == Speaks::Http1 { proxied(&self.bytes) } else { None }
+    }
+
+    /// Whether an HTTP server may read requests in these bytes although they are opaque.
+    pub(crate) fn may_be_read_as_http(&self) -> bool {
+        matches!(self.speaks, Speaks::Http1 | Speaks::Doubtful)
     }
 
     /// Whether the server spoke first. An HTTP server that gives up on a silent connection (408) is still one of HTTP.
@@ -109,19 +127,22 @@ impl<S> Prelude<S> {
 
     /// The caller's connection from its first byte.
     pub(crate) fn into_stream(self) -> Stream {
-        Stream::tcp(self.stream, self.bytes.freeze())
+        self.stream.again(self.bytes.freeze())
     }
 
-    /// The same with its parts apart, for TLS.
-    pub(crate) fn into_parts(self) -> (TcpStream, bytes::Bytes) {
-        (self.stream, self.bytes.freeze())
+    /// The same with its parts apart, for TLS on it. `None`: TLS is on it already.
+    pub(crate) fn into_parts(self) -> Option<(TcpStream, bytes::Bytes)> {
+        Some((self.stream.into_tcp()?, self.bytes.freeze()))
     }
 
     /// Hands the caller the server's first bytes, and gives both connections to be relayed.
     /// Errors: the caller is gone.
     pub(crate) async fn into_opaque(mut self) -> io::Result<(Stream, Option<S>)> {
-        self.stream.write_all(&self.greeting).await?;
-        Ok((Stream::tcp(self.stream, self.bytes.freeze()), self.server))
+        if !self.greeting.is_empty() {
+            self.stream.write_all(&self.greeting).await?;
+            self.stream.flush().await?;
+        }
+        Ok((self.stream.again(self.bytes.freeze()), self.server))
     }
 }
 

@@ -14,6 +14,7 @@ mod fallback;
 mod files;
 mod filter;
 mod foreign;
+mod forge;
 mod gateway;
 mod grpc;
 mod http1;

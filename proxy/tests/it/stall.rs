@@ -215,7 +215,7 @@ async fn garbage_inside_mesh_tls_hurts_only_its_connection() {
 
 impl Authority {
     /// Mesh TLS to a proxy, as account `account`.
-    async fn dial(&self, account: &str, at: std::net::SocketAddr, alpn: &[u8]) -> MeshClient {
+    pub(crate) async fn dial(&self, account: &str, at: std::net::SocketAddr, alpn: &[u8]) -> MeshClient {
         let config = self.client(account, alpn);
         let name = rustls::pki_types::ServerName::IpAddress(at.ip().into());
         TlsConnector::from(config).connect(name, TcpStream::connect(at).await.unwrap()).await.unwrap()

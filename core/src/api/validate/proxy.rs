@@ -1,5 +1,7 @@
 //! Rules of a proxy's own settings.
 
+use std::collections::BTreeSet;
+
 use super::{Check, labels, names, service};
 use crate::api::proxy_config::{ControlPlane, HealthCheck, HealthCheckType, ProxyConfigSpec, ProxyMode, ProxyWorkload};
 
@@ -58,6 +60,15 @@ pub(super) fn settings(check: &mut Check, spec: &ProxyConfigSpec) {
             check.each(field, listeners, |check, listener| {
                 if listener.destination.port() == 0 {
                     check.fail("destination", "must have a port from 1 to 65535");
+                }
+            });
+        }
+        // The sockets share their address (SO_REUSEPORT): the kernel would spread connections over both destinations.
+        let mut taken = BTreeSet::new();
+        for (field, listeners) in [("outbound", &spec.forward.outbound), ("inbound", &spec.forward.inbound)] {
+            check.each(field, listeners, |check, listener| {
+                if listener.listen.port() != 0 && !taken.insert(listener.listen) {
+                    check.fail("listen", "is the address of another forward listener");
                 }
             });
         }

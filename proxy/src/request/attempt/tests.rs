@@ -103,7 +103,7 @@ async fn two_attempts_of_one_request_can_be_in_flight_at_once_at_different_endpo
         started: Instant::now(),
     };
     let request = Request::new(HttpVersion::Http11, b"GET", b"/", None, Fields::with_capacity(16, 1)).unwrap();
-    let mut head = Head::http1(request, Framing::None).unwrap();
+    let mut head = Head::http1(request, Framing::None, false).unwrap();
     let mut copy = head.clone();
     let (mut first, mut second) = (Progress::default(), Progress::default());
     let limit = Duration::from_secs(5);
