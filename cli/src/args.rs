@@ -26,7 +26,7 @@ Examples:
   weft rollback 11
 
 Without --server, weft uses the socket of the control plane on this machine, /var/lib/weft/api.sock.
-Exit codes: 0 success, 1 failure, 64 wrong command line.";
+Exit codes: 0 success; 64 the command line, a setting or a file is wrong; 1 any other failure.";
 
 /// Address of the control plane, and credentials.
 #[derive(Debug, Clone, Default, ClapArgs)]
@@ -151,7 +151,10 @@ pub struct Scope {
 #[command(after_help = "\
 Examples:
   weft delete httproute product -n shop
-  weft delete -f shop.yaml")]
+  weft delete httproute product -n shop --dry-run
+  weft delete -f shop.yaml --ignore-not-found
+
+With files, each object is deleted in a revision of its own, the last one first.")]
 pub struct Delete {
     /// Kind: singular, plural or short name
     #[arg(required_unless_present = "file", requires = "name", conflicts_with = "file")]
@@ -161,6 +164,12 @@ pub struct Delete {
     /// Reason for the change; recorded with the revision
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,
+    /// Print what would be deleted without deleting it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Count an object that does not exist as deleted, instead of as a failure
+    #[arg(long)]
+    pub ignore_not_found: bool,
     /// Delete the objects in this file, directory or - (standard input); repeatable
     #[arg(short, long, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     pub file: Vec<PathBuf>,
@@ -209,12 +218,16 @@ pub enum HistoryCommand {
 #[command(after_help = "\
 Examples:
   weft history                            find the last working revision
+  weft rollback 11 --dry-run
   weft rollback 11
 
 Registered workloads are not part of a revision and do not change.")]
 pub struct Rollback {
     /// Number of the revision to restore
     pub revision: u64,
+    /// Print what would change without changing it
+    #[arg(long)]
+    pub dry_run: bool,
     /// Reason for the rollback; recorded with the new revision
     #[arg(short, long, value_name = "TEXT")]
     pub message: Option<String>,

@@ -1,4 +1,6 @@
 //! Requests to the control plane's REST API: HTTP/1.1 over TLS or over its Unix socket, one connection per request.
+//! Every answer must carry the field `weft-api` and have the expected shape: a web server, or the gRPC port of the same control
+//! plane, answers 200 to anything.
 //! Bounds: 5 s to connect, 60 s for a response, 64 MiB of response body.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -9,7 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -18,11 +20,16 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::config::{Server, Settings};
+use crate::{
+    answer::Answer,
+    config::{Server, Settings},
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const RESPONSE: Duration = Duration::from_secs(60);
 const MAX_RESPONSE: usize = 64 << 20;
+/// The field by which the API is recognised, and the version of the API that this program speaks.
+const API: (&str, &str) = ("weft-api", "v1");
 
 /// A client of one control plane. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -96,7 +103,19 @@ pub enum ClientError {
         /// The cause.
         source: hyper::Error,
     },
-    /// The response is not one of this API.
+    /// Another server than the API answered.
+    #[error(
+        "{server} is not the API of a Weft control plane: it answered {status}{kind}, without the field \"weft-api: v1\""
+    )]
+    Stranger {
+        /// The server.
+        server: Server,
+        /// The status of the response.
+        status: StatusCode,
+        /// ` (application/grpc)`: the type of its content, if it has one.
+        kind: String,
+    },
+    /// The response is not of the shape that the request has.
     #[error("unexpected response from {server} ({status}: {reason})")]
     Response {
         /// The control plane.
@@ -166,38 +185,45 @@ impl Client {
         &self.server
     }
 
-    /// `GET`; the JSON of the response.
+    /// `GET`; the response as a `T`.
     ///
     /// Errors: [`ClientError`].
-    pub async fn read(&self, path: &str) -> Result<Value, ClientError> {
+    pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, ClientError> {
         self.request(Method::GET, path, None).await
     }
 
-    /// A request with an optional body (content type, bytes); the JSON of the response, `null` for an empty one.
+    /// A request with an optional body (content type, bytes); the response as a `T`, `()` for an empty one.
     ///
     /// Errors: [`ClientError`]; `Rejected` for every status other than 2xx.
-    pub async fn request(
+    pub async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<(&'static str, Bytes)>,
-    ) -> Result<Value, ClientError> {
-        let (status, bytes) = self.exchange(method, path, body).await?;
+    ) -> Result<Answer<T>, ClientError> {
+        let (head, bytes) = self.exchange(method, path, body).await?;
+        let status = head.status;
+        if head.headers.get(API.0).is_none_or(|version| version != API.1) {
+            let kind = head.headers.get(header::CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
+            let kind = kind.map(|kind| format!(" ({})", printable(&kind))).unwrap_or_default();
+            return Err(ClientError::Stranger { server: self.server.clone(), status, kind });
+        }
         let wrong = |reason: String| ClientError::Response { server: self.server.clone(), status, reason };
         if status.is_success() {
-            return match bytes.is_empty() {
-                true => Ok(Value::Null),
-                false => serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string())),
-            };
+            let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            let json: Value = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
+            let meaning = T::deserialize(&json).map_err(|error| wrong(error.to_string()))?;
+            return Ok(Answer { json, meaning });
         }
         match serde_json::from_slice::<Rejection>(&bytes) {
             Ok(Rejection { error, details }) => Err(ClientError::Rejected { status, message: error, details }),
-            Err(_other_format) => {
-                let text: String =
-                    String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).take(200).collect();
-                Err(wrong(text))
-            }
+            Err(_other_format) => Err(wrong(printable(&String::from_utf8_lossy(&bytes)))),
         }
+    }
+
+    /// An answer of the right shape that does not fit the request.
+    pub fn unexpected(&self, reason: &str) -> ClientError {
+        ClientError::Response { server: self.server.clone(), status: StatusCode::OK, reason: reason.to_owned() }
     }
 
     async fn exchange(
@@ -205,7 +231,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<(&'static str, Bytes)>,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
+    ) -> Result<(http::response::Parts, Bytes), ClientError> {
         let connect = |source| ClientError::Connect { server: self.server.clone(), source };
         let slow = |limit| ClientError::Timeout { server: self.server.clone(), limit };
         match &self.server {
@@ -237,7 +263,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<(&'static str, Bytes)>,
-    ) -> Result<(StatusCode, Bytes), ClientError>
+    ) -> Result<(http::response::Parts, Bytes), ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -270,16 +296,16 @@ impl Client {
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
             let driver = tokio::spawn(connection);
             let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_RESPONSE).collect().await;
             // The connection serves no other request.
             driver.abort();
             let body = body.map_err(|error| ClientError::Response {
                 server: self.server.clone(),
-                status,
+                status: head.status,
                 reason: error.to_string(),
             })?;
-            Ok((status, body.to_bytes()))
+            Ok((head, body.to_bytes()))
         };
         timeout(RESPONSE, response)
             .await
@@ -322,8 +348,29 @@ impl ClientError {
             Self::Rejected { status: StatusCode::FORBIDDEN, .. } => {
                 Some("This token does not permit the request: use an admin token.".to_owned())
             }
-            Self::Response { .. } => Some("Is --server the API of a Weft control plane of this version?".to_owned()),
-            Self::Ca { .. } | Self::Name(_) | Self::Connection { .. } | Self::Rejected { .. } => None,
+            Self::Connection { .. } | Self::Stranger { .. } => Some(
+                "Give --server the control plane's API: its port is 8080 unless --api says otherwise, and 15012 is for proxies only."
+                    .to_owned(),
+            ),
+            Self::Response { .. } => Some(
+                "Is --server the API of a Weft control plane of this version? `weft history` tells what was changed."
+                    .to_owned(),
+            ),
+            Self::Ca { .. } | Self::Name(_) | Self::Rejected { .. } => None,
+        }
+    }
+
+    /// Whether the command line, a setting or a file is wrong: no attempt with the same ones can succeed.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Ca { .. } | Self::NoCa(_) | Self::Name(_) => true,
+            Self::Rejected { status, .. } => *status == StatusCode::BAD_REQUEST,
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Tls { .. }
+            | Self::Connection { .. }
+            | Self::Stranger { .. }
+            | Self::Response { .. } => false,
         }
     }
 
@@ -331,6 +378,19 @@ impl ClientError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Rejected { status: StatusCode::NOT_FOUND, .. })
     }
+}
+
+/// At most 200 characters of a text, without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// The query of a change: `?dryRun=true&message=…`, or nothing.
+pub fn query(message: Option<&str>, dry_run: bool) -> String {
+    let dry_run = dry_run.then(|| "dryRun=true".to_owned());
+    let parts: Vec<String> =
+        dry_run.into_iter().chain(message.map(|message| format!("message={}", escape(message)))).collect();
+    if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
 }
 
 /// Percent-encodes a path segment or query value (RFC 3986 §2.1).

@@ -9,11 +9,12 @@ use crate::{
     client::{ClientError, Detail},
     command::{self, Reported, UsageError, client},
     config::ConfigError,
+    documents::DocumentsError,
     output,
     style::Style,
 };
 
-/// Exit code for a wrong command line (sysexits.h `EX_USAGE`).
+/// Exit code for a wrong command line, setting or file (sysexits.h `EX_USAGE`).
 const USAGE: u8 = 64;
 
 /// The program `weft`.
@@ -40,15 +41,24 @@ pub fn program<P: Parser>(run: impl AsyncFnOnce(P) -> anyhow::Result<()>) -> Exi
     match runtime.block_on(Box::pin(run(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let usage = error.is::<UsageError>() || error.is::<ConfigError>();
             if !error.is::<Reported>() {
                 for line in error_lines(&error, Style::stderr()) {
                     eprintln!("{line}");
                 }
             }
-            ExitCode::from(if usage { USAGE } else { 1 })
+            ExitCode::from(if is_usage(&error) { USAGE } else { 1 })
         }
     }
+}
+
+/// The one rule of exit codes: 64 if the command line, a setting or a file is wrong, so that no attempt with the same ones can
+/// succeed; 1 for any other failure.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let of_client = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
+    error.is::<UsageError>()
+        || error.is::<ConfigError>()
+        || error.is::<DocumentsError>()
+        || of_client.is_some_and(ClientError::is_usage)
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
@@ -80,7 +90,9 @@ fn error_lines(error: &anyhow::Error, style: Style) -> Vec<String> {
     let mut lines = vec![format!("{} {message}", style.red("error:"))];
     let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
     if let Some(ClientError::Rejected { details, .. }) = known {
-        lines.extend(details.iter().map(|detail| format!("  {}", mistake(detail))));
+        // A wrong parameter is both the message and the only detail.
+        let mistakes = details.iter().map(mistake).filter(|mistake| !message.contains(mistake));
+        lines.extend(mistakes.map(|mistake| format!("  {mistake}")));
     }
     if let Some(hint) = known.and_then(ClientError::hint) {
         lines.push(format!("{} {hint}", style.bold("next:")));
@@ -122,6 +134,11 @@ mod tests {
                 "  spec.ports[0].port: must be 1 to 65535",
             ]
         );
+        // No message twice. (26)
+        let repeated = Detail { field: "ttl".into(), reason: "must be short".into(), object: None, document: None };
+        let message = "ttl: must be short".to_owned();
+        let error = ClientError::Rejected { status: StatusCode::BAD_REQUEST, message, details: vec![repeated] };
+        assert_eq!(error_lines(&error.into(), Style::PLAIN), ["error: ttl: must be short"]);
         let error = anyhow::Error::from(rejected(StatusCode::UNAUTHORIZED)).context("apply");
         assert!(error_lines(&error, Style::PLAIN).last().unwrap().starts_with("next: Give an admin token"));
     }

@@ -42,6 +42,8 @@ use failure::Failure;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Maximum number of requests in flight.
 const AT_ONCE: usize = 256;
+/// The field on every answer by which a client recognises this API, also on errors.
+const API: (&str, &str) = ("weft-api", "v1");
 /// Bodies that are parsed at once: parsing a hostile one can take much more memory than its size.
 pub const PARSED_AT_ONCE: usize = 2;
 
@@ -118,7 +120,7 @@ async fn bound(
     request: Request,
     next: Next,
 ) -> Response {
-    let response = match slots.try_acquire() {
+    let mut response = match slots.try_acquire() {
         Err(_) => Failure::Busy.into_response(),
         Ok(_slot) => match tokio::time::timeout(DEADLINE, next.run(request)).await {
             Ok(response) => response,
@@ -126,6 +128,8 @@ async fn bound(
         },
     };
     metrics.api_answer(response.status());
+    let (name, version) = API;
+    response.headers_mut().insert(name, http::HeaderValue::from_static(version));
     response
 }
 

@@ -15,6 +15,7 @@ pub mod duration;
 pub mod error;
 pub mod gateway;
 pub mod http_route;
+mod locate;
 pub mod mesh_config;
 pub mod meta;
 mod node;
@@ -29,6 +30,7 @@ pub mod workload;
 
 pub use duration::Duration;
 pub use error::{ApiError, Fault, FieldError};
+pub use locate::line_of;
 pub use meta::{Condition, ConditionStatus, DEFAULT_NAMESPACE, ObjectMeta, Status};
 pub use object::{
     AuthorizationPolicy, Gateway, HttpRoute, Kind, MeshConfig, Object, ObjectKey, Resource, Scope, Service,

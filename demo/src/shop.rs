@@ -13,11 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
 use rustix::process::Signal;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft::{
     client::Client,
-    command::{apply, get, status, token},
+    command::{apply, get, history, status, token},
     config::{Server, Settings},
     documents::Documents,
     kinds::{self, Kind, items, plain},
@@ -101,9 +100,7 @@ impl Shop {
         let mut process = program.start(&self.logs)?;
         let client = self.client.clone();
         process
-            .until("the control plane's API", DEADLINE, async || {
-                Ok(client.read("/api/v1/revisions?limit=1").await.map(drop)?)
-            })
+            .until("the control plane's API", DEADLINE, async || Ok(history::newest(&client).await.map(drop)?))
             .await?;
         self.control = Some(process);
         Ok(())
@@ -122,7 +119,7 @@ impl Shop {
     pub(crate) async fn apply(&self, file: &str, message: &str) -> Result<u64> {
         let documents = Documents::read(&[self.places.objects.join(file)])?;
         let answer = apply::send(&self.client, &documents, Some(message), false).await?;
-        answer.get("revision").and_then(Value::as_u64).context("an answer with a revision")
+        Ok(answer.meaning.revision)
     }
 
     /// Reads the services' addresses and makes their names known on every host.
@@ -152,7 +149,7 @@ impl Shop {
             let account = member.app.service();
             if !tokens.contains_key(account) {
                 let answer = token::create(&self.client, NAMESPACE, account, TOKEN_TTL, true).await?;
-                let text = answer.get("token").and_then(Value::as_str).context("an answer with a token")?;
+                let text = answer.meaning.token.context("an answer with a token")?;
                 let file = self.state.join(format!("{account}.token"));
                 fs::write(&file, text).and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o600)))?;
                 tokens.insert(account, file);

@@ -3,44 +3,68 @@
 use http::Method;
 use weft_core::api::Kind;
 
-use super::{Reported, UsageError};
+use super::{Reported, UsageError, apply};
 use crate::{
+    answer::{Changed, ChangedObject, Effect},
     args::Delete,
-    client::{Client, ClientError, escape},
+    client::{Client, ClientError, escape, query},
     documents::{Documents, ObjectName},
     kinds, output,
     style::Style,
 };
 
-/// Runs the command. With files, a missing object is reported and is not a failure.
+/// Runs the command. A missing object does not keep the others from being deleted.
 ///
-/// Errors: an unknown kind, a missing object, or a rejected request.
+/// Errors: an unknown kind, a missing object (unless they are to be ignored), or a rejected request.
 pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
-    if let (Some(kind), Some(name)) = (&args.kind, &args.name) {
-        let kind = Kind::named(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
-        let named = ObjectName { kind, namespace: args.namespace.clone(), name: name.clone() };
-        one(client, &named, args.message.as_deref()).await?;
-        return Ok(output::lines(&[format!("{} deleted", label(&named))])?);
-    }
+    let names = match (&args.kind, &args.name) {
+        (Some(kind), Some(name)) => {
+            let kind = Kind::named(kind).ok_or_else(|| UsageError(kinds::unknown(kind)))?;
+            vec![ObjectName { kind, namespace: args.namespace.clone(), name: name.clone() }]
+        }
+        _ => Documents::read(&args.file)?.named(&args.namespace)?,
+    };
     let mut failed = false;
-    for named in Documents::read(&args.file)?.named(&args.namespace)?.iter().rev() {
-        match one(client, named, args.message.as_deref()).await {
-            Ok(()) => output::lines(&[format!("{} deleted", label(named))])?,
-            Err(error) if error.is_missing() => output::lines(&[format!("{} not found", label(named))])?,
-            Err(error @ ClientError::Rejected { .. }) => {
+    let mut last: Option<Changed> = None;
+    for named in names.iter().rev() {
+        match one(client, named, args).await {
+            Ok(changed) => {
+                let mut lines = apply::result_lines(&changed, Style::stdout());
+                lines.pop();
+                output::lines(&lines)?;
+                last = Some(changed);
+            }
+            Err(error) if error.is_missing() && args.ignore_not_found => {
+                output::lines(&[format!("{} not found", label(named))])?;
+            }
+            Err(error @ ClientError::Rejected { .. }) if names.len() > 1 => {
                 failed = true;
                 eprintln!("{} {}: {error}", Style::stderr().red("error:"), label(named));
             }
             Err(error) => return Err(error.into()),
         }
     }
+    // One line for all: each object has a revision of its own, and the last one contains the others.
+    output::lines(
+        &last.iter().filter_map(|changed| apply::result_lines(changed, Style::stdout()).pop()).collect::<Vec<_>>(),
+    )?;
     if failed { Err(Reported.into()) } else { Ok(()) }
 }
 
-async fn one(client: &Client, named: &ObjectName, message: Option<&str>) -> Result<(), ClientError> {
-    let query = message.map(|message| format!("?message={}", escape(message))).unwrap_or_default();
+async fn one(client: &Client, named: &ObjectName, args: &Delete) -> Result<Changed, ClientError> {
+    let query = query(args.message.as_deref(), args.dry_run);
     let path = format!("/api/v1/{}/{}/{}{query}", named.kind.plural(), escape(&named.namespace), escape(&named.name));
-    client.request(Method::DELETE, &path, None).await.map(drop)
+    let changed: Changed = client.request(Method::DELETE, &path, None).await?.meaning;
+    let is_it = |object: &ChangedObject| {
+        let name = (object.kind, object.namespace.as_str(), object.name.as_str());
+        object.result == Effect::Deleted && name == (named.kind, named.namespace.as_str(), named.name.as_str())
+    };
+    // Whatever answered, the object is not said to be deleted unless the answer says so.
+    if changed.objects.iter().any(is_it) {
+        Ok(changed)
+    } else {
+        Err(client.unexpected("the object is not in the answer"))
+    }
 }
 
 fn label(named: &ObjectName) -> String {

@@ -6,6 +6,7 @@ use weft_core::api::Kind;
 
 use super::{UsageError, client};
 use crate::{
+    answer::{List, Object},
     args::{Connection, Format, Get},
     client::{Client, ClientError, escape},
     kinds::{self, items, plain},
@@ -44,7 +45,7 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
 /// Errors: [`ClientError`]; `is_missing` if it does not exist.
 pub async fn one(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Value, ClientError> {
     let path = format!("/api/v1/{}/{}/{}", kind.plural(), escape(namespace), escape(name));
-    match client.read(&path).await {
+    match client.read::<Object>(&path).await.map(|answer| answer.json) {
         Err(missing) if missing.is_missing() && kind == Kind::Workload => {
             let list = all(client, kind, Some(namespace), None).await?;
             let named = |object: &&Value| object.pointer("/metadata/name").and_then(Value::as_str) == Some(name);
@@ -69,7 +70,7 @@ pub async fn all(
         labels.into_iter().flat_map(|labels| labels.split(',')).map(|label| format!("label={}", escape(label))),
     );
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    client.read(&format!("/api/v1/{}{query}", kind.plural())).await
+    Ok(client.read::<List<Object>>(&format!("/api/v1/{}{query}", kind.plural())).await?.json)
 }
 
 fn table(kind: Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace: bool) -> Vec<String> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    answer::{Answer, List, Revision},
     args::{History, HistoryCommand},
     client::{Client, ClientError},
     kinds::{items, plain},
@@ -18,11 +19,11 @@ use crate::{
 pub async fn run(client: &Client, args: &History) -> anyhow::Result<()> {
     match &args.command {
         Some(HistoryCommand::Show { revision, output }) => {
-            let response = client.read(&format!("/api/v1/revisions/{revision}")).await?;
+            let response = client.read::<Revision>(&format!("/api/v1/revisions/{revision}")).await?.json;
             output::print(*output, &response, |response| revision_lines(response, Style::stdout()))?;
         }
         None => {
-            let response = revisions(client, args.limit).await?;
+            let response = revisions(client, args.limit).await?.json;
             output::print(args.output, &response, listed)?;
         }
     }
@@ -32,7 +33,7 @@ pub async fn run(client: &Client, args: &History) -> anyhow::Result<()> {
 /// `{items: [...]}`, newest first.
 ///
 /// Errors: [`ClientError`].
-pub async fn revisions(client: &Client, limit: u32) -> Result<Value, ClientError> {
+pub async fn revisions(client: &Client, limit: u32) -> Result<Answer<List<Revision>>, ClientError> {
     client.read(&format!("/api/v1/revisions?limit={limit}")).await
 }
 
@@ -187,12 +188,8 @@ fn difference(before: &[String], after: &[String]) -> Vec<String> {
 ///
 /// Errors: [`ClientError`].
 pub async fn newest(client: &Client) -> Result<u64, ClientError> {
-    let response = revisions(client, 1).await?;
-    Ok(items(&response, "/items")
-        .next()
-        .and_then(|revision| revision.get("number"))
-        .and_then(Value::as_u64)
-        .unwrap_or(0))
+    let answer = revisions(client, 1).await?;
+    Ok(answer.meaning.items.first().map_or(0, |revision| revision.number))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `weft rollback`: restores the objects of an earlier revision, as a new revision.
 
 use http::Method;
-use serde_json::Value;
 
 use crate::{
+    answer::{Answer, Changed},
     args::Rollback,
-    client::{Client, ClientError, escape},
+    client::{Client, ClientError, query},
     command::apply,
     output,
     style::Style,
@@ -15,15 +15,20 @@ use crate::{
 ///
 /// Errors: an unknown revision, or a rejected request.
 pub async fn run(client: &Client, args: &Rollback) -> anyhow::Result<()> {
-    let response = send(client, args.revision, args.message.as_deref()).await?;
-    output::print(args.output, &response, |response| apply::result_lines(response, false, Style::stdout()))?;
+    let answer = send(client, args.revision, args.message.as_deref(), args.dry_run).await?;
+    output::print(args.output, &answer.json, |_| apply::result_lines(&answer.meaning, Style::stdout()))?;
     Ok(())
 }
 
-/// Sends the rollback. The response is that of apply.
+/// Sends the rollback.
 ///
 /// Errors: [`ClientError`].
-pub async fn send(client: &Client, revision: u64, message: Option<&str>) -> Result<Value, ClientError> {
-    let query = message.map(|message| format!("?message={}", escape(message))).unwrap_or_default();
-    client.request(Method::POST, &format!("/api/v1/rollback/{revision}{query}"), None).await
+pub async fn send(
+    client: &Client,
+    revision: u64,
+    message: Option<&str>,
+    dry_run: bool,
+) -> Result<Answer<Changed>, ClientError> {
+    let path = format!("/api/v1/rollback/{revision}{}", query(message, dry_run));
+    client.request(Method::POST, &path, None).await
 }

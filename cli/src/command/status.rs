@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
+    answer::{List, Proxy},
     args::Status,
     client::{Client, ClientError},
     command::history,
@@ -33,7 +34,7 @@ pub async fn run(client: &Client, args: &Status) -> anyhow::Result<()> {
 ///
 /// Errors: [`ClientError`].
 pub async fn proxies(client: &Client) -> Result<Value, ClientError> {
-    client.read("/api/v1/proxies").await
+    Ok(client.read::<List<Proxy>>("/api/v1/proxies").await?.json)
 }
 
 /// The last revision that a proxy of the list has applied.

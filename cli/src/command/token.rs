@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
+    answer::{AdminToken, Answer, JoinToken, List},
     args::{Format, Token},
     client::{Client, ClientError, escape},
     kinds::{items, plain},
@@ -23,11 +24,12 @@ use crate::{
 pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
     match args {
         Token::Create { namespace, service_account, ttl, reusable, output } => {
-            let response = create(client, namespace, service_account, *ttl, *reusable).await?;
-            output::print(*output, &response, |response| vec![response.get("token").map(plain).unwrap_or_default()])?;
+            let answer = create(client, namespace, service_account, *ttl, *reusable).await?;
+            let token = answer.meaning.token.ok_or_else(|| client.unexpected("the answer has no token"))?;
+            output::print(*output, &answer.json, |_| vec![token])?;
             if *output == Format::Table {
                 let uses = if *reusable { "any number of proxies" } else { "one proxy" };
-                let id = response.get("id").map(plain).unwrap_or_default();
+                let id = answer.meaning.id;
                 eprintln!(
                     "{}",
                     Style::stderr()
@@ -36,16 +38,16 @@ pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
             }
         }
         Token::List { output } => {
-            let response = client.read("/api/v1/tokens").await?;
+            let response = client.read::<List<JoinToken>>("/api/v1/tokens").await?.json;
             output::print(*output, &response, |response| listed(response, Timestamp::now()))?;
         }
         Token::Revoke { id } => {
-            client.request(Method::DELETE, &format!("/api/v1/tokens/{}", escape(id)), None).await?;
+            client.request::<()>(Method::DELETE, &format!("/api/v1/tokens/{}", escape(id)), None).await?;
             output::lines(&[format!("token {id} revoked")])?;
         }
         Token::Admin => {
-            let response = client.request(Method::POST, "/api/v1/admin-token", None).await?;
-            output::lines(&[response.get("token").map(plain).unwrap_or_default()])?;
+            let answer = client.request::<AdminToken>(Method::POST, "/api/v1/admin-token", None).await?;
+            output::lines(&[answer.meaning.token])?;
             let note = "new admin token; not shown again. The old one is no longer valid";
             eprintln!("{}", Style::stderr().dim(note));
         }
@@ -53,7 +55,7 @@ pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates a join token. The response contains `id` and `token`.
+/// Creates a join token. The answer contains its text.
 ///
 /// Errors: [`ClientError`].
 pub async fn create(
@@ -62,7 +64,7 @@ pub async fn create(
     service_account: &str,
     ttl: Duration,
     reusable: bool,
-) -> Result<Value, ClientError> {
+) -> Result<Answer<JoinToken>, ClientError> {
     let wanted = json!({
         "namespace": namespace,
         "serviceAccount": service_account,

@@ -4,7 +4,8 @@
 const FLOORS: &[&[&str]] = &[
     &["run"],
     &["command"],
-    &["client", "documents", "kinds", "output"],
+    &["client"],
+    &["answer", "documents", "kinds", "output"],
     &["table"],
     &["style"],
     &["config"],

@@ -42,12 +42,19 @@ fn objects_are_applied_read_changed_and_deleted() {
 
     assert_eq!(
         world.weft(&["delete", "route", "product", "-n", "shop", "-m", "not needed", "--author", "anna"]).ok(),
-        "httproute shop/product deleted\n"
+        "httproute shop/product deleted\nrevision 2\n"
     );
     let history = world.weft(&["history", "--limit", "1"]).ok();
     assert!(history.contains("anna (local)") && history.contains("not needed"), "{history}");
-    let deleted = world.weft(&["delete", "-f", &file]).ok();
-    assert_eq!(deleted, "httproute shop/product not found\nservice shop/product deleted\n");
+    // A dry run says what would be; a missing object is a failure, with files and without, unless it may be missing. (26)
+    let dry = world.weft(&["delete", "svc", "product", "-n", "shop", "--dry-run"]).ok();
+    assert_eq!(dry, "service shop/product would be deleted\ndry run: nothing was changed\n");
+    let partly = world.weft(&["delete", "-f", &file]);
+    assert_eq!((partly.code, partly.out.as_str()), (1, "service shop/product deleted\nrevision 3\n"));
+    assert!(partly.err.contains("HTTPRoute/shop/product"), "{}", partly.err);
+    let gone = world.weft(&["delete", "-f", &file, "--ignore-not-found"]).ok();
+    assert_eq!(gone, "httproute shop/product not found\nservice shop/product not found\n");
+    assert_eq!(world.weft(&["delete", "svc", "product", "-n", "shop"]).code, 1);
     assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));
 }
 
@@ -58,12 +65,14 @@ fn a_mistake_names_file_line_object_and_field_and_changes_nothing() {
     let file = world.file("bad.yaml", &format!("{SERVICE}---\n{bad}"));
     let refused = world.weft(&["apply", "-f", &file]);
     assert_eq!(refused.code, 1);
-    let line = format!("{file}:8: HTTPRoute/shop/product: spec.rules[0].backendRefs[0].weight: ");
+    // The line of the field, not of the document. (26)
+    let line = format!("{file}:13: HTTPRoute/shop/product: spec.rules[0].backendRefs[0].weight: ");
     assert!(refused.err.lines().any(|text| text.trim_start().starts_with(&line)), "{}", refused.err);
     assert!(world.weft(&["history"]).ok().starts_with("no revisions yet"));
-    let syntax = world.file("syntax.yaml", "kind: Service\nmetadata: {\n");
+    let syntax = world.file("syntax.yaml", "kind: Service\n---\nkind: Service\nmetadata: {\n\n");
     let refused = world.weft(&["apply", "-f", &syntax]);
-    assert!(refused.err.contains("syntax.yaml: document at line 1"), "{}", refused.err);
+    assert!(refused.err.contains("syntax.yaml:6: "), "{}", refused.err);
+    assert_eq!(refused.code, 64, "the file is wrong, and nothing was sent");
     let unknown = world.file("unknown.yaml", &SERVICE.replace("selector", "selektor"));
     assert!(world.weft(&["apply", "-f", &unknown]).err.contains("spec.selektor"));
 }
@@ -73,7 +82,7 @@ fn a_dry_run_changes_nothing() {
     let world = World::start();
     let file = world.file("shop.yaml", SERVICE);
     let dry = world.weft(&["apply", "-f", &file, "--dry-run"]).ok();
-    assert_eq!(dry, "service shop/product created\ndry run: nothing was changed\n");
+    assert_eq!(dry, "service shop/product would be created\ndry run: nothing was changed\n");
     assert!(world.weft(&["get", "svc", "-A"]).ok().starts_with("no services"));
 }
 
@@ -94,6 +103,8 @@ fn history_shows_differences_and_rollback_restores() {
         matches!(signs[..], [old, new] if old.starts_with('-') && old.ends_with("8080") && new.starts_with('+')),
         "{shown}"
     );
+    let dry = world.weft(&["rollback", "1", "--dry-run"]).ok();
+    assert_eq!(dry, "service shop/product would be configured\ndry run: nothing was changed\n");
     let back = world.weft(&["rollback", "1"]).ok();
     assert!(back.ends_with("revision 3\n"), "{back}");
     let json: Value =
@@ -146,20 +157,93 @@ fn remote_access_requires_tls_and_a_token() {
     };
     let run = |more: &[&str]| world.program(&args(more).iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(run(&["--ca", &ca, "--token-file", &token]).ok(), "no proxy is connected\n");
-    for (more, hint) in [
-        (&["--ca", &ca][..], "next: Give an admin token: --token-file"),
-        (&["--ca", &ca, "--token", "weftadmin.x.y"], "next: Give an admin token: --token-file"),
-        (&["--token-file", &token], "next: Give the mesh's root: --ca"),
-        (&["--ca", &token], "--ca"),
+    for (more, code, hint) in [
+        (&["--ca", &ca][..], 1, "next: Give an admin token: --token-file"),
+        (&["--ca", &ca, "--token", "weftadmin.x.y"], 1, "next: Give an admin token: --token-file"),
+        (&["--token-file", &token], 64, "next: Give the mesh's root: --ca"),
+        (&["--ca", &token], 64, "--ca"),
     ] {
         let refused = run(more);
-        assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{more:?}: {}", refused.err);
+        assert_eq!((refused.code, refused.out.as_str()), (code, ""), "{more:?}: {}", refused.err);
         assert!(refused.err.contains(hint), "{more:?}: {}", refused.err);
     }
     // Another mesh's root.
     let other = World::start();
     let refused = run(&["--ca", &other.path("data/root.pem"), "--token-file", &token]);
     assert!(refused.err.contains("the TLS handshake"), "{}", refused.err);
+}
+
+/// Every command that reads an answer.
+const COMMANDS: &[&[&str]] = &[
+    &["delete", "svc", "product"],
+    &["delete", "svc", "product", "--ignore-not-found"],
+    &["get", "svc"],
+    &["get", "svc", "product"],
+    &["history"],
+    &["history", "show", "1"],
+    &["rollback", "1"],
+    &["status"],
+    &["status", "-o", "json"],
+    &["token", "create", "-n", "shop", "-s", "order"],
+    &["token", "list"],
+    &["token", "revoke", "1f0c5a"],
+    &["token", "admin"],
+];
+
+/// The gRPC port has a certificate of the same root, and gRPC answers 200 to any path. (20)
+#[test]
+fn the_grpc_port_is_not_taken_for_the_api() {
+    let world = World::start();
+    let server = format!("https://{}", world.grpc);
+    let (ca, token) = (world.path("data/root.pem"), world.file("token", &world.admin_token()));
+    for command in COMMANDS {
+        let said = world::program(&[&["--server", &server, "--ca", &ca, "--token-file", &token], *command].concat());
+        assert_eq!((said.code, said.out.as_str()), (1, ""), "{command:?}: {}", said.err);
+        assert!(said.err.contains("is not the API of a Weft control plane"), "{command:?}: {}", said.err);
+        assert!(said.err.contains("next: Give --server the control plane's API"), "{command:?}: {}", said.err);
+    }
+}
+
+/// (20)
+#[test]
+fn another_server_is_not_believed_whatever_it_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.yaml");
+    std::fs::write(&file, SERVICE).unwrap();
+    let apply = ["apply", "-f", file.to_str().unwrap()];
+    let answer = |status: &str, fields: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len())
+    };
+    let api = "weft-api: v1\r\ncontent-type: application/json\r\n";
+    let changed = r#"{"revision": 4, "objects": []}"#;
+    let (stranger, odd) = ("is not the API of a Weft control plane", "unexpected response from");
+    for (index, (text, what)) in [
+        (answer("200 OK", "content-type: text/html\r\n", "<html>"), stranger),
+        (answer("200 OK", "content-type: application/json\r\n", "{}"), stranger),
+        (answer("204 No Content", "", ""), stranger),
+        (answer("404 Not Found", "", r#"{"error": "there is none"}"#), stranger),
+        (answer("200 OK", "weft-api: v2\r\n", changed), stranger),
+        (answer("200 OK", api, "<html>"), odd),
+        (answer("200 OK", api, "[]"), odd),
+        (answer("200 OK", api, r#"{"revision": "4"}"#), odd),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = directory.path().join(format!("{index}.sock"));
+        let server = format!("unix:{}", path.display());
+        world::answer_always(&path, text.clone());
+        for command in COMMANDS.iter().copied().chain([&apply[..]]) {
+            let said = world::program(&[&["--server", &server], command].concat());
+            assert_eq!((said.code, said.out.as_str()), (1, ""), "{command:?} {text}: {}", said.err);
+            assert!(said.err.contains(what), "{command:?} {text}: {}", said.err);
+        }
+    }
+    // Right in everything but the object.
+    let path = directory.path().join("changed.sock");
+    world::answer_always(&path, answer("200 OK", api, changed));
+    let said = world::program(&["--server", &format!("unix:{}", path.display()), "delete", "svc", "product"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{}", said.err);
 }
 
 #[test]

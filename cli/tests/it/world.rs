@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -15,6 +16,8 @@ use tempfile::TempDir;
 pub(crate) struct World {
     /// `127.0.0.1:port` of its API.
     pub(crate) api: String,
+    /// `127.0.0.1:port` of its gRPC.
+    pub(crate) grpc: String,
     directory: TempDir,
     process: Child,
 }
@@ -51,8 +54,8 @@ impl World {
             addresses = serde_json::from_str(&line).unwrap_or_default();
         }
         std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
-        let api = addresses["api"].as_str().unwrap().to_owned();
-        Self { api, directory, process }
+        let of = |name: &str| addresses[name].as_str().unwrap().to_owned();
+        Self { api: of("api"), grpc: of("grpc"), directory, process }
     }
 
     /// The admin token, which it prints at its first start, to standard error.
@@ -111,6 +114,21 @@ pub(crate) fn program(args: &[&str]) -> Said {
     let output = Command::new(env!("CARGO_BIN_EXE_weft")).args(args).env_clear().stdin(Stdio::null()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// A server of no kind: gives the same bytes to everyone, until the test ends.
+pub(crate) fn answer_always(path: &Path, answer: String) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            // One read holds the head of every request here.
+            if stream.read(&mut head).is_ok_and(|read| read > 0) {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
 }
 
 fn beside(name: &str) -> PathBuf {

@@ -83,8 +83,8 @@ impl Story {
 
     async fn back(&self, good: u64) -> Result<String> {
         let shop = self.shop()?;
-        let answer = rollback::send(&shop.client, good, None).await?;
-        let revision = answer.get("revision").and_then(Value::as_u64).context("a response with a revision")?;
+        let answer = rollback::send(&shop.client, good, None, false).await?;
+        let revision = answer.meaning.revision;
         shop.until_applied(revision).await?;
         let (edge, mesh) = self.shares().await?;
         ensure!(edge == 0.0 && mesh == 0.0, "{:.1} % at the edge, {:.1} % inside the mesh", edge * 100.0, mesh * 100.0);

@@ -53,7 +53,7 @@ impl Story {
 
     async fn without(&mut self, mark: Mark) -> Result<String> {
         self.shop_mut()?.control_plane()?.kill().await?;
-        let answer = self.shop()?.client.read("/api/v1/revisions?limit=1").await;
+        let answer = history::newest(&self.shop()?.client).await;
         ensure!(answer.is_err(), "the control plane still responds");
         let since = self.quiet(mark, SECONDS).await?;
         Ok(format!("{} requests", since.ok))
@@ -99,7 +99,7 @@ impl Story {
             objects.extend(named(&list, kind.as_str()));
         }
         let mut revisions = BTreeMap::new();
-        for revision in items(&history::revisions(client, 100).await?, "/items") {
+        for revision in items(&history::revisions(client, 100).await?.json, "/items") {
             let number = revision.get("number").map(plain).unwrap_or_default();
             revisions.insert(number, revision.clone());
         }
@@ -128,6 +128,6 @@ fn named(list: &Value, kind: &str) -> BTreeMap<String, Value> {
 
 /// The registered workloads, by name: labels and spec.
 async fn registered(client: &Client) -> Result<BTreeMap<String, Value>> {
-    let list = client.read("/api/v1/workloads").await?;
+    let list = get::all(client, Kind::Workload, None, None).await?;
     Ok(named(&list, "Workload"))
 }
