@@ -62,9 +62,10 @@ pub struct Limits {
 /// 5 failures, 30 s, at most half.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct OutlierDetection {
-    /// Consecutive 502, 503, 504, resets or failed connects that eject an endpoint.
+    /// Consecutive failures that eject an endpoint: 502, 503, 504, gRPC's UNAVAILABLE, answers that are malformed, cut or late,
+    /// resets and failed connects.
     pub consecutive_failures: NonZeroU32,
-    /// How long an ejection lasts, times the number of ejections so far.
+    /// How long an ejection lasts, times the number of ejections so far, less one for each such time between two of them.
     pub base_ejection: Duration,
     /// At most this part of the endpoints is ejected at once, rounded down, but one of two or more may always be.
     /// Ratio 0..=1.

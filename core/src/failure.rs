@@ -3,9 +3,16 @@
 //! [`Failure::retry`] and [`Failure::reply`].
 //! Flags follow Envoy's response flags where there is one.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::{error::Error, fmt, io, sync::Arc};
 
-use crate::retry::Outcome;
+use crate::{outlier::Failed, retry::Outcome};
+
+// Error numbers of Linux, the same on every architecture that it supports.
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const EADDRNOTAVAIL: i32 = 99;
+const ENOBUFS: i32 = 105;
 
 /// The error below a failure. Shared, since one broken connection fails every request on it.
 pub type Cause = Arc<dyn Error + Send + Sync>;
@@ -49,6 +56,9 @@ pub enum Failure {
     /// No rule allows it.
     #[error("no policy rule allows it")]
     NotAllowed,
+    /// The callee's proxy does not allow the connection.
+    #[error("the callee's proxy does not allow it")]
+    DeniedByPeer,
     /// No route for it.
     #[error("no route")]
     NoRoute,
@@ -134,6 +144,9 @@ pub enum Limit {
     /// Open connections of the whole proxy.
     #[error("connections of the proxy")]
     ProxyConnections,
+    /// Files, ports or memory for sockets on the machine of this proxy.
+    #[error("files, ports or memory for sockets on the proxy's machine")]
+    Sockets,
 }
 
 /// What the caller is told.
@@ -162,6 +175,14 @@ impl fmt::Display for Report<'_> {
 }
 
 impl Failure {
+    /// A socket could not be connected. Where the machine of the proxy lacks something for it, the destination is not to blame.
+    pub fn socket(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS) => Self::Overloaded(Limit::Sockets),
+            _ => Self::connect(error),
+        }
+    }
+
     /// The connection was not made.
     pub fn connect(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Connect(Arc::from(cause.into()))
@@ -198,6 +219,7 @@ impl Failure {
             | Self::ProtocolRefused
             | Self::Denied(_)
             | Self::NotAllowed
+            | Self::DeniedByPeer
             | Self::NoRoute
             | Self::RouteAnswers(_)
             | Self::NotRegistered
@@ -215,6 +237,11 @@ impl Failure {
         }
     }
 
+    /// How it counts for outlier detection; `None` where the endpoint is not to blame.
+    pub fn failed(&self) -> Option<Failed> {
+        self.retry().map(|outcome| if outcome.is_unreached() { Failed::Connect } else { Failed::Answer })
+    }
+
     /// What the caller is told.
     pub fn reply(&self) -> Reply {
         let (status, flag) = match self {
@@ -227,7 +254,7 @@ impl Failure {
             Self::UriTooLong => (414, "DPE"),
             Self::PlaintextRefused => (403, "PLAINTEXT"),
             Self::ProtocolRefused => (400, "PROTOCOL"),
-            Self::Denied(_) | Self::NotAllowed => (403, "RBAC"),
+            Self::Denied(_) | Self::NotAllowed | Self::DeniedByPeer => (403, "RBAC"),
             Self::NoRoute => (404, "NR"),
             Self::RouteAnswers(status) => (*status, "NC"),
             Self::NotRegistered => (502, "REG"),
@@ -256,10 +283,21 @@ impl Failure {
 mod tests {
     use super::*;
 
+    /// Of this machine's own shortage.
+    #[test]
+    fn what_the_proxys_own_machine_lacks_is_not_the_endpoints_fault() {
+        for number in [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL] {
+            let failure = Failure::socket(io::Error::from_raw_os_error(number));
+            assert_eq!((failure.failed(), failure.reply().flag), (None, "UO"), "{failure}");
+        }
+        let refused = Failure::socket(io::Error::from_raw_os_error(111));
+        assert_eq!(refused.failed(), Some(Failed::Connect));
+    }
+
     #[test]
     fn a_report_has_every_cause_once() {
-        let inner = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        let failure = Failure::connect(std::io::Error::new(std::io::ErrorKind::ConnectionRefused, inner));
+        let inner = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let failure = Failure::connect(io::Error::new(io::ErrorKind::ConnectionRefused, inner));
         assert_eq!(failure.to_string(), "connect failed");
         assert_eq!(failure.report().to_string(), "connect failed: connection refused");
         assert_eq!(Failure::reset("connection closed").report().to_string(), "upstream reset: connection closed");

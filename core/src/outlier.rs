@@ -1,7 +1,8 @@
 //! Outlier detection: stop picking an endpoint that keeps failing.
 //! Shape: one [`Record`] per endpoint, without a lock; outcomes in, a [`Verdict`] out.
 //! Spec: Envoy `outlier_detection` (consecutive gateway failures, consecutive local-origin failures); differs: a ratio,
-//! not a percentage, and gateway errors and failed connects are counted together.
+//! not a percentage; gateway errors and failed connects are counted together, and an ejection for failed connects alone ends
+//! with the first sign of life.
 //! Invariant: [`may_eject`] keeps at most `max_ejected` of the endpoints ejected; callers ask it under one lock per cluster.
 
 use std::{
@@ -17,10 +18,26 @@ pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 /// The record of one endpoint.
 #[derive(Debug, Default)]
 pub struct Record {
-    consecutive: AtomicU32,
+    /// Failures in a row, with [`ANSWERED`] and [`UNREACHED`].
+    streak: AtomicU32,
     ejections: AtomicU32,
-    /// Milliseconds since the caller's fixed point; 0 = never ejected.
+    /// Milliseconds since the caller's fixed point; 0 = not ejected since the last sign of life.
     ejected_until_ms: AtomicU64,
+}
+
+/// Of a streak: one of its failures was not a failed connect.
+const ANSWERED: u32 = 1 << 31;
+/// Of a streak: the endpoint was ejected for failed connects alone.
+const UNREACHED: u32 = 1 << 30;
+const COUNT: u32 = UNREACHED - 1;
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The application was not reached: a sign of life says that it can be again.
+    Connect,
+    /// The application was reached: a gateway error, gRPC's UNAVAILABLE, a reset, or an answer that is malformed, cut or late.
+    Answer,
 }
 
 /// What a failure means.
@@ -33,25 +50,47 @@ pub enum Verdict {
 }
 
 impl Record {
-    /// Counts a good answer. Cost: one load when nothing failed before.
+    /// Counts an answer that was good to its end; a sign of life. Cost: one load when nothing failed before.
     pub fn succeeded(&self) {
-        if self.consecutive.load(Ordering::Relaxed) != 0 {
-            self.consecutive.store(0, Ordering::Relaxed);
+        let streak = self.streak.load(Ordering::Relaxed);
+        if streak != 0 {
+            self.streak.store(0, Ordering::Relaxed);
+            if streak & UNREACHED != 0 {
+                self.ejected_until_ms.store(0, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Counts a gateway error, a reset or a failed connect.
-    pub fn failed(&self, settings: &OutlierDetection) -> Verdict {
-        let failures = self.consecutive.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    /// A sign of life other than an answer, such as a new registration: ends an ejection for failed connects.
+    pub fn revived(&self) {
+        if self.streak.load(Ordering::Relaxed) & ANSWERED == 0 {
+            self.succeeded();
+        }
+    }
+
+    /// Counts a failure.
+    pub fn failed(&self, settings: &OutlierDetection, failed: Failed) -> Verdict {
+        let kind = if failed == Failed::Answer { ANSWERED } else { 0 };
+        let count = |streak: u32| Some(((streak & COUNT) + 1).min(COUNT) | (streak & !COUNT) | kind);
+        let before = self.streak.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).unwrap_or_else(|same| same);
+        let failures = (before & COUNT).saturating_add(1);
         if failures >= settings.consecutive_failures.get() { Verdict::Eject } else { Verdict::Keep }
     }
 
-    /// Ejects it from `now` for the base time times the number of its ejections, at most [`MAX_EJECTION`].
-    /// The count starts anew, so that the first answers after the return decide again. Returns the length.
+    /// Ejects it from `now` for the base time times a factor, at most [`MAX_EJECTION`]. The factor is the number of its
+    /// ejections, less one for each base time that passed between them. The count starts anew, so that the first answers after
+    /// the return decide again. Returns the length.
     pub fn eject(&self, settings: &OutlierDetection, now: Duration) -> Duration {
-        let times = self.ejections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let until = self.ejected_until_ms.load(Ordering::Relaxed);
+        let base = millis(settings.base_ejection).max(1);
+        // Never more than the longest ejection needs, so that it comes down as soon as it went up.
+        let most = u32::try_from(millis(MAX_EJECTION).div_ceil(base)).unwrap_or(u32::MAX);
+        let forgiven = u32::try_from(millis(now).saturating_sub(until) / base).unwrap_or(u32::MAX);
+        let times = self.ejections.load(Ordering::Relaxed).min(most).saturating_sub(forgiven).saturating_add(1);
+        self.ejections.store(times, Ordering::Relaxed);
         let length = settings.base_ejection.saturating_mul(times).min(MAX_EJECTION);
-        self.consecutive.store(0, Ordering::Relaxed);
+        let reached = self.streak.load(Ordering::Relaxed) & ANSWERED != 0;
+        self.streak.store(if reached { 0 } else { UNREACHED }, Ordering::Relaxed);
         self.ejected_until_ms.store(millis(now.saturating_add(length)), Ordering::Relaxed);
         length
     }
@@ -91,13 +130,13 @@ mod tests {
     fn only_consecutive_failures_eject() {
         let (settings, record) = (OutlierDetection::default(), Record::default());
         for _ in 0..4 {
-            assert_eq!(record.failed(&settings), Verdict::Keep);
+            assert_eq!(record.failed(&settings, Failed::Answer), Verdict::Keep);
         }
         record.succeeded();
         for _ in 0..4 {
-            assert_eq!(record.failed(&settings), Verdict::Keep);
+            assert_eq!(record.failed(&settings, Failed::Answer), Verdict::Keep);
         }
-        assert_eq!(record.failed(&settings), Verdict::Eject);
+        assert_eq!(record.failed(&settings, Failed::Answer), Verdict::Eject);
     }
 
     #[test]
@@ -108,9 +147,46 @@ mod tests {
         record.eject(&settings, second);
         assert!(record.is_ejected(second * 30));
         assert!(!record.is_ejected(second * 31));
-        assert_eq!(record.eject(&settings, second * 100), second * 60);
+        assert_eq!(record.eject(&settings, second * 40), second * 60);
         for _ in 0..20 {
             assert!(record.eject(&settings, second) <= MAX_EJECTION);
+        }
+    }
+
+    /// (4)
+    #[test]
+    fn the_factor_of_an_ejection_decays_with_the_time_between_two() {
+        let (settings, record) = (OutlierDetection::default(), Record::default());
+        let second = Duration::from_secs(1);
+        for _ in 0..100 {
+            record.eject(&settings, second);
+        }
+        assert_eq!(record.eject(&settings, second), MAX_EJECTION);
+        assert_eq!(record.eject(&settings, second * (301 + 8 * 30)), second * 90, "eleven less eight");
+        assert_eq!(record.eject(&settings, second * 10_000), second * 30);
+    }
+
+    /// (4)
+    #[test]
+    fn a_sign_of_life_ends_an_ejection_for_failed_connects_and_no_other() {
+        let (settings, second) = (OutlierDetection::default(), Duration::from_secs(1));
+        for (failures, sign, ends) in [
+            ([Failed::Connect; 5], Record::revived as fn(&Record), true),
+            ([Failed::Connect; 5], Record::succeeded, true),
+            ([Failed::Answer; 5], Record::revived, false),
+            ([Failed::Answer; 5], Record::succeeded, false),
+            (
+                [Failed::Connect, Failed::Answer, Failed::Connect, Failed::Connect, Failed::Connect],
+                Record::revived,
+                false,
+            ),
+        ] {
+            let record = Record::default();
+            let verdicts = failures.map(|failed| record.failed(&settings, failed));
+            assert_eq!(verdicts.last(), Some(&Verdict::Eject));
+            record.eject(&settings, second);
+            sign(&record);
+            assert_eq!(!record.is_ejected(second * 2), ends, "{failures:?}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Retries: when to try again, how long to wait, and how many retries there may be.
 //! Shape: [`RetryPolicy`] belongs to a rule; [`Budget`] to a cluster, shared by all workers of a proxy.
 //! Spec: Envoy `retry_policy`; Linkerd's retry budget (ratio plus a minimum per second).
-//! Invariant: in any span of t seconds with n requests at most `ratio * n + min_per_second * t + capacity` retries.
+//! Invariant: in any span of t seconds with n requests at most `ratio * n + min_per_second * t + capacity` retries of requests
+//! that may have reached an application; others cost no budget and are bounded by the attempts of their rule.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
@@ -19,7 +20,7 @@ pub const MAX_REPLAY: usize = 64 * 1024;
 ///
 /// # Defaults
 /// 2 tries; after a failed connect or REFUSED_STREAM for every method (nothing was sent), and for idempotent methods
-/// also on 502, 503, 504 and reset; 25 ms back-off, doubled each time up to 250 ms, with full jitter.
+/// also on 502, 503, 504 and reset; the back-off is at least 25 ms, doubled each time up to 250 ms.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RetryPolicy {
     /// Tries in all, the first one included; 1 switches retries off.
@@ -30,9 +31,9 @@ pub struct RetryPolicy {
     pub status_codes: Vec<u16>,
     /// Whether methods that are not idempotent are tried again although the request may have been seen.
     pub any_method: bool,
-    /// The wait before the second try; doubled for each further one.
+    /// The least wait before the second try; doubled for each further one. The wait is up to twice as long, at random.
     pub backoff_base: Duration,
-    /// The longest wait.
+    /// The longest wait, but at least `backoff_base`.
     pub backoff_max: Duration,
 }
 
@@ -85,7 +86,24 @@ pub enum Outcome {
     Status(u16),
 }
 
+impl Outcome {
+    /// Whether the request did not reach the application. Then another try costs the service nothing, and no budget.
+    pub fn is_unreached(self) -> bool {
+        match self {
+            Self::ConnectFailure | Self::RefusedStream => true,
+            Self::Reset | Self::TryTimeout | Self::Status(_) => false,
+        }
+    }
+}
+
 impl RetryPolicy {
+    /// Lets these statuses, and no others, be tried again (Gateway API, `HTTPRouteRetry.codes`).
+    pub fn only_codes(&mut self, codes: &[u16]) {
+        self.on.gateway_error = false;
+        self.on.server_error = false;
+        self.status_codes = codes.to_vec();
+    }
+
     /// Whether an attempt that ended so is worth another one. `method` decides when the request may have been seen.
     pub fn retries(&self, outcome: Outcome, method: &str) -> bool {
         let may_repeat = self.any_method || is_idempotent(method);
@@ -103,10 +121,12 @@ impl RetryPolicy {
         }
     }
 
-    /// The wait before try number `next` (2 is the second); `random` is uniform in 0..1.
+    /// The wait before try number `next` (2 is the second); `random` is uniform in 0..1. Never shorter than `backoff_base`
+    /// (Gateway API, `HTTPRouteRetry.backoff`: a minimum).
     pub fn backoff(&self, next: u32, random: f64) -> Duration {
-        let doubled = self.backoff_base.saturating_mul(1 << next.saturating_sub(2).min(16));
-        doubled.min(self.backoff_max).mul_f64(random.clamp(0.0, 1.0))
+        let most = self.backoff_max.max(self.backoff_base);
+        let least = self.backoff_base.saturating_mul(1 << next.saturating_sub(2).min(16)).min(most);
+        (least + least.mul_f64(random.clamp(0.0, 1.0))).min(most)
     }
 }
 
@@ -127,12 +147,10 @@ const RETRY: i64 = 1000;
 const CAPACITY_SECONDS: i64 = 10;
 
 impl Budget {
-    /// A bucket with one second of `min_per_second` in it. `now`: since any fixed point, monotonic.
+    /// A full bucket, so that the first requests have the tries that their rule promises. `now`: since any fixed point,
+    /// monotonic.
     pub fn new(settings: &RetryBudget, now: Duration) -> Self {
-        Self {
-            balance: AtomicI64::new(i64::from(settings.min_per_second) * RETRY),
-            refilled_ms: AtomicU64::new(millis(now)),
-        }
+        Self { balance: AtomicI64::new(capacity(settings)), refilled_ms: AtomicU64::new(millis(now)) }
     }
 
     /// Counts a request. Cost: two atomic operations.
@@ -196,9 +214,29 @@ mod tests {
     #[test]
     fn backoff_doubles_up_to_its_maximum() {
         let policy = RetryPolicy::default();
-        let waits: Vec<u128> = (2..7).map(|next| policy.backoff(next, 1.0).as_millis()).collect();
-        assert_eq!(waits, [25, 50, 100, 200, 250]);
-        assert_eq!(policy.backoff(3, 0.0), Duration::ZERO);
+        for (random, expected) in [(0.0, [25, 50, 100, 200, 250]), (1.0, [50, 100, 200, 250, 250])] {
+            let waits: Vec<u128> = (2..7).map(|next| policy.backoff(next, random).as_millis()).collect();
+            assert_eq!(waits, expected);
+        }
+    }
+
+    /// (9)
+    #[test]
+    fn backoff_is_a_least_wait() {
+        let second = Duration::from_secs(1);
+        let policy = RetryPolicy { backoff_base: second, backoff_max: Duration::ZERO, ..RetryPolicy::default() };
+        for random in [0.0, 0.5, 1.0] {
+            assert!((2..9).all(|next| policy.backoff(next, random) >= second));
+        }
+    }
+
+    /// (9)
+    #[test]
+    fn a_budget_starts_full() {
+        let settings = RetryBudget { ratio: 0.0, min_per_second: 10 };
+        let budget = Budget::new(&settings, Duration::ZERO);
+        let granted = (0..1000).filter(|_| budget.withdraw(&settings, Duration::ZERO)).count();
+        assert_eq!(granted, 100);
     }
 
     proptest! {
@@ -220,7 +258,7 @@ mod tests {
                 for _ in 0..asks {
                     granted += u64::from(budget.withdraw(&settings, Duration::from_millis(now)));
                 }
-                let allowed = ratio * requests as f64 + f64::from(min) * (now as f64 / 1000.0) + f64::from(min);
+                let allowed = ratio * requests as f64 + f64::from(min) * (now as f64 / 1000.0) + capacity(&settings) as f64 / RETRY as f64;
                 prop_assert!(granted as f64 <= allowed + 1e-6, "{granted} retries, {allowed} allowed");
             }
         }

@@ -5,7 +5,7 @@
 use rustls::server::Acceptor;
 use weft_proxy::{
     fuzzing::{self, Hello},
-    tls::{ALPN_HTTP, ALPN_TCP},
+    tls::ALPNS,
 };
 
 use crate::cuts;
@@ -27,8 +27,7 @@ pub fn run(bytes: &[u8]) {
     match hello {
         Hello::Mesh | Hello::Application if bytes.len() < fuzzing::MAX_HELLO => {
             assert_eq!(accepts(bytes), Some(true), "{hello:?}, but rustls finds no ClientHello");
-            let ours =
-                alpn(bytes).is_some_and(|names| names.iter().any(|name| *name == ALPN_HTTP || *name == ALPN_TCP));
+            let ours = alpn(bytes).is_some_and(|names| names.iter().any(|name| ALPNS.contains(name)));
             assert_eq!(hello == Hello::Mesh, ours, "the ALPN has another reading");
         }
         // Too long to be of the mesh.
@@ -60,7 +59,7 @@ fn accepts(bytes: &[u8]) -> Option<bool> {
 
 /// The ALPN names of the ClientHello at the beginning; `None` where there is no such extension, or what is there is cut off.
 fn alpn(bytes: &[u8]) -> Option<Vec<&'static [u8]>> {
-    let names = [ALPN_HTTP, ALPN_TCP];
+    let names = ALPNS;
     // The message may span records: joined first.
     let (mut message, mut rest) = (Vec::new(), bytes);
     while let Some((&[_, _, _, high, low], after)) = rest.split_first_chunk::<5>() {

@@ -67,7 +67,7 @@ impl Mesh {
 
     /// What rustls shakes hands with as the client, for opaque bytes; nothing is resumed.
     pub fn client(&self) -> Arc<ClientConfig> {
-        self.0.client(ALPN_TCP, (Ipv4Addr::LOCALHOST, 1).into(), &self.0.identity).0
+        self.0.client(&[ALPN_TCP], (Ipv4Addr::LOCALHOST, 1).into(), &self.0.identity).0
     }
 
     /// Answers a handshake.

@@ -12,7 +12,7 @@
 //!
 //! # Defaults
 //! TLS 1.3 only; X25519MLKEM768, X25519, P-256, P-384; AES-128-GCM first; client certificate required; resumption
-//! within one [`MeshTls`], no 0-RTT; no SNI; ALPN `weft-h2` or `weft-tcp`.
+//! within one [`MeshTls`], no 0-RTT; no SNI; ALPN `weft-h2`, `weft-tcp-2` or `weft-tcp`.
 
 mod aead;
 pub(crate) mod handshake;
@@ -44,8 +44,12 @@ use self::{
 
 /// ALPN of the hop for HTTP of every version.
 pub const ALPN_HTTP: &[u8] = b"weft-h2";
-/// ALPN of the hop for opaque bytes.
+/// ALPN of the hop for opaque bytes, where the caller's proxy cannot learn whether the application was reached.
 pub const ALPN_TCP: &[u8] = b"weft-tcp";
+/// ALPN of the hop for opaque bytes after a verdict (`upstream::verdict`).
+pub const ALPN_VERDICT: &[u8] = b"weft-tcp-2";
+/// Every ALPN of the hop, the preferred one first.
+pub const ALPNS: [&[u8]; 3] = [ALPN_HTTP, ALPN_VERDICT, ALPN_TCP];
 
 /// What a proxy needs to speak mesh TLS in both directions.
 #[derive(Debug)]
@@ -93,7 +97,7 @@ impl MeshTls {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
             .with_single_cert(svid.chain.clone(), svid.key.clone_key())?;
-        server.alpn_protocols = vec![ALPN_HTTP.to_vec(), ALPN_TCP.to_vec()];
+        server.alpn_protocols = ALPNS.map(<[u8]>::to_vec).into();
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.ticketer = Arc::new(Tickets::new(ends)?);
         server.send_tls13_tickets = TICKETS;
@@ -123,13 +127,13 @@ impl MeshTls {
     /// are kept once the peer's identity was checked: [`Offer::keep_until`].
     pub(crate) fn client(
         &self,
-        alpn: &[u8],
+        alpn: &[&[u8]],
         address: SocketAddr,
         expected: &Identity,
     ) -> (Arc<ClientConfig>, Arc<Offer>) {
         let offer = self.sessions.with(address, expected);
         let mut config = self.client.clone();
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = Resumption::store(offer.clone());
         (Arc::new(config), offer)
     }

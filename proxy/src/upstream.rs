@@ -3,3 +3,4 @@
 pub(crate) mod cluster;
 pub(crate) mod dial;
 pub(crate) mod pool;
+pub(crate) mod verdict;

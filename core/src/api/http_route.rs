@@ -176,7 +176,7 @@ pub struct HttpRouteTimeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpRouteRetry {
-    /// Statuses, 400 to 599, that are tried again.
+    /// Statuses, 400 to 599, that are tried again, and no others. Empty: those of the TrafficPolicy, or 502 to 504.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub codes: Vec<u16>,
     /// Further tries after the first. 0 switches retries off.

@@ -107,7 +107,7 @@ pub enum RetryCondition {
     ServerError,
 }
 
-/// How long to wait between tries, doubled each time, with full jitter.
+/// How long to wait between tries: at least this long, doubled each time, and up to twice as long at random.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backoff {
@@ -135,10 +135,10 @@ pub struct Budget {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutlierDetection {
-    /// Consecutive 502, 503, 504, resets or failed connects. Default 5; 0 switches outlier detection off.
+    /// Consecutive 502, 503, 504, gRPC's UNAVAILABLE, answers that are cut, malformed or late, resets or failed connects. Default 5; 0 switches outlier detection off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<u32>,
-    /// How long, times the number of ejections so far. Default 30 s.
+    /// How long, times the number of ejections so far, less one for each such time between two of them. Default 30 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_ejection: Option<Duration>,
     /// At most this part of the endpoints at once. Ratio 0..=1. Default 0.5.

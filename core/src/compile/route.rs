@@ -244,7 +244,7 @@ fn settings(forward: &mut Forward, rule: Option<&HttpRouteRule>, policy: Option<
             forward.retry.attempts = attempts.saturating_add(1);
         }
         if !retry.codes.is_empty() {
-            forward.retry.status_codes.clone_from(&retry.codes);
+            forward.retry.only_codes(&retry.codes);
         }
         if let Some(backoff) = retry.backoff {
             let base = Duration::from(backoff);

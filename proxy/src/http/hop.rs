@@ -6,7 +6,7 @@
 //! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched to this protocol (101) |
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
-//! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; not stripped on the way back |
+//! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; `BUDGET` beside it, or on the application's own answer: no retry was left in the budget; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
 use weft_http::{
@@ -21,6 +21,8 @@ const VERSION: &str = "weft-version";
 pub(crate) const UPGRADED: &str = "weft-upgraded";
 /// On an answer that a proxy gave instead of the application: the flag of the failure.
 pub(crate) const ERROR: &str = "weft-error";
+/// A further value of [`ERROR`]: no retry was left in the budget.
+pub(crate) const OVER_BUDGET: &[u8] = b"BUDGET";
 const STATUS: &str = "weft-status";
 const METHOD: &str = "weft-method";
 /// For the application: the SPIFFE ID of the caller.

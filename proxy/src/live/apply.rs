@@ -68,7 +68,13 @@ impl Live {
             .map(|endpoint| {
                 let key = (endpoint.address, endpoint.identity.as_ref());
                 let known = kept.get(&key).map(|known| Arc::clone(known));
-                match known.or_else(|| self.returning.take(&state, key)) {
+                let returned = || {
+                    let known = self.returning.take(&state, key)?;
+                    // It has registered anew.
+                    known.memory.record.revived();
+                    Some(known)
+                };
+                match known.or_else(returned) {
                     Some(known) if known.endpoint == *endpoint => known,
                     Some(known) => Arc::new(known.updated(endpoint.clone())),
                     None => Arc::new(EndpointState::new(endpoint.clone(), &state.counts, self.workers)),

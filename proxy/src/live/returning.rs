@@ -1,5 +1,6 @@
 //! Endpoints that have left their cluster's set and may come back: an endpoint that comes and goes within a moment, as a
-//! restarted control plane shows it, keeps its connections and its ejection.
+//! restarted control plane shows it, keeps its connections, and its ejection where that was
+//! for answers.
 //!
 //! # Defaults
 //! An endpoint is kept for 2 s, and at most 1,000 of them; beyond, the one that left first goes first.

@@ -7,10 +7,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{
     cluster::HttpVersion as ClusterVersion,
     failure::{Failure, Limit},
+    outlier::Failed,
     retry::Outcome,
     route::Forward,
 };
-use weft_http::head::Version as HttpVersion;
+use weft_http::{
+    fields::{Fields, Name},
+    head::Version as HttpVersion,
+};
 
 use super::deliver;
 use crate::{
@@ -46,6 +50,8 @@ pub(crate) struct Progress {
     pub(crate) attempts: u32,
     /// The endpoint tried last.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Another try was due, and the cluster's budget had none left.
+    pub(crate) over_budget: bool,
 }
 
 /// An attempt in flight at its endpoint, until its answer has ended. Each attempt owns its own.
@@ -55,13 +61,38 @@ pub(crate) struct Flight {
     /// The connection, where the answer switched it to another protocol.
     pub(crate) switched: Option<Switched>,
     /// Counted as in flight there.
-    at: Option<(Arc<Cluster>, Arc<EndpointState>)>,
+    at: Option<Place>,
+}
+
+/// Where an attempt is in flight.
+struct Place {
+    cluster: Arc<Cluster>,
+    endpoint: Arc<EndpointState>,
+    /// Whether outlier detection has counted how it went.
+    judged: bool,
 }
 
 impl Flight {
     /// Counted as in flight at an endpoint.
     fn at(cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>) -> Self {
-        Self { lease: None, switched: None, at: Some((cluster.clone(), endpoint.clone())) }
+        Self {
+            lease: None,
+            switched: None,
+            at: Some(Place { cluster: cluster.clone(), endpoint: endpoint.clone(), judged: false }),
+        }
+    }
+
+    /// Counts for outlier detection how the answer went, once: the first word counts. An answer is good only at its end; one that
+    /// the caller leaves is neither.
+    pub(crate) fn judge(&mut self, worker: &Worker, failed: Option<Failed>) {
+        let Some(place) = self.at.as_mut().filter(|place| !place.judged) else { return };
+        place.judged = true;
+        match failed {
+            None => place.endpoint.memory.record.succeeded(),
+            Some(failed) => {
+                count_failure(worker, &place.cluster, &place.endpoint, failed, worker.shared.live.now());
+            }
+        }
     }
 
     /// The same, counted as in flight where `other` is.
@@ -73,9 +104,9 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        if let Some((cluster, endpoint)) = &self.at {
-            endpoint.memory.load.end();
-            cluster.state.requests.fetch_sub(1, Relaxed);
+        if let Some(place) = &self.at {
+            place.endpoint.memory.load.end();
+            place.cluster.state.requests.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -110,11 +141,13 @@ pub(crate) async fn run(
         progress.endpoint = Some(endpoint.endpoint.address);
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
         let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
-            Ok((answer, flight)) => {
-                let retry = !last && rule.retry.retries(Outcome::Status(answer.head.status), head.request.method());
-                if !retry || body.again().is_none() || !may_retry(worker, cluster, "status") {
+            Ok((answer, mut flight)) => {
+                let outcome = Outcome::Status(answer.head.status);
+                let retry = !last && rule.retry.retries(outcome, head.request.method());
+                if !retry || body.again().is_none() || !may_retry(worker, cluster, outcome, "status", progress) {
                     return Ok((bounded(answer, deadline, rule.idle_timeout), flight));
                 }
+                flight.judge(worker, None);
                 // The connection goes back before the unread answer is dropped.
                 drop(flight);
                 None
@@ -124,8 +157,10 @@ pub(crate) async fn run(
                 if timed_out {
                     return Err(Failure::RequestTimeout);
                 }
-                let retry = failure.retry().is_some_and(|outcome| rule.retry.retries(outcome, head.request.method()));
-                if last || !retry || body.again().is_none() || !may_retry(worker, cluster, failure.reply().flag) {
+                let Some(outcome) = failure.retry() else { return Err(failure) };
+                let retry = !last && rule.retry.retries(outcome, head.request.method());
+                let cause = failure.reply().flag;
+                if !retry || body.again().is_none() || !may_retry(worker, cluster, outcome, cause, progress) {
                     return Err(failure);
                 }
                 Some(failure)
@@ -172,24 +207,39 @@ async fn once(
     endpoint.memory.load.start();
     let flight = Flight::at(cluster, endpoint);
     let send = send(worker, cluster, endpoint, head, body, flight);
-    let result = match limit {
+    let mut result = match limit {
         None => send.await,
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
     };
     let ended = Instant::now();
     let now = worker.shared.live.at(ended);
-    let failed = match &result {
-        Ok((answer, _)) => matches!(answer.head.status, 502..=504),
-        Err(failure) => failure.retry().is_some(),
-    };
-    if failed {
-        endpoint.memory.load.observe(ended - started, now);
-        count_failure(worker, cluster, endpoint, now);
-    } else if result.is_ok() {
-        endpoint.memory.load.observe(ended - started, now);
-        endpoint.memory.record.succeeded();
+    match &mut result {
+        Ok((answer, flight)) => {
+            endpoint.memory.load.observe(ended - started, now);
+            if matches!(answer.head.status, 502..=504) || is_unavailable(&head.request.fields, &answer.head.fields) {
+                flight.judge(worker, Some(Failed::Answer));
+            } else if flight.switched.is_some() {
+                flight.judge(worker, None);
+            }
+        }
+        Err(failure) => {
+            if let Some(failed) = failure.failed() {
+                endpoint.memory.load.observe(ended - started, now);
+                count_failure(worker, cluster, endpoint, failed, now);
+            }
+        }
     }
     result
+}
+
+/// Whether the fields of an answer without a body, or trailers, say in gRPC's way what 502 to 504 say in HTTP's: UNAVAILABLE, or
+/// DEADLINE_EXCEEDED where the `request` set no deadline of its own (gRPC over HTTP/2, "Timeout").
+pub(crate) fn is_unavailable(request: &Fields, answer: &Fields) -> bool {
+    match answer.first(Name::GrpcStatus) {
+        Some(b"14") => true,
+        Some(b"4") => request.named("grpc-timeout").next().is_none(),
+        _ => false,
+    }
 }
 
 async fn send(
@@ -240,8 +290,14 @@ fn bounds(cluster: &Cluster) -> Bounds {
 }
 
 /// Counts a failure of an endpoint, and tells when that ejects it.
-fn count_failure(worker: &Worker, cluster: &Cluster, endpoint: &EndpointState, now: Duration) {
-    if cluster.state.failed(endpoint, &cluster.settings, now) {
+pub(crate) fn count_failure(
+    worker: &Worker,
+    cluster: &Cluster,
+    endpoint: &EndpointState,
+    failed: Failed,
+    now: Duration,
+) {
+    if cluster.state.failed(endpoint, failed, &cluster.settings, now) {
         let address = endpoint.endpoint.address.to_string();
         worker.metrics.event("weft_ejections_total", &[("cluster", &cluster.name)]);
         tracing::info!(cluster = %cluster.name, endpoint = address, "endpoint ejected");
@@ -277,8 +333,8 @@ async fn warm(worker: Arc<Worker>, cluster: Arc<Cluster>, endpoint: Arc<Endpoint
     let Some(pool) = endpoint.pool(worker.index, version) else { return };
     let Err(failure) = pool.warm(worker.opener(), bounds(&cluster)).await else { return };
     tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.endpoint.address, ?failure, "not connected");
-    if failure.retry().is_some() {
-        count_failure(&worker, &cluster, &endpoint, worker.shared.live.now());
+    if let Some(failed) = failure.failed() {
+        count_failure(&worker, &cluster, &endpoint, failed, worker.shared.live.now());
     }
 }
 
@@ -299,9 +355,11 @@ pub(crate) async fn pick(
     state.pick(tried, worker.shared.live.at(now)).ok_or_else(|| state.none())
 }
 
-/// Whether the budget has a retry left; counts it either way.
-fn may_retry(worker: &Worker, cluster: &Cluster, cause: &str) -> bool {
-    let granted = cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.live.now());
+/// Whether the budget has a retry left; counts it either way. A request that did not reach the application needs none.
+fn may_retry(worker: &Worker, cluster: &Cluster, outcome: Outcome, cause: &str, progress: &mut Progress) -> bool {
+    let granted =
+        outcome.is_unreached() || cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.live.now());
+    progress.over_budget = !granted;
     let result = if granted { "tried" } else { "over_budget" };
     worker.metrics.event("weft_retries_total", &[("cluster", &cluster.name), ("cause", cause), ("result", result)]);
     granted

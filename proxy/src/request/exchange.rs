@@ -7,11 +7,11 @@ use std::sync::{
 };
 
 use tokio::time::Instant;
-use weft_core::{failure::Failure, listener::AccessLog as LogPolicy};
+use weft_core::{failure::Failure, listener::AccessLog as LogPolicy, outlier::Failed};
 use weft_http::fields::{Fields, Name};
 
 use super::{
-    attempt::{Flight, Progress},
+    attempt::{Flight, Progress, is_unavailable},
     tunnel,
 };
 use crate::{
@@ -157,6 +157,13 @@ impl Exchange {
         self.finish();
     }
 
+    /// Outlier detection learns how the answer went.
+    fn judge(&mut self, failed: Option<Failed>) {
+        if let Some(flight) = &mut self.flight {
+            flight.judge(&self.worker, failed);
+        }
+    }
+
     /// Counts a gRPC status as one of HTTP: statuses that are the server's fault become 5xx.
     fn grpc_status(&mut self, fields: &Fields) {
         self.status = match fields.first(Name::GrpcStatus) {
@@ -214,10 +221,14 @@ impl Watcher for Exchange {
         hop::strip(trailers);
         if self.is_grpc() {
             self.grpc_status(trailers);
+            if is_unavailable(&self.head.request.fields, trailers) {
+                self.judge(Some(Failed::Answer));
+            }
         }
     }
 
     fn end(mut self: Box<Self>) {
+        self.judge(None);
         if let Some(flight) = &mut self.flight
             && let Some(lease) = flight.lease.take()
         {
@@ -227,6 +238,9 @@ impl Watcher for Exchange {
     }
 
     fn error(mut self: Box<Self>, error: &Failure) {
+        if let Some(failed) = error.failed() {
+            self.judge(Some(failed));
+        }
         self.failure = Some(error.clone());
         self.finish();
     }

@@ -44,8 +44,8 @@ use crate::{
     stream::{Duplex, Stream, tls_error},
     tcp::guard::Guarded,
     telemetry::{Protocol, RequestLabels, RequestSeries, Security},
-    tls::{ALPN_HTTP, SvidError, handshake, verify::Peer},
-    upstream::{dial::plain, pool::Version},
+    tls::{ALPN_HTTP, ALPN_VERDICT, SvidError, handshake, verify::Peer},
+    upstream::{dial::plain, pool::Version, verdict},
     worker::Worker,
 };
 
@@ -164,9 +164,15 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
     if established.alpn.as_deref() == Some(ALPN_HTTP) {
         return serve(&worker, stream, accepted, Some(verified), Caller::Proxy, Version::Http2);
     }
-    // Opaque bytes, says the peer. They are not where the port speaks HTTP, whatever the peer says.
+    let waits = established.alpn.as_deref() == Some(ALPN_VERDICT);
+    told_opaque(worker, stream, accepted, verified, waits).await;
+}
+
+/// Opaque bytes, says the peer. They are not where the port speaks HTTP, whatever the peer says. `waits`: for a verdict.
+async fn told_opaque(worker: Arc<Worker>, mut stream: Stream, accepted: Accepted, verified: Peer, waits: bool) {
+    let flow = accepted.flow;
     let port = flow.destination.port();
-    let refused = match settings(&worker, port) {
+    let allowed = match settings(&worker, port) {
         None => Err(Failure::NotConfigured),
         Some((_, PortProtocol::Http | PortProtocol::Http2)) => Err(Failure::ProtocolRefused),
         Some((_, protocol @ (PortProtocol::Detect | PortProtocol::Tcp))) => {
@@ -174,16 +180,31 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
             authorize::connection(&live, port, Some(&verified.identity)).map(|()| protocol)
         }
     };
-    match refused {
-        Ok(PortProtocol::Detect) => {
-            let connect = deliver::connect(&worker, flow.destination);
-            match prelude::read(stream, Silence::ServerSpeaksFirst, connect).await {
-                Ok(prelude) => detected(worker, prelude, accepted, Some(verified)).await,
-                Err(error) => error.end(&worker, flow),
+    let connected = match allowed {
+        Ok(protocol) => deliver::connect(&worker, flow.destination).await.map(|application| (protocol, application)),
+        Err(failure) => Err(failure),
+    };
+    let (protocol, application) = match connected {
+        Ok(connected) => connected,
+        Err(failure) => {
+            refuse::connection(&worker, flow, Some(&verified.identity), "", &failure);
+            if waits {
+                verdict::refuse(stream, &failure).await;
             }
+            return;
         }
-        Ok(_) => opaque(worker, stream, accepted, Some(verified), None).await,
-        Err(failure) => refuse::connection(&worker, flow, Some(&verified.identity), "", &failure),
+    };
+    if waits && let Err(error) = verdict::connected(&mut stream).await {
+        tracing::debug!(%error, peer = %flow.peer, "the caller's proxy is gone");
+        return;
+    }
+    if protocol == PortProtocol::Detect {
+        match prelude::read(stream, Silence::ServerSpeaksFirst, std::future::ready(Ok(application))).await {
+            Ok(prelude) => detected(worker, prelude, accepted, Some(verified)).await,
+            Err(error) => error.end(&worker, flow),
+        }
+    } else {
+        opaque(worker, stream, accepted, Some(verified), Some(application)).await;
     }
 }
 
@@ -304,7 +325,12 @@ impl Inbound {
                 Ok(exchange.answer(answer))
             }
             // Nothing reached the application: another instance may do better, whatever the method.
-            Err(failure @ (Failure::Connect(_) | Failure::ConnectTimeout | Failure::Overloaded(_))) if mesh => {
+            Err(
+                failure @ (Failure::Connect(_)
+                | Failure::ConnectTimeout
+                | Failure::Overloaded(_)
+                | Failure::RefusedStream),
+            ) if mesh => {
                 exchange.refuse(failure);
                 Err(Refused)
             }

@@ -52,7 +52,7 @@ use crate::{
     telemetry::{Flow, Security},
     upstream::{
         cluster::{Cluster, EndpointState},
-        dial::{Alpn, plain},
+        dial::plain,
         pool::Version,
     },
     worker::Worker,
@@ -260,7 +260,7 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundListener) -> Result<Call
                 may_call_itself(worker, address)?;
                 worker.dialer.tcp(address, settings.connect_timeout).await.map(plain)
             }
-            Some(identity) => worker.dialer.mesh(address, identity, Alpn::Tcp, settings.connect_timeout).await,
+            Some(identity) => worker.dialer.opaque(address, identity, settings.connect_timeout).await,
             None => worker.dialer.tcp(address, settings.connect_timeout).await.map(plain),
         };
         match dialled {
@@ -270,11 +270,10 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundListener) -> Result<Call
                 return Ok(Callee { stream, cluster: cluster.clone(), endpoint, _slot: slot });
             }
             Err(failure) => {
-                if cluster.state.failed(&endpoint, settings, worker.shared.live.now()) {
-                    worker.metrics.event("weft_ejections_total", &[("cluster", &cluster.name)]);
-                }
+                let Some(failed) = failure.failed() else { return Err(failure) };
+                attempt::count_failure(worker, cluster, &endpoint, failed, worker.shared.live.now());
                 tried.push(address);
-                if failure.retry().is_none() || tried.len() >= TCP_TRIES {
+                if tried.len() >= TCP_TRIES {
                     return Err(failure);
                 }
             }

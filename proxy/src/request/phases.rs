@@ -110,6 +110,7 @@ async fn attempt(
 /// Answer: gives the caller outside the hop the upstream's answer, a switch of protocols, or the failure.
 pub(crate) fn answer(exchange: Box<Exchange>, result: Result<Answer, Failure>) -> Answer {
     let upgrade = exchange.head.upgrade.is_some();
+    let over_budget = exchange.progress.over_budget;
     match result {
         Ok(answer) if upgrade && upgrade::was_accepted(&answer.head) => {
             let http2 = exchange.connection.protocol == Protocol::Http2;
@@ -120,8 +121,20 @@ pub(crate) fn answer(exchange: Box<Exchange>, result: Result<Answer, Failure>) -
                 hop::reveal_success(&mut answer.head);
             }
             hop::strip_answer(&mut answer.head.fields);
+            tell_budget(over_budget, &mut answer);
             exchange.answer(answer)
         }
-        Err(failure) => exchange.fail(failure),
+        Err(failure) => {
+            let mut answer = exchange.fail(failure);
+            tell_budget(over_budget, &mut answer);
+            answer
+        }
+    }
+}
+
+/// Tells the caller that its request would have been tried again if the budget for retries had not been empty.
+fn tell_budget(over_budget: bool, answer: &mut Answer) {
+    if over_budget {
+        answer.head.fields.push(hop::ERROR.as_bytes(), hop::OVER_BUDGET);
     }
 }

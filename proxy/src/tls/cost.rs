@@ -23,7 +23,7 @@ struct Cost {
 /// One handshake and the ticket after it, up to where both proxies know whom they talk to.
 fn handshake(client: &MeshTls, server: &MeshTls, cost: &mut Cost) -> &'static str {
     let start = Instant::now();
-    let (config, offer) = client.client(ALPN_TCP, ([127, 0, 0, 1], 1).into(), &server.identity);
+    let (config, offer) = client.client(&[ALPN_TCP], ([127, 0, 0, 1], 1).into(), &server.identity);
     let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     let mut client = ClientConnection::new(config, name).unwrap();
     cost.client += start.elapsed();
@@ -145,7 +145,7 @@ fn parts_of_a_handshake() {
     let tls = mesh.tls("order", TlsRecords::Weft, provider());
     let chain = RootChain::new(Arc::new(tls.svid.roots().unwrap()), &provider());
     let leaf = &tls.svid.chain[0];
-    let (config, _) = tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity);
+    let (config, _) = tls.client(&[ALPN_HTTP], ([127, 0, 0, 1], 1).into(), &tls.identity);
     let name = || ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     let mut first = Vec::new();
     ClientConnection::new(config, name()).unwrap().write_tls(&mut first).unwrap();
@@ -160,7 +160,7 @@ fn parts_of_a_handshake() {
     time("read identity and dates", &|| drop(svid::leaf(leaf).unwrap()));
     time("tell a ClientHello", &|| assert_eq!(hello::sniff(&first), hello::Hello::Mesh));
     time("a client's configuration for one handshake", &|| {
-        drop(tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity));
+        drop(tls.client(&[ALPN_HTTP], ([127, 0, 0, 1], 1).into(), &tls.identity));
     });
     time("seal a ticket", &|| drop(tickets.encrypt(&[7; 600]).unwrap()));
     time("open a ticket", &|| drop(tickets.decrypt(&sealed).unwrap()));

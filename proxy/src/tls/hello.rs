@@ -3,7 +3,7 @@
 
 use rustls::server::Acceptor;
 
-use super::{ALPN_HTTP, ALPN_TCP};
+use super::ALPNS;
 
 /// The first byte of a TLS handshake record (RFC 8446 §5.1).
 pub(crate) const HANDSHAKE: u8 = 0x16;
@@ -53,7 +53,7 @@ pub(crate) fn sniff(bytes: &[u8]) -> Hello {
             Ok(None) => {}
             Ok(Some(accepted)) => {
                 let ours = |protocols: rustls::server::ClientHello<'_>| {
-                    protocols.alpn().is_some_and(|mut names| names.any(|name| name == ALPN_HTTP || name == ALPN_TCP))
+                    protocols.alpn().is_some_and(|mut names| names.any(|name| ALPNS.contains(&name)))
                 };
                 return if ours(accepted.client_hello()) { Hello::Mesh } else { Hello::Application };
             }
@@ -89,6 +89,7 @@ mod tests {
     fn mesh_and_application_tls_are_told_apart_by_alpn() {
         assert_eq!(sniff(&hello(&[b"weft-h2"])), Hello::Mesh);
         assert_eq!(sniff(&hello(&[b"weft-tcp"])), Hello::Mesh);
+        assert_eq!(sniff(&hello(&[b"weft-tcp-2"])), Hello::Mesh);
         assert_eq!(sniff(&hello(&[b"h2", b"http/1.1"])), Hello::Application);
         assert_eq!(sniff(&hello(&[])), Hello::Application);
     }

@@ -25,11 +25,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::{
-    telemetry::exposition::render,
-    tls::svid::unix_now,
-    upstream::dial::{Alpn, Dialer},
-};
+use crate::{telemetry::exposition::render, tls::svid::unix_now, upstream::dial::Dialer};
 
 const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_secs(3);
@@ -144,7 +140,7 @@ fn dialer(tls: MeshTls) -> Dialer {
 /// Connects and reads the server's byte, which comes after its ticket. Returns how the handshake went.
 async fn call(client: &Dialer, address: SocketAddr, account: &str) -> Result<&'static str, String> {
     let before = shaken(client);
-    let opened = client.mesh(address, &identity(account), Alpn::Tcp, WAIT).await;
+    let opened = client.handshake(address, &identity(account), &[ALPN_TCP], WAIT).await.map(|(stream, _)| stream);
     let mut stream = opened.map_err(|failure| format!("{failure:?}"))?;
     let kind = match (before, shaken(client)) {
         ([full, resumed], [after, same]) if (after, same) == (full + 1, resumed) => "full",
@@ -223,7 +219,7 @@ async fn a_client_keeps_so_many_sessions_for_a_peer(records: TlsRecords) {
     let client = dialer(mesh.tls("order", records, provider()));
     let mut open = Vec::new();
     for _ in 0..12 {
-        open.push(client.mesh(server.address, &identity("product"), Alpn::Tcp, WAIT).await.unwrap());
+        open.push(client.handshake(server.address, &identity("product"), &[ALPN_TCP], WAIT).await.unwrap().0);
         assert_eq!(server.seen().await.unwrap().0, "full", "nothing was read, so there is no ticket");
     }
     for stream in &mut open {
@@ -295,7 +291,7 @@ async fn what_a_connection_of_an_old_generation_brings_is_not_kept(records: TlsR
     let mesh = Authority::new();
     let server = Server::start(&mesh.tls("product", records, provider())).await;
     let client = dialer(mesh.tls("order", records, provider()));
-    let mut old = client.mesh(server.address, &identity("product"), Alpn::Tcp, WAIT).await.unwrap();
+    let (mut old, _) = client.handshake(server.address, &identity("product"), &[ALPN_TCP], WAIT).await.unwrap();
     client.tls.store(Some(Arc::new(mesh.tls("order", records, provider()))));
     timeout(WAIT, old.read_u8()).await.unwrap().unwrap();
     assert_eq!(kept(&client), "Sessions(0)");

@@ -23,9 +23,9 @@ use tokio::sync::Notify;
 use weft_core::{
     balancer,
     cluster::Cluster as Settings,
-    endpoint::{Endpoint, Health},
+    endpoint::Endpoint,
     failure::Failure,
-    outlier,
+    outlier::{self, Failed},
     retry::Budget,
 };
 
@@ -125,8 +125,8 @@ impl ClusterState {
         self.changed.notify_waiters();
     }
 
-    /// The endpoint for the next attempt, avoiding those `tried` before where there is another. Ejected, draining and
-    /// unhealthy ones are used only when nothing better is left (panic routing).
+    /// The endpoint for the next attempt: a usable one that was not `tried` before, or the best that is left, by
+    /// [`EndpointState::rank`].
     pub(crate) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
         // The common case looks at two healthy endpoints, or some more; only when none of them is usable are all looked at.
         self.pick_where(tried, now, |_| true).or_else(|| self.pick_among_all(tried, now))
@@ -148,20 +148,13 @@ impl ClusterState {
         endpoints.get(picked).cloned()
     }
 
+    /// The cheaper of two of the best there is, by [`EndpointState::rank`].
     fn pick_among_all(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
         let endpoints = self.endpoints.load();
-        let all: Vec<&Arc<EndpointState>> = endpoints.iter().collect();
-        let usable: Vec<_> = all.iter().copied().filter(|known| known.is_usable(now)).collect();
-        let usable_untried: Vec<_> = usable.iter().copied().filter(|known| known.is_untried(tried)).collect();
-        let is_alive =
-            |known: &&Arc<EndpointState>| known.endpoint.health != Health::Draining && known.is_untried(tried);
-        let alive: Vec<_> = all.iter().copied().filter(is_alive).collect();
-        for candidates in [usable_untried, usable, alive, all] {
-            if let Some(picked) = pick_one(&candidates, now) {
-                return Some(picked.clone());
-            }
-        }
-        None
+        let ranked = || endpoints.iter().map(|known| (known.rank(tried, now), known));
+        let best = ranked().map(|(rank, _)| rank).min()?;
+        let candidates: Vec<_> = ranked().filter(|(rank, _)| *rank == best).map(|(_, known)| known).collect();
+        pick_one(&candidates, now).cloned()
     }
 
     /// Why there is no endpoint to pick.
@@ -184,9 +177,9 @@ impl ClusterState {
     }
 
     /// Counts a failure of an endpoint and ejects it if the settings call for that. Returns whether it did.
-    pub(crate) fn failed(&self, endpoint: &EndpointState, settings: &Settings, now: Duration) -> bool {
+    pub(crate) fn failed(&self, endpoint: &EndpointState, failed: Failed, settings: &Settings, now: Duration) -> bool {
         let Some(detection) = &settings.outlier else { return false };
-        if endpoint.memory.record.failed(detection) == outlier::Verdict::Keep {
+        if endpoint.memory.record.failed(detection, failed) == outlier::Verdict::Keep {
             return false;
         }
         let _one_at_a_time = self.ejecting.lock();

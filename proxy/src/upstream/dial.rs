@@ -12,10 +12,11 @@ use tokio::{
 use weft_core::{failure::Failure, identity::Identity};
 use weft_redirect::original_dst::set_mark;
 
+use super::verdict;
 use crate::{
     stream::{Stream, tls_error},
     telemetry::Metrics,
-    tls::{ALPN_HTTP, ALPN_TCP, CurrentTls, handshake, verify},
+    tls::{ALPN_HTTP, ALPN_TCP, ALPN_VERDICT, CurrentTls, handshake, verify},
 };
 
 /// How to open connections.
@@ -28,35 +29,39 @@ pub(crate) struct Dialer {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What is spoken on the hop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alpn {
-    Http,
-    Tcp,
-}
-
 impl Dialer {
     /// Opens a plain TCP connection.
     pub(crate) async fn tcp(&self, address: SocketAddr, within: Duration) -> Result<TcpStream, Failure> {
         match timeout(within, self.connect(address)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(Failure::connect(error)),
+            Ok(Err(error)) => Err(Failure::socket(error)),
             Err(_elapsed) => Err(Failure::ConnectTimeout),
         }
     }
 
-    /// Opens mesh TLS to the proxy that captures the traffic of `address`, and checks the peer's identity.
+    /// Opens mesh TLS for HTTP to the proxy that captures the traffic of `address`, and checks the peer's identity.
     pub(crate) async fn mesh(
         &self,
         address: SocketAddr,
         expected: &Identity,
-        alpn: Alpn,
         within: Duration,
     ) -> Result<Stream, Failure> {
-        match timeout(within, self.handshake(address, expected, alpn)).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(Failure::ConnectTimeout),
+        Ok(self.handshake(address, expected, &[ALPN_HTTP], within).await?.0)
+    }
+
+    /// The same for opaque bytes, and waits for the peer's verdict: the application was reached, unless the peer is of a kind that
+    /// does not say. `within`: the time until the handshake is done.
+    pub(crate) async fn opaque(
+        &self,
+        address: SocketAddr,
+        expected: &Identity,
+        within: Duration,
+    ) -> Result<Stream, Failure> {
+        let (mut stream, alpn) = self.handshake(address, expected, &[ALPN_VERDICT, ALPN_TCP], within).await?;
+        if alpn == ALPN_VERDICT {
+            verdict::read(&mut stream).await?;
         }
+        Ok(stream)
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
@@ -68,23 +73,30 @@ impl Dialer {
         socket.connect(address).await
     }
 
-    async fn handshake(&self, address: SocketAddr, expected: &Identity, alpn: Alpn) -> Result<Stream, Failure> {
-        let tls = self.tls.load_full().ok_or(Failure::NotConfigured)?;
-        let tcp = self.connect(address).await.map_err(Failure::connect)?;
-        let alpn = match alpn {
-            Alpn::Http => ALPN_HTTP,
-            Alpn::Tcp => ALPN_TCP,
+    /// Opens mesh TLS with one of the `offered` ALPN names, and checks the peer's identity. Returns the stream and the name that the
+    /// peer chose.
+    pub(crate) async fn handshake(
+        &self,
+        address: SocketAddr,
+        expected: &Identity,
+        offered: &[&[u8]],
+        within: Duration,
+    ) -> Result<(Stream, Vec<u8>), Failure> {
+        let handshake = async {
+            let tls = self.tls.load_full().ok_or(Failure::NotConfigured)?;
+            let tcp = self.connect(address).await.map_err(Failure::socket)?;
+            let (config, offer) = tls.client(offered, address, expected);
+            let name = ServerName::IpAddress(address.ip().into());
+            let established = handshake::connect(tls.records, config, name, tcp).await.map_err(refused)?;
+            let peer = verify::expect(established.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
+            let Some(alpn) = established.alpn.filter(|alpn| offered.contains(&&alpn[..])) else {
+                return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
+            };
+            offer.keep_until(peer.not_after);
+            self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", established.kind)]);
+            Ok((Stream::Tls(established.session), alpn))
         };
-        let (config, offer) = tls.client(alpn, address, expected);
-        let name = ServerName::IpAddress(address.ip().into());
-        let established = handshake::connect(tls.records, config, name, tcp).await.map_err(refused)?;
-        let peer = verify::expect(established.peer, expected).map_err(|text| Failure::PeerIdentity(text.into()))?;
-        if established.alpn.as_deref() != Some(alpn) {
-            return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
-        }
-        offer.keep_until(peer.not_after);
-        self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", established.kind)]);
-        Ok(Stream::Tls(established.session))
+        timeout(within, handshake).await.unwrap_or(Err(Failure::ConnectTimeout))
     }
 }
 

@@ -25,7 +25,7 @@ use self::{
     http1::Idle,
     http2::{Multiplexed, Usage},
 };
-use super::dial::{Alpn, Dialer, plain};
+use super::dial::{Dialer, plain};
 use crate::{
     http::{body::Body, http1::SharedIo, muxes::Muxes, upgrade::Switched},
     stream::Stream,
@@ -189,7 +189,7 @@ impl Pool {
                 Ok((plain(dialer.tcp(self.target.address, within).await?), Arc::new(AtomicBool::new(false))))
             }
             Transport::Mesh(identity) => {
-                let mut stream = dialer.mesh(self.target.address, identity, Alpn::Http, within).await?;
+                let mut stream = dialer.mesh(self.target.address, identity, within).await?;
                 let alerted = stream.alerted();
                 Ok((stream, alerted))
             }

@@ -225,9 +225,32 @@ async fn retries_end_with_the_budget() {
     }
     let tried = proxy.metric("weft_retries_total", &["result=\"tried\""]);
     let over = proxy.metric("weft_retries_total", &["result=\"over_budget\""]);
-    let most = 200.0 * 0.2 + 1.0 + 1.0 + started.elapsed().as_secs_f64();
+    // The budget starts with what ten seconds give.
+    let most = 200.0 * 0.2 + 10.0 + 1.0 + started.elapsed().as_secs_f64();
     assert!((30.0..=most).contains(&tried), "{tried} of at most {most}");
     assert_eq!(tried + over, 200.0);
+}
+
+/// (9)
+#[tokio::test]
+async fn a_budget_that_refuses_says_so_and_a_refused_connect_needs_none() {
+    let (gone, _) = application(First::Gone).await;
+    let spent = |cluster: &mut weft_core::cluster::Cluster| {
+        cluster.budget.ratio = 0.0;
+        cluster.budget.min_per_second = 0;
+        cluster.outlier = None;
+    };
+    // The smallest budget holds one retry.
+    let (proxy, address) = direct(&[fixed_app(503, "no").await], |cluster, _| spent(cluster));
+    assert!(!once(address, "GET", "/").await.contains("weft-error"));
+    let answer = once(address, "GET", "/").await;
+    assert!(status(&answer) == "503" && answer.contains("weft-error: BUDGET") && answer.ends_with("no"), "{answer}");
+    assert_eq!(proxy.metric("weft_retries_total", &["result=\"over_budget\""]), 1.0);
+    let (proxy, address) = direct(&[gone, fixed_app(200, "ok").await], |cluster, _| spent(cluster));
+    for _ in 0..30 {
+        assert_eq!(status(&once(address, "POST", "/").await), "200");
+    }
+    assert_eq!(proxy.metric("weft_retries_total", &["result=\"over_budget\""]), 0.0);
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{filter::Change, route::Action};
+use crate::{filter::Change, retry::Outcome, route::Action};
 
 fn action(world: &World, head: &Head) -> Option<Action> {
     routes(world, "svc/shop/product:80").unwrap().find(head).map(|rule| rule.action.clone())
@@ -138,7 +138,13 @@ spec:
     let millis = |time: Option<std::time::Duration>| time.map(|time| time.as_millis());
     let own = forward("/own");
     assert_eq!((millis(own.request_timeout), millis(own.try_timeout)), (Some(1000), Some(500)));
+    // (9) The codes of a rule replace the default ones.
     assert_eq!((own.retry.attempts, own.retry.status_codes.clone()), (2, vec![503]));
+    assert_eq!(
+        [500, 502, 503, 504].map(|code| own.retry.retries(Outcome::Status(code), "GET")),
+        [false, false, true, false]
+    );
+    assert!(own.retry.retries(Outcome::ConnectFailure, "POST") && own.retry.retries(Outcome::Reset, "GET"));
     assert_eq!((own.retry.backoff_base.as_millis(), own.retry.backoff_max.as_millis()), (100, 1000));
     let off = forward("/off");
     assert_eq!((millis(off.request_timeout), millis(off.try_timeout), off.retry.attempts), (None, Some(2000), 1));

@@ -38,7 +38,7 @@ pub(super) fn tls(records: TlsRecords) -> MeshTls {
 }
 
 pub(super) fn client_config(tls: &MeshTls) -> Arc<rustls::ClientConfig> {
-    tls.client(ALPN_TCP, ([127, 0, 0, 1], 1).into(), &tls.identity).0
+    tls.client(&[ALPN_TCP], ([127, 0, 0, 1], 1).into(), &tls.identity).0
 }
 
 pub(super) fn name() -> ServerName<'static> {

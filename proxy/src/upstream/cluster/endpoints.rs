@@ -55,8 +55,15 @@ impl EndpointState {
         Self { endpoint, memory }
     }
 
-    /// The same endpoint with another weight or health.
+    /// The same endpoint with another weight or health, or of another workload. That it has become healthy, or that a workload
+    /// has registered there, is a sign of life.
     pub(crate) fn updated(&self, endpoint: Endpoint) -> Self {
+        let before = &self.endpoint;
+        if endpoint.health == Health::Healthy
+            && (before.health != Health::Healthy || before.workload != endpoint.workload)
+        {
+            self.memory.record.revived();
+        }
         Self { endpoint, memory: self.memory.clone() }
     }
 
@@ -68,6 +75,22 @@ impl EndpointState {
     /// Whether it may get requests while there are others.
     pub(super) fn is_usable(&self, now: Duration) -> bool {
         self.endpoint.health == Health::Healthy && !self.memory.record.is_ejected(now)
+    }
+
+    /// What is preferred when no usable endpoint was found quickly; the lowest first. An ejected endpoint that is healthy by its
+    /// own account may have recovered; one that was tried has just failed (panic routing).
+    pub(super) fn rank(&self, tried: &[SocketAddr], now: Duration) -> u8 {
+        let ejected = self.memory.record.is_ejected(now);
+        match (self.endpoint.health, ejected, self.is_untried(tried)) {
+            (Health::Healthy, false, true) => 0,
+            (Health::Healthy, true, true) => 1,
+            (Health::Healthy, false, false) => 2,
+            (Health::Unhealthy, _, true) => 3,
+            (Health::Healthy, true, false) => 4,
+            (Health::Unhealthy, _, false) => 5,
+            (Health::Draining, _, true) => 6,
+            (Health::Draining, _, false) => 7,
+        }
     }
 
     pub(super) fn is_untried(&self, tried: &[SocketAddr]) -> bool {

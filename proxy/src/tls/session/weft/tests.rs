@@ -58,7 +58,7 @@ impl WeftSession {
 #[tokio::test]
 async fn before_http_the_rest_of_the_handshake_leaves_with_the_first_write_or_flush() {
     let tls = tls(Weft);
-    let (config, _) = tls.client(ALPN_HTTP, ([127, 0, 0, 1], 1).into(), &tls.identity);
+    let (config, _) = tls.client(&[ALPN_HTTP], ([127, 0, 0, 1], 1).into(), &tls.identity);
     for flush in [false, true] {
         let (client, server) = sockets().await;
         let (client, server) = tokio::join!(
