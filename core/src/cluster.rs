@@ -7,6 +7,10 @@ use serde::Serialize;
 
 use crate::names::ClusterName;
 
+/// Longest time to open a connection, where no policy says otherwise. A SYN that is lost is sent again after 1 s, and then after
+/// 2 s more (RFC 6298 §2, §5.5): a limit at one of these times would take one loss for a dead endpoint.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(2_500);
+
 /// How the endpoints of one service port are reached and protected.
 ///
 /// # Defaults
@@ -17,7 +21,7 @@ pub struct Cluster {
     pub name: ClusterName,
     /// Which HTTP version the application behind it is given.
     pub http: HttpVersion,
-    /// Longest time to open a connection, TLS included. Default 1 s.
+    /// Longest time to open a connection, TLS included. Default [`CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
     /// An idle pooled HTTP connection is closed after this. Default 5 min.
     pub http_idle: Duration,
@@ -90,7 +94,7 @@ impl Cluster {
         Self {
             name,
             http: HttpVersion::default(),
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: CONNECT_TIMEOUT,
             http_idle: Duration::from_secs(300),
             tcp_idle: Duration::from_secs(3600),
             limits: Limits::default(),

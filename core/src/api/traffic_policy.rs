@@ -48,7 +48,7 @@ pub struct PolicyTarget {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
-    /// To open a connection, TLS included. Default 1 s.
+    /// To open a connection, TLS included. Default 2.5 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
     /// From the request's first byte to the answer's last, all tries together. Default none; `0s` is none.

@@ -305,7 +305,8 @@ fn a_cluster_means_the_same_to_envoy() {
     let cluster = Cluster::new(ClusterName::parse("svc/a/b:80").unwrap());
     let encoded = render_cluster(&cluster, ClientClass::Envoy { plaintext_to_mesh: false });
     let cluster = theirs::config::cluster::v3::Cluster::decode(&*encoded.value).unwrap();
-    assert_eq!(cluster.connect_timeout.as_ref().unwrap().seconds, 1);
+    let connect = cluster.connect_timeout.as_ref().unwrap();
+    assert_eq!((connect.seconds, connect.nanos), (2, 500_000_000));
     let thresholds = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
     assert_eq!(thresholds.max_connections.as_ref().unwrap().value, 10_000);
     assert_eq!(thresholds.max_pending_requests.as_ref().unwrap().value, 1_024);
