@@ -104,8 +104,10 @@ impl Side {
     fn new(role: Role) -> Self {
         let config = Config {
             max_streams: 100,
-            stream_window: 1024 * 1024,
-            connection_window: 4 * 1024 * 1024,
+            stream_window: 256 * 1024,
+            grown_window: 1024 * 1024,
+            growth: 16 * 1024 * 1024,
+            connection_window: 16 * 1024 * 1024,
             max_head: 16 * 1024,
             max_fields: 100,
             connect_protocol: false,

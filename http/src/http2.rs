@@ -8,6 +8,7 @@
 //! answers to PING and SETTINGS; 1,000 overhead frames (resets, SETTINGS, empty DATA and the like), halved by each
 //! [`Connection::tick`].
 
+mod credit;
 mod frame;
 mod heads;
 mod receive;
@@ -23,7 +24,8 @@ use std::{
 
 use bytes::Bytes;
 
-pub use stream::Stream;
+use self::stream::Blocked;
+pub use self::stream::Stream;
 
 use crate::{
     fields::Fields,
@@ -60,9 +62,16 @@ pub enum Role {
 pub struct Config {
     /// Concurrent streams of the peer (SETTINGS_MAX_CONCURRENT_STREAMS).
     pub max_streams: u32,
-    /// Receive window of one stream, in bytes (SETTINGS_INITIAL_WINDOW_SIZE).
+    /// Receive window that a stream begins with, in bytes (SETTINGS_INITIAL_WINDOW_SIZE). At least 65,535, since a peer may use
+    /// as much before it has read SETTINGS (RFC 9113 §6.9.2).
     pub stream_window: u32,
-    /// Receive window of the connection, in bytes; at least 65,535.
+    /// The most that the window of a stream whose data is consumed quickly grows to, in bytes.
+    pub grown_window: u32,
+    /// What the windows of all streams together may have grown by, in bytes. Data that waits for the caller is at most this and
+    /// `stream_window` for each stream.
+    pub growth: u32,
+    /// Receive window of the connection, in bytes; at least 65,535. It bounds no memory: its credit returns when data arrives, so
+    /// that a stream whose data waits never holds another.
     pub connection_window: u32,
     /// Largest field section, in bytes as RFC 9113 §6.5.2 counts them (SETTINGS_MAX_HEADER_LIST_SIZE).
     pub max_head: usize,
@@ -207,8 +216,18 @@ pub struct Connection<T> {
     send_window: i64,
     /// Receive window of the connection, in bytes.
     receive_window: i64,
-    /// Credit for consumed data that no WINDOW_UPDATE has returned yet.
+    /// Credit for received data that no WINDOW_UPDATE has returned yet.
     unreturned: u32,
+    /// What the windows of streams may still grow by, in bytes.
+    growth: u32,
+    /// Calls of [`Connection::tick`], wrapping.
+    ticks: u32,
+    /// The most that the send window has been.
+    most_send_window: i64,
+    /// The peer has returned credit for the connection since the last tick.
+    credited: bool,
+    /// See [`Connection::is_clogged`].
+    clogged: bool,
     /// Streams that count against the limit: those of the peer (server) or of the local side (client).
     open: u32,
     next_id: StreamId,
@@ -216,9 +235,9 @@ pub struct Connection<T> {
     last_peer_id: StreamId,
     /// The highest stream that was accepted: the last stream identifier of GOAWAY.
     last_accepted_id: StreamId,
-    /// Streams that are blocked on flow control or the write queue, in order.
+    /// Streams that are blocked on the connection's flow control or the write queue, in order.
     blocked: Vec<StreamId>,
-    /// Blocked streams that sent nothing in their last turn; they have priority in the next.
+    /// Blocked streams that sent little in their last turn; they have priority in the next.
     starved: Vec<StreamId>,
     /// Unblocked streams without an event yet.
     writable: VecDeque<StreamId>,
@@ -342,6 +361,11 @@ impl<T> Connection<T> {
             send_window: i64::from(frame::INITIAL_WINDOW),
             receive_window: i64::from(config.connection_window.max(frame::INITIAL_WINDOW)),
             unreturned: 0,
+            growth: config.growth,
+            ticks: 0,
+            most_send_window: i64::from(frame::INITIAL_WINDOW),
+            credited: false,
+            clogged: false,
             open: 0,
             next_id: 1,
             last_peer_id: 0,
@@ -410,6 +434,28 @@ impl<T> Connection<T> {
             && self.next_id <= frame::MAX_STREAM_ID
     }
 
+    /// Whether SETTINGS of the peer have come: before, [`Connection::has_room`] is a guess.
+    pub fn has_settings(&self) -> bool {
+        self.peer.sent_settings
+    }
+
+    /// Whether data of a new stream would wait for other streams, which the peer perhaps does not read: the window of the connection
+    /// is used up, or three quarters of it are and the peer has returned no credit for a second.
+    pub fn is_clogged(&self) -> bool {
+        self.clogged || self.send_window < self.most_send_window / 16
+    }
+
+    /// Streams whose DATA has waited for so many ticks without a byte that could be sent. `limit`: in ticks, for a stream that the
+    /// peer has read from before (`true`), and for one that it has not.
+    /// A client's stream whose answer has begun is not among them: the peer need not want the rest of the request.
+    pub fn stalled(&self, limit: impl Fn(bool) -> u32) -> Vec<StreamId> {
+        let stalled = self.streams.iter().filter(|(_, stream)| {
+            let wanted = self.role == Role::Server || !stream.received_head;
+            wanted && stream.blocked != Blocked::No && !stream.is_closed() && stream.waits >= limit(stream.taken)
+        });
+        stalled.map(|(id, _)| *id).collect()
+    }
+
     /// Whether the connection never accepts another stream.
     pub fn is_closing(&self) -> bool {
         self.peer.sent_goaway || self.shutdown != Shutdown::No || self.next_id > frame::MAX_STREAM_ID
@@ -426,7 +472,8 @@ impl<T> Connection<T> {
             self.reset(id, code);
         }
         let stream = self.streams.remove(&id)?;
-        if stream.blocked {
+        self.growth += stream.window.saturating_sub(self.config.stream_window);
+        if stream.blocked == Blocked::Connection {
             self.blocked.retain(|blocked| *blocked != id);
             self.starved.retain(|starved| *starved != id);
         }
@@ -438,6 +485,11 @@ impl<T> Connection<T> {
     pub fn tick(&mut self) {
         self.overhead /= 2;
         self.answers /= 2;
+        self.ticks = self.ticks.wrapping_add(1);
+        self.clogged = !std::mem::take(&mut self.credited) && self.send_window < self.most_send_window / 4;
+        for stream in self.streams.values_mut().filter(|stream| stream.blocked != Blocked::No) {
+            stream.waits = stream.waits.saturating_add(1);
+        }
         if self.streams.is_empty() {
             self.streams.shrink_to(FEW);
             self.blocked.shrink_to(FEW);

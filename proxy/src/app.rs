@@ -192,6 +192,7 @@ impl App {
             mesh_ranges: settings.mesh_ranges.clone(),
             access_log: settings.access_log,
             spread,
+            max_streams: settings.max_streams,
             discovery_wait: settings.discovery_wait,
         });
         let (drainer, drain) = Drainer::new();

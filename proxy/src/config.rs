@@ -16,6 +16,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -110,6 +111,8 @@ pub struct Settings {
     pub access_log: Option<AccessLog>,
     /// Most connections from callers, all workers together.
     pub max_connections: usize,
+    /// Requests in flight on one HTTP/2 connection from a caller; `None`: 100 at the edge, otherwise 1,000.
+    pub max_streams: Option<NonZeroU32>,
     /// Longest wait for discovery to answer about a destination.
     pub discovery_wait: Duration,
     /// Addresses that can only be services of the mesh.
@@ -251,6 +254,7 @@ impl Settings {
                 drain: spec.drain.std(),
                 access_log: spec.access_log.map(access_log),
                 max_connections: usize::try_from(spec.limits.connections.get()).unwrap_or(usize::MAX),
+                max_streams: spec.limits.streams,
                 discovery_wait: DISCOVERY_WAIT,
                 mesh_ranges: [MESH_RANGE_V4, MESH_RANGE_V6].iter().filter_map(|range| range.parse().ok()).collect(),
                 effective,

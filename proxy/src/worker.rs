@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -51,6 +52,8 @@ pub struct Shared {
     pub access_log: Option<LogPolicy>,
     /// The connections from callers, and which worker has them.
     pub spread: Arc<Spread>,
+    /// Requests in flight on one HTTP/2 connection from a caller; `None`: the defaults.
+    pub max_streams: Option<NonZeroU32>,
     /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
 }

@@ -230,6 +230,9 @@ pub enum TlsRecords {
 pub struct ProxyLimits {
     /// Connections from the workload and to it, together. Default 10,000.
     pub connections: NonZeroU32,
+    /// Requests in flight on one HTTP/2 connection from a caller. Default 1,000; for a gateway 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<NonZeroU32>,
 }
 
 /// The mark on a proxy's own connections when its file says none: `weft` in ASCII.
@@ -280,7 +283,7 @@ impl Default for ProxyPorts {
 
 impl Default for ProxyLimits {
     fn default() -> Self {
-        Self { connections: NonZeroU32::MIN.saturating_add(9_999) }
+        Self { connections: NonZeroU32::MIN.saturating_add(9_999), streams: None }
     }
 }
 

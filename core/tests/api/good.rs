@@ -136,7 +136,7 @@ spec:
   bind: 127.0.0.1
   drain: 5s
   accessLog: all
-  limits: {connections: 5}
+  limits: {connections: 5, streams: 2000}
   forward:
     outbound: [{listen: "127.0.0.1:9001", destination: "240.0.0.1:80"}]
     inbound: [{listen: "127.0.0.1:9002", destination: "127.0.0.1:8080"}]
@@ -160,7 +160,7 @@ fn a_proxy_file_is_its_settings_and_objects() {
     let workload = spec.workload.unwrap();
     assert_eq!(workload.health[0].kind, HealthCheckType::Http);
     assert_eq!(workload.health[0].timeout.std().as_secs(), 1);
-    assert_eq!(spec.limits.connections.get(), 5);
+    assert_eq!((spec.limits.connections.get(), spec.limits.streams.map(std::num::NonZeroU32::get)), (5, Some(2000)));
     let list = PROXY
         .replace("health: {port: 8080, type: http, path: /healthz, interval: 2s}", "health: [{port: 1}, {port: 2}]");
     assert_eq!(parse_proxy_file(&list).unwrap().0.spec.workload.unwrap().health.len(), 2);

@@ -10,6 +10,7 @@ use super::{
         SETTING_WINDOW, SETTINGS, WINDOW_UPDATE,
     },
     heads,
+    stream::Blocked,
 };
 use crate::{
     fields::Fields,
@@ -17,6 +18,8 @@ use crate::{
     out::Unsent,
 };
 
+/// A stream that sent fewer bytes in its last turn has priority in the next.
+const TURN: usize = 64 * 1024;
 /// Payload of the PING after the first GOAWAY of a graceful shutdown.
 pub(super) const SHUTDOWN_PING: [u8; 8] = *b"weft bye";
 /// Payload of a keepalive PING.
@@ -31,7 +34,7 @@ impl<T> Connection<T> {
         }
         let id = self.next_id;
         self.next_id += 2;
-        let mut stream = Stream::new(value, self.peer.initial_window, self.config.stream_window);
+        let mut stream = Stream::new(value, self.peer.initial_window, self.config.stream_window, self.ticks);
         stream.sent_all = end;
         stream.is_head = head.method() == "HEAD";
         self.streams.insert(id, stream);
@@ -66,9 +69,12 @@ impl<T> Connection<T> {
             let window = usize::try_from(stream.send_window.min(self.send_window)).unwrap_or(0);
             let count = data.len().min(window).min(room).min(self.peer.max_frame);
             if count == 0 && !data.is_empty() {
-                if !std::mem::replace(&mut stream.blocked, true) {
-                    // Nothing was sent in this turn: the stream has priority in the next.
-                    if data.len() == before { self.starved.push(id) } else { self.blocked.push(id) }
+                if stream.blocked == Blocked::No {
+                    stream.blocked = if stream.send_window > 0 { Blocked::Connection } else { Blocked::Stream };
+                    if stream.blocked == Blocked::Connection {
+                        // Little was sent in this turn: the stream has priority in the next.
+                        if before - data.len() < TURN { self.starved.push(id) } else { self.blocked.push(id) }
+                    }
                 }
                 return Ok(false);
             }
@@ -80,6 +86,7 @@ impl<T> Connection<T> {
                 self.out.put_data(part);
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 stream.send_window -= count;
+                stream.waits = 0;
                 self.send_window -= count;
             }
             if last {
@@ -108,35 +115,6 @@ impl<T> Connection<T> {
         if !std::mem::replace(&mut stream.reset, true) && !was_closed {
             self.open = self.open.saturating_sub(1);
             self.put_reset(id, code);
-        }
-    }
-
-    /// Returns flow-control credit for `count` bytes of data that the caller has consumed. WINDOW_UPDATE is sent once half a window
-    /// is consumed.
-    pub fn consumed(&mut self, id: StreamId, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let enough = self.config.stream_window / 2;
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.received_all
-            && !stream.reset
-        {
-            stream.unreturned = stream.unreturned.saturating_add(count);
-            if stream.unreturned >= enough {
-                let credit = std::mem::take(&mut stream.unreturned);
-                stream.receive_window += i64::from(credit);
-                self.put_window_update(id, credit);
-            }
-        }
-        self.return_credit(count);
-    }
-
-    /// Returns credit of the connection only, for data of a stream that is closed or removed.
-    pub(super) fn return_credit(&mut self, count: u32) {
-        self.unreturned = self.unreturned.saturating_add(count);
-        if self.unreturned >= self.config.connection_window / 2 {
-            let credit = std::mem::take(&mut self.unreturned);
-            self.receive_window += i64::from(credit);
-            self.put_window_update(0, credit);
         }
     }
 
@@ -206,7 +184,7 @@ impl<T> Connection<T> {
         }
     }
 
-    /// Moves streams that may send again from `blocked` to `writable`. Streams that sent nothing in their last turn come first, so
+    /// Moves streams that may send again from `blocked` to `writable`. Streams that sent little in their last turn come first, so
     /// that no stream takes the whole window each time.
     pub(super) fn unblock(&mut self) {
         if self.send_window <= 0 || room(&self.out) == 0 {
@@ -214,14 +192,14 @@ impl<T> Connection<T> {
         }
         let (streams, writable) = (&mut self.streams, &mut self.writable);
         for blocked in [&mut self.starved, &mut self.blocked] {
-            blocked.retain(|id| match streams.get_mut(id) {
-                Some(stream) if !stream.is_closed() && stream.send_window <= 0 => true,
+            blocked.drain(..).for_each(|id| match streams.get_mut(&id) {
+                // A lower SETTINGS_INITIAL_WINDOW_SIZE has closed its window meanwhile (RFC 9113 §6.9.2).
+                Some(stream) if !stream.is_closed() && stream.send_window <= 0 => stream.blocked = Blocked::Stream,
                 Some(stream) => {
-                    stream.blocked = false;
-                    writable.push_back(*id);
-                    false
+                    stream.blocked = Blocked::No;
+                    writable.push_back(id);
                 }
-                None => false,
+                None => {}
             });
         }
     }
@@ -268,7 +246,7 @@ impl<T> Connection<T> {
         self.out.put(&code.number().to_be_bytes());
     }
 
-    fn put_window_update(&mut self, id: StreamId, credit: u32) {
+    pub(super) fn put_window_update(&mut self, id: StreamId, credit: u32) {
         self.out.put(&FrameHeader { len: 4, kind: WINDOW_UPDATE, flags: 0, id }.bytes());
         self.out.put(&credit.to_be_bytes());
     }

@@ -7,9 +7,14 @@ pub struct Stream<T> {
     pub value: T,
     /// In bytes; negative after a SETTINGS_INITIAL_WINDOW_SIZE that is lower (RFC 9113 §6.9.2).
     pub(super) send_window: i64,
+    /// What the peer may still send. Together with `unreturned` and the data that the caller holds it is `window`.
     pub(super) receive_window: i64,
+    /// Size of the receive window, in bytes: the most that this stream can make the caller hold.
+    pub(super) window: u32,
     /// Credit for consumed data that no WINDOW_UPDATE has returned yet.
     pub(super) unreturned: u32,
+    /// The tick of the last WINDOW_UPDATE, or of the stream's beginning.
+    pub(super) credited_at: u32,
     /// END_STREAM is sent: half-closed (local).
     pub(super) sent_all: bool,
     /// END_STREAM was received: half-closed (remote).
@@ -18,8 +23,11 @@ pub struct Stream<T> {
     pub(super) reset: bool,
     /// The head of the peer was received (client: of the final response).
     pub(super) received_head: bool,
-    /// Blocked on flow control or the write queue.
-    pub(super) blocked: bool,
+    pub(super) blocked: Blocked,
+    /// Ticks since the last byte of DATA, while blocked.
+    pub(super) waits: u32,
+    /// The peer has returned credit for DATA of this stream: its reader reads.
+    pub(super) taken: bool,
     /// Received data is discarded.
     pub(super) discards: bool,
     /// Content-Length minus the received data.
@@ -28,18 +36,32 @@ pub struct Stream<T> {
     pub(super) is_head: bool,
 }
 
+/// What a stream with DATA to send waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    No,
+    /// Credit for the stream itself. It costs the connection nothing until then.
+    Stream,
+    /// Credit for the connection, or room in the write queue: it is in one of the connection's lists.
+    Connection,
+}
+
 impl<T> Stream<T> {
-    pub(super) fn new(value: T, send_window: u32, receive_window: u32) -> Self {
+    pub(super) fn new(value: T, send_window: u32, window: u32, tick: u32) -> Self {
         Self {
             value,
             send_window: i64::from(send_window),
-            receive_window: i64::from(receive_window),
+            receive_window: i64::from(window),
+            window,
             unreturned: 0,
+            credited_at: tick,
             sent_all: false,
             received_all: false,
             reset: false,
             received_head: false,
-            blocked: false,
+            blocked: Blocked::No,
+            waits: 0,
+            taken: false,
             discards: false,
             body_left: None,
             is_head: false,

@@ -1,5 +1,7 @@
 //! A client and a server connected to each other, and hostile frames. Interoperability with other implementations: proxy/tests.
 
+mod flow;
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
@@ -14,6 +16,8 @@ use crate::{
 const CONFIG: Config = Config {
     max_streams: 100,
     stream_window: 256 * 1024,
+    grown_window: 1024 * 1024,
+    growth: 8 * 1024 * 1024,
     connection_window: 1024 * 1024,
     max_head: 16 * 1024,
     max_fields: 100,

@@ -3,7 +3,7 @@
 //! Invariant: a stream without any [`StreamRef`] is over, and reset if it was not.
 //!
 //! - [`driver`]: reads and writes the connection. [`stream`]: one stream. [`incoming`]: the body that comes on it.
-//!   [`tunnel`]: a stream as bytes in both directions.
+//!   [`waiting`]: its data that was not read. [`tunnel`]: a stream as bytes in both directions.
 //!
 //! # Defaults
 //! A peer that is silent for 30 s is sent a PING; after 50 s the connection is over.
@@ -12,10 +12,14 @@ mod driver;
 mod incoming;
 mod stream;
 mod tunnel;
+mod waiting;
 
-use std::{collections::VecDeque, sync::Arc, task::Waker};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Poll, Waker},
+};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use weft_core::failure::Failure;
 use weft_http::{
@@ -24,12 +28,14 @@ use weft_http::{
     http2::{Config, Connection, Role, SendError, StreamId},
 };
 
+use self::waiting::Waiting;
 pub(crate) use self::{
     driver::{Arrival, Driver},
     incoming::Incoming,
     stream::StreamRef,
     tunnel::Tunnel,
 };
+use super::remember;
 
 /// Seconds of silence before a peer is sent a PING.
 const SILENCE: u32 = 30;
@@ -47,6 +53,8 @@ pub(crate) struct Mux {
 struct Inner {
     connection: Connection<StreamState>,
     driver: Option<Waker>,
+    /// The task that waits for the peer's SETTINGS (client).
+    opener: Option<Waker>,
     /// The driver has been woken and has not run since.
     woken: bool,
     /// The stream holds no unwritten bytes; with TLS it may.
@@ -65,7 +73,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct StreamState {
     answer: Option<Response>,
-    data: VecDeque<Bytes>,
+    data: Waiting,
     trailers: Option<Fields>,
     /// END_STREAM has come: `data` and `trailers` are the rest of the message.
     ended: bool,
@@ -89,6 +97,7 @@ impl Mux {
             inner: Mutex::new(Inner {
                 connection: Connection::new(role, config),
                 driver: None,
+                opener: None,
                 woken: false,
                 flushed: true,
                 retired: false,
@@ -103,6 +112,27 @@ impl Mux {
     pub(crate) fn has_room(&self) -> bool {
         let inner = self.inner.lock();
         inner.over.is_none() && !inner.retired && inner.connection.has_room()
+    }
+
+    /// Whether data of a new request would wait for streams that the peer does not read.
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.inner.lock().connection.is_clogged()
+    }
+
+    /// Waits for the SETTINGS of the peer, which say how many requests it takes. Errors: the connection ended before.
+    pub(crate) async fn settings(&self) -> Result<(), Failure> {
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            if let Some(failure) = &inner.over {
+                return Poll::Ready(Err(failure.clone()));
+            }
+            if inner.connection.has_settings() {
+                return Poll::Ready(Ok(()));
+            }
+            remember(&mut inner.opener, cx);
+            Poll::Pending
+        })
+        .await
     }
 
     /// Whether it takes no more requests, now and later.
@@ -130,6 +160,7 @@ impl Mux {
     pub(crate) fn tick(&self) {
         let mut inner = self.inner.lock();
         inner.connection.tick();
+        inner.connection.streams().for_each(|(_, stream)| stream.value.data.tick());
         if std::mem::take(&mut inner.heard) {
             inner.silent = 0;
             return;
@@ -168,6 +199,12 @@ impl Inner {
         }
     }
 
+    fn wake_opener(&mut self) {
+        if let Some(opener) = self.opener.take() {
+            opener.wake();
+        }
+    }
+
     fn has_written(&mut self) -> bool {
         self.flushed && self.connection.unsent().is_empty()
     }
@@ -182,6 +219,7 @@ impl Inner {
             stream.value.fail(&failure);
         }
         self.over.get_or_insert(failure);
+        self.wake_opener();
     }
 }
 

@@ -3,6 +3,8 @@
 
 use weft_http::http1::Limits;
 
+use crate::telemetry::Direction;
+
 /// Longest path and query, in bytes; above it 414.
 pub(crate) const MAX_URI: usize = 8 * 1024;
 /// Most fields of a head; above it 431.
@@ -17,16 +19,87 @@ pub(crate) const MAX_HEAD_HOP: usize = 24 * 1024;
 pub(crate) const HTTP1: Limits = Limits { head: MAX_HEAD, fields: MAX_FIELDS, target: MAX_URI };
 /// Interim answers (1xx) that an application may give before its answer.
 pub(crate) const MAX_INTERIM: u32 = 16;
-/// Requests in flight on one HTTP/2 connection from a caller.
-pub(crate) const MAX_STREAMS: u32 = 100;
+/// Requests in flight on one HTTP/2 connection from outside the mesh, at the edge.
+const MAX_STREAMS_EDGE: u32 = 100;
+/// The same on a connection from the workload, or from another proxy to the workload: gRPC channels carry every call of a process.
+const MAX_STREAMS: u32 = 1_000;
 
-/// Flow-control windows of one stream and one connection, in bytes.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-/// The same between proxies. They are larger: each WINDOW_UPDATE costs both sides a wake-up, which was an eighth of the cost of
-/// large bodies.
-const WINDOWS_HOP: (u32, u32) = (1024 * 1024, 4 * 1024 * 1024);
+const KIB: u32 = 1024;
+const MIB: u32 = 1024 * KIB;
 
-/// How much one stream and one connection may have unread, in bytes. `mesh`: the peer is a proxy.
-pub(crate) fn windows(mesh: bool) -> (u32, u32) {
-    if mesh { WINDOWS_HOP } else { WINDOWS }
+/// The peer of an HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Anyone, at the edge.
+    Outside,
+    /// The workload, or a caller in plaintext.
+    Plain,
+    /// A proxy of the mesh.
+    Proxy,
+}
+
+impl Peer {
+    /// The caller on a connection.
+    pub(crate) fn of(direction: Direction, is_proxy: bool) -> Self {
+        match direction {
+            _ if is_proxy => Self::Proxy,
+            Direction::Gateway => Self::Outside,
+            Direction::Inbound | Direction::Outbound => Self::Plain,
+        }
+    }
+
+    /// Requests that it may have in flight on one HTTP/2 connection unless the proxy's file says otherwise.
+    pub(crate) fn max_streams(self) -> u32 {
+        if self == Self::Outside { MAX_STREAMS_EDGE } else { MAX_STREAMS }
+    }
+}
+
+/// Flow control of what a peer sends, in bytes. Data that waits for its reader is at most `stream` for each stream, and `growth` for
+/// all of a connection together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Windows {
+    /// Window that each stream begins with.
+    pub(crate) stream: u32,
+    /// Window that a stream may grow to while its reader is quick.
+    pub(crate) grown: u32,
+    /// What all windows together may grow by.
+    pub(crate) growth: u32,
+}
+
+impl Windows {
+    /// Window of a connection. It holds no stream back, since its credit returns when data arrives.
+    pub(crate) const CONNECTION: u32 = 16 * MIB;
+
+    /// The windows of a connection with at most so many streams: each begins with an equal share of 64 MiB, at the edge of 8 MiB,
+    /// but not above 256 KiB, and not below what a peer may use before it has read SETTINGS. Between proxies they grow larger:
+    /// each WINDOW_UPDATE costs both sides a wake-up, which was an eighth of the cost of large bodies.
+    pub(crate) fn new(peer: Peer, streams: u32) -> Self {
+        let total = if peer == Peer::Outside { 8 * MIB } else { 64 * MIB };
+        let grown = if peer == Peer::Proxy { MIB } else { 256 * KIB };
+        Self { stream: (total / streams.max(1)).clamp(64 * KIB - 1, 256 * KIB), grown, growth: total / 4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (1)
+    #[test]
+    fn bodies_that_wait_have_a_bound_for_each_connection() {
+        for (peer, streams, stream, total_mib) in [
+            (Peer::Outside, 100, 83_886, 10),
+            (Peer::Outside, 1_000, 65_535, 65),
+            (Peer::Plain, 100, 262_144, 41),
+            (Peer::Plain, 1_000, 67_108, 80),
+            (Peer::Proxy, 100, 262_144, 41),
+            (Peer::Proxy, 1_000, 67_108, 80),
+            (Peer::Proxy, 10_000, 65_535, 641),
+        ] {
+            let windows = Windows::new(peer, streams);
+            assert_eq!(windows.stream, stream, "{peer:?} {streams}");
+            let total = u64::from(windows.stream) * u64::from(streams) + u64::from(windows.growth);
+            assert_eq!(total.div_ceil(u64::from(MIB)), total_mib, "{peer:?} {streams}");
+        }
+    }
 }

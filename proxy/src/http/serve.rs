@@ -5,6 +5,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    num::NonZeroU32,
     panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
@@ -30,7 +31,7 @@ use super::{
     head::Head,
     http1::{self, Incoming, Io, SharedIo},
     http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
-    limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, MAX_STREAMS, windows},
+    limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, Peer, Windows},
     muxes::Muxes,
     respond,
 };
@@ -261,21 +262,25 @@ async fn linger(io: &SharedIo) {
     }
 }
 
-/// Serves HTTP/2 until the connection ends.
+/// Serves HTTP/2 until the connection ends. `max_streams`: the most requests in flight; `None`: the default for such a peer.
 pub(crate) async fn http2(
     stream: Stream,
     connection: Arc<Connection>,
     handler: Arc<impl Handler>,
     metrics: Arc<Metrics>,
     muxes: Muxes,
+    max_streams: Option<NonZeroU32>,
 ) {
-    let mesh = connection.identity.is_some();
-    let (stream_window, connection_window) = windows(mesh);
+    let peer = Peer::of(connection.flow.direction, connection.identity.is_some());
+    let max_streams = max_streams.map_or(peer.max_streams(), NonZeroU32::get);
+    let windows = Windows::new(peer, max_streams);
     let config = Config {
-        max_streams: MAX_STREAMS,
-        stream_window,
-        connection_window,
-        max_head: if mesh { MAX_HEAD_HOP } else { MAX_HEAD_HTTP2 },
+        max_streams,
+        stream_window: windows.stream,
+        grown_window: windows.grown,
+        growth: windows.growth,
+        connection_window: Windows::CONNECTION,
+        max_head: if peer == Peer::Proxy { MAX_HEAD_HOP } else { MAX_HEAD_HTTP2 },
         max_fields: MAX_FIELDS,
         connect_protocol: true,
     };
@@ -288,7 +293,7 @@ pub(crate) async fn http2(
             Arrival::Request(stream, request, body) => {
                 tokio::spawn(async move {
                     let head_only = request.method() == "HEAD";
-                    let result = match Head::http2(request, mesh) {
+                    let result = match Head::http2(request, peer == Peer::Proxy) {
                         Ok(head) => {
                             let mut call = pin!(caught(handler.handle(head, body, in_flight), &metrics));
                             poll_fn(|cx| match call.as_mut().poll(cx) {

@@ -45,8 +45,8 @@ pub(crate) fn serve<H: Handler>(
             worker.spawn(serve::http1(stream, connection, handler, metrics).map(|()| drop(guards)));
         }
         Version::Http2 => {
-            let muxes = worker.muxes.clone();
-            worker.spawn(serve::http2(stream, connection, handler, metrics, muxes).map(|()| drop(guards)));
+            let (muxes, streams) = (worker.muxes.clone(), worker.shared.max_streams);
+            worker.spawn(serve::http2(stream, connection, handler, metrics, muxes, streams).map(|()| drop(guards)));
         }
     }
 }

@@ -174,7 +174,7 @@ impl Pool {
                 self.put_idle(io);
             }
             Version::Http2 if self.is_opening() => {}
-            Version::Http2 => drop(Lease(Some(Held::Http2(self.open_http2(opener, bounds).await?.usage)))),
+            Version::Http2 => drop(Lease(Some(Held::Http2(self.open_http2(opener, bounds, false).await?.usage)))),
         }
         Ok(())
     }

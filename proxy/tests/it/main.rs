@@ -9,6 +9,7 @@
 
 mod apps;
 mod balance;
+mod beside;
 mod control;
 mod fallback;
 mod files;

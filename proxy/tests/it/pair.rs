@@ -155,6 +155,7 @@ impl Proxy {
             mesh_ranges: vec!["240.0.0.0/4".parse().unwrap()],
             access_log: Some(LogPolicy::Off),
             spread: Spread::new(1, 1000).0,
+            max_streams: None,
             discovery_wait: Duration::from_secs(3),
         };
         change(&mut shared);

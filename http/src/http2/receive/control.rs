@@ -7,6 +7,7 @@ use super::super::{
         SETTING_STREAMS, SETTING_TABLE, SETTING_WINDOW, number,
     },
     send::{KEEPALIVE_PING, SHUTDOWN_PING},
+    stream::Blocked,
 };
 
 /// Most settings of one frame: INITIAL_WINDOW_SIZE changes every stream.
@@ -62,9 +63,13 @@ impl<T: Default> Connection<T> {
                 let change = i64::from(value) - i64::from(self.peer.initial_window);
                 self.peer.initial_window = value;
                 let mut over = false;
-                for stream in self.streams.values_mut() {
+                for (id, stream) in &mut self.streams {
                     stream.send_window += change;
                     over |= stream.send_window > MAX_WINDOW;
+                    if stream.blocked == Blocked::Stream && stream.send_window > 0 {
+                        stream.blocked = Blocked::Connection;
+                        self.starved.push(*id);
+                    }
                 }
                 if over {
                     return Err(self.connection_error(
@@ -96,6 +101,8 @@ impl<T: Default> Connection<T> {
         };
         if header.id == 0 {
             self.send_window += i64::from(credit);
+            self.most_send_window = self.most_send_window.max(self.send_window);
+            (self.credited, self.clogged) = (true, false);
             if credit == 0 || self.send_window > MAX_WINDOW {
                 let code = if credit == 0 { Code::ProtocolError } else { Code::FlowControlError };
                 return Err(self.connection_error(code, "invalid WINDOW_UPDATE of the connection"));
@@ -107,6 +114,8 @@ impl<T: Default> Connection<T> {
         let Some(stream) = self.streams.get_mut(&header.id).filter(|stream| !stream.is_closed()) else {
             return self.check_not_idle(header.id).map(|()| None);
         };
+        // Credit before any DATA only enlarges the window.
+        stream.taken |= stream.send_window < i64::from(self.peer.initial_window);
         stream.send_window += i64::from(credit);
         if credit == 0 {
             return self.stream_error(header.id, Code::ProtocolError);
@@ -114,7 +123,9 @@ impl<T: Default> Connection<T> {
         if stream.send_window > MAX_WINDOW {
             return self.stream_error(header.id, Code::FlowControlError);
         }
-        if stream.blocked {
+        if stream.blocked == Blocked::Stream && stream.send_window > 0 {
+            stream.blocked = Blocked::Connection;
+            self.starved.push(header.id);
             self.unblock();
         }
         Ok(None)

@@ -22,6 +22,7 @@ impl<T: Default> Connection<T> {
         if self.receive_window < 0 {
             return Err(self.connection_error(Code::FlowControlError, "DATA exceeds the connection window"));
         }
+        self.return_credit(size);
         let padding = match unpad(header, &payload) {
             Ok(part) => {
                 let (start, len) = part;
@@ -32,24 +33,20 @@ impl<T: Default> Connection<T> {
             Err(reason) => return Err(self.connection_error(Code::ProtocolError, reason)),
         };
         let end = header.has(END_STREAM);
-        // RFC 9113 §5.1: frames may be in flight on a stream that was reset or removed here. The connection gets its credit back.
+        // RFC 9113 §5.1: frames may be in flight on a stream that was reset or removed here.
         let Some(stream) = self.streams.get_mut(&id) else {
             self.check_not_idle(id)?;
-            self.return_credit(size);
             return self.discarded(size);
         };
         // RFC 9113 §5.1, half-closed (remote): DATA after END_STREAM is STREAM_CLOSED.
         if stream.received_all && !stream.reset {
-            self.return_credit(size);
             return self.after_end(id);
         }
         if stream.reset {
-            self.return_credit(size);
             return self.discarded(size);
         }
         stream.receive_window -= i64::from(size);
         if stream.receive_window < 0 {
-            self.return_credit(size);
             return self.stream_error(id, Code::FlowControlError);
         }
         // RFC 9113 §8.1.1: DATA before the head, above Content-Length, or END_STREAM below it is a malformed message.
@@ -57,7 +54,6 @@ impl<T: Default> Connection<T> {
         let body_left = stream.body_left.map(|body_left| body_left.checked_sub(count));
         if !stream.received_head || body_left == Some(None) || (end && body_left.flatten().is_some_and(|left| left > 0))
         {
-            self.return_credit(size);
             return self.stream_error(id, Code::ProtocolError);
         }
         stream.body_left = body_left.flatten();

@@ -103,7 +103,7 @@ impl<T: Default> Connection<T> {
             return self.count_overhead().map(|()| None);
         }
         self.last_accepted_id = id;
-        let mut stream = Stream::new(T::default(), self.peer.initial_window, self.config.stream_window);
+        let mut stream = Stream::new(T::default(), self.peer.initial_window, self.config.stream_window, self.ticks);
         stream.received_head = true;
         stream.received_all = end;
         self.open += 1;

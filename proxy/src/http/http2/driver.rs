@@ -203,7 +203,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                 Event::Data { id, data, end } => {
                     if let Some(state) = inner.state(id) {
                         if !data.is_empty() {
-                            state.data.push_back(data);
+                            state.data.push(data);
                         }
                         state.ended = end;
                         state.wake_reader();
@@ -244,6 +244,9 @@ impl<F: FnMut(Arrival)> Driver<F> {
                 // The state machine keeps the GOAWAY; any byte counts as a sign of life, a PONG too.
                 Event::GoAway { .. } | Event::Pong => {}
             }
+        }
+        if inner.connection.has_settings() {
+            inner.wake_opener();
         }
         Ok(())
     }

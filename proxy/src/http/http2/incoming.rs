@@ -38,7 +38,7 @@ impl Incoming {
         let whole = self.may_end_without_error();
         let mut inner = self.stream.mux.inner.lock();
         let Some(state) = inner.state(id) else { return Poll::Ready(None) };
-        if let Some(data) = state.data.pop_front() {
+        if let Some(data) = state.data.pop() {
             inner.connection.consumed(id, data.len());
             if !inner.connection.unsent().is_empty() {
                 inner.kick();

@@ -178,10 +178,6 @@ impl Drop for StreamRef {
         }
         // A server that has answered does not need the rest of the request (RFC 9113 §8.1).
         let code = if stream.has_sent_all() { Code::NoError } else { Code::Cancel };
-        let unread: usize = stream.value.data.iter().map(Bytes::len).sum();
-        if unread > 0 {
-            inner.connection.consumed(self.id, unread);
-        }
         inner.connection.remove(self.id, code);
         if inner.retired || !inner.connection.unsent().is_empty() {
             inner.kick();

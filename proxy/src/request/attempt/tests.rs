@@ -51,6 +51,7 @@ fn worker() -> Arc<Worker> {
         mesh_ranges: Vec::new(),
         access_log: None,
         spread: Spread::new(1, 10).0,
+        max_streams: None,
         discovery_wait: Duration::ZERO,
     };
     Worker::new(0, Arc::new(shared), AccessLog::to(tokio::io::sink()), Drainer::new().1)

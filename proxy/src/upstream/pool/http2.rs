@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::Poll,
     time::Duration,
@@ -24,7 +24,7 @@ use crate::{
     http::{
         body::Body,
         http2::{Driver, Mux, StreamRef},
-        limits::{MAX_FIELDS, MAX_HEAD_HOP, windows},
+        limits::{MAX_FIELDS, MAX_HEAD_HOP, Peer, Windows},
         upgrade::Switched,
     },
     slot::Slot,
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Requests in flight on one connection before another is opened.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// How long a connection without requests may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -51,13 +51,18 @@ impl Multiplexed {
     pub(super) fn has_room(&self) -> bool {
         self.usage.streams.load(Relaxed) < MAX_STREAMS && self.mux.has_room()
     }
+
+    /// Whether one more request on it would wait for none of those in flight. `body`: the request has one.
+    fn is_free(&self, body: bool) -> bool {
+        self.has_room() && !(body && self.mux.is_clogged())
+    }
 }
 
 /// The requests on a connection.
 #[derive(Debug)]
 pub(super) struct Usage {
     /// Requests in flight.
-    streams: AtomicUsize,
+    streams: AtomicU32,
     /// When the last request ended.
     last: Mutex<Instant>,
     /// Set when the peer sends a TLS alert.
@@ -90,7 +95,7 @@ impl Pool {
     ) -> Result<Sent, SendError> {
         let end = body.is_end() && head.protocol().is_none();
         let (stream, usage) = loop {
-            let connection = match self.acquire_http2(opener, bounds).await {
+            let connection = match self.acquire_http2(opener, bounds, !end).await {
                 Ok(connection) => connection,
                 Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
             };
@@ -120,32 +125,44 @@ impl Pool {
         }
     }
 
-    async fn acquire_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Multiplexed, Failure> {
-        match self.with_room(opener.dialer) {
+    async fn acquire_http2(&self, opener: Opener<'_>, bounds: Bounds, body: bool) -> Result<Multiplexed, Failure> {
+        match self.with_room(opener.dialer, |connection| connection.is_free(body)) {
             Some(connection) => Ok(connection),
             // Boxed: opening is rare, and its state would be moved with every request.
-            None => Box::pin(self.open_http2(opener, bounds)).await,
+            None => Box::pin(self.open_http2(opener, bounds, body)).await,
         }
     }
 
-    /// Opens a connection, or waits for the one that is being opened. One request is counted on it.
-    pub(super) async fn open_http2(&self, opener: Opener<'_>, bounds: Bounds) -> Result<Multiplexed, Failure> {
+    /// Opens a connection, or waits for the one that is being opened. One request is counted on it. `body`: the request has one.
+    pub(super) async fn open_http2(
+        &self,
+        opener: Opener<'_>,
+        bounds: Bounds,
+        body: bool,
+    ) -> Result<Multiplexed, Failure> {
         let _pending = Slot::take(&self.counts.pending, bounds.pending, Limit::Pending)?;
         // A request that waits for another's attempt waits no longer than for one of its own, so that the times do not add up.
         let opening = timeout(bounds.connect, self.opening.lock()).await;
         let _one_at_a_time = opening.map_err(|_elapsed| Failure::ConnectTimeout)?;
-        if let Some(connection) = self.with_room(opener.dialer) {
+        if let Some(connection) = self.with_room(opener.dialer, |connection| connection.is_free(body)) {
             return Ok(connection);
         }
-        let slot = Slot::take(&self.counts.connections, bounds.connections, Limit::Connections)?;
+        let slot = match Slot::take(&self.counts.connections, bounds.connections, Limit::Connections) {
+            Ok(slot) => slot,
+            // Better to wait behind the streams of a connection than to fail.
+            Err(failure) => return self.with_room(opener.dialer, Multiplexed::has_room).ok_or(failure),
+        };
         // Read before the handshake: if the certificate changes meanwhile, the connection counts as one with the old one.
         let tls = if self.target.transport == Transport::Plain { None } else { opener.dialer.tls.load_full() };
         let (stream, alerted) = self.open(opener.dialer, bounds.connect).await?;
-        let (stream_window, connection_window) = windows(self.target.transport != Transport::Plain);
+        let peer = if self.target.transport == Transport::Plain { Peer::Plain } else { Peer::Proxy };
+        let windows = Windows::new(peer, MAX_STREAMS);
         let config = Config {
             max_streams: 0,
-            stream_window,
-            connection_window,
+            stream_window: windows.stream,
+            grown_window: windows.grown,
+            growth: windows.growth,
+            connection_window: Windows::CONNECTION,
             max_head: MAX_HEAD_HOP,
             max_fields: 2 * MAX_FIELDS,
             connect_protocol: false,
@@ -162,8 +179,19 @@ impl Pool {
             }
             drop(slot);
         });
+        // A proxy takes as many as we send, or refuses what it does not take so that it may be sent again. An application may take
+        // fewer, and its SETTINGS say so first (RFC 9113 §3.4).
+        if self.target.transport == Transport::Plain {
+            let settings = timeout(bounds.connect, mux.settings()).await;
+            let settings = settings.unwrap_or(Err(Failure::ConnectTimeout));
+            let usable = settings.and_then(|()| if mux.has_room() { Ok(()) } else { Err(Failure::RefusedStream) });
+            if let Err(failure) = usable {
+                mux.retire();
+                return Err(failure);
+            }
+        }
         let usage = Usage {
-            streams: AtomicUsize::new(1),
+            streams: AtomicU32::new(1),
             last: Mutex::new(Instant::now()),
             alerted,
             answered: AtomicBool::new(false),
@@ -173,9 +201,9 @@ impl Pool {
         Ok(connection)
     }
 
-    /// A connection with room for one more request, which is counted. A connection made with a certificate or roots that are
+    /// A connection that is `fit` for one more request, which is counted. A connection made with a certificate or roots that are
     /// no longer ours gets no new requests, and ends with those in flight.
-    fn with_room(&self, dialer: &Dialer) -> Option<Multiplexed> {
+    fn with_room(&self, dialer: &Dialer, fit: impl Fn(&Multiplexed) -> bool) -> Option<Multiplexed> {
         let current = dialer.tls.load();
         let is_current = |tls: &Arc<MeshTls>| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, tls));
         let mut multiplexed = self.multiplexed.lock();
@@ -186,7 +214,7 @@ impl Pool {
             }
             kept
         });
-        let connection = multiplexed.iter().find(|connection| connection.has_room())?;
+        let connection = multiplexed.iter().find(|connection| fit(connection))?;
         connection.usage.streams.fetch_add(1, Relaxed);
         Some(connection.clone())
     }
