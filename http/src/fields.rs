@@ -104,6 +104,14 @@ impl Name {
         if found == Self::Other && is_reserved(name) { Self::Reserved } else { found }
     }
 
+    /// Whether a field of this name is connection-specific (RFC 9113 §8.2.2).
+    pub(crate) fn is_connection_specific(self) -> bool {
+        matches!(
+            self,
+            Self::Connection | Self::KeepAlive | Self::ProxyConnection | Self::TransferEncoding | Self::Upgrade
+        )
+    }
+
     /// The name in lower case; empty for [`Name::Other`] and [`Name::Reserved`].
     pub fn as_str(self) -> &'static str {
         NAMES.iter().find(|(_, name)| *name == self).map_or("", |(text, _)| text)
@@ -228,6 +236,18 @@ impl Fields {
         });
     }
 
+    /// Gives each name that passes `which` to `spell`, to change its case.
+    pub(crate) fn respell(&mut self, which: impl Fn(&Field<'_>) -> bool, mut spell: impl FnMut(&mut [u8])) {
+        let Self { buffer, spans } = self;
+        for field in spans.iter() {
+            let seen = Field { name: bytes(buffer, field.name), value: bytes(buffer, field.value), known: field.known };
+            if which(&seen) {
+                let start = field.name.start as usize;
+                spell(buffer.get_mut(start..start.saturating_add(field.name.len as usize)).unwrap_or_default());
+            }
+        }
+    }
+
     /// Size as HTTP/2 counts it: names, values and 32 bytes for each field (RFC 9113 §6.5.2).
     pub fn size(&self) -> usize {
         self.spans.iter().map(|field| field.name.len as usize + field.value.len as usize + 32).sum()
@@ -258,6 +278,13 @@ fn bytes(buffer: &[u8], span: Span) -> &[u8] {
 }
 
 impl Field<'_> {
+    /// Whether HTTP/2 carries the field: it is not connection-specific (RFC 9113 §8.2.2), and not `Host`, which the authority
+    /// replaces.
+    pub(crate) fn is_carried(&self) -> bool {
+        let te = self.known == Name::Te && self.value != b"trailers";
+        !te && !self.known.is_connection_specific() && !matches!(self.known, Name::Host | Name::Http2Settings)
+    }
+
     /// Whether the field has this name, ignoring case.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())

@@ -3,7 +3,10 @@
 //! information; [`Request::new`] rejects anything else.
 //! Spec: RFC 9110 §4.2, §7.2, §9; RFC 9112 §3; RFC 9113 §8.3.
 
-use crate::fields::{Fields, Span};
+use crate::{
+    fields::{Fields, Span},
+    spelling,
+};
 
 /// The HTTP version of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +26,8 @@ pub struct Request {
     pub version: Version,
     /// Its fields. `Host` is not among them if the parser has moved it to the authority.
     pub fields: Fields,
+    /// The name of `Host` as it is written; in lower case unless HTTP/1 spelled it otherwise.
+    host_name: [u8; 4],
     method: Span,
     path: Span,
     authority: Option<Span>,
@@ -90,7 +95,7 @@ impl Request {
         if authority.is_some_and(|authority| !is_authority(fields.bytes(authority))) {
             return Err(Invalid::Authority);
         }
-        Ok(Self { version, fields, method, path, authority, protocol })
+        Ok(Self { version, fields, host_name: *b"host", method, path, authority, protocol })
     }
 
     /// The method, which is case-sensitive.
@@ -121,6 +126,28 @@ impl Request {
             return authority.find(']').and_then(|end| authority.get(..=end)).unwrap_or(authority);
         }
         authority.split_once(':').map_or(authority, |(host, _)| host)
+    }
+
+    /// The name of the field that tells the authority in HTTP/1, in its original case.
+    pub fn host_name(&self) -> &[u8] {
+        &self.host_name
+    }
+
+    /// Takes the spelling of `Host` from the head that was received.
+    pub(crate) fn set_host_name(&mut self, name: &[u8]) {
+        if let Ok(name) = name.try_into() {
+            self.host_name = name;
+        }
+    }
+
+    /// Describes the spelling of its names: see [`spelling::describe`].
+    pub fn spelling(&self) -> Option<Vec<u8>> {
+        spelling::describe(self.authority.map(|_| &self.host_name[..]), &self.fields)
+    }
+
+    /// Spells its names as a text says: see [`spelling::restore`].
+    pub fn respell(&mut self, text: &[u8]) {
+        spelling::restore(text, self.authority.map(|_| &mut self.host_name[..]), &mut self.fields);
     }
 
     /// The protocol of an extended CONNECT (RFC 8441).
@@ -159,14 +186,76 @@ impl Response {
         self.reason.map(|reason| self.fields.bytes(reason))
     }
 
-    /// Sets the reason phrase.
-    pub(crate) fn set_reason(&mut self, reason: &[u8]) {
-        self.reason = Some(self.fields.store(reason));
+    /// Sets the reason phrase. One with control characters is left out.
+    pub fn set_reason(&mut self, reason: &[u8]) {
+        self.reason = reason.iter().all(|byte| is_value(*byte)).then(|| self.fields.store(reason));
+    }
+
+    /// The reason phrase without white space around it, where it is not the standard one of the status.
+    pub fn unusual_reason(&self) -> Option<&[u8]> {
+        let reason = self.reason().map(<[u8]>::trim_ascii)?;
+        (reason != standard_reason(self.status).as_bytes()).then_some(reason)
     }
 
     /// Whether it is an interim response (1xx), which a final response follows (RFC 9110 §15.2). 101 is none: HTTP ends with it.
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+/// The standard reason phrase of a status (RFC 9110 §15 and the IANA registry).
+pub(crate) fn standard_reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Payload Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Entity",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
     }
 }
 

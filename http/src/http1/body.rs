@@ -200,7 +200,7 @@ fn trailers(section: &[u8], limits: &Limits) -> Result<Fields, Error> {
     Ok(fields)
 }
 
-/// Whether a trailer section may contain the field: none that is for framing, routing, authentication or content processing
+/// Whether a trailer section may contain the field: none that is reserved for proxies, or is for framing, routing, authentication or content processing
 /// (RFC 9110 §6.5.1).
 pub(super) fn is_trailer(name: Name) -> bool {
     let forbidden = matches!(
@@ -212,6 +212,7 @@ pub(super) fn is_trailer(name: Name) -> bool {
             | Name::Expect
             | Name::Host
             | Name::SetCookie
+            | Name::Reserved
             | Name::Te
             | Name::Trailer
     );

@@ -4,13 +4,23 @@
 use super::{Framing, members};
 use crate::{
     fields::{Fields, Name},
-    head::{Version, is_token},
+    head::{Response, Version, is_token},
 };
 
 /// Removes the hop-by-hop fields: `Connection` and the fields that it lists, `Keep-Alive`, `Proxy-Connection`,
 /// `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, and `TE` unless it is `trailers`, which gRPC needs end to end; that one stays
 /// even if `Connection` lists it.
 pub fn strip_hop_by_hop(fields: &mut Fields) {
+    strip(fields, None);
+}
+
+/// Removes the hop-by-hop fields of a response. One with 426 keeps `Upgrade`, which names what the server asks for (RFC 9110
+/// §15.5.22).
+pub fn strip_answer(head: &mut Response) {
+    strip(&mut head.fields, (head.status == 426).then_some(Name::Upgrade));
+}
+
+fn strip(fields: &mut Fields, kept: Option<Name>) {
     // Mostly `keep-alive`, `close` or `Upgrade`, for which the list stays empty and does not allocate.
     let listed: Vec<Vec<u8>> = members(fields.all(Name::Connection))
         .filter(|name| !name.is_empty() && !is_option(name) && !name.eq_ignore_ascii_case(b"te"))
@@ -20,7 +30,8 @@ pub fn strip_hop_by_hop(fields: &mut Fields) {
         if field.known == Name::Te {
             return field.value.eq_ignore_ascii_case(b"trailers");
         }
-        !is_hop_by_hop(field.known) && !listed.iter().any(|name| field.name.eq_ignore_ascii_case(name))
+        (!is_hop_by_hop(field.known) || Some(field.known) == kept)
+            && !listed.iter().any(|name| field.name.eq_ignore_ascii_case(name))
     });
 }
 

@@ -143,6 +143,7 @@ fn request<'a>(
     let mut fields = Fields::with_capacity(head.len(), parsed.headers.len());
     let mut control = ControlFields::default();
     control.read(parsed.headers, &mut fields, limits, true)?;
+    let host_name = control.host_name;
 
     let (authority, path, scheme) = target_parts(method, target)?;
     let absolute = authority.is_some() && method != "CONNECT";
@@ -159,13 +160,14 @@ fn request<'a>(
     let length = control.framing(version)?;
     let parts = [method, path.as_ref()].map(|part| fields.store(part.as_bytes()));
     let host = host.map(|host| fields.store(host));
-    let head = Request::from_spans(version, parts, [host, None], fields).map_err(|invalid| {
+    let mut head = Request::from_spans(version, parts, [host, None], fields).map_err(|invalid| {
         Error::Malformed(match invalid {
             Invalid::Method => "invalid method",
             Invalid::Path => "invalid target",
             Invalid::Authority => "invalid Host",
         })
     })?;
+    head.set_host_name(host_name.unwrap_or_default());
     // RFC 9112 §6.3, 7: a request without Content-Length and Transfer-Encoding has no body.
     let framing = length.unwrap_or(Framing::None);
     let has_body = !matches!(framing, Framing::None | Framing::Length(0));
@@ -268,6 +270,7 @@ fn parse_error(error: httparse::Error, head: &[u8], request: bool) -> Error {
 #[derive(Default)]
 struct ControlFields<'a> {
     host: Option<&'a [u8]>,
+    host_name: Option<&'a [u8]>,
     content_length: Option<u64>,
     /// A Transfer-Encoding is present.
     transfer_encoding: bool,
@@ -297,6 +300,7 @@ impl<'a> ControlFields<'a> {
             match known {
                 // RFC 9112 §3.2: more than one Host is an error.
                 Name::Host if request => {
+                    self.host_name = Some(name);
                     if self.host.replace(value).is_some() {
                         return Err(Error::Malformed("more than one Host"));
                     }

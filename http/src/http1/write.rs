@@ -4,7 +4,7 @@
 use super::{Framing, body::is_trailer, hop::is_hop_by_hop};
 use crate::{
     fields::{Fields, Name},
-    head::{Request, Response, Version},
+    head::{Request, Response, Version, standard_reason},
 };
 
 /// The content of the Connection field.
@@ -29,15 +29,15 @@ pub fn write_request(head: &Request, framing: Framing, connection: Connection<'_
     out.extend_from_slice(if http10 { b" HTTP/1.0\r\n" } else { b" HTTP/1.1\r\n" });
     match head.authority() {
         _ if head.fields.has(Name::Host) => {}
-        Some(authority) => write_field(b"host", authority.as_bytes(), out),
+        Some(authority) => write_field(head.host_name(), authority.as_bytes(), out),
         // Without an authority, HTTP/1.1 requires an empty Host (RFC 9112 §3.2).
         None if !http10 => write_field(b"host", b"", out),
         None => {}
     }
     // A request without a body has no Content-Length; in a response to HEAD it is metadata instead.
     let length = if framing == Framing::None { ContentLength::Omit } else { ContentLength::of(framing) };
-    write_fields(&head.fields, length, true, out);
-    write_end(framing, connection, http10, out);
+    write_fields(&head.fields, length, Kind::Request, out);
+    write_end(framing, connection, http10, false, out);
 }
 
 /// Writes the head of a response with its reason phrase, or the standard one if it has none; otherwise as [`write_request`]. With
@@ -50,8 +50,9 @@ pub fn write_response(head: &Response, framing: Framing, connection: Connection<
     out.extend_from_slice(head.reason().unwrap_or_else(|| standard_reason(head.status).as_bytes()));
     out.extend_from_slice(b"\r\n");
     let length = if head.status < 200 || head.status == 204 { ContentLength::Omit } else { ContentLength::of(framing) };
-    write_fields(&head.fields, length, false, out);
-    write_end(framing, connection, http10, out);
+    let asks = head.status == 426 && head.fields.has(Name::Upgrade);
+    write_fields(&head.fields, length, if asks { Kind::AsksUpgrade } else { Kind::Response }, out);
+    write_end(framing, connection, http10, asks, out);
 }
 
 /// Writes the chunk-size line of a chunk of `len` bytes, at least 1, since 0 ends the body. The caller writes the chunk and a CRLF
@@ -68,6 +69,15 @@ pub fn write_last_chunk(trailers: Option<&Fields>, out: &mut Vec<u8>) {
         write_field(field.name, field.value, out);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// The message whose fields are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Response,
+    /// A response of 426 with the protocol that the server asks for.
+    AsksUpgrade,
 }
 
 /// How `Content-Length` is written.
@@ -89,7 +99,7 @@ impl ContentLength {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "all other fields are written unchanged")]
-fn write_fields(fields: &Fields, mut length: ContentLength, request: bool, out: &mut Vec<u8>) {
+fn write_fields(fields: &Fields, mut length: ContentLength, kind: Kind, out: &mut Vec<u8>) {
     let mut cookies = false;
     for field in fields.iter() {
         match field.known {
@@ -101,12 +111,13 @@ fn write_fields(fields: &Fields, mut length: ContentLength, request: bool, out: 
                     length = ContentLength::Omit;
                 }
             },
-            Name::Cookie if request => {
+            Name::Cookie if kind == Kind::Request => {
                 if !cookies {
                     cookies = true;
                     write_cookies(field.name, fields, out);
                 }
             }
+            Name::Upgrade if kind == Kind::AsksUpgrade => write_field(field.name, field.value, out),
             known if is_hop_by_hop(known) => {}
             _ => write_field(field.name, field.value, out),
         }
@@ -116,11 +127,14 @@ fn write_fields(fields: &Fields, mut length: ContentLength, request: bool, out: 
     }
 }
 
-fn write_end(framing: Framing, connection: Connection<'_>, http10: bool, out: &mut Vec<u8>) {
+/// `asks`: the fields hold an `Upgrade` of their own.
+fn write_end(framing: Framing, connection: Connection<'_>, http10: bool, asks: bool, out: &mut Vec<u8>) {
     if framing == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     match connection {
+        Connection::KeepAlive if asks => out.extend_from_slice(b"connection: upgrade\r\n"),
+        Connection::Close if asks => out.extend_from_slice(b"connection: upgrade, close\r\n"),
         Connection::KeepAlive if http10 => out.extend_from_slice(b"connection: keep-alive\r\n"),
         Connection::KeepAlive => {}
         Connection::Close => out.extend_from_slice(b"connection: close\r\n"),
@@ -172,62 +186,6 @@ fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     }
     if let Some(digits) = out.get_mut(start..) {
         digits.reverse();
-    }
-}
-
-/// The standard reason phrase of a status (RFC 9110 §15 and the IANA registry).
-fn standard_reason(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        103 => "Early Hints",
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        203 => "Non-Authoritative Information",
-        204 => "No Content",
-        205 => "Reset Content",
-        206 => "Partial Content",
-        300 => "Multiple Choices",
-        301 => "Moved Permanently",
-        302 => "Found",
-        303 => "See Other",
-        304 => "Not Modified",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        407 => "Proxy Authentication Required",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        412 => "Precondition Failed",
-        413 => "Payload Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        416 => "Range Not Satisfiable",
-        417 => "Expectation Failed",
-        421 => "Misdirected Request",
-        422 => "Unprocessable Entity",
-        425 => "Too Early",
-        426 => "Upgrade Required",
-        428 => "Precondition Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        451 => "Unavailable For Legal Reasons",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
     }
 }
 

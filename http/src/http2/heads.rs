@@ -2,7 +2,7 @@
 
 use super::Config;
 use crate::{
-    fields::{Fields, Name, Span},
+    fields::{Field, Fields, Name, Span},
     head::{Invalid, Request, Response, Version, is_token, is_value},
     hpack::{Decoder, Encoder, Error},
 };
@@ -70,7 +70,7 @@ impl<'a> Collector<'a> {
             return Err(Malformed("invalid field name"));
         }
         // RFC 9113 §8.2.2: connection-specific fields make a message malformed; TE may only be `trailers`.
-        if is_connection_specific(known) {
+        if known.is_connection_specific() {
             return Err(Malformed("connection-specific field"));
         }
         if known == Name::Te && value != b"trailers" {
@@ -183,7 +183,12 @@ pub(super) fn trailers(decoder: &mut Decoder, block: &[u8], config: &Config) -> 
     let decoded = decoder.decode(block, |known, name, value| collector.field(known, name, value))?;
     Ok(decoded.and_then(|()| match collector.pseudo.iter().any(Option::is_some) {
         true => Err(Malformed("pseudo-header field in trailers")),
-        false => Ok(collector.fields),
+        // Reserved fields are for heads; an application may read trailers as if they stood there.
+        false => {
+            let mut fields = collector.fields;
+            fields.remove(Name::Reserved);
+            Ok(fields)
+        }
     }))
 }
 
@@ -220,15 +225,7 @@ pub(super) fn write_trailers(encoder: &mut Encoder, fields: &Fields, out: &mut V
 
 /// Connection-specific fields are left out, since the peer must treat them as malformed (RFC 9113 §8.2.2).
 fn write_fields(encoder: &mut Encoder, fields: &Fields, out: &mut Vec<u8>) {
-    for field in fields.iter() {
-        let te = field.known == Name::Te && field.value != b"trailers";
-        if !te && !is_connection_specific(field.known) && !matches!(field.known, Name::Host | Name::Http2Settings) {
-            encoder.field(field.known, field.name, field.value, out);
-        }
+    for field in fields.iter().filter(Field::is_carried) {
+        encoder.field(field.known, field.name, field.value, out);
     }
-}
-
-/// Whether a field is connection-specific (RFC 9113 §8.2.2).
-fn is_connection_specific(name: Name) -> bool {
-    matches!(name, Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding | Name::Upgrade)
 }

@@ -6,12 +6,16 @@
 //! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched to this protocol (101) |
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
+//! | `weft-names` | the spelling of the field names of a message of HTTP/1: `weft_http::spelling` |
+//! | `weft-reason` | on an answer: the reason phrase, when it is not the standard one |
+//! | `weft-upgrade` | on an answer of 426: the protocols that the application asks for |
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; `BUDGET` beside it, or on the application's own answer: no retry was left in the budget; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
 use weft_http::{
     fields::{Fields, Name},
     head::{Response, Version},
+    spelling,
 };
 
 use super::head::Head;
@@ -25,6 +29,11 @@ pub(crate) const ERROR: &str = "weft-error";
 pub(crate) const OVER_BUDGET: &[u8] = b"BUDGET";
 const STATUS: &str = "weft-status";
 const METHOD: &str = "weft-method";
+const NAMES: &str = "weft-names";
+const REASON: &str = "weft-reason";
+const UPGRADE: &str = "weft-upgrade";
+/// Longest reason phrase that is carried; a longer one is replaced by the standard one.
+const MAX_REASON: usize = 512;
 /// For the application: the SPIFFE ID of the caller.
 pub(crate) const CLIENT_ID: &str = "weft-client-id";
 
@@ -35,10 +44,40 @@ pub(crate) fn strip(fields: &mut Fields) {
     }
 }
 
-/// Removes the reserved fields from an answer for the caller, except `weft-error`, which carries the flag of a failure.
-pub(crate) fn strip_answer(fields: &mut Fields) {
-    if fields.has(Name::Reserved) {
-        fields.retain(|field| field.known != Name::Reserved || field.is(ERROR));
+/// Adds to an answer what HTTP/2 cannot carry of HTTP/1: the spelling of names, the reason phrase, and the protocols that a
+/// 426 asks for.
+pub(crate) fn send_answer(answer: &mut Response) {
+    if answer.version == Version::Http2 {
+        return;
+    }
+    if let Some(names) = spelling::describe(None, &answer.fields) {
+        answer.fields.push(NAMES.as_bytes(), &names);
+    }
+    if let Some(reason) = answer.unusual_reason().filter(|reason| reason.len() <= MAX_REASON).map(<[u8]>::to_vec) {
+        answer.fields.push(REASON.as_bytes(), &reason);
+    }
+    if answer.status == 426 {
+        let protocols = answer.fields.all(Name::Upgrade).collect::<Vec<_>>().join(&b", "[..]);
+        answer.fields.push(UPGRADE.as_bytes(), &protocols);
+    }
+}
+
+/// Restores an answer from the reserved fields, and strips them, except `weft-error`, which carries the flag of a failure.
+pub(crate) fn receive_answer(answer: &mut Response) {
+    if !answer.fields.has(Name::Reserved) {
+        return;
+    }
+    let told = |name| reserved(&answer.fields, name).map(<[u8]>::to_vec);
+    let (names, reason, protocols) = (told(NAMES), told(REASON), told(UPGRADE));
+    answer.fields.retain(|field| field.known != Name::Reserved || field.is(ERROR));
+    if let Some(names) = names {
+        spelling::restore(&names, None, &mut answer.fields);
+    }
+    if let Some(reason) = reason {
+        answer.set_reason(&reason);
+    }
+    if let Some(protocols) = protocols.filter(|protocols| answer.status == 426 && !protocols.is_empty()) {
+        answer.fields.push(b"Upgrade", &protocols);
     }
 }
 
@@ -47,8 +86,14 @@ pub(crate) fn reserved<'a>(fields: &'a Fields, name: &'a str) -> Option<&'a [u8]
     if fields.has(Name::Reserved) { fields.named(name).next() } else { None }
 }
 
-/// Adds the fields for what HTTP/2 cannot carry: the method of an upgrade, and the HTTP version for the application.
+/// Adds the fields for what HTTP/2 cannot carry: the spelling of names, the method of an upgrade, and the HTTP version for the
+/// application.
 pub(crate) fn send(head: &mut Head) {
+    if head.request.version != Version::Http2
+        && let Some(names) = head.request.spelling()
+    {
+        head.request.fields.push(NAMES.as_bytes(), &names);
+    }
     if let Some(protocol) = head.upgrade.take() {
         let method = head.request.method().as_bytes().to_vec();
         if method != b"GET" {
@@ -102,5 +147,10 @@ pub(crate) fn receive(head: &mut Head) {
         Some(b"2") => Version::Http2,
         _ => Version::Http11,
     };
+    if head.version != Version::Http2
+        && let Some(names) = reserved(&head.request.fields, NAMES).map(<[u8]>::to_vec)
+    {
+        head.request.respell(&names);
+    }
     strip(&mut head.request.fields);
 }

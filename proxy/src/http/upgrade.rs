@@ -28,6 +28,15 @@ impl Switched {
     }
 }
 
+/// Whom an answer tells of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    Http1,
+    Http2,
+    /// Another proxy, by HTTP/2.
+    Hop,
+}
+
 /// Whether the upstream has switched: 101, or over the hop 200 with the mark.
 pub(crate) fn was_accepted(answer: &Response) -> bool {
     answer.status == 101 || (answer.status == 200 && hop::reserved(&answer.fields, hop::UPGRADED).is_some())
@@ -35,17 +44,20 @@ pub(crate) fn was_accepted(answer: &Response) -> bool {
 
 /// Makes the answer that tells a caller of a switch: the fields of the upstream's answer without those of its connection.
 /// Returns the protocol switched to.
-pub(crate) fn head(answer: &mut Response, asked: Option<&[u8]>, http2: bool) -> Vec<u8> {
+pub(crate) fn head(answer: &mut Response, asked: Option<&[u8]>, to: To) -> Vec<u8> {
     let chosen = hop::reserved(&answer.fields, hop::UPGRADED).or_else(|| answer.fields.first(Name::Upgrade)).or(asked);
     let chosen = chosen.unwrap_or(b"1").to_vec();
+    answer.status = 101;
+    hop::receive_answer(answer);
     for name in [Name::Reserved, Name::Connection, Name::Upgrade] {
         answer.fields.remove(name);
     }
-    if http2 {
+    if to == To::Hop {
+        hop::send_answer(answer);
+    }
+    if to != To::Http1 {
         answer.status = 200;
         answer.fields.push(hop::UPGRADED.as_bytes(), &chosen);
-    } else {
-        answer.status = 101;
     }
     chosen
 }

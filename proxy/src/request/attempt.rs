@@ -18,7 +18,7 @@ use weft_http::{
 
 use super::deliver;
 use crate::{
-    http::{answer::Answer, body::Body, head::Head, upgrade::Switched},
+    http::{answer::Answer, body::Body, head::Head, hop, upgrade::Switched},
     telemetry::Direction,
     upstream::{
         cluster::{Cluster, EndpointState},
@@ -274,7 +274,11 @@ async fn send(
         sleep(CLOSING).await;
         sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
     }
-    let (response, body, lease) = sent.map_err(|error| error.failure)?;
+    let (mut response, body, lease) = sent.map_err(|error| error.failure)?;
+    if !mesh {
+        // Only another proxy says anything in reserved fields.
+        hop::strip(&mut response.fields);
+    }
     flight.lease = Some(lease);
     Ok((Answer::new(response, body), flight))
 }

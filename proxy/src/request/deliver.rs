@@ -93,9 +93,7 @@ pub(crate) async fn request(
     }
     let (mut response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);
-    if response.status != 101 {
-        hop::strip(&mut response.fields);
-    }
+    hop::strip(&mut response.fields);
     Ok((Answer::new(response, body), flight))
 }
 

@@ -123,12 +123,12 @@ impl Exchange {
     }
 
     /// Ends with a switch to another protocol, in which the caller is joined with the other side.
-    pub(crate) fn switch(mut self: Box<Self>, mut answer: Answer, http2: bool) -> Answer {
+    pub(crate) fn switch(mut self: Box<Self>, mut answer: Answer, to: upgrade::To) -> Answer {
         let switched = self.flight.as_mut().and_then(|flight| flight.switched.take());
         let Some(switched) = switched else {
             return self.fail(Failure::BadAnswer("a switch of protocols that was not asked for"));
         };
-        let protocol = upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), http2);
+        let protocol = upgrade::head(&mut answer.head, self.head.upgrade.as_deref(), to);
         let join = Box::new(|caller| Box::pin(tunnel::join(self, switched, caller)) as _);
         answer.switch = Some(Box::new(Switch { protocol, join }));
         answer

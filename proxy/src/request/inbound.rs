@@ -36,6 +36,7 @@ use crate::{
         head::Head,
         hop,
         serve::{Handler, Refused},
+        upgrade,
     },
     listener::{
         detect::{IDLE, PATIENCE, Speaks},
@@ -316,9 +317,17 @@ impl Inbound {
         let mesh = self.caller == Caller::Proxy;
         match exchange.hold(result) {
             Ok(answer) if answer.head.status == 101 => {
-                Ok(exchange.switch(answer, self.connection.protocol == Protocol::Http2))
+                let to = match self.connection.protocol == Protocol::Http2 {
+                    true if mesh => upgrade::To::Hop,
+                    true => upgrade::To::Http2,
+                    false => upgrade::To::Http1,
+                };
+                Ok(exchange.switch(answer, to))
             }
             Ok(mut answer) => {
+                if mesh {
+                    hop::send_answer(&mut answer.head);
+                }
                 if mesh && exchange.head.upgrade.is_some() {
                     hop::hide_success(&mut answer.head);
                 }

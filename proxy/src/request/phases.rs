@@ -114,13 +114,13 @@ pub(crate) fn answer(exchange: Box<Exchange>, result: Result<Answer, Failure>) -
     match result {
         Ok(answer) if upgrade && upgrade::was_accepted(&answer.head) => {
             let http2 = exchange.connection.protocol == Protocol::Http2;
-            exchange.switch(answer, http2)
+            exchange.switch(answer, if http2 { upgrade::To::Http2 } else { upgrade::To::Http1 })
         }
         Ok(mut answer) => {
             if upgrade {
                 hop::reveal_success(&mut answer.head);
             }
-            hop::strip_answer(&mut answer.head.fields);
+            hop::receive_answer(&mut answer.head);
             tell_budget(over_budget, &mut answer);
             exchange.answer(answer)
         }

@@ -183,6 +183,46 @@ async fn the_fields_of_the_hop_are_believed_on_the_hop_only() {
     assert!(answer.contains("GET / HTTP/1.1") && !answer.contains("weft-version"), "{answer}");
 }
 
+/// (29) Some servers read trailers as if they stood in the head.
+#[tokio::test]
+async fn trailers_carry_no_reserved_field() {
+    let authority = Authority::new();
+    let (application, seen) = remembers().await;
+    let (_inbound, at) = guarding(&authority, application, InboundMode::Permissive, Protocol::Detect);
+    let (_outbound, address) =
+        outbound(Some(authority.svid("order", true)), &[(at, Some(identity("product")))], |_, _| {});
+    for at in [at, address] {
+        seen.lock().clear();
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX-Honest: 1\r\n\
+             weft-client-id: {FORGED}\r\n\r\n"
+        );
+        let mut client = TcpStream::connect(at).await.unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
+        let honest = || String::from_utf8_lossy(&seen.lock()).to_lowercase().contains("x-honest: 1\r\n");
+        assert!(until(SECOND * 5, honest).await.is_some(), "{}", String::from_utf8_lossy(&seen.lock()));
+        assert!(!is_forged(&seen), "{}", String::from_utf8_lossy(&seen.lock()));
+    }
+}
+
+/// (29) What an application says in reserved fields is not a proxy's word.
+#[tokio::test]
+async fn an_application_says_nothing_in_reserved_fields() {
+    let authority = Authority::new();
+    let application = crate::traffic::application(|_| {
+        b"HTTP/1.1 200 OK\r\nX-A: 1\r\nweft-names: l\r\nweft-reason: Forged\r\nweft-upgraded: x\r\ncontent-length: 2\r\n\r\nok"
+            .to_vec()
+    })
+    .await;
+    let (_inbound, at) = guarding(&authority, application, InboundMode::Permissive, Protocol::Detect);
+    for endpoint in [(at, Some(identity("product"))), (at, None), (application, None)] {
+        let (_outbound, address) = outbound(Some(authority.svid("order", true)), &[endpoint], |_, _| {});
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let answer = exchange(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "ok").await;
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\nX-A: 1\r\ncontent-length: 2\r\n\r\nok");
+    }
+}
+
 /// (29) The honest twins: protocols whose first line looks like a request's beginning, in both directions and from each side.
 #[tokio::test]
 async fn other_protocols_pass_as_they_are() {

@@ -31,6 +31,7 @@ mod restart;
 mod resumption;
 mod retry;
 mod revoke;
+mod same;
 mod stall;
 mod telemetry;
 mod traffic;

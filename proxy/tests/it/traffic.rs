@@ -88,7 +88,7 @@ async fn requests_cross_the_hop_and_the_application_learns_who_calls() {
         let answer =
             exchange(&mut client, "GET /a?b=c HTTP/1.1\r\nHost: product:80\r\nX-One: 1\r\n\r\n", "/sa/order").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(answer.contains("GET /a?b=c HTTP/1.1\r\nhost: product:80\r\n"), "{answer}");
+        assert!(answer.contains("GET /a?b=c HTTP/1.1\r\nHost: product:80\r\n"), "{answer}");
         assert!(answer.contains("weft-client-id: spiffe://weft.local/ns/shop/sa/order"), "{answer}");
         assert!(!answer.contains("via:") && !answer.contains("date:"), "{answer}");
     }

@@ -188,7 +188,7 @@ async fn exchange(
     }
     let mut response = parsed.head;
     if response.status != 101 {
-        codec::strip_hop_by_hop(&mut response.fields);
+        codec::strip_answer(&mut response);
     }
     debug_assert!(response.version != HttpVersion::Http2, "HTTP/1 was parsed");
     Ok((response, parsed.framing))
