@@ -56,6 +56,8 @@ pub enum Command {
     Apply(Apply),
     /// Print objects
     Get(Get),
+    /// Print the objects of the mesh as they were written, for a file that `apply` accepts
+    Export(Export),
     /// Delete objects
     Delete(Delete),
     /// Print the revisions, newest first, or the changes of one revision
@@ -117,6 +119,7 @@ Examples:
   weft get svc                            services of the namespace `default`
   weft get httproutes -A                  routes of all namespaces
   weft get gateway edge -n shop -o yaml
+  weft get httproutes -A -o yaml          a `v1` List, as `apply` accepts it
   weft get workloads -l app=product,version=v2
   weft get kinds                          the names of all kinds")]
 pub struct Get {
@@ -133,6 +136,39 @@ pub struct Get {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// `weft export`
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  weft export > mesh.yaml
+  weft export services httproutes -n shop
+  weft apply -f mesh.yaml
+
+Without uid, resourceVersion, generation, creation time and status; without workloads that their proxies register.
+All objects are of one revision.")]
+pub struct Export {
+    /// Kinds: singular, plural or short names [default: all kinds]
+    pub kinds: Vec<String>,
+    /// Only objects of this namespace [default: all namespaces]
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Only objects with these labels
+    #[arg(short = 'l', long = "label", value_name = "KEY=VALUE,…")]
+    pub labels: Option<String>,
+    /// YAML documents, or one `v1` List in JSON
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: ExportFormat,
+}
+
+/// Format of an export.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "they are their names")]
+pub enum ExportFormat {
+    #[default]
+    Yaml,
+    Json,
 }
 
 /// One namespace, or all.

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod completion;
 pub mod delete;
 pub mod demo;
+pub mod export;
 pub mod get;
 pub mod history;
 pub mod rollback;

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 
 use jiff::{SpanRound, Timestamp, Unit};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{args::Format, style::Style, table::Table};
 
@@ -18,6 +18,11 @@ pub fn print(format: Format, value: &Value, table: impl FnOnce(&Value) -> Vec<St
         Format::Yaml => lines(&[yaml(value)?.trim_end().to_owned()]),
         Format::Table => lines(&table(value)),
     }
+}
+
+/// Objects as a `v1 List`, which `apply` accepts.
+pub fn list(items: Vec<Value>, revision: u64) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": revision.to_string()}, "items": items})
 }
 
 /// A value as YAML.
@@ -92,8 +97,6 @@ fn span(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

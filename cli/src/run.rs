@@ -65,6 +65,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let connection = args.connection;
     match args.command {
         Command::Apply(args) => command::apply::run(&client(&connection)?, &args).await,
+        Command::Export(args) => command::export::run(&client(&connection)?, &args).await,
         Command::Get(args) => command::get::run(&connection, &args).await,
         Command::Delete(args) => command::delete::run(&client(&connection)?, &args).await,
         Command::History(args) => command::history::run(&client(&connection)?, &args).await,

@@ -126,7 +126,7 @@ impl Shop {
     ///
     /// Errors: a service has none.
     pub(crate) async fn name_services(&mut self) -> Result<()> {
-        let list = get::all(&self.client, Kind::Service, Some(NAMESPACE), None).await?;
+        let list = get::all(&self.client, Kind::Service, Some(NAMESPACE), None).await?.json;
         let mut names = Vec::new();
         for service in items(&list, "/items") {
             let name = service.pointer("/metadata/name").map(plain).unwrap_or_default();

@@ -6,7 +6,7 @@ use weft_core::api::Kind;
 
 use super::{UsageError, client};
 use crate::{
-    answer::{List, Object},
+    answer::{Answer, List, Object},
     args::{Connection, Format, Get},
     client::{Client, ClientError, escape},
     kinds::{self, items, plain},
@@ -32,12 +32,14 @@ pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     }
     let namespace = (!args.scope.all_namespaces).then_some(args.scope.namespace.as_str());
     let list = all(&client, kind, namespace, args.labels.as_deref()).await?;
-    if args.output == Format::Table && items(&list, "/items").next().is_none() {
+    if args.output == Format::Table && list.meaning.items.is_empty() {
         let place = namespace
             .map_or("any namespace".to_owned(), |namespace| format!("the namespace {namespace}; -A searches all"));
         return Ok(output::lines(&[format!("no {} in {place}", kind.plural())])?);
     }
-    Ok(output::print(args.output, &list, |list| table(kind, &mut items(list, "/items"), namespace.is_none()))?)
+    let answer = list.json;
+    let objects = output::list(items(&answer, "/items").cloned().collect(), list.meaning.revision);
+    Ok(output::print(args.output, &objects, |_| table(kind, &mut items(&answer, "/items"), namespace.is_none()))?)
 }
 
 /// One object. A workload may be applied or registered, and only lists contain both.
@@ -47,7 +49,7 @@ pub async fn one(client: &Client, kind: Kind, namespace: &str, name: &str) -> Re
     let path = format!("/api/v1/{}/{}/{}", kind.plural(), escape(namespace), escape(name));
     match client.read::<Object>(&path).await.map(|answer| answer.json) {
         Err(missing) if missing.is_missing() && kind == Kind::Workload => {
-            let list = all(client, kind, Some(namespace), None).await?;
+            let list = all(client, kind, Some(namespace), None).await?.json;
             let named = |object: &&Value| object.pointer("/metadata/name").and_then(Value::as_str) == Some(name);
             items(&list, "/items").find(named).cloned().ok_or(missing)
         }
@@ -55,7 +57,7 @@ pub async fn one(client: &Client, kind: Kind, namespace: &str, name: &str) -> Re
     }
 }
 
-/// `{items: [...]}`: the objects of a kind, of one namespace or all, with these labels.
+/// The objects of a kind, of one namespace or all, with these labels.
 ///
 /// Errors: [`ClientError`].
 pub async fn all(
@@ -63,14 +65,14 @@ pub async fn all(
     kind: Kind,
     namespace: Option<&str>,
     labels: Option<&str>,
-) -> Result<Value, ClientError> {
+) -> Result<Answer<List<Object>>, ClientError> {
     let mut query = Vec::new();
     query.extend(namespace.map(|namespace| format!("namespace={}", escape(namespace))));
     query.extend(
         labels.into_iter().flat_map(|labels| labels.split(',')).map(|label| format!("label={}", escape(label))),
     );
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    Ok(client.read::<List<Object>>(&format!("/api/v1/{}{query}", kind.plural())).await?.json)
+    client.read(&format!("/api/v1/{}{query}", kind.plural())).await
 }
 
 fn table(kind: Kind, objects: &mut dyn Iterator<Item = &Value>, with_namespace: bool) -> Vec<String> {

@@ -58,6 +58,54 @@ fn objects_are_applied_read_changed_and_deleted() {
     assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));
 }
 
+/// (21)
+#[test]
+fn what_get_and_export_print_can_be_applied_to_this_mesh_and_to_another() {
+    let world = World::start();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/demo");
+    let others = world.file(
+        "others.yaml",
+        "apiVersion: weft.dev/v1alpha1\nkind: Workload\nmetadata: {name: db, namespace: shop, labels: {app: db}, annotations: {a/b: c}}\nspec: {addresses: [192.0.2.7], ports: [{port: 5432, protocol: tcp}], mesh: false}\n",
+    );
+    world.weft(&["apply", "-f", demo, "-f", &others]).ok();
+    let objects = |world: &World| {
+        let kinds = world.weft(&["get", "kinds"]).ok();
+        let kinds: Vec<String> =
+            kinds.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect();
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        kinds
+    };
+    for kind in objects(&world) {
+        for format in ["yaml", "json"] {
+            let list = world.weft(&["get", &kind, "-A", "-o", format]).ok();
+            let parsed: Value = if format == "json" { serde_json::from_str(&list).unwrap() } else { Value::Null };
+            assert!(list.contains("List") && (parsed.is_null() || parsed["apiVersion"] == "v1"), "{list}");
+            let file = world.file(&format!("{kind}.{format}"), &list);
+            let again = world.weft(&["apply", "-f", &file]).ok();
+            assert!(again.ends_with("no changes; still revision 1\n"), "{again}");
+            let dry = world.weft(&["delete", "-f", &file, "--dry-run"]).ok();
+            assert_eq!(dry.lines().count(), again.lines().count(), "{dry}");
+        }
+    }
+
+    let exported = world.weft(&["export"]).ok();
+    for none in ["uid:", "resourceVersion:", "generation:", "creationTimestamp:", "status:", "weft.dev/source"] {
+        assert!(!exported.contains(none), "{none}: {exported}");
+    }
+    let other = World::start();
+    for format in ["yaml", "json"] {
+        let text = world.weft(&["export", "-o", format]).ok();
+        let file = other.file(&format!("mesh.{format}"), &text);
+        other.weft(&["apply", "-f", &file]).ok();
+    }
+    let body = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(body(&other.weft(&["export"]).ok()), body(&exported), "addresses of services included");
+    assert!(other.weft(&["history"]).ok().lines().count() == 2, "the second apply changed nothing");
+    let some = world.weft(&["export", "svc", "-n", "shop", "-l", "app=product"]).ok();
+    assert!(!some.contains("kind: Gateway"), "{some}");
+    assert_eq!(world.weft(&["export", "pods"]).code, 64);
+}
+
 #[test]
 fn a_mistake_names_file_line_object_and_field_and_changes_nothing() {
     let world = World::start();

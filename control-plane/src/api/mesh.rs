@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use weft_core::{
     api::{
-        Kind, Object, ObjectMeta, Workload,
+        Kind, Object, ObjectKey, ObjectMeta, Workload,
         service::AppProtocol,
         workload::{WorkloadHealth, WorkloadPort, WorkloadSpec},
     },
@@ -24,7 +24,9 @@ use super::{
 use crate::{registry::RegisteredWorkload, state::ProxyStatus};
 
 /// Annotation: the origin of a workload in a list.
-pub(super) const SOURCE: &str = "weft.dev/source";
+const SOURCE: &str = "weft.dev/source";
+/// The origin of a workload that is an object.
+const STATIC: &str = "static";
 
 /// Annotation: addresses that a registered workload claims without a proof; nobody is sent there.
 const UNPROVEN: &str = "weft.dev/unproven-addresses";
@@ -56,7 +58,7 @@ pub(super) async fn workloads(State(api): ApiState, query: Parameters) -> Result
     let registered = api.mesh.registered.borrow().clone();
     let view = api.status.view(&desired);
     let mut items: Vec<Object> = registered.workloads.values().map(|it| Object::Workload(shape(it))).collect();
-    items.extend(desired.of(Kind::Workload).map(|(_, object)| marked(view.with_status(object), "static")));
+    items.extend(desired.of(Kind::Workload).map(|(_, object)| marked(view.with_status(object), STATIC)));
     items.retain(|object| {
         query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted) && has(object, &labels)
     });
@@ -68,6 +70,25 @@ pub(super) async fn bundle(State(api): ApiState, query: Parameters) -> Result<Re
     query.only(&[])?;
     let kind = (http::header::CONTENT_TYPE, "application/pem-certificate-chain");
     Ok(([kind], api.authority.root_pem()).into_response())
+}
+
+/// Objects as a list prints them -> the objects that are meant: the annotations of a list are left out, and so are registered
+/// workloads, whose keys come second. Those are their proxies' and not desired state.
+pub(super) fn stated(objects: Vec<Object>) -> (Vec<Object>, Vec<ObjectKey>) {
+    let (mut stated, mut registered) = (Vec::with_capacity(objects.len()), Vec::new());
+    for mut object in objects {
+        if object.kind() != Kind::Workload {
+            stated.push(object);
+            continue;
+        }
+        let annotations = &mut object.metadata_mut().annotations;
+        annotations.remove(UNPROVEN);
+        match annotations.remove(SOURCE) {
+            Some(source) if source != STATIC => registered.push(object.key()),
+            Some(_) | None => stated.push(object),
+        }
+    }
+    (stated, registered)
 }
 
 fn marked(mut object: Object, source: &str) -> Object {

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use weft_core::api::{Kind, Object, ObjectKey};
 
-use super::{ApiState, Caller, Failure, body, query::Parameters};
+use super::{ApiState, Caller, Failure, body, mesh, query::Parameters};
 use crate::desired::{Action, Effect, Outcome, Request};
 
 /// The answer to a change.
@@ -52,9 +52,18 @@ pub(super) async fn apply(
     if objects.is_empty() {
         return Err(Failure::field("body", "has no object"));
     }
+    let (objects, registered) = mesh::stated(objects);
     let request = Request { action: Action::Apply(objects), author: caller.name, message, dry_run };
     let outcome = api.desired.change(request).await?;
-    Ok(Json(changed(&api, outcome, dry_run)))
+    let mut changed = changed(&api, outcome, dry_run);
+    changed.objects.extend(registered.into_iter().map(|key| ChangedObject {
+        kind: key.kind,
+        namespace: key.namespace,
+        name: key.name,
+        result: Effect::Unchanged,
+        warnings: vec!["it is registered by its proxy and was not applied".to_owned()],
+    }));
+    Ok(Json(changed))
 }
 
 pub(super) async fn list(
@@ -105,7 +114,10 @@ pub(super) async fn put(
     let key = ObjectKey::new(kind_of(&kind)?, &namespace, &name);
     let dry_run = query.flag("dryRun")?;
     let message = query.message()?;
-    let objects = body::objects(&api, content).await?;
+    let (objects, registered) = mesh::stated(body::objects(&api, content).await?);
+    if let Some(key) = registered.first() {
+        return Err(Failure::field("body", format!("{key} is registered by its proxy and cannot be changed")));
+    }
     let [object] = objects.as_slice() else {
         return Err(Failure::field("body", format!("must be one object, and has {}", objects.len())));
     };

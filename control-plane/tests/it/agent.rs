@@ -1,5 +1,6 @@
 //! The agent stream: registration over a real connection, and what the API then shows.
 
+use http::Method;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -94,6 +95,14 @@ async fn a_workload_registers_reports_and_leaves() {
     assert_eq!(proxy["key"]["identity"], "spiffe://weft.local/ns/shop/sa/order");
     assert_eq!(mesh.get("/api/v1/workloads?label=app=order").await["items"].as_array().unwrap().len(), 1);
     assert_eq!(mesh.get("/api/v1/workloads?label=app=x").await["items"].as_array().unwrap().len(), 0);
+    // What is read can be applied: a registered workload does not become an object by that. (21)
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": workloads(&mesh).await}).to_string();
+    let applied = mesh.apply(&list).await;
+    assert_eq!((&applied["revision"], &applied["objects"][0]["result"]), (&json!(0), &json!("unchanged")), "{applied}");
+    assert!(applied["objects"][0]["warnings"][0].as_str().unwrap().contains("registered by its proxy"), "{applied}");
+    let (status, put) =
+        mesh.local(Method::PUT, "/api/v1/workloads/shop/order-1", workloads(&mesh).await.remove(0).to_string()).await;
+    assert_eq!(status, 400, "{put}");
     agent.say(Message::Deregister(Deregister {})).await;
     soon("the end", async || workloads(&mesh).await.is_empty().then_some(())).await;
     soon("the end", async || mesh.get("/api/v1/proxies").await["items"].as_array().unwrap().is_empty().then_some(()))
@@ -225,7 +234,7 @@ async fn a_rollback_leaves_registered_workloads_alone() {
     mesh.apply("{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 80}]}}").await;
     agent.register(register("order-1")).await;
     soon("the registration", async || (workloads(&mesh).await.len() == 1).then_some(())).await;
-    let (status, _) = mesh.local(http::Method::POST, "/api/v1/rollback/0", "").await;
+    let (status, _) = mesh.local(Method::POST, "/api/v1/rollback/0", "").await;
     assert_eq!(status, 200);
     assert_eq!(workloads(&mesh).await.len(), 1);
 }

@@ -95,7 +95,7 @@ impl Story {
         let mut objects = BTreeMap::new();
         // Workloads are listed with those that are registered, which are compared by themselves.
         for kind in Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Workload) {
-            let list = get::all(client, kind, None, None).await?;
+            let list = get::all(client, kind, None, None).await?.json;
             objects.extend(named(&list, kind.as_str()));
         }
         let mut revisions = BTreeMap::new();
@@ -128,6 +128,6 @@ fn named(list: &Value, kind: &str) -> BTreeMap<String, Value> {
 
 /// The registered workloads, by name: labels and spec.
 async fn registered(client: &Client) -> Result<BTreeMap<String, Value>> {
-    let list = get::all(client, Kind::Workload, None, None).await?;
+    let list = get::all(client, Kind::Workload, None, None).await?.json;
     Ok(named(&list, "Workload"))
 }
