@@ -124,6 +124,12 @@ pub enum Failure {
     /// The caller went away.
     #[error("the caller closed the connection")]
     CallerGone,
+    /// The peer has not shown a valid certificate since that of its connection expired.
+    #[error("the peer's certificate expired and the peer showed no other")]
+    CertificateExpired,
+    /// The proxy stopped before the end.
+    #[error("the proxy stopped before the end; the drain timeout was over")]
+    Stopping,
     /// A bug of ours; the panic was caught.
     #[error("internal error")]
     Panic,
@@ -233,6 +239,8 @@ impl Failure {
             | Self::RequestTimeout
             | Self::IdleTimeout
             | Self::CallerGone
+            | Self::CertificateExpired
+            | Self::Stopping
             | Self::Panic => None,
         }
     }
@@ -273,6 +281,8 @@ impl Failure {
             Self::TryTimeout | Self::RequestTimeout => (504, "UT"),
             Self::IdleTimeout => (504, "SI"),
             Self::CallerGone => (499, "DC"),
+            Self::CertificateExpired => (503, "EXPIRED"),
+            Self::Stopping => (503, "STOP"),
             Self::Panic => (500, "PANIC"),
         };
         Reply { status, flag }

@@ -58,6 +58,8 @@ const INTEREST: usize = 4_096;
 const LEAVE: Duration = Duration::from_millis(1_500);
 /// Longest time to write the end of the access log.
 const LOG: Duration = Duration::from_secs(1);
+/// Longest time for open connections to be reset and logged after the drain timeout.
+const STOP: Duration = Duration::from_secs(1);
 /// How often open connections are counted while draining.
 const COUNT: Duration = Duration::from_millis(25);
 
@@ -306,6 +308,8 @@ impl App {
         let drained = self.ended(deadline).await;
         if !drained {
             tracing::warn!(open = self.view.open(), "drain timeout; closing open connections");
+            self.view.workers.iter().for_each(|worker| worker.connections.stop());
+            self.ended(Instant::now() + STOP).await;
         }
         self.leave.cancel();
         if let Some(agent) = self.agent.take()

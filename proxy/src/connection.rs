@@ -24,7 +24,7 @@ use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
-use weft_core::identity::Identity;
+use weft_core::{failure::Failure, identity::Identity};
 
 use crate::telemetry::{Direction, Flow, Protocol};
 
@@ -44,7 +44,37 @@ pub(crate) enum Close {
     /// certificate has expired.
     Gracefully,
     /// Now.
-    Now,
+    Now(Cut),
+}
+
+/// Why a connection is closed while it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// A timeout is over.
+    Timeout,
+    /// The peer's certificate has expired.
+    Expired,
+    /// The proxy stops.
+    Stopping,
+}
+
+impl Cut {
+    fn of(level: u8) -> Self {
+        match level {
+            3 => Self::Expired,
+            4 => Self::Stopping,
+            _ => Self::Timeout,
+        }
+    }
+
+    /// The failure of what was in flight.
+    pub(crate) fn failure(self) -> Failure {
+        match self {
+            Self::Timeout => Failure::IdleTimeout,
+            Self::Expired => Failure::CertificateExpired,
+            Self::Stopping => Failure::Stopping,
+        }
+    }
 }
 
 /// A connection from a caller.
@@ -187,8 +217,10 @@ impl Table {
             let body = over(connection.body_since.load(Relaxed), BODY);
             let idle = over(connection.idle_since.load(Relaxed), IDLE);
             let expires = connection.expires.load(Relaxed);
-            if head || body || over(expires, GRACE) {
-                connection.close(Close::Now);
+            if head || body {
+                connection.close(Close::Now(Cut::Timeout));
+            } else if over(expires, GRACE) {
+                connection.close(Close::Now(Cut::Expired));
             } else if idle || over(expires, Duration::ZERO) {
                 connection.close(Close::Gracefully);
             }
@@ -199,6 +231,11 @@ impl Table {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
         self.rows.lock().values().for_each(|connection| connection.close(Close::Gracefully));
+    }
+
+    /// Closes all connections now: the drain timeout is over.
+    pub fn stop(&self) {
+        self.rows.lock().values().for_each(|connection| connection.close(Close::Now(Cut::Stopping)));
     }
 }
 
@@ -249,7 +286,7 @@ impl Connection {
         match self.end.load(Relaxed) {
             0 => None,
             1 => Some(Close::Gracefully),
-            _ => Some(Close::Now),
+            level => Some(Close::Now(Cut::of(level))),
         }
     }
 
@@ -258,9 +295,10 @@ impl Connection {
         self.end.load(Relaxed) != 0
     }
 
-    /// Whether it is to be closed now.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.end.load(Relaxed) > 1
+    /// Why it is to be closed now, if it is.
+    pub(crate) fn why_cut(&self) -> Option<Failure> {
+        let level = self.end.load(Relaxed);
+        (level > 1).then(|| Cut::of(level).failure())
     }
 
     /// Whether any request has come yet.
@@ -268,12 +306,12 @@ impl Connection {
         self.requests.load(Relaxed) != 0
     }
 
-    /// Ready when the connection is to be cut.
-    pub(crate) async fn cut(&self) {
+    /// Ready when the connection is to be cut, with the reason.
+    pub(crate) async fn cut(&self) -> Failure {
         loop {
             let notified = self.tunnels.notified();
-            if self.is_cut() {
-                return;
+            if let Some(failure) = self.why_cut() {
+                return failure;
             }
             notified.await;
         }
@@ -282,9 +320,13 @@ impl Connection {
     fn close(&self, close: Close) {
         let level = match close {
             Close::Gracefully => 1,
-            Close::Now => 2,
+            Close::Now(Cut::Timeout) => 2,
+            Close::Now(Cut::Expired) => 3,
+            Close::Now(Cut::Stopping) => 4,
         };
-        if self.end.fetch_max(level, Relaxed) < level {
+        // The first reason to cut it stays.
+        let closed = self.end.fetch_update(Relaxed, Relaxed, |before| (before < level.min(2)).then_some(level));
+        if closed.is_ok() {
             if let Some(task) = &*self.task.lock() {
                 task.wake_by_ref();
             }
@@ -360,7 +402,7 @@ mod tests {
             assert_eq!(end_after(&table, &entry, Duration::from_secs(1)), None);
         }
         let end = end_after(&table, &entry, Duration::from_secs(2));
-        assert_eq!(end, Some(Close::Now), "ten seconds in all, not since the last byte");
+        assert_eq!(end, Some(Close::Now(Cut::Timeout)), "ten seconds in all, not since the last byte");
         drop(entry);
         assert!(table.is_empty());
     }
@@ -383,7 +425,7 @@ mod tests {
         table.drain();
         assert!(woken.0.load(Relaxed));
         assert!(futures_util::poll!(cut.as_mut()).is_pending(), "draining cuts no tunnel");
-        entry.connection.close(Close::Now);
+        entry.connection.close(Close::Now(Cut::Timeout));
         cut.await;
     }
 
@@ -397,7 +439,7 @@ mod tests {
         expiring.connection.valid_for(Duration::from_secs(60));
         assert_eq!(end_after(&table, &expiring, Duration::from_secs(59)), None);
         assert_eq!(end_after(&table, &expiring, Duration::from_secs(2)), Some(Close::Gracefully));
-        assert_eq!(end_after(&table, &expiring, GRACE), Some(Close::Now));
+        assert_eq!(end_after(&table, &expiring, GRACE), Some(Close::Now(Cut::Expired)));
         let stalled = entry(&table);
         stalled.connection.body_awaited(true);
         stalled.connection.body_awaited(true);
@@ -405,7 +447,7 @@ mod tests {
         stalled.connection.body_awaited(false);
         stalled.connection.body_awaited(true);
         assert_eq!(end_after(&table, &stalled, BODY - Duration::from_secs(1)), None);
-        assert_eq!(end_after(&table, &stalled, Duration::from_secs(2)), Some(Close::Now));
+        assert_eq!(end_after(&table, &stalled, Duration::from_secs(2)), Some(Close::Now(Cut::Timeout)));
         table.drain();
         assert_eq!(
             end_after(&table, &entry(&table), Duration::ZERO),

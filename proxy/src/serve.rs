@@ -59,7 +59,7 @@ fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let direction = role.direction();
     let Some(reservation) = spread.choose(worker.index, direction, peer.ip()) else {
         let flow = Flow { direction, peer, destination: peer };
-        return refuse::connection(worker, flow, None, "", &Failure::Overloaded(Limit::ProxyConnections));
+        return refuse::connection(worker, stream, flow, None, "", &Failure::Overloaded(Limit::ProxyConnections));
     };
     if reservation.worker() == worker.index {
         return worker.spawn(connection(worker.clone(), stream, peer, role, reservation));

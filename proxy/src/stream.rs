@@ -1,24 +1,154 @@
 //! Byte streams: a TCP connection of which something was read already, or one with mesh TLS on it.
 
+pub(crate) mod kernel;
+
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{Arc, atomic::AtomicBool},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::timeout,
 };
 
-use crate::{buffer, tcp, tls::session::Session};
+use self::kernel::{bound_unread, linger, sent};
+use crate::{buffer, tls::session::Session};
 
-/// A byte stream in both directions, for places that hold one of several kinds as `Box<dyn Duplex>`.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Longest time to deliver bytes that came before an error, before the error is passed on.
+pub(crate) const DELIVERY: Duration = Duration::from_secs(10);
+/// A byte stream in both directions, for places that hold one of several kinds as `Box<dyn Duplex>`. It has two exits: a
+/// shutdown is an end, and breaking off is an error.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Makes the stream end as an error. A stream of HTTP/2 is reset, TLS ends by a fatal alert or without close_notify, TCP by a
+    /// reset when it is dropped. Returns how TCP below may end then. Bytes may be lost that were written and not yet sent: see
+    /// [`abort`].
+    fn break_off(&mut self) -> Exit;
+    /// The connection below; `None` for a stream of HTTP/2.
+    fn socket(&self) -> Option<&TcpStream>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+/// How the TCP connection below a stream that was broken off may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// By a reset only.
+    Reset,
+    /// In any way: the stream itself says that it broke off, or shows it.
+    Any,
+}
+
+/// Breaks a stream off, behind the bytes that were written to it and that the peer takes within [`DELIVERY`]. It is to be
+/// dropped afterwards.
+pub(crate) async fn abort(stream: &mut impl Duplex) {
+    // Even if this is dropped meanwhile, the stream does not end as a closed one.
+    linger(stream.socket(), Some(Duration::ZERO));
+    let flushed = timeout(DELIVERY, poll_fn(|cx| Pin::new(&mut *stream).poll_flush(cx))).await;
+    let exit = stream.break_off();
+    if !matches!(flushed, Ok(Ok(()))) {
+        return;
+    }
+    let sent = async {
+        // TLS has an alert to send now.
+        if poll_fn(|cx| Pin::new(&mut *stream).poll_flush(cx)).await.is_ok()
+            && let Some(socket) = stream.socket()
+        {
+            sent(socket).await;
+        }
+    };
+    match timeout(DELIVERY, sent).await {
+        // The kernel repeats lost segments in front of a FIN, but not in front of a reset.
+        Ok(()) if exit == Exit::Any => linger(stream.socket(), None),
+        Ok(()) => {}
+        Err(_elapsed) => tracing::debug!("the peer did not take all bytes that came before an error"),
+    }
+}
+
+/// Breaks a stream off to which nothing was written.
+pub(crate) fn refuse(mut stream: impl Duplex) {
+    stream.break_off();
+    let told = Pin::new(&mut stream).poll_flush(&mut Context::from_waker(Waker::noop()));
+    tracing::trace!(?told, "refused");
+}
+
+impl Duplex for TcpStream {
+    fn break_off(&mut self) -> Exit {
+        linger(Some(self), Some(Duration::ZERO));
+        Exit::Reset
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl<S: Duplex> Duplex for Rewind<S> {
+    fn break_off(&mut self) -> Exit {
+        self.stream.break_off()
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.socket()
+    }
+}
+
+impl Duplex for Session {
+    fn break_off(&mut self) -> Exit {
+        self.end_with_error();
+        Exit::Any
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self.tcp())
+    }
+}
+
+impl Duplex for Stream {
+    fn break_off(&mut self) -> Exit {
+        match self {
+            Self::Tcp(stream) => stream.break_off(),
+            Self::Tls(session) => session.break_off(),
+            Self::TlsAgain(stream) => stream.break_off(),
+        }
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => stream.socket(),
+            Self::Tls(session) => session.socket(),
+            Self::TlsAgain(stream) => stream.socket(),
+        }
+    }
+}
+
+impl<D: Duplex + ?Sized> Duplex for Box<D> {
+    fn break_off(&mut self) -> Exit {
+        (**self).break_off()
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
+    }
+}
+
+impl<D: Duplex + ?Sized> Duplex for &mut D {
+    fn break_off(&mut self) -> Exit {
+        (**self).break_off()
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        (**self).socket()
+    }
+}
+
+#[cfg(test)]
+impl Duplex for tokio::io::DuplexStream {
+    fn break_off(&mut self) -> Exit {
+        Exit::Any
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+}
 
 /// A stream whose first bytes were read to detect the protocol, and are read again.
 #[derive(Debug)]
@@ -71,10 +201,10 @@ impl Stream {
         }
     }
 
-    /// Bounds what the kernel keeps of a workload's bytes: see [`tcp::bound_unread`].
+    /// Bounds what the kernel keeps of a workload's bytes: see [`bound_unread`].
     pub(crate) fn bound_unread(&self) {
         if let Self::Tcp(tcp) = self {
-            tcp::bound_unread(&tcp.stream);
+            bound_unread(&tcp.stream);
         }
     }
 

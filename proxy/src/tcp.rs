@@ -1,5 +1,5 @@
-//! Relay of opaque bytes: copies both directions of a connection until both have ended. Half-close is kept; an idle connection
-//! is closed.
+//! Relay of opaque bytes: copies both directions of a connection until both have ended. Half-close is kept. An error leaves as
+//! an error, behind the bytes that came before it; so does the end of an idle connection.
 
 pub(crate) mod guard;
 
@@ -12,32 +12,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep, timeout};
+use weft_core::failure::Failure;
 
-use crate::buffer::{self, Filled};
+use crate::{
+    buffer::{self, Filled},
+    stream::{self, DELIVERY, Duplex},
+};
 
 /// Buffers that one direction may move before other tasks get their turn.
 const TURNS: usize = 4;
-
-/// SO_RCVBUF towards a workload, in bytes: room for one segment of loopback (64 KiB) and not for two. With less, segments are
-/// broken up.
-const UNREAD: usize = 72 * 1024;
-
-/// Bounds what the kernel keeps for us of what the workload has sent and we have not read; the rest stays with the workload.
-/// By itself the kernel lets that grow to net.ipv4.tcp_rmem, many megabytes a connection, for the sake of long paths. The path
-/// to the workload has no length: there it costs memory, what comes out of a long queue is no longer in the CPU's cache, and
-/// where the workload's congestion control paces (BBR) each segment takes a timer, which none needs that waits for its window.
-/// What cannot be bounded works as well.
-pub(crate) fn bound_unread(workload: &TcpStream) {
-    if let Err(error) = SockRef::from(workload).set_recv_buffer_size(UNREAD) {
-        tracing::debug!(%error, "SO_RCVBUF");
-    }
-}
 
 /// Bytes that a relay has read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,39 +33,96 @@ pub(crate) struct Relayed {
 /// How a relay ended other than by both sides closing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
-    #[error("connection broke")]
-    Io(#[source] io::Error),
+    #[error("the caller's connection broke")]
+    Caller(#[source] io::Error),
+    #[error("the callee's connection broke")]
+    Callee(#[source] io::Error),
     #[error("idle for too long")]
     Idle,
 }
 
-/// Copies between the caller and the callee until both directions have ended.
-pub(crate) async fn relay<A, B>(mut caller: A, mut callee: B, idle: Duration) -> (Relayed, Result<(), RelayError>)
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut seen = 0;
-    let mut silence = pin!(sleep(idle));
-    let result = poll_fn(|cx| {
-        let sent = up.poll(cx, &mut caller, &mut callee).map_err(RelayError::Io)?;
-        let received = down.poll(cx, &mut callee, &mut caller).map_err(RelayError::Io)?;
-        if sent.is_ready() && received.is_ready() {
-            return Poll::Ready(Ok(()));
+impl RelayError {
+    /// The failure of the connection.
+    pub(crate) fn into_failure(self) -> Failure {
+        match self {
+            Self::Caller(_) => Failure::CallerGone,
+            Self::Callee(error) => Failure::reset(error),
+            Self::Idle => Failure::IdleTimeout,
         }
-        // One timer for the whole relay, checked when it fires: none is set for a read or a write.
-        while silence.as_mut().poll(cx).is_ready() {
-            if up.count.wrapping_add(down.count) == seen {
-                return Poll::Ready(Err(RelayError::Idle));
+    }
+}
+
+/// A caller joined with a callee. Dropped without [`Relay::abort`] only after [`Relay::run`] has returned `Ok`: an error must
+/// not look like an end.
+pub(crate) struct Relay<A, B> {
+    caller: A,
+    callee: B,
+    up: Direction,
+    down: Direction,
+}
+
+impl<A: Duplex, B: Duplex> Relay<A, B> {
+    pub(crate) fn new(caller: A, callee: B) -> Self {
+        Self { caller, callee, up: Direction::default(), down: Direction::default() }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn relayed(&self) -> Relayed {
+        Relayed { sent: self.up.count, received: self.down.count }
+    }
+
+    /// Copies until both directions have ended. If one side breaks, the bytes that it had sent before are handed on first.
+    /// Errors: the side that broke, or no byte in either direction for `idle`.
+    pub(crate) async fn run(&mut self, idle: Duration) -> Result<(), RelayError> {
+        let error = match self.copy(idle).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let Self { caller, callee, up, down } = self;
+        let rest = poll_fn(|cx| match &error {
+            RelayError::Caller(_) => up.poll_rest(cx, caller, callee),
+            RelayError::Callee(_) => down.poll_rest(cx, callee, caller),
+            RelayError::Idle => Poll::Ready(()),
+        });
+        if timeout(DELIVERY, rest).await.is_err() {
+            tracing::debug!(%error, "bytes sent before the error were not all delivered");
+        }
+        Err(error)
+    }
+
+    async fn copy(&mut self, idle: Duration) -> Result<(), RelayError> {
+        let Self { caller, callee, up, down } = self;
+        let mut seen = 0;
+        let mut silence = pin!(sleep(idle));
+        poll_fn(|cx| {
+            let sent = up.poll(cx, caller, callee).map_err(|broke| match broke {
+                Broke::From(error) => RelayError::Caller(error),
+                Broke::To(error) => RelayError::Callee(error),
+            })?;
+            let received = down.poll(cx, callee, caller).map_err(|broke| match broke {
+                Broke::From(error) => RelayError::Callee(error),
+                Broke::To(error) => RelayError::Caller(error),
+            })?;
+            if sent.is_ready() && received.is_ready() {
+                return Poll::Ready(Ok(()));
             }
-            seen = up.count.wrapping_add(down.count);
-            silence.as_mut().reset(Instant::now() + idle);
-        }
-        Poll::Pending
-    })
-    .await;
-    (Relayed { sent: up.count, received: down.count }, result)
+            // One timer for the whole relay, checked when it fires: none is set for a read or a write.
+            while silence.as_mut().poll(cx).is_ready() {
+                if up.count.wrapping_add(down.count) == seen {
+                    return Poll::Ready(Err(RelayError::Idle));
+                }
+                seen = up.count.wrapping_add(down.count);
+                silence.as_mut().reset(Instant::now() + idle);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Breaks both sides off, behind the bytes that were written to them.
+    pub(crate) async fn abort(&mut self) {
+        tokio::join!(stream::abort(&mut self.caller), stream::abort(&mut self.callee));
+    }
 }
 
 /// One direction of a relay.
@@ -99,33 +140,52 @@ struct Direction {
     done: bool,
 }
 
+/// The side of a direction that broke.
+#[derive(Debug)]
+enum Broke {
+    From(io::Error),
+    To(io::Error),
+}
+
 impl Direction {
     /// Moves bytes until one side is pending. Ready when this direction has ended.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl Duplex, to: &mut impl Duplex) -> Poll<Result<(), Broke>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_bytes(cx, from, to))?;
+        ready!(Pin::new(to).poll_shutdown(cx)).map_err(Broke::To)?;
+        self.done = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves what is left to be read of a side that broke. What looks like its end is none, so it is not passed on: the kernel
+    /// tells of a reset only once, and a write may have been told.
+    fn poll_rest(&mut self, cx: &mut Context<'_>, from: &mut impl Duplex, to: &mut impl Duplex) -> Poll<()> {
+        if self.done { Poll::Ready(()) } else { self.poll_bytes(cx, from, to).map(|_broke| ()) }
+    }
+
+    /// Moves bytes until one side is pending. Ready when all were written.
+    fn poll_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Duplex,
+        to: &mut impl Duplex,
+    ) -> Poll<Result<(), Broke>> {
         for _ in 0..TURNS {
             while !self.rest.is_empty() {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest))?;
+                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.rest)).map_err(Broke::To)?;
                 if written == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    return Poll::Ready(Err(Broke::To(io::ErrorKind::WriteZero.into())));
                 }
                 self.rest.advance(written);
             }
             if self.ended {
-                ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                self.done = true;
                 return Poll::Ready(Ok(()));
             }
             if buffer::lend(|buffer| self.poll_through(cx, from, to, buffer))?.is_pending() {
                 if self.unflushed && self.rest.is_empty() {
-                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broke::To)?;
                     self.unflushed = false;
                 }
                 return Poll::Pending;
@@ -139,22 +199,23 @@ impl Direction {
     fn poll_through(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
+        from: &mut impl Duplex,
+        to: &mut impl Duplex,
         buffer: &mut BytesMut,
-    ) -> io::Result<Poll<()>> {
+    ) -> Result<Poll<()>, Broke> {
         let Poll::Ready(read) = buffer::poll_fill(from, cx, buffer, buffer::SIZE, &mut self.failed) else {
             return Ok(Poll::Pending);
         };
-        let Filled { count, drained } = read?;
-        self.ended = count == 0;
+        // Nothing more is read after an error.
+        self.ended = !matches!(read, Ok(Filled { count: 1.., .. }));
+        let Filled { count, drained } = read.map_err(Broke::From)?;
         self.count += count as u64;
         self.unflushed |= count > 0;
         let mut filled = &buffer[..];
         while !filled.is_empty() {
             match Pin::new(&mut *to).poll_write(cx, filled) {
-                Poll::Ready(written) => match filled.split_at_checked(written?) {
-                    Some((&[], _)) | None => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(written) => match filled.split_at_checked(written.map_err(Broke::To)?) {
+                    Some((&[], _)) | None => return Err(Broke::To(io::ErrorKind::WriteZero.into())),
                     Some((_, rest)) => filled = rest,
                 },
                 Poll::Pending => {
@@ -169,35 +230,14 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, duplex},
-        net::{TcpListener, TcpSocket},
-        time::timeout,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
-    #[tokio::test]
-    async fn what_is_not_read_stays_with_the_workload() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let workload = TcpSocket::new_v4().unwrap();
-        workload.set_send_buffer_size(64 * 1024).unwrap();
-        let mut workload = workload.connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut ours, _) = listener.accept().await.unwrap();
-        bound_unread(&ours);
-        // What is read fast makes the kernel keep more and more, where nothing bounds it.
-        let (content, mut much) = (vec![b'x'; 64 << 20], vec![0; 64 << 20]);
-        let (written, read) = tokio::join!(workload.write_all(&content), ours.read_exact(&mut much));
-        assert!(written.is_ok() && read.is_ok());
-        let mut sent = 0;
-        // Written until the kernel takes no more, not even after a moment.
-        while let Ok(written) = timeout(Duration::from_millis(200), workload.write(&[b'x'; 16 * 1024])).await {
-            sent += written.unwrap();
-        }
-        assert!((UNREAD..4 * UNREAD).contains(&sent), "{sent} bytes");
-        // Nothing is lost by it.
-        workload.shutdown().await.unwrap();
-        assert_eq!(ours.read_to_end(&mut Vec::new()).await.unwrap(), sent);
+    async fn relay(a: DuplexStream, b: DuplexStream, idle: Duration) -> (Relayed, Result<(), RelayError>) {
+        let mut relay = Relay::new(a, b);
+        let result = relay.run(idle).await;
+        (relay.relayed(), result)
     }
 
     #[tokio::test]

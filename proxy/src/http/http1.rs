@@ -28,7 +28,7 @@ use crate::{
     buffer,
     connection::Connection,
     slot::Slot,
-    stream::{Rewind, Stream},
+    stream::{Duplex, Rewind, Stream},
 };
 
 /// Bytes of a head, and of the body behind it, that are read at once.
@@ -56,6 +56,9 @@ pub(crate) struct Io {
     /// The peer has closed its sending side.
     ended: bool,
     broken: bool,
+    /// An answer that ends with the connection is being written (server), or one is awaited (client): an end now would look like
+    /// that of the message.
+    pub(crate) unfinished: bool,
     /// The rest of the body that comes is thrown away.
     dismissed: bool,
     /// How the peer's message was malformed.
@@ -65,7 +68,7 @@ pub(crate) struct Io {
     /// The connection of the caller (server), for the timeout of a body that does not come.
     caller: Option<Arc<Connection>>,
     /// Its place under the limit of connections (client).
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 /// A connection that the reader and the writer of a message share.
@@ -85,11 +88,12 @@ impl Io {
             keep_alive: true,
             ended: false,
             broken: false,
+            unfinished: false,
             dismissed: false,
             malformed: None,
             reader: None,
             caller,
-            _slot: slot,
+            slot,
         }
     }
 
@@ -133,10 +137,22 @@ impl Io {
 
     /// Breaks the connection off, and wakes the task that reads it.
     pub(crate) fn abort(&mut self) {
+        self.break_off_if_unfinished();
         self.stream = None;
         self.broken = true;
         if let Some(reader) = self.reader.take() {
             reader.wake();
+        }
+    }
+
+    /// Makes the end of a connection an error where it is one.
+    fn break_off_if_unfinished(&mut self) {
+        // A request that was answered may still be sent, and the answer may not have ended.
+        let client = self.caller.is_none();
+        if (self.unfinished || client && (self.writing || !self.body.is_done()))
+            && let Some(stream) = &mut self.stream
+        {
+            stream.break_off();
         }
     }
 
@@ -196,6 +212,7 @@ impl Io {
             match http1::parse_response(&mut self.input, &HTTP1, method) {
                 Ok(Some(parsed)) => {
                     if !parsed.head.is_interim() {
+                        self.unfinished = false;
                         self.body = BodyDecoder::new(parsed.framing);
                         self.keep_alive = parsed.keep_alive && parsed.framing != Framing::UntilClose;
                     }
@@ -291,11 +308,22 @@ impl Io {
         self.stream.take().map(|stream| Rewind::new(stream, read))
     }
 
+    /// Takes its place under the limit of connections (client), for a tunnel.
+    pub(crate) fn take_slot(&mut self) -> Option<Slot> {
+        self.slot.take()
+    }
+
     /// Queues what `write` appends.
     pub(crate) fn put_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.scratch.clear();
         write(&mut self.scratch);
         self.out.put(&self.scratch);
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        self.break_off_if_unfinished();
     }
 }
 

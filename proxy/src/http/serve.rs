@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     connection::{Close, Connection, InFlight},
-    stream::Stream,
+    stream::{self, DELIVERY, Stream},
     telemetry::Metrics,
 };
 
@@ -86,8 +86,8 @@ pub(crate) async fn http1(
                 connection.head_begins();
             }
             match (&polled, connection.poll_close(cx, &mut registered)) {
-                (Poll::Pending, Some(Close::Now)) if begun => Poll::Ready(Err(Failure::HeadTimeout)),
-                (Poll::Pending, Some(Close::Now)) => Poll::Ready(Ok(None)),
+                (Poll::Pending, Some(Close::Now(_))) if begun => Poll::Ready(Err(Failure::HeadTimeout)),
+                (Poll::Pending, Some(Close::Now(_))) => Poll::Ready(Ok(None)),
                 // A request already started may complete, within the header timeout.
                 (Poll::Pending, Some(Close::Gracefully)) if !begun => Poll::Ready(Ok(None)),
                 _ => polled,
@@ -163,8 +163,10 @@ async fn exchange(
         let mut call = pin!(caught(handler.handle(head, body, in_flight), metrics));
         poll_fn(|cx| match call.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending if connection.is_cut() => Poll::Ready(Some(Ok(respond::to(&Failure::IdleTimeout, false)))),
-            Poll::Pending => io.lock().poll_gone(cx).map(|()| None),
+            Poll::Pending => match connection.why_cut() {
+                Some(failure) => Poll::Ready(Some(Ok(respond::to(&failure, false)))),
+                None => io.lock().poll_gone(cx).map(|()| None),
+            },
         })
         .await
     };
@@ -219,6 +221,8 @@ async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &A
     {
         let mut io = io.lock();
         io.keep_alive &= !last && framing != Framing::UntilClose;
+        // Other bodies show by themselves that they were cut.
+        io.unfinished = framing == Framing::UntilClose;
         let connection = if io.keep_alive { codec::Connection::KeepAlive } else { codec::Connection::Close };
         io.put_with(|out| codec::write_response(&head, framing, connection, out));
     }
@@ -226,12 +230,28 @@ async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &A
     let chunked = framing == Framing::Chunked;
     let written = poll_fn(|cx| {
         let written = http1::poll_body(io, cx, &mut body, chunked, asked.trailers);
-        if written.is_pending() && (connection.is_cut() || io.lock().poll_gone(cx).is_ready()) {
+        if written.is_pending() && (connection.why_cut().is_some() || io.lock().poll_gone(cx).is_ready()) {
             return Poll::Ready(Err(None));
         }
         written
     });
-    written.await.is_ok()
+    let written = written.await.is_ok();
+    if written {
+        io.lock().unfinished = false;
+    } else if framing == Framing::UntilClose {
+        break_off(io).await;
+    }
+    written
+}
+
+/// Resets a connection behind the bytes of an answer that broke off and would otherwise have ended with its connection.
+async fn break_off(io: &SharedIo) {
+    // An error shows when the stream is broken off, too.
+    let _flushed = timeout(DELIVERY, poll_fn(|cx| io.lock().poll_flush(cx))).await.is_ok();
+    let stream = io.lock().take_stream();
+    if let Some(mut stream) = stream {
+        stream::abort(&mut stream).await;
+    }
 }
 
 async fn switched(io: &SharedIo, head: &Response, protocol: &[u8]) -> bool {
@@ -340,7 +360,7 @@ pub(crate) async fn http2(
         }
         match connection.poll_close(cx, &mut registered) {
             None => Poll::Pending,
-            Some(Close::Now) if connection.has_begun() => Poll::Ready(Ok(())),
+            Some(Close::Now(_)) if connection.has_begun() => Poll::Ready(Ok(())),
             Some(_) => {
                 mux.retire();
                 farewell.as_mut().poll(cx).map(Ok)

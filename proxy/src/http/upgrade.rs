@@ -6,7 +6,7 @@ use super::{
     hop, http1,
     http2::{StreamRef, Tunnel},
 };
-use crate::stream::Duplex;
+use crate::{slot::Slot, stream::Duplex};
 
 /// A connection or stream that an upstream has switched to another protocol.
 #[derive(Debug)]
@@ -15,15 +15,23 @@ pub(crate) enum Switched {
     Http2(StreamRef),
 }
 
+/// The bytes of an upstream that has switched.
+pub(crate) struct Joined {
+    pub(crate) stream: Box<dyn Duplex>,
+    /// Held for as long as the bytes move.
+    _slot: Option<Slot>,
+}
+
 impl Switched {
-    /// Its bytes in both directions; `None` where the connection is gone.
-    pub(crate) fn into_stream(self) -> Option<Box<dyn Duplex>> {
+    /// Its bytes in both directions; `None` where the connection is gone. It keeps its place under the limit of connections.
+    pub(crate) fn into_stream(self) -> Option<Joined> {
         match self {
             Self::Http1(io) => {
-                let stream = io.lock().take_stream()?;
-                Some(Box::new(stream))
+                let mut io = io.lock();
+                let (slot, stream) = (io.take_slot(), io.take_stream()?);
+                Some(Joined { stream: Box::new(stream), _slot: slot })
             }
-            Self::Http2(stream) => Some(Box::new(Tunnel::new(stream))),
+            Self::Http2(stream) => Some(Joined { stream: Box::new(Tunnel::new(stream)), _slot: None }),
         }
     }
 }

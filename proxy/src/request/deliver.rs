@@ -18,8 +18,7 @@ use super::{attempt::Flight, authorize};
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop},
     slot::Slot,
-    stream::Stream,
-    tcp,
+    stream::{Stream, kernel::bound_unread},
     upstream::{
         dial::plain,
         pool::{Bounds, Pool, SendError, Version},
@@ -47,7 +46,7 @@ impl AsMut<Stream> for Application {
 pub(crate) async fn connect(worker: &Worker, destination: SocketAddr) -> Result<Application, Failure> {
     let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, Limit::Connections)?;
     let stream = worker.dialer.tcp(destination, APPLICATION.connect).await?;
-    tcp::bound_unread(&stream);
+    bound_unread(&stream);
     Ok(Application { stream: plain(stream), slot })
 }
 

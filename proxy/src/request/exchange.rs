@@ -23,6 +23,7 @@ use crate::{
         hop, respond, upgrade,
     },
     live::Snapshot,
+    tcp::Relayed,
     telemetry::{Direction, Outcome, Protocol, RequestLabels, RequestSeries, Security, Subject},
     worker::Worker,
 };
@@ -149,11 +150,12 @@ impl Exchange {
         self.finish();
     }
 
-    /// Ends a tunnel after a protocol switch.
-    pub(crate) fn tunnelled(mut self: Box<Self>, sent: u64, received: u64) {
+    /// Ends a tunnel after a protocol switch; `failure`: why before its end.
+    pub(crate) fn tunnelled(mut self: Box<Self>, relayed: Relayed, failure: Option<Failure>) {
         self.status = 101;
-        self.sent.insert(Arc::default()).store(sent, Relaxed);
-        self.received = received;
+        self.failure = failure;
+        self.sent.insert(Arc::default()).store(relayed.sent, Relaxed);
+        self.received = relayed.received;
         self.finish();
     }
 
@@ -249,7 +251,8 @@ impl Watcher for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.ended {
-            self.failure.get_or_insert(Failure::CallerGone);
+            let cut = self.connection.why_cut();
+            self.failure.get_or_insert_with(|| cut.unwrap_or(Failure::CallerGone));
             self.finish();
         }
     }

@@ -42,7 +42,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
             });
         }
         (None, Speaks::Silent) => {}
-        (None, _) => refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused),
+        (None, _) => refuse::connection(&worker, prelude.stream, flow, None, "", &Failure::ProtocolRefused),
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
     let flow = accepted.flow;
     let port = flow.destination.port();
     let Some((mode, protocol)) = settings(&worker, port) else {
-        return refuse::connection(&worker, flow, None, "", &Failure::NotConfigured);
+        return refuse::connection(&worker, stream, flow, None, "", &Failure::NotConfigured);
     };
     // An opaque connection may have to be connected before either side speaks; where policy refuses it, bytes must come first.
     let silence = match (mode, protocol) {
@@ -79,7 +79,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
         return mesh(worker, parts, accepted).await;
     }
     if mode == InboundMode::Strict {
-        return refuse::connection(&worker, flow, None, "", &Failure::PlaintextRefused);
+        return refuse::connection(&worker, prelude.stream, flow, None, "", &Failure::PlaintextRefused);
     }
     let is_tls = prelude.speaks == Speaks::ApplicationTls;
     match (protocol, prelude.http()) {
@@ -87,7 +87,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
             serve(&worker, prelude.into_stream(), accepted, None, Caller::Direct, version);
         }
         (PortProtocol::Http | PortProtocol::Http2, None) if !is_tls => {
-            refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused);
+            refuse::connection(&worker, prelude.stream, flow, None, "", &Failure::ProtocolRefused);
         }
         (PortProtocol::Tcp, _) | (PortProtocol::Http | PortProtocol::Http2, None) => {
             if let Ok((stream, application)) = prelude.into_opaque().await {
@@ -145,7 +145,7 @@ fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, PortProtocol)> {
 async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted: Accepted) {
     let flow = accepted.flow;
     let Some(tls) = worker.shared.tls.load_full() else {
-        return refuse::connection(&worker, flow, None, "", &Failure::NotConfigured);
+        return refuse::connection(&worker, stream, flow, None, "", &Failure::NotConfigured);
     };
     let handshake = handshake::accept(tls.records, tls.server.clone(), stream, first);
     let established = match timeout(HANDSHAKE, handshake).await {
@@ -188,9 +188,11 @@ async fn told_opaque(worker: Arc<Worker>, mut stream: Stream, accepted: Accepted
     let (protocol, application) = match connected {
         Ok(connected) => connected,
         Err(failure) => {
-            refuse::connection(&worker, flow, Some(&verified.identity), "", &failure);
             if waits {
+                refuse::outcome(&worker, flow, Some(&verified.identity), "", &failure);
                 verdict::refuse(stream, &failure).await;
+            } else {
+                refuse::connection(&worker, stream, flow, Some(&verified.identity), "", &failure);
             }
             return;
         }
@@ -363,7 +365,7 @@ async fn opaque(
     // authorize
     let allowed = authorize::connection(&worker.shared.live.load(), port, identity.as_ref());
     if let Err(failure) = allowed {
-        return refuse::connection(&worker, flow, identity.as_ref(), "", &failure);
+        return refuse::connection(&worker, stream, flow, identity.as_ref(), "", &failure);
     }
     // attempt
     let connected = match application {
@@ -372,7 +374,7 @@ async fn opaque(
     };
     let Application { stream: application, slot: _slot } = match connected {
         Ok(application) => application,
-        Err(failure) => return refuse::connection(&worker, flow, identity.as_ref(), "", &failure),
+        Err(failure) => return refuse::connection(&worker, stream, flow, identity.as_ref(), "", &failure),
     };
     let revoked = authorize::connection_revoked(&worker, port, identity.clone());
     let opaque =

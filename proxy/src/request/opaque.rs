@@ -5,10 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weft_core::{failure::Failure, identity::Identity};
 
-use super::refuse;
 use crate::{
     stream::Duplex,
-    tcp,
+    tcp::{Relay, RelayError},
     telemetry::{Flow, Outcome, Protocol, Security, Subject},
     worker::Worker,
 };
@@ -30,6 +29,7 @@ pub(crate) struct Opaque<'a> {
 
 impl Opaque<'_> {
     /// Relays until both directions have ended, and records the outcome. `revoked`: ends when policy no longer allows it.
+    /// Whatever ends it before breaks both sides off.
     pub(crate) async fn relay(self, caller: impl Duplex, callee: impl Duplex, revoked: impl Future<Output = Failure>) {
         let Self { worker, flow, identity, valid_for, cluster, endpoint, idle, started } = self;
         let row = worker.connections.open(flow, identity, Protocol::Tcp);
@@ -38,17 +38,22 @@ impl Opaque<'_> {
             row.connection.valid_for(valid_for);
         }
         let identity = row.connection.identity.as_ref();
-        let (relayed, result) = tokio::select! {
-            relayed = tcp::relay(caller, callee, idle) => relayed,
-            () = row.connection.cut() => return,
-            failure = revoked => return refuse::connection(worker, flow, identity, "", &failure),
+        let mut relay = Relay::new(caller, callee);
+        let failure = tokio::select! {
+            result = relay.run(idle) => result.err().map(RelayError::into_failure),
+            failure = row.connection.cut() => Some(failure),
+            failure = revoked => Some(failure),
         };
+        let relayed = relay.relayed();
+        if failure.is_some() {
+            relay.abort().await;
+        }
         worker.record(&Outcome {
-            subject: Subject::Connection { error: result.as_ref().err().map(|error| error as _) },
+            subject: Subject::Connection,
             flow,
             protocol: Protocol::Tcp,
             status: 0,
-            failure: None,
+            failure: failure.as_ref(),
             source_identity: identity,
             cluster,
             endpoint,

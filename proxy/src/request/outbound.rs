@@ -47,8 +47,7 @@ use crate::{
     },
     live::{OutboundListener, Routes, Snapshot},
     slot::Slot,
-    stream::Stream,
-    tcp,
+    stream::{Stream, kernel::bound_unread},
     telemetry::{Flow, Security},
     upstream::{
         cluster::{Cluster, EndpointState},
@@ -82,12 +81,12 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, mut accep
 /// Refuses a connection. A caller that speaks HTTP is answered, request by request: the next one may be allowed.
 async fn refused(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, failure: &Failure) {
     let prelude = timeout(REFUSAL, prelude::read_within(stream, SILENCE)).await;
-    if let Ok(Ok(prelude)) = prelude
-        && let Some(version) = prelude.http()
-    {
-        serve(&worker, prelude.into_stream(), accepted, version);
-    } else {
-        refuse::connection(&worker, accepted.flow, None, "", failure);
+    match prelude {
+        Ok(Ok(prelude)) => match prelude.http() {
+            Some(version) => serve(&worker, prelude.into_stream(), accepted, version),
+            None => refuse::connection(&worker, prelude.stream, accepted.flow, None, "", failure),
+        },
+        Ok(Err(_)) | Err(_) => refuse::outcome(&worker, accepted.flow, None, "", failure),
     }
 }
 
@@ -169,10 +168,10 @@ fn unknown(
 /// Passes a connection through to a destination outside the mesh.
 async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
     let (flow, started) = (accepted.flow, accepted.since);
-    tcp::bound_unread(&stream);
+    bound_unread(&stream);
     let callee = match worker.dialer.tcp(flow.destination, CONNECT).await {
         Ok(callee) => callee,
-        Err(failure) => return refuse::connection(&worker, flow, None, "outside", &failure),
+        Err(failure) => return refuse::connection(&worker, stream, flow, None, "outside", &failure),
     };
     let opaque = Opaque {
         worker: &worker,
@@ -191,7 +190,7 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
 async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, target: Arc<OutboundListener>) {
     let flow = accepted.flow;
     if target.listener.protocol == PortProtocol::Tcp && !target.tcp.is_empty() {
-        tcp::bound_unread(&stream);
+        bound_unread(&stream);
         return opaque(worker, plain(stream), flow, &target, None).await;
     }
     let silence = match target.listener.protocol {
@@ -214,7 +213,9 @@ async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, tar
         Some(version) if target.routes.is_some() && !proxied => {
             serve(&worker, prelude.into_stream(), accepted, version);
         }
-        _ if target.tcp.is_empty() => refuse::connection(&worker, flow, None, "", &Failure::ProtocolRefused),
+        _ if target.tcp.is_empty() => {
+            refuse::connection(&worker, prelude.stream, flow, None, "", &Failure::ProtocolRefused);
+        }
         _ => {
             prelude.stream.bound_unread();
             if let Ok((stream, callee)) = prelude.into_opaque().await {
@@ -292,7 +293,7 @@ async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &Outbou
         Ok(callee) => callee,
         Err(failure) => {
             let cluster = target.tcp.first().map_or("", |(cluster, _)| cluster.name.as_ref());
-            return refuse::connection(&worker, flow, None, cluster, &failure);
+            return refuse::connection(&worker, stream, flow, None, cluster, &failure);
         }
     };
     let cluster = callee.cluster.clone();

@@ -11,7 +11,7 @@ use weft_core::failure::Failure;
 use super::refuse;
 use crate::{
     listener::detect::{SILENCE, Speaks, detect, first_speaker, proxied},
-    stream::Stream,
+    stream::{self, Stream},
     telemetry::Flow,
     upstream::{dial::plain, pool::Version},
     worker::Worker,
@@ -46,6 +46,7 @@ pub(crate) enum PreludeError {
     /// The caller has closed it without a byte.
     #[error("closed without a byte")]
     Closed,
+    /// The caller's connection, or the server's, which both were reset.
     #[error("the connection broke")]
     Broken(#[source] io::Error),
     /// The server cannot be connected.
@@ -67,17 +68,29 @@ pub(crate) async fn read<S: AsMut<Stream>>(
     };
     // A silent caller is connected to the server, and the first of the two that speaks decides.
     if matches!(speaks, Ok(Speaks::Silent)) && !matches!(silence, Silence::Bounded(_)) {
-        let mut connected = connect.await.map_err(PreludeError::Server)?;
+        let connected = match connect.await {
+            Ok(connected) => server.insert(connected),
+            Err(failure) => {
+                stream::refuse(stream);
+                return Err(PreludeError::Server(failure));
+            }
+        };
         speaks = first_speaker(&mut stream, &mut bytes, connected.as_mut(), &mut greeting).await;
         if greeting.starts_with(b"HTTP/") {
             speaks = speaks.map(|_| Speaks::Doubtful);
         }
-        server = Some(connected);
     }
     match speaks {
         Ok(Speaks::Closed) => Err(PreludeError::Closed),
         Ok(speaks) => Ok(Prelude { speaks, stream, bytes, greeting, server }),
-        Err(error) => Err(PreludeError::Broken(error)),
+        // Either side broke, and so does the other.
+        Err(error) => {
+            stream::refuse(stream);
+            if let Some(mut server) = server {
+                stream::refuse(server.as_mut());
+            }
+            Err(PreludeError::Broken(error))
+        }
     }
 }
 
@@ -154,7 +167,7 @@ impl PreludeError {
             Self::Broken(error) => {
                 tracing::debug!(%error, peer = %flow.peer, direction = flow.direction.as_str(), "connection broke");
             }
-            Self::Server(failure) => refuse::connection(worker, flow, None, "", &failure),
+            Self::Server(failure) => refuse::outcome(worker, flow, None, "", &failure),
         }
     }
 }

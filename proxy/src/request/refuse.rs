@@ -7,12 +7,26 @@ use weft_core::{failure::Failure, identity::Identity};
 use crate::{
     connection::Connection,
     http::{answer::Answer, respond},
+    stream::{self, Duplex},
     telemetry::{Flow, Outcome, Protocol, RequestLabels, Security, Subject},
     worker::Worker,
 };
 
-/// The outcome of a connection that is closed without a byte. `cluster`: empty where none was chosen.
-pub(crate) fn connection(worker: &Worker, flow: Flow, identity: Option<&Identity>, cluster: &str, failure: &Failure) {
+/// Refuses a connection without a byte: it is reset, as one is that nobody listens for. `cluster`: empty where none was chosen.
+pub(crate) fn connection(
+    worker: &Worker,
+    stream: impl Duplex,
+    flow: Flow,
+    identity: Option<&Identity>,
+    cluster: &str,
+    failure: &Failure,
+) {
+    stream::refuse(stream);
+    outcome(worker, flow, identity, cluster, failure);
+}
+
+/// The outcome of a connection that was refused.
+pub(crate) fn outcome(worker: &Worker, flow: Flow, identity: Option<&Identity>, cluster: &str, failure: &Failure) {
     worker.record(&Outcome {
         subject: Subject::RefusedConnection,
         flow,

@@ -5,22 +5,32 @@ use std::time::Duration;
 use weft_core::failure::Failure;
 
 use super::{authorize, exchange::Exchange};
-use crate::{http::upgrade::Switched, stream::Duplex, tcp};
+use crate::{
+    http::upgrade::Switched,
+    stream::{self, Duplex},
+    tcp::{Relay, RelayError, Relayed},
+};
 
 /// A tunnel is closed after this time without a byte in either direction.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Relays until both directions have ended, the connection is cut, or the request is no longer allowed.
-pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, caller: Box<dyn Duplex>) {
-    // A connection that is gone already: the exchange ends with it, as one whose caller went away.
-    let Some(upstream) = upstream.into_stream() else { return };
-    let relayed = tokio::select! {
-        (relayed, _) = tcp::relay(caller, upstream, IDLE) => Ok(relayed),
-        () = exchange.connection.cut() => Err(Failure::IdleTimeout),
-        failure = authorize::request_revoked(&exchange.worker, &exchange.connection, &exchange.head) => Err(failure),
+/// Relays until both directions have ended, the connection is cut, or the request is no longer allowed. All but the first break
+/// both sides off.
+pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, mut caller: Box<dyn Duplex>) {
+    let Some(mut upstream) = upstream.into_stream() else {
+        stream::abort(&mut caller).await;
+        return exchange.tunnelled(Relayed::default(), Some(Failure::reset("connection closed")));
     };
-    match relayed {
-        Ok(relayed) => exchange.tunnelled(relayed.sent, relayed.received),
-        Err(failure) => exchange.refuse(failure),
+    let mut relay = Relay::new(caller, &mut upstream.stream);
+    let failure = tokio::select! {
+        result = relay.run(IDLE) => result.err().map(RelayError::into_failure),
+        failure = exchange.connection.cut() => Some(failure),
+        failure = authorize::request_revoked(&exchange.worker, &exchange.connection, &exchange.head) => Some(failure),
+    };
+    let relayed = relay.relayed();
+    if failure.is_some() {
+        relay.abort().await;
     }
+    drop(relay);
+    exchange.tunnelled(relayed, failure);
 }

@@ -9,7 +9,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::stream::{Duplex, Exit};
 
 /// What every reserved field begins with, up to `-` or `_`.
 const RESERVED: &[u8] = b"weft";
@@ -80,6 +85,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: Duplex> Duplex for Guarded<S> {
+    fn break_off(&mut self) -> Exit {
+        self.stream.break_off()
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.socket()
     }
 }
 

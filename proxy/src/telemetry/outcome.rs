@@ -4,7 +4,7 @@
 //! Invariant: one outcome for each request, for each connection that carried opaque bytes to its end, and for each
 //! connection that was refused.
 
-use std::{error::Error, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use weft_core::{failure::Failure, identity::Identity, listener::AccessLog as LogPolicy};
 use weft_http::{fields::Name, head::Request};
@@ -45,8 +45,8 @@ pub(crate) struct Outcome<'a> {
 pub(crate) enum Subject<'a> {
     /// A request; no head where it was not fit to be read further.
     Request { series: &'a RequestSeries, head: Option<&'a Request> },
-    /// A connection that carried opaque bytes, and how it broke where it did.
-    Connection { error: Option<&'a (dyn Error + 'static)> },
+    /// A connection that carried opaque bytes.
+    Connection,
     /// A connection that was closed without a byte.
     RefusedConnection,
 }
@@ -64,7 +64,7 @@ impl Outcome<'_> {
         let direction = self.flow.direction.as_str();
         match &self.subject {
             Subject::Request { series, .. } => series.record(self.status, self.duration, self.sent, self.received),
-            Subject::Connection { .. } => {
+            Subject::Connection => {
                 for (way, bytes) in [("sent", self.sent), ("received", self.received)] {
                     let labels = [("direction", direction), ("cluster", self.cluster), ("way", way)];
                     metrics.events_by("weft_tcp_bytes_total", &labels, bytes);
@@ -83,10 +83,9 @@ impl Outcome<'_> {
     }
 
     fn line(&self) -> Line<'_> {
-        let (head, error) = match &self.subject {
-            Subject::Request { head, .. } => (*head, None),
-            Subject::Connection { error } => (None, *error),
-            Subject::RefusedConnection => (None, None),
+        let head = match &self.subject {
+            Subject::Request { head, .. } => *head,
+            Subject::Connection | Subject::RefusedConnection => None,
         };
         let traceparent = head.and_then(|head| head.fields.first(Name::Traceparent));
         Line {
@@ -98,11 +97,7 @@ impl Outcome<'_> {
             path: head.map_or("", Request::target),
             status: self.status,
             flag: self.failure.map_or("", |failure| failure.reply().flag),
-            reason: self
-                .failure
-                .map(|failure| failure.report().to_string())
-                .or_else(|| error.map(ToString::to_string))
-                .unwrap_or_default(),
+            reason: self.failure.map(|failure| failure.report().to_string()).unwrap_or_default(),
             source: self.flow.peer.to_string(),
             source_identity: self.source_identity.map(Identity::as_str),
             destination: self.flow.destination.to_string(),

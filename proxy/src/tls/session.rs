@@ -67,7 +67,16 @@ impl Session {
         !drained || self.tcp().poll_read_ready(cx).is_ready()
     }
 
-    fn tcp(&self) -> &TcpStream {
+    /// Ends our direction as broken off: our own records by a fatal alert, rustls' without close_notify (RFC 8446 §6.1). The
+    /// alert leaves with the next flush.
+    pub(crate) fn end_with_error(&mut self) {
+        match self {
+            Self::Weft(session) => session.break_off(),
+            Self::Rustls(session) => session.break_off(),
+        }
+    }
+
+    pub(crate) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Weft(session) => &session.tcp,
             Self::Rustls(session) => &session.tcp,

@@ -19,18 +19,20 @@ pub(crate) struct Incoming {
     left: Option<u64>,
     /// Of a request: where it breaks off, the caller is gone.
     request: bool,
+    /// A tunnel's: only END_STREAM is its end.
+    tunnel: bool,
 }
 
 impl Incoming {
     pub(super) fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
         let length = fields.first(Name::ContentLength);
         let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Self { stream, left, request }
+        Self { stream, left, request, tunnel: false }
     }
 
     /// The bytes that come on a stream without an announced end: a tunnel's.
     pub(super) fn open(stream: StreamRef) -> Self {
-        Self { stream, left: None, request: false }
+        Self { stream, left: None, request: false, tunnel: true }
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
@@ -68,7 +70,7 @@ impl Incoming {
 
     /// Whether a reset with NO_ERROR is the end of the body, once every byte that came was read.
     fn may_end_without_error(&self) -> bool {
-        !self.request && self.left.is_none_or(|left| left == 0)
+        !self.request && !self.tunnel && self.left.is_none_or(|left| left == 0)
     }
 
     pub(crate) fn exact(&self) -> Option<u64> {

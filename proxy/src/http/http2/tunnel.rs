@@ -7,10 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use weft_http::http2::Code;
 
 use super::{Incoming, StreamRef};
-use crate::http::body::Piece;
+use crate::{
+    http::body::Piece,
+    stream::{Duplex, Exit},
+};
 
 /// A stream as a tunnel.
 #[derive(Debug)]
@@ -30,6 +37,17 @@ impl Tunnel {
             return Poll::Ready(Ok(()));
         }
         self.incoming.stream.poll_send(cx, &mut self.unsent, false).map_err(io::Error::other)
+    }
+}
+
+impl Duplex for Tunnel {
+    fn break_off(&mut self) -> Exit {
+        // RFC 9113 §8.5: the code for a connection that was reset or abnormally closed.
+        self.incoming.stream.reset(Code::ConnectError);
+        Exit::Any
+    }
+    fn socket(&self) -> Option<&TcpStream> {
+        None
     }
 }
 

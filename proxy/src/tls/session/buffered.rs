@@ -132,6 +132,11 @@ impl BufferedSession {
         self.poll_output(cx)
     }
 
+    /// No close_notify is sent from now on: rustls sends no alert of another's choice.
+    pub(super) fn break_off(&mut self) {
+        self.write_closed = true;
+    }
+
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !std::mem::replace(&mut self.write_closed, true) {
             self.tls.send_close_notify();

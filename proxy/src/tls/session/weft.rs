@@ -163,6 +163,12 @@ impl WeftSession {
         }
     }
 
+    /// Queues a fatal alert, unless close_notify or an alert went before. Which one says nothing: the application's error is not
+    /// one of TLS.
+    pub(super) fn break_off(&mut self) {
+        self.queue_alert(2, AlertDescription::InternalError);
+    }
+
     /// Writes what is sealed.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.handshake_tail = false;

@@ -144,7 +144,7 @@ async fn exchange(
             None => codec::Connection::KeepAlive,
         };
         io.put_with(|out| codec::write_request(head, framing, connection, out));
-        io.writing = true;
+        (io.writing, io.unfinished) = (true, true);
     }
     let (mut body, chunked) = (Some(body), framing == Framing::Chunked);
     let mut writing = true;

@@ -8,9 +8,19 @@ use tokio::{
 
 use super::*;
 use crate::{
-    stream::Stream,
-    tcp::{self, RelayError},
+    stream::{Duplex, Stream},
+    tcp::{Relay, RelayError},
 };
+
+/// Relays as a proxy does.
+async fn relay(plain: impl Duplex, mesh: Stream) -> Result<(), RelayError> {
+    let mut relay = Relay::new(plain, mesh);
+    let result = relay.run(WAIT).await;
+    if result.is_err() {
+        relay.abort().await;
+    }
+    result
+}
 
 /// Two workloads whose connections two proxies relay over the mesh, and those proxies.
 async fn relayed(
@@ -26,7 +36,7 @@ async fn relayed(
         let (workload, plain) = sockets().await;
         workloads.push(workload);
         let (plain, mesh) = (Stream::tcp(plain, Bytes::new()), Stream::Tls(session));
-        proxies.spawn(async { tcp::relay(plain, mesh, WAIT).await.1 });
+        proxies.spawn(relay(plain, mesh));
     }
     (workloads.try_into().unwrap(), proxies)
 }
@@ -77,7 +87,7 @@ async fn apart(records: TlsRecords) -> (TcpStream, TcpStream, Stream, Session) {
 
 fn kind(ended: Result<(), RelayError>) -> io::ErrorKind {
     match ended {
-        Err(RelayError::Io(error)) => error.kind(),
+        Err(RelayError::Caller(error) | RelayError::Callee(error)) => error.kind(),
         ended => panic!("{ended:?}"),
     }
 }
@@ -92,7 +102,7 @@ async fn a_workload_that_breaks_off_ends_the_relay_behind_its_last_bytes() {
         while !plain.ready(Interest::READABLE).await.unwrap().is_read_closed() {
             yield_now().await;
         }
-        let ((heard, result), (_, ended)) = tokio::join!(read_all(&mut peer), tcp::relay(plain, mesh, WAIT));
+        let ((heard, result), ended) = tokio::join!(read_all(&mut peer), relay(plain, mesh));
         assert_eq!(heard, b"last words");
         result.expect_err("no close_notify");
         assert_eq!(kind(ended), io::ErrorKind::ConnectionReset);
@@ -115,11 +125,11 @@ async fn a_workload_that_reads_slowly_gets_all_that_a_peer_sent_before_it_broke_
             peer.weft().tcp.shutdown().await.unwrap();
         }
         let read = async {
-            let mut all = Vec::new();
-            timeout(WAIT, workload.read_to_end(&mut all)).await.unwrap().unwrap();
+            let (all, end) = read_all(&mut workload).await;
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "(5) an error is not an end");
             all
         };
-        let (read, (_, ended)) = tokio::join!(read, tcp::relay(plain, mesh, WAIT));
+        let (read, ended) = tokio::join!(read, relay(plain, mesh));
         assert!(read == content, "{} bytes of {}", read.len(), content.len());
         let told = if fault { io::ErrorKind::InvalidData } else { io::ErrorKind::UnexpectedEof };
         assert_eq!(kind(ended), told);

@@ -1,0 +1,87 @@
+//! What the kernel keeps of a connection: bytes that we have not read, and bytes that it has not sent.
+
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::sleep};
+
+/// SO_RCVBUF towards a workload, in bytes: room for one segment of loopback (64 KiB) and not for two. With less, segments are
+/// broken up.
+const UNREAD: usize = 72 * 1024;
+
+/// Bounds what the kernel keeps for us of what the workload has sent and we have not read; the rest stays with the workload.
+/// By itself the kernel lets that grow to net.ipv4.tcp_rmem, many megabytes a connection, for the sake of long paths. The path
+/// to the workload has no length: there it costs memory, what comes out of a long queue is no longer in the CPU's cache, and
+/// where the workload's congestion control paces (BBR) each segment takes a timer, which none needs that waits for its window.
+/// What cannot be bounded works as well.
+pub(crate) fn bound_unread(workload: &TcpStream) {
+    if let Err(error) = SockRef::from(workload).set_recv_buffer_size(UNREAD) {
+        tracing::debug!(%error, "SO_RCVBUF");
+    }
+}
+
+/// Pauses between two looks at whether the kernel has sent what was written: the first and the longest.
+const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Zero: closing the connection resets it.
+pub(super) fn linger(socket: Option<&TcpStream>, time: Option<Duration>) {
+    if let Some(socket) = socket
+        && let Err(error) = SockRef::from(socket).set_linger(time)
+    {
+        tracing::debug!(%error, "SO_LINGER");
+    }
+}
+
+/// Ready when the kernel has sent what was written, or the connection is gone. The kernel discards the rest when a connection
+/// is reset.
+pub(super) async fn sent(socket: &TcpStream) {
+    // Writable from now on means: nothing is left to be sent, and all but some last bytes were acknowledged.
+    let options = SockRef::from(socket);
+    if options.set_tcp_notsent_lowat(1).and_then(|()| options.set_send_buffer_size(1)).is_err() {
+        return;
+    }
+    let (mut pause, longest) = LOOK;
+    loop {
+        let mut look = [PollFd::new(socket, PollFlags::OUT)];
+        if !matches!(poll(&mut look, Some(&Timespec::default())), Ok(0)) {
+            return;
+        }
+        sleep(pause).await;
+        pause = longest.min(pause * 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpSocket},
+        time::timeout,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_read_stays_with_the_workload() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let workload = TcpSocket::new_v4().unwrap();
+        workload.set_send_buffer_size(64 * 1024).unwrap();
+        let mut workload = workload.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut ours, _) = listener.accept().await.unwrap();
+        bound_unread(&ours);
+        // What is read fast makes the kernel keep more and more, where nothing bounds it.
+        let (content, mut much) = (vec![b'x'; 64 << 20], vec![0; 64 << 20]);
+        let (written, read) = tokio::join!(workload.write_all(&content), ours.read_exact(&mut much));
+        assert!(written.is_ok() && read.is_ok());
+        let mut sent = 0;
+        // Written until the kernel takes no more, not even after a moment.
+        while let Ok(written) = timeout(Duration::from_millis(200), workload.write(&[b'x'; 16 * 1024])).await {
+            sent += written.unwrap();
+        }
+        assert!((UNREAD..4 * UNREAD).contains(&sent), "{sent} bytes");
+        // Nothing is lost by it.
+        workload.shutdown().await.unwrap();
+        assert_eq!(ours.read_to_end(&mut Vec::new()).await.unwrap(), sent);
+    }
+}
