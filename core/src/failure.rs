@@ -23,9 +23,12 @@ pub enum Failure {
     /// The request is malformed.
     #[error("malformed request: {0}")]
     BadRequest(&'static str),
-    /// The head is too large or has too many fields.
-    #[error("request head larger than the limit")]
-    HeadTooLarge,
+    /// The head or the trailers of the request are above a limit, which the text names.
+    #[error("request {0}")]
+    HeadTooLarge(Arc<str>),
+    /// The head or the trailers of the answer are above a limit, which the text names.
+    #[error("response {0}")]
+    AnswerTooLarge(Arc<str>),
     /// A method that no proxy passes on (TRACE: the application would answer with the fields that identify its caller).
     #[error("the method TRACE is not forwarded")]
     MethodRefused,
@@ -109,6 +112,10 @@ pub enum Failure {
     /// The connection or stream broke.
     #[error("upstream reset")]
     Reset(#[source] Cause),
+    /// The stream was reset with NO_ERROR before the end of the answer, and no length says that it is whole. Node ends answers this
+    /// way when it is busy; its callers are told the same.
+    #[error("upstream reset: no end and no length of the answer")]
+    Unended,
     /// The peer's answer is malformed.
     #[error("malformed response: {0}")]
     BadAnswer(&'static str),
@@ -199,6 +206,11 @@ impl Failure {
         Self::Reset(Arc::from(cause.into()))
     }
 
+    /// Whether a head or trailers are above a limit.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::HeadTooLarge(_) | Self::AnswerTooLarge(_))
+    }
+
     /// The text with its causes.
     pub fn report(&self) -> Report<'_> {
         Report(self)
@@ -212,10 +224,11 @@ impl Failure {
                 Some(Outcome::ConnectFailure)
             }
             Self::RefusedStream => Some(Outcome::RefusedStream),
-            Self::Reset(_) | Self::BadAnswer(_) => Some(Outcome::Reset),
+            Self::Reset(_) | Self::Unended | Self::BadAnswer(_) => Some(Outcome::Reset),
             Self::TryTimeout => Some(Outcome::TryTimeout),
             Self::BadRequest(_)
-            | Self::HeadTooLarge
+            | Self::HeadTooLarge(_)
+            | Self::AnswerTooLarge(_)
             | Self::MethodRefused
             | Self::Unsupported(..)
             | Self::HeadTimeout
@@ -254,7 +267,7 @@ impl Failure {
     pub fn reply(&self) -> Reply {
         let (status, flag) = match self {
             Self::BadRequest(_) => (400, "DPE"),
-            Self::HeadTooLarge => (431, "DPE"),
+            Self::HeadTooLarge(_) => (431, "DPE"),
             Self::MethodRefused => (405, "DPE"),
             Self::Unsupported(status, _) => (*status, "DPE"),
             Self::HeadTimeout => (408, "DPE"),
@@ -276,8 +289,8 @@ impl Failure {
             Self::PeerIdentity(_) => (503, "PEERID"),
             Self::IdentityRefused => (503, "OURID"),
             Self::RefusedStream => (503, "REFUSED"),
-            Self::Reset(_) => (502, "UC"),
-            Self::BadAnswer(_) => (502, "UPE"),
+            Self::Reset(_) | Self::Unended => (502, "UC"),
+            Self::BadAnswer(_) | Self::AnswerTooLarge(_) => (502, "UPE"),
             Self::TryTimeout | Self::RequestTimeout => (504, "UT"),
             Self::IdleTimeout => (504, "SI"),
             Self::CallerGone => (499, "DC"),

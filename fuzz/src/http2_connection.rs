@@ -165,9 +165,8 @@ impl Run {
                 request(&head, end);
                 self.answer(id);
             }
-            Event::BadRequest { id, status, .. } => {
+            Event::BadRequest { id, .. } => {
                 self.opened(id);
-                assert!(matches!(status, 400 | 431), "status {status}");
                 // The rest of it is discarded: no event of it may follow but its reset.
                 self.progress.insert(id, Progress::Unknown);
                 self.answer(id);
@@ -194,6 +193,11 @@ impl Run {
             Event::Trailers { id, fields: trailers } => {
                 assert_eq!(self.of(id), Progress::Headed, "trailers of {id}");
                 fields(&trailers);
+                self.ended(id, true);
+            }
+            Event::TooLarge { id, trailers, .. } => {
+                let expected = if trailers { Progress::Headed } else { Progress::Unknown };
+                assert_eq!(self.of(id), expected, "a section of {id} that may not come now");
                 self.ended(id, true);
             }
             Event::Reset { id, .. } => {

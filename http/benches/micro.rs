@@ -136,6 +136,7 @@ impl Side {
                     self.connection.consumed(id, data.len());
                 }
                 Event::BadRequest { .. }
+                | Event::TooLarge { .. }
                 | Event::Interim { .. }
                 | Event::Trailers { .. }
                 | Event::Reset { .. }

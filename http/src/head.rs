@@ -46,6 +46,17 @@ pub struct Response {
     reason: Option<Span>,
 }
 
+/// The limit that a head or trailer section is above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Excess {
+    /// In bytes, as the version of HTTP counts them: HTTP/2 adds 32 for each field (RFC 9113 §6.5.2).
+    #[error("more than {0} bytes")]
+    Bytes(usize),
+    /// In fields.
+    #[error("more than {0} fields")]
+    Fields(usize),
+}
+
 /// Why [`Request::new`] rejects a part of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {

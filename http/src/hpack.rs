@@ -14,7 +14,8 @@ mod tests;
 pub use decode::Decoder;
 pub use encode::Encoder;
 
-/// Why a header block cannot be decoded. Each is a connection error of type COMPRESSION_ERROR (RFC 9113 §4.3).
+/// Why a header block cannot be decoded. Each is a connection error: of type COMPRESSION_ERROR (RFC 9113 §4.3), or
+/// ENHANCE_YOUR_CALM for [`Error::Copies`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The block ends inside a field.
@@ -29,6 +30,9 @@ pub enum Error {
     /// A size update that is above SETTINGS_HEADER_TABLE_SIZE, after a field, or the third of its block (RFC 7541 §4.2).
     #[error("invalid dynamic table size update in a header block")]
     SizeUpdate,
+    /// Names of old entries copied into new ones, of more than 64 KiB in all: no peer that compresses does that.
+    #[error("names copied too often in a header block")]
+    Copies,
     /// Invalid Huffman code: EOS, or wrong padding (RFC 7541 §5.2).
     #[error("invalid Huffman code in a header block")]
     Huffman,

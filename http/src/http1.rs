@@ -18,6 +18,8 @@ pub use hop::{strip_answer, strip_hop_by_hop, upgrade};
 pub use parse::{ParsedRequest, ParsedResponse, parse_request, parse_response};
 pub use write::{Connection, write_chunk_head, write_last_chunk, write_request, write_response};
 
+use crate::head::Excess;
+
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -60,9 +62,12 @@ pub enum Error {
     /// An expectation other than `100-continue`.
     #[error("unknown expectation")]
     Expectation,
-    /// A head or trailer section above [`Limits::head`] or [`Limits::fields`].
-    #[error("head or trailer section too large")]
-    TooLarge,
+    /// A head above [`Limits::head`] or [`Limits::fields`].
+    #[error("head too large: {0}")]
+    TooLarge(Excess),
+    /// A trailer section above the same limits.
+    #[error("trailers too large: {0}")]
+    TrailersTooLarge(Excess),
     /// A transfer coding other than `chunked`.
     #[error("unknown transfer coding")]
     Coding,
@@ -81,7 +86,7 @@ impl Error {
             Self::Malformed(_) | Self::Truncated => 400,
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
-            Self::TooLarge => 431,
+            Self::TooLarge(_) | Self::TrailersTooLarge(_) => 431,
             Self::Coding => 501,
             Self::Version => 505,
         }

@@ -5,10 +5,15 @@
 //!
 //! # Limits
 //! Those of [`Config`]; 16 CONTINUATION frames per header block; [`MAX_UNSENT`] bytes queued before DATA waits; 64 KiB of unread
-//! answers to PING and SETTINGS; 1,000 overhead frames (resets, SETTINGS, empty DATA and the like), halved by each
-//! [`Connection::tick`].
+//! answers to PING and SETTINGS; 1,000 frames that bring nothing (SETTINGS, empty DATA and the like) more than bring something,
+//! halved by each [`Connection::tick`].
+//! A client that wastes work (more than 240 streams, of 480, that it gives up within a second, or a third of that by violations)
+//! is sent GOAWAY with ENHANCE_YOUR_CALM: what runs ends, and new streams go to a new connection. After half as many more its new
+//! streams are ignored.
 
+mod account;
 mod credit;
+mod ended;
 mod frame;
 mod heads;
 mod receive;
@@ -24,12 +29,12 @@ use std::{
 
 use bytes::Bytes;
 
-use self::stream::Blocked;
 pub use self::stream::Stream;
+use self::{account::Account, ended::Ended, stream::Blocked};
 
 use crate::{
     fields::Fields,
-    head::{Request, Response},
+    head::{Excess, Request, Response},
     hpack,
     out::Unsent,
 };
@@ -41,8 +46,6 @@ pub type StreamId = u32;
 pub const MAX_UNSENT: usize = 256 * 1024;
 /// Most bytes of queued answers to PING and SETTINGS, which a peer can request without reading them (CVE-2019-9512, CVE-2019-9515).
 const MAX_ANSWERS: usize = 64 * 1024;
-/// Most overhead frames of a peer (resets, SETTINGS, empty DATA, unknown frames); the count is halved by each tick.
-const MAX_OVERHEAD: u32 = 1_000;
 /// Capacity, in streams, that an idle connection keeps.
 const FEW: usize = 4;
 /// The connection preface of a client (RFC 9113 §3.4).
@@ -118,10 +121,18 @@ pub enum Event {
     BadRequest {
         /// The stream.
         id: StreamId,
-        /// 431 or 400.
-        status: u16,
-        /// The reason for the status.
-        reason: &'static str,
+        /// What is wrong.
+        reason: BadRequest,
+    },
+    /// A section of a message is above a limit: the trailers of a request (server), which is complete without them, or the head or
+    /// trailers of a response (client), whose stream is reset.
+    TooLarge {
+        /// The stream.
+        id: StreamId,
+        /// It is the trailers; otherwise the head.
+        trailers: bool,
+        /// The limit.
+        excess: Excess,
     },
     /// The head of the final response (client).
     Response {
@@ -178,6 +189,15 @@ pub enum Event {
     },
     /// The acknowledgement of [`Connection::ping`].
     Pong,
+}
+
+/// Why a request is answered without its application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// The head is above a limit: 431.
+    TooLarge(Excess),
+    /// The target is invalid: 400.
+    Target(&'static str),
 }
 
 /// A connection error (RFC 9113 §5.4.1). GOAWAY with its code is queued in [`Connection::unsent`].
@@ -249,8 +269,10 @@ pub struct Connection<T> {
     /// A reused buffer for encoded header blocks.
     block: Vec<u8>,
     shutdown: Shutdown,
-    /// Overhead frames of the peer, see [`MAX_OVERHEAD`].
-    overhead: u32,
+    /// Why: the code of its GOAWAY.
+    farewell: Code,
+    account: Account,
+    ended: Ended,
     /// Bytes of answers to PING and SETTINGS since the queue was last empty, halved by each tick, since the queue of a busy
     /// connection is never empty.
     answers: usize,
@@ -282,9 +304,18 @@ enum Expects {
 #[derive(Debug)]
 struct PartialBlock {
     id: StreamId,
-    end_stream: bool,
+    kind: BlockKind,
     block: Vec<u8>,
     frames: u32,
+}
+
+/// What the HEADERS frame says of its block.
+#[derive(Clone, Copy, Debug)]
+struct BlockKind {
+    /// END_STREAM.
+    end: bool,
+    /// Its message is malformed whatever the block holds.
+    malformed: bool,
 }
 
 /// The graceful shutdown of the local side (RFC 9113 §6.8).
@@ -378,7 +409,9 @@ impl<T> Connection<T> {
             partial: None,
             block: Vec::new(),
             shutdown: Shutdown::No,
-            overhead: 0,
+            farewell: Code::NoError,
+            account: Account::default(),
+            ended: Ended::default(),
             answers: 0,
             pings: 0,
         };
@@ -414,6 +447,11 @@ impl<T> Connection<T> {
     /// All streams.
     pub fn streams(&mut self) -> impl Iterator<Item = (StreamId, &mut Stream<T>)> {
         self.streams.iter_mut().map(|(id, stream)| (*id, stream))
+    }
+
+    /// The role of the local side.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The number of streams that are not removed, open or closed.
@@ -472,6 +510,7 @@ impl<T> Connection<T> {
             self.reset(id, code);
         }
         let stream = self.streams.remove(&id)?;
+        self.ended.push(id, stream.end());
         self.growth += stream.window.saturating_sub(self.config.stream_window);
         if stream.blocked == Blocked::Connection {
             self.blocked.retain(|blocked| *blocked != id);
@@ -480,12 +519,11 @@ impl<T> Connection<T> {
         Some(stream.into_value())
     }
 
-    /// Must be called about once per second: decays the counts of overhead frames and answers, and frees memory of an idle
-    /// connection.
+    /// Must be called about once per second: decays the counts of wasted work and answers, and frees memory of an idle connection.
     pub fn tick(&mut self) {
-        self.overhead /= 2;
         self.answers /= 2;
         self.ticks = self.ticks.wrapping_add(1);
+        self.account.tick(self.ticks);
         self.clogged = !std::mem::take(&mut self.credited) && self.send_window < self.most_send_window / 4;
         for stream in self.streams.values_mut().filter(|stream| stream.blocked != Blocked::No) {
             stream.waits = stream.waits.saturating_add(1);
@@ -497,6 +535,7 @@ impl<T> Connection<T> {
             self.writable.shrink_to(FEW);
             self.unprocessed.shrink_to(FEW);
             self.block.shrink_to(MAX_UNSENT / 512);
+            self.ended.clear(self.last_peer_id.max(self.next_id - 1));
             self.out.shrink();
         }
     }

@@ -11,6 +11,9 @@ use std::{fmt, ops::Range};
 /// Most size updates at the beginning of a block: the smallest size since the last block, and the final one (RFC 7541 §4.2).
 const MAX_UPDATES: usize = 2;
 
+/// Most bytes of names of old entries that one block copies into new ones; each costs it about one byte.
+const MAX_COPIED: usize = 64 * 1024;
+
 /// Decodes the header blocks of one direction of a connection, in order.
 pub struct Decoder {
     table: Table,
@@ -49,8 +52,8 @@ impl Decoder {
     /// pseudo-header fields), its name and its value, all unchecked. The first error of `take` is returned at the end; decoding
     /// continues without `take`, so that the table stays synchronised (RFC 9113 §4.3).
     /// Cost: a field of a table is passed by reference, so a block that repeats a large field (one byte each) costs what `take` does
-    /// with it, and almost nothing once `take` has failed. A new entry with the name of an old one copies the name, at most the size
-    /// of the table. `take` must bound the total size of the fields.
+    /// with it, and almost nothing once `take` has failed. A new entry with the name of an old one copies the name, which is
+    /// bounded in sum. `take` must bound the total size of the fields.
     /// Errors: see [`Error`]; the decoder cannot be used after one.
     pub fn decode<E>(
         &mut self,
@@ -58,6 +61,7 @@ impl Decoder {
         mut take: impl FnMut(Name, &[u8], &[u8]) -> Result<(), E>,
     ) -> Result<Result<(), E>, Error> {
         let mut taken = Ok(());
+        let mut copied = 0;
         let mut rest = self.updates(block)?;
         while let [first, after @ ..] = rest {
             let first = *first;
@@ -104,7 +108,13 @@ impl Decoder {
                 Text::Borrowed(name) => self.table.buffer().extend_from_slice(name),
                 // Huffman-coded, so decoded to the mark already.
                 Text::Buffered(range) if range.start == mark => {}
-                Text::Buffered(range) => self.table.append_copy(range),
+                Text::Buffered(range) => {
+                    copied += range.len();
+                    if copied > MAX_COPIED {
+                        return Err(Error::Copies);
+                    }
+                    self.table.append_copy(range);
+                }
             }
             let middle = self.table.mark();
             if let Text::Borrowed(value) = self.string(&mut rest)? {

@@ -276,6 +276,34 @@ fn a_name_may_come_from_the_entry_that_it_evicts_and_large_fields_empty_the_tabl
     assert_eq!(decoder.table().size(), 0);
 }
 
+/// (31)
+#[test]
+fn a_name_that_is_copied_thousands_of_times_ends_the_connection_and_names_that_are_used_again_do_not() {
+    // A name of 3,900 bytes, then new entries with that name and an empty value, two bytes each: 60 of them fill a page.
+    let name = "n".repeat(3_900);
+    let mut decoder = Decoder::new(4096);
+    let mut first = vec![0x40];
+    first.extend([0x7f, 0xbd, 0x1d]);
+    first.extend(name.as_bytes());
+    first.push(0);
+    assert_eq!(decode(&mut decoder, &first).unwrap().len(), 1);
+    let mut taken = 0;
+    let refused = decoder.decode(&[0x7e, 0].repeat(6_000), |_, _, _| {
+        taken += 1;
+        if taken < 4 { Ok(()) } else { Err(()) }
+    });
+    assert_eq!((refused, taken), (Err(Error::Copies), 4));
+    // A hundred fields of one name in one block, in each of many blocks.
+    let mut decoder = Decoder::new(4096);
+    let mut block = vec![0x40, 24];
+    block.extend([b'n'; 24]);
+    block.push(0);
+    block.extend([0x7e, 1, b'v'].repeat(99));
+    for _ in 0..100 {
+        assert_eq!(decode(&mut decoder, &block).unwrap().len(), 100);
+    }
+}
+
 #[test]
 fn idle_tables_hold_little() {
     let mut decoder = Decoder::new(4096);

@@ -7,7 +7,7 @@ use httparse::{Header, Status};
 use super::{Error, Framing, Limits, hop::is_hop_by_hop, line, section, trim};
 use crate::{
     fields::{Fields, Name},
-    head::is_value,
+    head::{Excess, is_value},
 };
 
 /// Most hex digits of a chunk size: those of a u64.
@@ -104,7 +104,11 @@ impl BodyDecoder {
                     // RFC 9112 §7.1.2. The section is parsed once it is complete; its size is bounded like that of a head.
                     let within = buffer.get(..limits.head).unwrap_or(buffer);
                     let Some(end) = section(within)? else {
-                        return if buffer.len() > limits.head { Err(Error::TooLarge) } else { Ok(None) };
+                        return if buffer.len() > limits.head {
+                            Err(Error::TrailersTooLarge(Excess::Bytes(limits.head)))
+                        } else {
+                            Ok(None)
+                        };
                     };
                     let fields = trailers(buffer.get(..end).unwrap_or_default(), limits)?;
                     buffer.advance(end);
@@ -188,7 +192,7 @@ fn trailers(section: &[u8], limits: &Limits) -> Result<Fields, Error> {
     let mut slots = vec![httparse::EMPTY_HEADER; limits.fields.min(section.len() / 4)];
     let headers: &[Header<'_>] = match httparse::parse_headers(section, &mut slots) {
         Ok(Status::Complete((_, headers))) => headers,
-        Err(httparse::Error::TooManyHeaders) => return Err(Error::TooLarge),
+        Err(httparse::Error::TooManyHeaders) => return Err(Error::TrailersTooLarge(Excess::Fields(limits.fields))),
         Ok(Status::Partial) | Err(_) => return Err(Error::Malformed("invalid trailer section")),
     };
     for header in headers {

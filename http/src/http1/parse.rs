@@ -11,7 +11,7 @@ use httparse::{Header, ParserConfig, Status};
 use super::{Error, Framing, Limits, line, members, section};
 use crate::{
     fields::{Fields, Name},
-    head::{Invalid, Request, Response, Version, is_value},
+    head::{Excess, Invalid, Request, Response, Version, is_value},
 };
 
 /// Number of field slots on the stack, enough for most heads.
@@ -77,7 +77,7 @@ pub fn parse_request(buffer: &mut BytesMut, limits: &Limits) -> Result<Option<Pa
     };
     let parsed = match request(head, &mut [const { MaybeUninit::uninit() }; FEW_FIELDS], limits)? {
         Some(parsed) => parsed,
-        None => request(head, &mut heap_slots(limits), limits)?.ok_or(Error::TooLarge)?,
+        None => request(head, &mut heap_slots(limits), limits)?.ok_or(too_many(limits))?,
     };
     let taken = start + head.len();
     buffer.advance(taken);
@@ -97,7 +97,7 @@ pub fn parse_response(buffer: &mut BytesMut, limits: &Limits, method: &str) -> R
     let Some(head) = complete_head(buffer, limits)? else { return Ok(None) };
     let parsed = match response(head, &mut [const { MaybeUninit::uninit() }; FEW_FIELDS], limits, method)? {
         Some(parsed) => parsed,
-        None => response(head, &mut heap_slots(limits), limits, method)?.ok_or(Error::TooLarge)?,
+        None => response(head, &mut heap_slots(limits), limits, method)?.ok_or(too_many(limits))?,
     };
     let taken = head.len();
     buffer.advance(taken);
@@ -109,7 +109,7 @@ fn complete_head<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Option<&'a [u8]
     let within = bytes.get(..limits.head).unwrap_or(bytes);
     match section(within)? {
         Some(end) => Ok(bytes.get(..end)),
-        None if bytes.len() > limits.head => Err(Error::TooLarge),
+        None if bytes.len() > limits.head => Err(Error::TooLarge(Excess::Bytes(limits.head))),
         None => Ok(None),
     }
 }
@@ -242,6 +242,10 @@ fn version(minor: Option<u8>) -> Result<Version, Error> {
     }
 }
 
+fn too_many(limits: &Limits) -> Error {
+    Error::TooLarge(Excess::Fields(limits.fields))
+}
+
 /// Converts an error of `httparse`.
 #[cold]
 fn parse_error(error: httparse::Error, head: &[u8], request: bool) -> Error {
@@ -251,7 +255,7 @@ fn parse_error(error: httparse::Error, head: &[u8], request: bool) -> Error {
         httparse::Error::NewLine => "invalid line ending",
         httparse::Error::Status => "invalid status line",
         httparse::Error::Token => "invalid request line or status line",
-        httparse::Error::TooManyHeaders => return Error::TooLarge,
+        httparse::Error::TooManyHeaders => "too many fields",
         httparse::Error::Version => {
             // `httparse` reports any version but 1.0 and 1.1 alike. A well-formed one is answered with 505 instead of 400.
             let mut words = head.split(|byte| matches!(byte, b' ' | b'\r'));
@@ -346,7 +350,7 @@ impl<'a> ControlFields<'a> {
         }
         // Reserved fields come from another proxy and do not count against the limit of the caller, but have the same bound.
         if headers.len() - reserved > limits.fields || reserved > limits.fields {
-            return Err(Error::TooLarge);
+            return Err(too_many(limits));
         }
         // RFC 9112 §6.3, 3: Transfer-Encoding overrides Content-Length, but the combination may be request smuggling.
         if self.transfer_encoding && self.content_length.is_some() {

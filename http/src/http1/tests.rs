@@ -352,10 +352,10 @@ fn chunks_are_checked() {
     assert!(body(Framing::Chunked, &["f".repeat(300).as_bytes()]).is_err(), "no end of line");
     let many = |count: usize| format!("0\r\n{}\r\n", "x: y\r\n".repeat(count));
     assert_eq!(body(Framing::Chunked, &[many(100).as_bytes()]).unwrap().1.unwrap().len(), 100);
-    assert_eq!(body(Framing::Chunked, &[many(101).as_bytes()]), Err(Error::TooLarge));
+    assert_eq!(body(Framing::Chunked, &[many(101).as_bytes()]), Err(Error::TrailersTooLarge(Excess::Fields(100))));
     assert_eq!(
         body(Framing::Chunked, &[format!("0\r\nx: {}", "a".repeat(17 * 1024)).as_bytes()]),
-        Err(Error::TooLarge)
+        Err(Error::TrailersTooLarge(Excess::Bytes(16 * 1024)))
     );
 }
 

@@ -3,7 +3,7 @@
 use super::Config;
 use crate::{
     fields::{Field, Fields, Name, Span},
-    head::{Invalid, Request, Response, Version, is_token, is_value},
+    head::{Excess, Invalid, Request, Response, Version, is_token, is_value},
     hpack::{Decoder, Encoder, Error},
 };
 
@@ -13,7 +13,7 @@ pub(super) enum Refusal {
     /// A malformed message (RFC 9113 §8.1.1): the stream is reset.
     Malformed(&'static str),
     /// Above a limit of [`Config`]: answered with 431.
-    TooLarge,
+    TooLarge(Excess),
     /// Invalid path or authority: answered with 400.
     BadTarget(&'static str),
 }
@@ -47,7 +47,7 @@ impl<'a> Collector<'a> {
     fn field(&mut self, known: Name, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         self.size += name.len() + value.len() + 32;
         if self.size > self.config.max_head {
-            return Err(TooLarge);
+            return Err(TooLarge(Excess::Bytes(self.config.max_head)));
         }
         // RFC 9113 §8.2.1: no control characters, no leading or trailing white space.
         if !value.iter().all(|byte| is_value(*byte)) || is_space(value.first()) || is_space(value.last()) {
@@ -85,7 +85,7 @@ impl<'a> Collector<'a> {
         }
         // Reserved fields come from another proxy, which has applied the limit to its caller; only their size counts here.
         if self.fields.len() >= self.config.max_fields && known != Name::Reserved {
-            return Err(TooLarge);
+            return Err(TooLarge(Excess::Fields(self.config.max_fields)));
         }
         self.fields.push_as(known, name, value);
         Ok(())
@@ -121,6 +121,7 @@ fn finish_request(collector: Collector<'_>) -> Decoded<Request> {
     let is_connect = fields.bytes(method) == b"CONNECT";
     // RFC 9113 §8.3.1: :scheme and :path are mandatory; §8.5: CONNECT has neither; RFC 8441 §4: extended CONNECT has both.
     let path = match (path, scheme) {
+        (Some(path), Some(_)) if fields.bytes(path).is_empty() => return Err(Malformed("empty :path")),
         (Some(path), Some(_)) if !is_connect || protocol.is_some() => path,
         (None, None) if is_connect && protocol.is_none() => fields.store(b"/"),
         _ => return Err(Malformed(":path and :scheme do not fit the method")),

@@ -9,12 +9,14 @@ mod message;
 use bytes::{Buf, BytesMut};
 
 use super::{
-    Code, Connection, Error, Event, Expects, MAX_ANSWERS, MAX_OVERHEAD, PREFACE, Role, Stream, StreamId,
+    Code, Connection, Error, Event, Expects, MAX_ANSWERS, PREFACE, Role, Stream, StreamId, account,
+    ended::End,
     frame::{
         ACK, CONTINUATION, DATA, FrameHeader, GOAWAY, HEADER_SIZE, HEADERS, MAX_FRAME, PADDED, PING, PRIORITY,
         PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     },
 };
+use crate::hpack;
 
 impl<T: Default> Connection<T> {
     /// Decodes the next event of `input` and removes its bytes. `None`: more bytes are needed.
@@ -100,25 +102,44 @@ impl<T: Default> Connection<T> {
                 Err(self.connection_error(Code::FrameSizeError, "PRIORITY of invalid size"))
             }
             // RFC 9113 §5.3.2, §5.5: PRIORITY is deprecated, and frames of unknown types are ignored.
-            _ => self.count_overhead().map(|()| None),
+            _ => self.idle_frame().map(|()| None),
         }
     }
 
     /// A stream error (RFC 9113 §5.4.2): resets the stream and returns the event.
     fn stream_error(&mut self, id: StreamId, code: Code) -> Result<Option<Event>, Error> {
         self.reset(id, code);
-        self.count_overhead()?;
+        self.waste(account::FAULT);
         Ok(Some(Event::Reset { id, code, by_peer: false, unprocessed: false }))
     }
 
-    /// A frame after END_STREAM (RFC 9113 §5.1): a stream error. If the local side has ended the stream too, the exchange is complete
-    /// and there is no event.
+    /// DATA or HEADERS after END_STREAM (RFC 9113 §5.1): a stream error. If the local side has ended the stream too, the exchange is
+    /// complete and there is no event.
     fn after_end(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
         if self.streams.get(&id).is_some_and(Stream::is_closed) {
-            self.put_reset(id, Code::StreamClosed);
-            return self.count_overhead().map(|()| None);
+            return self.after_own_end(id);
         }
         self.stream_error(id, Code::StreamClosed)
+    }
+
+    /// DATA or HEADERS on a stream whose end the peer itself has sent (RFC 9113 §5.1).
+    fn after_own_end(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
+        self.put_reset(id, Code::StreamClosed);
+        self.waste(account::FAULT);
+        self.idle_frame().map(|()| None)
+    }
+
+    /// DATA or HEADERS on a stream that ended here: it may have been in flight.
+    fn late(&mut self, id: StreamId) -> Result<Option<Event>, Error> {
+        if self.ended.late(id) { Ok(None) } else { self.idle_frame().map(|()| None) }
+    }
+
+    /// How a stream ended that is not in the table. Errors: it is idle (RFC 9113 §5.1).
+    fn end_of(&mut self, id: StreamId) -> Result<End, Error> {
+        self.check_not_idle(id)?;
+        // Streams that the peer opens after the final GOAWAY are ignored.
+        let ignored = self.role == Role::Server && self.sent_final_goaway() && id > self.last_accepted_id;
+        Ok(if ignored { End::Forgotten } else { self.ended.find(id) })
     }
 
     fn received_all(&mut self, id: StreamId) {
@@ -140,20 +161,30 @@ impl<T: Default> Connection<T> {
         if opened { Ok(()) } else { Err(self.connection_error(Code::ProtocolError, "frame on an idle stream")) }
     }
 
-    /// Counts an overhead frame.
-    fn count_overhead(&mut self) -> Result<(), Error> {
-        self.overhead += 1;
-        if self.overhead > MAX_OVERHEAD {
-            return Err(self.connection_error(
-                Code::EnhanceYourCalm,
-                "too many overhead frames (resets, SETTINGS, empty or late frames)",
-            ));
+    /// Counts a frame that brought nothing.
+    fn idle_frame(&mut self) -> Result<(), Error> {
+        if self.account.idle() {
+            let reason = "too many frames that bring nothing (SETTINGS, empty or late frames)";
+            return Err(self.connection_error(Code::EnhanceYourCalm, reason));
         }
         Ok(())
     }
 
-    fn compression_error(&mut self) -> Error {
-        self.connection_error(Code::CompressionError, "invalid header block")
+    /// Counts work that the peer wastes (server); a peer that wastes more than half of it is sent away. An end that a server sends
+    /// is an answer, of which there are no more than requests.
+    fn waste(&mut self, work: u32) {
+        if self.role == Role::Server && self.account.waste(work) {
+            self.send_away();
+        }
+    }
+
+    fn compression_error(&mut self, invalid: hpack::Error) -> Error {
+        let (code, reason) = if invalid == hpack::Error::Copies {
+            (Code::EnhanceYourCalm, "names copied too often in a header block")
+        } else {
+            (Code::CompressionError, "invalid header block")
+        };
+        self.connection_error(code, reason)
     }
 
     /// A connection error (RFC 9113 §5.4.1): queues GOAWAY and returns the error.

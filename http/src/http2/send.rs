@@ -145,12 +145,27 @@ impl<T> Connection<T> {
             self.shutdown = Shutdown::Final;
             return self.put_goaway(0, Code::NoError);
         }
-        self.shutdown = Shutdown::Announced;
-        self.put_goaway(MAX_STREAM_ID, Code::NoError);
+        self.announce(Code::NoError);
+    }
+
+    /// Sends a client away that wastes work: what runs ends, and new streams go to another connection. A client that goes on
+    /// before it has acknowledged that is left with what runs.
+    pub(super) fn send_away(&mut self) {
+        match self.shutdown {
+            Shutdown::No => self.announce(Code::EnhanceYourCalm),
+            Shutdown::Announced => self.abort(Code::EnhanceYourCalm),
+            Shutdown::Final => {}
+        }
+    }
+
+    /// The first of the two GOAWAY of a graceful shutdown.
+    fn announce(&mut self, code: Code) {
+        (self.shutdown, self.farewell) = (Shutdown::Announced, code);
+        self.put_goaway(MAX_STREAM_ID, code);
         self.put_ping(0, SHUTDOWN_PING);
     }
 
-    /// Queues the final GOAWAY. The caller closes the connection after writing it.
+    /// Queues the final GOAWAY: streams that the peer opens from now on are ignored.
     pub fn abort(&mut self, code: Code) {
         self.shutdown = Shutdown::Final;
         self.put_goaway(self.last_accepted_id, code);

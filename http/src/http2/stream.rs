@@ -1,5 +1,7 @@
 //! One stream: its state and its flow-control windows (RFC 9113 §5.1, §5.2).
 
+use super::ended::End;
+
 /// A stream with a value of the caller's.
 #[derive(Debug)]
 pub struct Stream<T> {
@@ -21,6 +23,10 @@ pub struct Stream<T> {
     pub(super) received_all: bool,
     /// RST_STREAM was sent or received.
     pub(super) reset: bool,
+    /// RST_STREAM was received.
+    pub(super) reset_by_peer: bool,
+    /// The tick at which it was opened.
+    pub(super) opened: u32,
     /// The head of the peer was received (client: of the final response).
     pub(super) received_head: bool,
     pub(super) blocked: Blocked,
@@ -58,6 +64,8 @@ impl<T> Stream<T> {
             sent_all: false,
             received_all: false,
             reset: false,
+            reset_by_peer: false,
+            opened: tick,
             received_head: false,
             blocked: Blocked::No,
             waits: 0,
@@ -81,6 +89,15 @@ impl<T> Stream<T> {
     /// Whether END_STREAM is sent.
     pub fn has_sent_all(&self) -> bool {
         self.sent_all
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn end(&self) -> End {
+        match (self.reset, self.reset_by_peer) {
+            (true, true) => End::Reset,
+            (true, false) => End::Here,
+            (false, _) => End::Whole,
+        }
     }
 
     pub(super) fn into_value(self) -> T {

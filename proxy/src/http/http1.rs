@@ -23,7 +23,10 @@ use weft_http::{
 };
 
 pub(crate) use self::body::{Incoming, poll_body};
-use super::{limits::HTTP1, remember};
+use super::{
+    limits::{HTTP1, too_large},
+    remember,
+};
 use crate::{
     buffer,
     connection::Connection,
@@ -193,7 +196,7 @@ impl Io {
                     return Poll::Ready(Ok(Some(parsed)));
                 }
                 Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(self.refuse(error))),
+                Err(error) => return Poll::Ready(Err(self.refuse(error, true))),
             }
             match ready!(self.poll_fill(cx, READ)) {
                 Ok(0) | Err(_) => return Poll::Ready(Ok(None)),
@@ -219,10 +222,7 @@ impl Io {
                     return Poll::Ready(Ok(parsed));
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    self.refuse(error);
-                    return Poll::Ready(Err(Failure::BadAnswer("not HTTP")));
-                }
+                Err(error) => return Poll::Ready(Err(self.refuse(error, false))),
             }
             match ready!(self.poll_fill(cx, READ)) {
                 Ok(0) => return Poll::Ready(Err(Failure::reset("connection closed before the answer"))),
@@ -232,10 +232,13 @@ impl Io {
         }
     }
 
-    fn refuse(&mut self, error: Error) -> Failure {
+    /// Keeps how a message is malformed, of a request or of an answer.
+    fn refuse(&mut self, error: Error, request: bool) -> Failure {
         self.keep_alive = false;
         let failure = match error {
-            Error::TooLarge => Failure::HeadTooLarge,
+            Error::TooLarge(excess) => too_large(request, false, excess),
+            Error::TrailersTooLarge(excess) => too_large(request, true, excess),
+            _ if !request => Failure::BadAnswer("not HTTP"),
             Error::TargetTooLong => Failure::UriTooLong,
             Error::Malformed(reason) => Failure::BadRequest(reason),
             Error::Truncated => Failure::BadRequest("not a whole message"),

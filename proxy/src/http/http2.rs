@@ -80,8 +80,7 @@ struct StreamState {
     failure: Option<Failure>,
     /// The stream was reset, or its connection broke.
     gone: bool,
-    /// Reset with NO_ERROR: the end of an answer, unless bytes that Content-Length announced are missing. Node ends answers this
-    /// way when it is busy.
+    /// Reset with NO_ERROR: the end of an answer whose Content-Length has come. Node ends answers this way when it is busy.
     no_error: bool,
     /// Interim answers so far.
     interim: u32,

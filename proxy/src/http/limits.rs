@@ -1,7 +1,8 @@
 //! Limits of messages and connections of HTTP, in one place.
 //! Spec: RFC 9110 §15.5.15 (414), RFC 6585 §5 (431), RFC 9113 §6.5.2 (SETTINGS).
 
-use weft_http::http1::Limits;
+use weft_core::failure::Failure;
+use weft_http::{head::Excess, http1::Limits};
 
 use crate::telemetry::Direction;
 
@@ -78,6 +79,13 @@ impl Windows {
         let grown = if peer == Peer::Proxy { MIB } else { 256 * KIB };
         Self { stream: (total / streams.max(1)).clamp(64 * KIB - 1, 256 * KIB), grown, growth: total / 4 }
     }
+}
+
+/// A head or, where `trailers`, the trailers of a request or answer are above a limit.
+pub(crate) fn too_large(request: bool, trailers: bool, excess: Excess) -> Failure {
+    let part = if trailers { "trailers" } else { "head" };
+    let text = format!("{part} too large: {excess}").into();
+    if request { Failure::HeadTooLarge(text) } else { Failure::AnswerTooLarge(text) }
 }
 
 #[cfg(test)]

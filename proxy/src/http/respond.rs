@@ -32,7 +32,9 @@ pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
     let mut fields = Fields::with_capacity(256, 6);
     if grpc {
         fields.push(b"content-type", b"application/grpc");
-        fields.push(b"grpc-status", grpc_status(reply.status).as_bytes());
+        // RESOURCE_EXHAUSTED: what gRPC's own implementations say of metadata above their limit.
+        let status = if failure.is_too_large() { "8" } else { grpc_status(reply.status) };
+        fields.push(b"grpc-status", status.as_bytes());
         fields.push(b"grpc-message", percent_encode(&format!("weft: {}", failure.report())).as_bytes());
         fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
         return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);

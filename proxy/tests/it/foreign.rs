@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::apps::{Mesh, empty, full, http1_app, mesh};
+use crate::apps::{Mesh, direct, empty, full, http1_app, mesh};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -230,13 +230,27 @@ async fn call(address: SocketAddr) -> (Vec<u8>, Option<h2::Reason>) {
     (all, None)
 }
 
+/// (36)
 #[tokio::test]
-async fn an_answer_reset_with_no_error_is_whole_unless_something_promised_is_missing() {
-    for (length, expected) in [(None, None), (Some(5), None), (Some(6), Some(h2::Reason::INTERNAL_ERROR))] {
+async fn an_answer_reset_with_no_error_is_whole_only_where_its_length_says_so() {
+    let (as_it_came, cut) = (Some(h2::Reason::NO_ERROR), Some(h2::Reason::INTERNAL_ERROR));
+    for (length, expected) in [(None, as_it_came), (Some(5), None), (Some(6), cut)] {
         let mesh = mesh(resetting(length, h2::Reason::NO_ERROR).await, |_, _| {}).await;
         let (body, ended) = timeout(PATIENCE, call(mesh.address)).await.unwrap();
         assert_eq!((&body[..], ended), (&b"hello"[..], expected), "Content-Length {length:?}");
     }
+}
+
+/// (36) A caller of HTTP/1 hears that an answer without a length was cut.
+#[tokio::test]
+async fn an_answer_without_a_length_that_is_reset_with_no_error_has_no_end_in_http1() {
+    let application = resetting(None, h2::Reason::NO_ERROR).await;
+    let (_proxy, address) = direct(&[application], |cluster, _| cluster.http = weft_core::cluster::HttpVersion::Http2);
+    let answer = timeout(PATIENCE, crate::apps::once(address, "GET", "/")).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("hello") && !answer.ends_with("0\r\n\r\n"),
+        "{answer}"
+    );
 }
 
 /// Node and hyper take CANCEL for an end that they asked for: by it a cut answer would look whole.

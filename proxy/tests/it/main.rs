@@ -19,6 +19,7 @@ mod foreign;
 mod forge;
 mod gateway;
 mod grpc;
+mod heads;
 mod http1;
 mod http2;
 mod layers;

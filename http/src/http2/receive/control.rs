@@ -1,7 +1,7 @@
 //! Receiving the frames that steer the connection or a stream: SETTINGS, WINDOW_UPDATE, RST_STREAM, PING and GOAWAY.
 
 use super::super::{
-    Code, Connection, Error, Event, Role, Shutdown,
+    Code, Connection, Error, Event, Role, Shutdown, account,
     frame::{
         ACK, FrameHeader, LARGEST_FRAME, MAX_FRAME, MAX_WINDOW, SETTING_CONNECT, SETTING_FRAME, SETTING_PUSH,
         SETTING_STREAMS, SETTING_TABLE, SETTING_WINDOW, number,
@@ -37,9 +37,9 @@ impl<T: Default> Connection<T> {
         for [a, b, value @ ..] in settings {
             self.setting(u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))?;
         }
-        // The first SETTINGS is part of the preface; later ones are overhead.
+        // The first SETTINGS is part of the preface; later ones bring little.
         if self.peer.sent_settings {
-            self.count_overhead()?;
+            self.idle_frame()?;
         }
         self.peer.sent_settings = true;
         self.answers += ANSWER_SIZE;
@@ -139,9 +139,13 @@ impl<T: Default> Connection<T> {
         let Some(stream) = self.streams.get_mut(&header.id).filter(|stream| !stream.is_closed()) else {
             return self.check_not_idle(header.id).map(|()| None);
         };
-        stream.reset = true;
+        (stream.reset, stream.reset_by_peer) = (true, true);
+        let opened = stream.opened;
         self.open = self.open.saturating_sub(1);
-        self.count_overhead()?;
+        // Rapid reset (CVE-2023-44487).
+        if self.ticks.wrapping_sub(opened) <= account::YOUNG {
+            self.waste(account::GIVEN_UP);
+        }
         let unprocessed = code == Code::RefusedStream;
         Ok(Some(Event::Reset { id: header.id, code, by_peer: true, unprocessed }))
     }
@@ -154,7 +158,7 @@ impl<T: Default> Connection<T> {
             return Err(self.connection_error(Code::ProtocolError, "PING on a stream"));
         }
         if !header.has(ACK) {
-            // Not counted as overhead: gRPC clients send many PINGs to estimate the bandwidth. `MAX_ANSWERS` bounds the unread answers.
+            // Not counted as idle: gRPC clients send many PINGs to estimate the bandwidth. `MAX_ANSWERS` bounds the unread answers.
             self.answers += ANSWER_SIZE;
             self.put_ping(ACK, *data);
             return Ok(None);
@@ -162,11 +166,11 @@ impl<T: Default> Connection<T> {
         // The peer has received the first GOAWAY, so no streams are in flight that it opened without knowing of the shutdown.
         if *data == SHUTDOWN_PING && self.shutdown == Shutdown::Announced {
             self.shutdown = Shutdown::Final;
-            self.put_goaway(self.last_accepted_id, Code::NoError);
+            self.put_goaway(self.last_accepted_id, self.farewell);
             return Ok(None);
         }
         if *data != KEEPALIVE_PING {
-            return self.count_overhead().map(|()| None);
+            return self.idle_frame().map(|()| None);
         }
         self.pings = 0;
         Ok(Some(Event::Pong))
@@ -181,7 +185,7 @@ impl<T: Default> Connection<T> {
             return Err(self.connection_error(Code::ProtocolError, "GOAWAY on a stream"));
         }
         self.peer.sent_goaway = true;
-        self.count_overhead()?;
+        self.idle_frame()?;
         // RFC 9113 §6.8: streams above the last stream identifier were not processed and can be retried.
         if self.role == Role::Client {
             for (id, stream) in &mut self.streams {

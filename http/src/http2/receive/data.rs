@@ -5,13 +5,14 @@ use bytes::{Buf, Bytes};
 use super::{
     super::{
         Code, Connection, Error, Event,
+        ended::End,
         frame::{END_STREAM, FrameHeader},
     },
     unpad,
 };
 
-/// Discarded DATA below this size, in bytes, counts as an overhead frame.
-const TINY: u32 = 256;
+/// DATA of a discarded body below this size, in bytes, brings nothing.
+const TINY: u64 = 256;
 
 impl<T: Default> Connection<T> {
     pub(super) fn data(&mut self, header: FrameHeader, mut payload: Bytes) -> Result<Option<Event>, Error> {
@@ -35,15 +36,19 @@ impl<T: Default> Connection<T> {
         let end = header.has(END_STREAM);
         // RFC 9113 §5.1: frames may be in flight on a stream that was reset or removed here.
         let Some(stream) = self.streams.get_mut(&id) else {
-            self.check_not_idle(id)?;
-            return self.discarded(size);
+            let end = self.end_of(id)?;
+            return match end {
+                End::Here => self.late(id),
+                End::Whole | End::Reset | End::Skipped => self.after_own_end(id),
+                End::Forgotten => self.idle_frame().map(|()| None),
+            };
         };
         // RFC 9113 §5.1, half-closed (remote): DATA after END_STREAM is STREAM_CLOSED.
         if stream.received_all && !stream.reset {
             return self.after_end(id);
         }
         if stream.reset {
-            return self.discarded(size);
+            return if stream.reset_by_peer { self.after_own_end(id) } else { Ok(None) };
         }
         stream.receive_window -= i64::from(size);
         if stream.receive_window < 0 {
@@ -63,7 +68,7 @@ impl<T: Default> Connection<T> {
         }
         if discards {
             self.consumed(id, size as usize);
-            return self.discarded(size);
+            return self.idle_data(count, end);
         }
         // The caller does not see the padding, so its credit returns at once.
         if padding > 0 {
@@ -71,13 +76,14 @@ impl<T: Default> Connection<T> {
         }
         // Empty DATA without END_STREAM carries nothing (CVE-2019-9518).
         if empty && !end {
-            return self.discarded(0);
+            return self.idle_data(0, end);
         }
+        self.account.useful();
         Ok(Some(Event::Data { id, data: payload, end }))
     }
 
-    /// Counts discarded DATA as overhead if it is small. Large DATA is the rest of a body and bounded by flow control.
-    fn discarded(&mut self, size: u32) -> Result<Option<Event>, Error> {
-        if size < TINY { self.count_overhead().map(|()| None) } else { Ok(None) }
+    /// Counts DATA of a body that is discarded, or that is empty. Large frames are bounded by flow control.
+    fn idle_data(&mut self, count: u64, end: bool) -> Result<Option<Event>, Error> {
+        if count < TINY && !end { self.idle_frame().map(|()| None) } else { Ok(None) }
     }
 }

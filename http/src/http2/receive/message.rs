@@ -2,8 +2,9 @@
 
 use super::{
     super::{
-        Code, Connection, Error, Event, PartialBlock, Role, Shutdown, Stream, StreamId,
-        frame::{END_HEADERS, END_STREAM, FrameHeader, MAX_FRAME, PRIORITY_FLAG},
+        BadRequest, BlockKind, Code, Connection, Error, Event, PartialBlock, Role, Shutdown, Stream, StreamId, account,
+        ended::End,
+        frame::{END_HEADERS, END_STREAM, FrameHeader, PRIORITY_FLAG, number},
         heads::{self, Refusal},
     },
     unpad,
@@ -19,20 +20,23 @@ impl<T: Default> Connection<T> {
         }
         let (mut start, mut len) =
             unpad(header, payload).map_err(|reason| self.connection_error(Code::ProtocolError, reason))?;
-        // RFC 9113 §6.2: five bytes of deprecated priority fields, which are ignored.
+        // RFC 9113 §6.2: five bytes of deprecated priority fields, which are ignored, but for a stream that depends on itself: no
+        // peer that understands them sends that (RFC 7540 §5.3.1).
+        let mut malformed = false;
         if header.has(PRIORITY_FLAG) {
             let Some(rest) = len.checked_sub(5) else {
                 return Err(self.connection_error(Code::FrameSizeError, "HEADERS too short for its priority fields"));
             };
+            malformed = payload.get(start..).and_then(number) == Some(header.id);
             (start, len) = (start + 5, rest);
         }
         let block = payload.get(start..start + len).unwrap_or_default();
-        let end_stream = header.has(END_STREAM);
+        let kind = BlockKind { end: header.has(END_STREAM), malformed };
         if header.has(END_HEADERS) {
-            return self.block(header.id, end_stream, block);
+            return self.block(header.id, kind, block);
         }
-        self.partial = Some(PartialBlock { id: header.id, end_stream, block: block.to_vec(), frames: 0 });
-        self.check_partial().map(|()| None)
+        self.partial = Some(PartialBlock { id: header.id, kind, block: block.to_vec(), frames: 0 });
+        Ok(None)
     }
 
     pub(super) fn continuation(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
@@ -41,45 +45,53 @@ impl<T: Default> Connection<T> {
         };
         partial.block.extend_from_slice(payload);
         partial.frames += 1;
-        self.check_partial()?;
+        // RFC 9113 §10.5.1: a section above the limit is its message's error, so it is read on. What bounds it is the number of
+        // frames (CVE-2024-27316), each of at most 16 KiB.
+        if partial.frames > MAX_CONTINUATIONS {
+            return Err(self.connection_error(Code::EnhanceYourCalm, "header block in too many frames"));
+        }
         match self.partial.take_if(|_| header.has(END_HEADERS)) {
-            Some(partial) => self.block(partial.id, partial.end_stream, &partial.block),
+            Some(partial) => self.block(partial.id, partial.kind, &partial.block),
             None => Ok(None),
         }
     }
 
-    /// Bounds the size and the frames of a header block. A block is rarely longer than its fields; many small CONTINUATION frames are
-    /// an attack (CVE-2024-27316).
-    fn check_partial(&mut self) -> Result<(), Error> {
-        let most = self.config.max_head.saturating_mul(2).max(MAX_FRAME);
-        match &self.partial {
-            Some(partial) if partial.frames > MAX_CONTINUATIONS || partial.block.len() > most => {
-                Err(self.connection_error(Code::EnhanceYourCalm, "header block too large or in too many frames"))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Decodes a complete header block.
-    fn block(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
+    fn block(&mut self, id: StreamId, kind: BlockKind, block: &[u8]) -> Result<Option<Event>, Error> {
         match (self.role, self.streams.get(&id)) {
-            (_, Some(stream)) if stream.received_head || stream.reset => self.trailers(id, end, block),
-            (Role::Client, Some(_)) => self.response(id, end, block),
-            (Role::Server, None) if id > self.last_peer_id => self.request(id, end, block),
-            (_, None) => {
-                // RFC 9113 §4.3: a block of a closed stream is decoded too, since it changes the HPACK table.
-                let decoded = heads::trailers(&mut self.decoder, block, &self.config);
-                decoded.map(drop).map_err(|_invalid| self.compression_error())?;
-                self.check_not_idle(id)?;
-                self.count_overhead().map(|()| None)
-            }
+            (_, Some(stream)) if stream.received_head || stream.reset => self.trailers(id, kind, block),
+            (Role::Client, Some(_)) => self.response(id, kind, block),
+            (Role::Server, None) if id > self.last_peer_id => self.request(id, kind, block),
+            (_, None) => self.late_block(id, block),
             (Role::Server, Some(_)) => Err(self.connection_error(Code::InternalError, "stream without a head")),
         }
     }
 
-    fn request(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let decoded =
-            heads::request(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
+    /// A block of a stream that has ended or was skipped. It is decoded all the same, since it changes the HPACK table
+    /// (RFC 9113 §4.3).
+    fn late_block(&mut self, id: StreamId, block: &[u8]) -> Result<Option<Event>, Error> {
+        let decoded = self.decoder.decode(block, |_, _, _| Err(()));
+        decoded.map(drop).map_err(|invalid| self.compression_error(invalid))?;
+        let end = self.end_of(id)?;
+        self.waste(work(block));
+        match end {
+            End::Here => self.late(id),
+            End::Reset => self.after_own_end(id),
+            // RFC 9113 §5.1, closed.
+            End::Whole if self.role == Role::Server => {
+                Err(self.connection_error(Code::StreamClosed, "HEADERS on a stream that has ended"))
+            }
+            // RFC 9113 §5.1.1: the identifiers of new streams increase.
+            End::Skipped if self.role == Role::Server => {
+                Err(self.connection_error(Code::ProtocolError, "HEADERS on a stream below the last one"))
+            }
+            End::Whole | End::Skipped | End::Forgotten => self.idle_frame().map(|()| None),
+        }
+    }
+
+    fn request(&mut self, id: StreamId, kind: BlockKind, block: &[u8]) -> Result<Option<Event>, Error> {
+        let decoded = heads::request(&mut self.decoder, block, &self.config);
+        let decoded = decoded.map_err(|invalid| self.compression_error(invalid))?;
         // RFC 9113 §5.1.1: streams of a client have odd, increasing identifiers.
         if id.is_multiple_of(2) {
             return Err(self.connection_error(Code::ProtocolError, "stream with an even identifier from a client"));
@@ -87,54 +99,72 @@ impl<T: Default> Connection<T> {
         self.last_peer_id = id;
         // RFC 9113 §6.8: streams above the last stream identifier of the final GOAWAY are ignored; the peer can retry them elsewhere.
         if self.shutdown == Shutdown::Final {
-            return self.count_overhead().map(|()| None);
+            return self.idle_frame().map(|()| None);
         }
         // RFC 9113 §5.1.2. Streams that the peer has reset do not count as open, but stay until the caller removes them, so their
         // number is bounded too (rapid reset, CVE-2023-44487).
         let full = self.open >= self.config.max_streams
             || self.streams.len() >= (self.config.max_streams as usize).saturating_mul(2);
         if full {
-            self.put_reset(id, Code::RefusedStream);
-            return self.count_overhead().map(|()| None);
+            self.refuse_stream(id, Code::RefusedStream);
+            return self.idle_frame().map(|()| None);
         }
-        // RFC 9113 §8.1.1: a malformed request is a stream error; the caller does not see it.
-        if let Err(Refusal::Malformed(_)) = decoded {
-            self.put_reset(id, Code::ProtocolError);
-            return self.count_overhead().map(|()| None);
-        }
-        self.last_accepted_id = id;
+        self.account.opened();
+        let decoded = match decoded {
+            // RFC 9113 §8.1.1: END_STREAM although Content-Length announces a body.
+            Ok((_, Some(1..))) if kind.end => Err(Refusal::Malformed("the body is missing")),
+            _ if kind.malformed => Err(Refusal::Malformed("a stream that depends on itself")),
+            decoded => decoded,
+        };
         let mut stream = Stream::new(T::default(), self.peer.initial_window, self.config.stream_window, self.ticks);
-        stream.received_head = true;
-        stream.received_all = end;
-        self.open += 1;
+        (stream.received_head, stream.received_all) = (true, kind.end);
         let event = match decoded {
             Ok((head, body_left)) => {
-                // RFC 9113 §8.1.1: END_STREAM although Content-Length announces a body.
-                if end && body_left.is_some_and(|body_left| body_left > 0) {
-                    self.open -= 1;
-                    self.put_reset(id, Code::ProtocolError);
-                    return self.count_overhead().map(|()| None);
-                }
                 stream.body_left = body_left;
-                Event::Request { id, head, end }
+                Event::Request { id, head, end: kind.end }
             }
-            Err(refusal) => {
+            // RFC 9113 §8.1.1: a malformed request is a stream error; the caller does not see it.
+            Err(Refusal::Malformed(_)) => {
+                self.refuse_stream(id, Code::ProtocolError);
+                self.waste(account::FAULT);
+                return Ok(None);
+            }
+            Err(Refusal::BadTarget(reason)) => {
                 stream.discards = true;
-                let (status, reason) = match refusal {
-                    Refusal::BadTarget(reason) => (400, reason),
-                    Refusal::TooLarge | Refusal::Malformed(_) => (431, "header section too large"),
-                };
-                Event::BadRequest { id, status, reason }
+                Event::BadRequest { id, reason: BadRequest::Target(reason) }
+            }
+            Err(Refusal::TooLarge(excess)) => {
+                stream.discards = true;
+                self.waste(account::GIVEN_UP + work(block));
+                Event::BadRequest { id, reason: BadRequest::TooLarge(excess) }
             }
         };
+        self.last_accepted_id = id;
+        self.open += 1;
         self.streams.insert(id, stream);
         Ok(Some(event))
     }
 
-    fn response(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let decoded =
-            heads::response(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
-        let Ok((head, body_left)) = decoded else { return self.stream_error(id, Code::ProtocolError) };
+    /// Resets a stream that the peer has just opened.
+    fn refuse_stream(&mut self, id: StreamId, code: Code) {
+        self.put_reset(id, code);
+        self.ended.push(id, End::Here);
+    }
+
+    fn response(&mut self, id: StreamId, kind: BlockKind, block: &[u8]) -> Result<Option<Event>, Error> {
+        let decoded = heads::response(&mut self.decoder, block, &self.config);
+        let decoded = decoded.map_err(|invalid| self.compression_error(invalid))?;
+        self.account.useful();
+        let end = kind.end;
+        let (head, body_left) = match decoded {
+            Ok(decoded) => decoded,
+            // RFC 9113 §10.5.1: a client may discard an answer that it cannot process.
+            Err(Refusal::TooLarge(excess)) => {
+                self.reset(id, Code::Cancel);
+                return Ok(Some(Event::TooLarge { id, trailers: false, excess }));
+            }
+            Err(Refusal::Malformed(_) | Refusal::BadTarget(_)) => return self.stream_error(id, Code::ProtocolError),
+        };
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
         // RFC 9113 §8.1: an interim response cannot end the stream.
         if head.is_interim() {
@@ -156,25 +186,49 @@ impl<T: Default> Connection<T> {
         Ok(Some(Event::Response { id, head, end }))
     }
 
-    fn trailers(&mut self, id: StreamId, end: bool, block: &[u8]) -> Result<Option<Event>, Error> {
-        let decoded =
-            heads::trailers(&mut self.decoder, block, &self.config).map_err(|_invalid| self.compression_error())?;
+    fn trailers(&mut self, id: StreamId, kind: BlockKind, block: &[u8]) -> Result<Option<Event>, Error> {
+        let decoded = heads::trailers(&mut self.decoder, block, &self.config);
+        let decoded = decoded.map_err(|invalid| self.compression_error(invalid))?;
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(None) };
         if stream.reset {
-            return self.count_overhead().map(|()| None);
+            let own = stream.reset_by_peer;
+            self.waste(work(block));
+            return if own { self.after_own_end(id) } else { self.idle_frame().map(|()| None) };
         }
         if stream.received_all {
+            // RFC 9113 §5.1, closed.
+            if stream.sent_all && self.role == Role::Server {
+                return Err(self.connection_error(Code::StreamClosed, "HEADERS on a stream that has ended"));
+            }
             return self.after_end(id);
         }
         let short = stream.body_left.is_some_and(|body_left| body_left > 0);
         let discards = stream.discards;
         // RFC 9113 §8.1: trailers end the stream, and the body must be complete.
+        if !kind.end || short {
+            return self.stream_error(id, Code::ProtocolError);
+        }
         match decoded {
-            Ok(fields) if end && !short => {
+            Ok(fields) => {
+                self.account.useful();
                 self.received_all(id);
                 Ok((!discards).then_some(Event::Trailers { id, fields }))
             }
-            _ => self.stream_error(id, Code::ProtocolError),
+            // A server still answers the request.
+            Err(Refusal::TooLarge(excess)) => {
+                match self.role {
+                    Role::Client => self.reset(id, Code::Cancel),
+                    Role::Server => self.received_all(id),
+                }
+                self.waste(work(block));
+                Ok((!discards).then_some(Event::TooLarge { id, trailers: true, excess }))
+            }
+            Err(Refusal::Malformed(_) | Refusal::BadTarget(_)) => self.stream_error(id, Code::ProtocolError),
         }
     }
+}
+
+/// The work that a block has cost and that brought nothing, in streams: its decoding.
+fn work(block: &[u8]) -> u32 {
+    u32::try_from(block.len() / 4096).unwrap_or(u32::MAX)
 }

@@ -61,11 +61,7 @@ impl Io {
                 Ok(Some(http1::Piece::End)) => return Poll::Ready(None),
                 Ok(None) if self.body.is_done() => return Poll::Ready(None),
                 Ok(None) => {}
-                Err(error) => {
-                    let failure = self.refuse(error);
-                    let failure = if request { failure } else { Failure::BadAnswer("the body is not HTTP") };
-                    return Poll::Ready(Some(Err(failure)));
-                }
+                Err(error) => return Poll::Ready(Some(Err(self.refuse(error, request)))),
             }
             let filled = self.poll_fill(cx, buffer::SIZE);
             if let Some(caller) = &self.caller {

@@ -13,13 +13,17 @@ use tokio::io::AsyncWrite;
 use weft_core::failure::Failure;
 use weft_http::{
     head::Request,
-    http2::{Code, Event},
+    http2::{BadRequest, Code, Event, Role, StreamId},
 };
 
 use super::{Incoming, Inner, Mux, StreamRef};
 use crate::{
     buffer::{self, Filled},
-    http::{body::Body, limits::MAX_INTERIM, remember},
+    http::{
+        body::Body,
+        limits::{MAX_INTERIM, too_large},
+        remember,
+    },
     stream::Stream,
 };
 
@@ -34,6 +38,14 @@ pub(crate) enum Arrival {
     Request(StreamRef, Request, Body),
     /// A malformed request, to be answered with this failure.
     Bad(StreamRef, Failure),
+}
+
+impl Arrival {
+    fn id(&self) -> StreamId {
+        match self {
+            Self::Request(stream, ..) | Self::Bad(stream, _) => stream.id,
+        }
+    }
 }
 
 /// How long queued bytes wait before they are written.
@@ -67,6 +79,8 @@ pub(crate) struct Driver<F> {
     patience: Patience,
     failed: Option<io::Error>,
     arrivals: Vec<Arrival>,
+    /// Arrivals that were given up at once.
+    stillborn: Vec<Arrival>,
     arrived: F,
 }
 
@@ -80,6 +94,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
             patience: Patience::default(),
             failed: None,
             arrivals: Vec::new(),
+            stillborn: Vec::new(),
             arrived,
         }
     }
@@ -116,6 +131,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
             Poll::Pending if self.rest.is_empty() => self.rest = Vec::new(),
             Poll::Pending => {}
         }
+        self.stillborn.clear();
         for arrival in self.arrivals.drain(..) {
             (self.arrived)(arrival);
         }
@@ -132,7 +148,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
             // A protocol error of the peer says more than a failed write.
             return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
         }
-        let over = inner.retired && inner.connection.sent_final_goaway() && inner.connection.is_empty();
+        let over = inner.connection.sent_final_goaway() && inner.connection.is_empty();
         if result.is_pending() && over && inner.has_written() {
             inner.end(Failure::reset("connection closed"));
             return Poll::Ready(Ok(()));
@@ -186,11 +202,14 @@ impl<F: FnMut(Arrival)> Driver<F> {
                     let body = if end { Body::Empty } else { Body::Http2(Incoming::new(stream(), &head.fields, true)) };
                     self.arrivals.push(Arrival::Request(stream(), head, body));
                 }
-                Event::BadRequest { id, status, reason } => {
+                Event::BadRequest { id, reason } => {
                     if let Some(state) = inner.state(id) {
                         state.holders = 1;
                     }
-                    let failure = if status == 431 { Failure::HeadTooLarge } else { Failure::BadRequest(reason) };
+                    let failure = match reason {
+                        BadRequest::TooLarge(excess) => too_large(true, false, excess),
+                        BadRequest::Target(reason) => Failure::BadRequest(reason),
+                    };
                     self.arrivals.push(Arrival::Bad(StreamRef { mux: self.mux.clone(), id }, failure));
                 }
                 Event::Response { id, head, end } => {
@@ -216,16 +235,33 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         state.wake_reader();
                     }
                 }
+                Event::TooLarge { id, trailers, excess } => {
+                    let request = inner.connection.role() == Role::Server;
+                    let failure = too_large(request, trailers, excess);
+                    let Some(state) = inner.state(id) else { continue };
+                    if request {
+                        // The request may still be answered: its task is not given up.
+                        state.failure.get_or_insert(failure);
+                        state.wake_reader();
+                    } else {
+                        state.fail(&failure);
+                    }
+                }
                 Event::Reset { id, code, by_peer, unprocessed } => {
                     // A stream that the peer has not processed is safe to send again (RFC 9113 §8.7).
                     let failure = match (unprocessed, by_peer) {
                         (true, _) => Failure::RefusedStream,
+                        (false, true) if code == Code::NoError => Failure::Unended,
                         (false, true) => Failure::reset(format!("stream reset by the peer: {code:?}")),
                         (false, false) => Failure::BadAnswer("not HTTP"),
                     };
                     if let Some(state) = inner.state(id) {
                         state.no_error = by_peer && code == Code::NoError;
                         state.fail(&failure);
+                    }
+                    // Given up before its task began: it is not begun. Dropped later, since that takes the lock.
+                    if let Some(position) = self.arrivals.iter().position(|arrival| arrival.id() == id) {
+                        self.stillborn.push(self.arrivals.remove(position));
                     }
                 }
                 Event::Writable { id } => {

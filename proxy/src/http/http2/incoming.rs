@@ -19,20 +19,18 @@ pub(crate) struct Incoming {
     left: Option<u64>,
     /// Of a request: where it breaks off, the caller is gone.
     request: bool,
-    /// A tunnel's: only END_STREAM is its end.
-    tunnel: bool,
 }
 
 impl Incoming {
     pub(super) fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
         let length = fields.first(Name::ContentLength);
         let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Self { stream, left, request, tunnel: false }
+        Self { stream, left, request }
     }
 
-    /// The bytes that come on a stream without an announced end: a tunnel's.
+    /// The bytes that come on a stream without an announced end, a tunnel's: only END_STREAM is their end.
     pub(super) fn open(stream: StreamRef) -> Self {
-        Self { stream, left: None, request: false, tunnel: true }
+        Self { stream, left: None, request: false }
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
@@ -55,7 +53,15 @@ impl Incoming {
             return Poll::Ready(None);
         }
         if let Some(failure) = &state.failure {
-            return Poll::Ready(Some(Err(if self.request { Failure::CallerGone } else { failure.clone() })));
+            let failure = if self.request && !failure.is_too_large() {
+                Failure::CallerGone
+            } else if self.left.is_some() && matches!(failure, Failure::Unended) {
+                // What Content-Length announced is missing: that is no end to any caller.
+                Failure::reset("reset before the end of Content-Length")
+            } else {
+                failure.clone()
+            };
+            return Poll::Ready(Some(Err(failure)));
         }
         remember(&mut state.reader, cx);
         Poll::Pending
@@ -68,9 +74,9 @@ impl Incoming {
         ended && state.data.is_empty() && state.trailers.is_none()
     }
 
-    /// Whether a reset with NO_ERROR is the end of the body, once every byte that came was read.
+    /// Whether a reset with NO_ERROR is the end of the body, once every byte that came was read: only Content-Length can say so.
     fn may_end_without_error(&self) -> bool {
-        !self.request && !self.tunnel && self.left.is_none_or(|left| left == 0)
+        !self.request && self.left == Some(0)
     }
 
     pub(crate) fn exact(&self) -> Option<u64> {

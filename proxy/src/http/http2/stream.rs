@@ -136,8 +136,13 @@ impl StreamRef {
                 }
                 Some(Err(failure)) => {
                     // Callers take CANCEL for an end that they asked for (Node, hyper): a cut answer must not look like one.
-                    let gone = matches!(failure, Failure::CallerGone);
-                    self.reset(if gone { Code::Cancel } else { Code::InternalError });
+                    self.reset(if matches!(failure, Failure::CallerGone) {
+                        Code::Cancel
+                    } else if matches!(failure, Failure::Unended) {
+                        Code::NoError
+                    } else {
+                        Code::InternalError
+                    });
                     return Poll::Ready(Err(Some(failure)));
                 }
                 None => return self.poll_send(cx, rest, true).map_err(|_over| None),
@@ -179,7 +184,7 @@ impl Drop for StreamRef {
         // A server that has answered does not need the rest of the request (RFC 9113 §8.1).
         let code = if stream.has_sent_all() { Code::NoError } else { Code::Cancel };
         inner.connection.remove(self.id, code);
-        if inner.retired || !inner.connection.unsent().is_empty() {
+        if inner.connection.sent_final_goaway() || !inner.connection.unsent().is_empty() {
             inner.kick();
         }
     }
