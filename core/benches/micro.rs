@@ -66,8 +66,9 @@ impl RequestHead for Head {
     fn path(&self) -> &str {
         &self.path
     }
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.headers.iter().any(|(known, value)| *known == name && test(value.as_bytes()))
+    fn header<'a>(&'a self, name: &'a str) -> Option<std::borrow::Cow<'a, [u8]>> {
+        let values = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        weft_core::route::joined(name, values.map(|(_, value)| value.as_bytes()))
     }
 }
 

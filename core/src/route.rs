@@ -7,7 +7,7 @@
 mod expressions;
 mod matcher;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -77,7 +77,7 @@ pub enum PathMatch {
     Regex(Pattern),
 }
 
-/// A match on a header: any of its values.
+/// A match on a header: its value, see [`RequestHead::header`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HeaderMatch {
     /// The name, lower case.
@@ -157,8 +157,22 @@ pub trait RequestHead {
     fn method(&self) -> &str;
     /// The path without the query.
     fn path(&self) -> &str;
-    /// Whether any value of this header (lower case name) passes `test`.
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+    /// The value of this header (lower case name); several fields of the name make one value ([`joined`]). `host`: the
+    /// authority as sent, in every version of HTTP.
+    fn header<'a>(&'a self, name: &'a str) -> Option<Cow<'a, [u8]>>;
+}
+
+/// The value of a header that has several fields: their values in order, joined by a comma and a space (RFC 9110 §5.3), those of
+/// `cookie` by a semicolon and a space (RFC 9113 §8.2.3).
+pub fn joined<'a>(name: &str, mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let mut value = Cow::Borrowed(values.next()?);
+    let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
+    for further in values {
+        let whole = value.to_mut();
+        whole.extend_from_slice(separator);
+        whole.extend_from_slice(further);
+    }
+    Some(value)
 }
 
 /// The name that stands for [`Forward::unresolved`] among weighted clusters on the wire; no cluster has it.
@@ -232,7 +246,10 @@ impl Match {
     /// Whether method and headers match.
     fn test_beside_path(&self, head: &impl RequestHead) -> bool {
         self.method.as_deref().is_none_or(|method| method == head.method())
-            && self.headers.iter().all(|wanted| head.any_header(&wanted.name, &mut |value| wanted.value.test(value)))
+            && self
+                .headers
+                .iter()
+                .all(|wanted| head.header(&wanted.name).is_some_and(|value| wanted.value.test(&value)))
     }
 }
 

@@ -98,7 +98,7 @@ impl World {
                 DefaultAuthorization::Deny => Some(Vec::new()),
                 DefaultAuthorization::Authenticated => Some(vec![Rule {
                     name: format!("{ROOT_NAMESPACE}/mesh-config#authenticated").into(),
-                    from: vec![Principal::Authenticated],
+                    from: vec![of_mesh(self.objects.trust_domain())],
                     to: vec![Operation::default()],
                 }]),
             };
@@ -154,7 +154,7 @@ fn principals(sources: Option<&[Source]>, wide: bool, domain: &TrustDomain) -> V
         let before = out.len();
         for text in source.identities.iter().flatten() {
             out.extend(match text.strip_suffix('*') {
-                Some("") => Some(Principal::Authenticated),
+                Some("") => Some(of_mesh(domain)),
                 Some(prefix) => Some(Principal::Prefix(prefix.into())),
                 None => Identity::parse(text).ok().map(Principal::Identity),
             });
@@ -169,6 +169,11 @@ fn principals(sources: Option<&[Source]>, wide: bool, domain: &TrustDomain) -> V
         unclear |= out.len() == before;
     }
     if unclear && wide { vec![Principal::Any] } else { out }
+}
+
+/// Every caller of the mesh. A root may have signed for other trust domains too: their callers are none of ours.
+fn of_mesh(domain: &TrustDomain) -> Principal {
+    Principal::Prefix(format!("spiffe://{}/", domain.as_str()).into())
 }
 
 /// What a rule is about. `wide` as for [`principals`].

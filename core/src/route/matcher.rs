@@ -204,12 +204,10 @@ impl Bucket {
     pub(super) fn find(&self, rules: &[Rule], head: &impl RequestHead, best: usize) -> usize {
         let mut best = first_of(&self.plain, rules, head, best);
         for keyed in &self.keyed {
-            head.any_header(&keyed.name, &mut |value| {
-                if let Some(list) = keyed.values.get(value) {
-                    best = first_of(list, rules, head, best);
-                }
-                false
-            });
+            let value = head.header(&keyed.name);
+            if let Some(list) = value.and_then(|value| keyed.values.get(value.as_ref())) {
+                best = first_of(list, rules, head, best);
+            }
         }
         best
     }

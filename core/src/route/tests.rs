@@ -23,8 +23,9 @@ impl RequestHead for Head {
     fn path(&self) -> &str {
         &self.path
     }
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.headers.iter().any(|(n, v)| n == name && test(v.as_bytes()))
+    fn header<'a>(&'a self, name: &'a str) -> Option<Cow<'a, [u8]>> {
+        let values = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        joined(name, values.map(|(_, value)| value.as_bytes()))
     }
 }
 
@@ -130,7 +131,11 @@ fn naive<'a>(table: &'a RouteTable, head: &Head) -> Option<&'a Rule> {
         };
         let method = rule.matches.method.as_ref().is_none_or(|m| m.as_ref() == head.method);
         let headers = rule.matches.headers.iter().all(|h| match &h.value {
-            ValueMatch::Exact(value) => head.headers.contains(&(h.name.to_string(), value.to_string())),
+            ValueMatch::Exact(wanted) => {
+                let values = head.headers.iter().filter(|(name, _)| *name == h.name.to_string());
+                let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
+                !values.is_empty() && values.join(", ") == wanted.as_ref()
+            }
             ValueMatch::Regex(_) => unreachable!("not generated"),
         });
         path && method && headers
@@ -317,4 +322,38 @@ fn hosts_and_paths_made_of_separators_are_answered_at_once() {
         assert!(matcher.find(&deep).is_some());
     }
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// (14) RFC 9110 §5.3, RFC 9113 §8.2.3.
+#[test]
+fn a_header_of_several_fields_is_one_value() {
+    let wants = |name: &str, value| Match { headers: vec![HeaderMatch { name: name.into(), value }], ..Match::any() };
+    let exact = |value: &str| ValueMatch::Exact(value.into());
+    let regex = |source| ValueMatch::Regex(Pattern::new(source).unwrap());
+    let head = |name: &str, values: &[&str]| {
+        let headers = values.iter().map(|value| (name.to_owned(), (*value).to_owned())).collect();
+        Head { headers, ..get("a", "/") }
+    };
+    for (name, values, wanted, matched) in [
+        ("x", &["1", "2"][..], exact("1, 2"), true),
+        ("x", &["1", "2"], exact("1"), false),
+        ("x", &["1", "2"], exact("2"), false),
+        ("x", &["1"], exact("1"), true),
+        ("x", &["1", "2"], regex("1, .*"), true),
+        ("x", &["", ""], exact(", "), true),
+        ("x", &[], regex(".*"), false),
+        ("cookie", &["a=1", "user=beta", "b=2"], regex("(.*; )?user=beta(;.*)?"), true),
+        ("cookie", &["a=1", "b=2"], exact("a=1; b=2"), true),
+        ("cookie", &["a=1; b=2"], exact("a=1; b=2"), true),
+        ("cookie", &["a=1", "b=2"], exact("b=2"), false),
+    ] {
+        let rules = |count| (0..count).map(|_| rule("found", wants(name, wanted.clone()))).collect();
+        // One rule is looked at by itself, many are looked up by the value.
+        for count in [1, 20] {
+            let table = table(vec![("*", rules(count))]);
+            assert_eq!(table.find(&head(name, values)).is_some(), matched, "{name} {values:?}");
+            let matcher = Matcher::new(Arc::new(table));
+            assert_eq!(matcher.find(&head(name, values)).is_some(), matched, "{name} {values:?}, {count} rules");
+        }
+    }
 }

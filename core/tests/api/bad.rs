@@ -123,6 +123,17 @@ const CASES: &[Case] = &[
     ("HTTPRoute", "{rules: [{matches: [{path: {value: v2}}, {path: {type: Prefix, value: /}}, {path: {type: Exact, value: '/a//b'}}, {path: {value: '/a/../b'}}, {path: {value: '/a%2fb'}}, {path: {value: '/a b'}}]}]}", &[
         "spec.rules[0].matches[1].path.type: must be one of Exact, PathPrefix, RegularExpression, not \"Prefix\"",
     ]),
+    // (37)
+    ("HTTPRoute", "{rules: [{matches: [{path: {value: '/a%0Ab'}}, {path: {type: Exact, value: '/a%7f'}}, {path: {type: Exact, value: \"/a\\tb\"}}, {path: {type: RegularExpression, value: \"/a\\u0001.*\"}}]}]}", &[
+        "spec.rules[0].matches[0].path.value: \"/a%0Ab\" has a character that is not allowed in a path (RFC 3986 §3.3)",
+        "spec.rules[0].matches[1].path.value: \"/a%7f\" has a character that is not allowed in a path (RFC 3986 §3.3)",
+        "spec.rules[0].matches[2].path.value: \"/a\\tb\" has a character that is not allowed in a path (RFC 3986 §3.3)",
+        "spec.rules[0].matches[3].path.value: has a control character, which no path has (RFC 3986 §3.3)",
+    ]),
+    ("AuthorizationPolicy", "{action: Allow, selector: {}, rules: [{to: [{paths: ['/a%00', '/a%1F*', '/a%20']}]}]}", &[
+        "spec.rules[0].to[0].paths[0]: \"/a%00\" has a character that is not allowed in a path (RFC 3986 §3.3)",
+        "spec.rules[0].to[0].paths[1]: \"/a%1F*\" has a character that is not allowed in a path (RFC 3986 §3.3)",
+    ]),
     ("HTTPRoute", "{rules: [{matches: [{path: {type: RegularExpression, value: '/(a'}}]}]}", &[
         "spec.rules[0].matches[0].path.value: not a regular expression that Weft accepts: unclosed group",
     ]),

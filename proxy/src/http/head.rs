@@ -1,7 +1,12 @@
 //! The head of a request, and the checks at its arrival.
 //! Spec: RFC 9110 §7.6.1 (Connection), RFC 9113 §8.2.2 (connection-specific fields in HTTP/2).
 
-use weft_core::{failure::Failure, route::RequestHead};
+use std::borrow::Cow;
+
+use weft_core::{
+    failure::Failure,
+    route::{RequestHead, joined},
+};
 use weft_http::{
     fields::{Fields, Name},
     head::{Request, Version},
@@ -99,8 +104,11 @@ impl RequestHead for Head {
     fn path(&self) -> &str {
         self.request.path()
     }
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.request.fields.named(name).any(test)
+    fn header<'a>(&'a self, name: &'a str) -> Option<Cow<'a, [u8]>> {
+        if name == "host" {
+            return self.request.authority().map(|authority| authority.as_bytes().into());
+        }
+        joined(name, self.request.fields.named(name))
     }
 }
 

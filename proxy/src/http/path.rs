@@ -1,7 +1,7 @@
 //! The other ways in which an application may read a path, so that a rule on paths is checked against all of them.
 //! Shape: [`readings`] takes the path as sent and gives its other readings: escapes decoded, slashes merged, parameters (`;x`)
 //! kept and left out. The path itself is never changed: the bytes sent are the bytes received.
-//! Refused, because applications differ too much: an escaped `/`, `\` or NUL, a `\`, an overlong UTF-8 form, a dot segment, and
+//! Refused, because applications differ too much: an escaped `/`, `\` or control character, a `\`, an overlong UTF-8 form, a dot segment, and
 //! bytes escaped more than twice. Spec: RFC 3986 §6.2.2.
 
 /// Times that a path is decoded before it is refused.
@@ -67,7 +67,7 @@ fn decoded(path: &str) -> Result<String, &'static str> {
         match value {
             b'\\' => return Err("the path holds a backslash"),
             b'/' if escaped => return Err("the path holds an escaped slash"),
-            0 => return Err("the path holds NUL"),
+            0..=0x1f | 0x7f => return Err("the path holds a control character"),
             // `%25` that is followed by two digits is an escape of an escape.
             b'%' if escaped && !followed_by_digits(bytes, at) => out.push_str("%25"),
             0x21..=0x7e => out.push(char::from(value)),
@@ -137,6 +137,10 @@ mod tests {
             "/x%5cadmin",
             "/x\\admin",
             "/admin%00",
+            "/admin%0a",
+            "/admin%09/x",
+            "/%250d%250aadmin",
+            "/admin%7F",
             "/x%252fadmin",
             "/x%c0%afadmin",
             "/x%e0%80%afadmin",

@@ -1,6 +1,6 @@
 //! Gateway: a connection from outside to a port of its own, then ONE request to a service of the mesh, top to bottom.
 //!
-//! request: strip -> route (the table of the port) -> filters -> attempt -> answer
+//! request: strip -> path (read in one way only) -> route (the table of the port) -> filters -> attempt -> answer
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -15,6 +15,7 @@ use crate::{
         answer::Answer,
         body::Body,
         head::Head,
+        path,
         serve::{Handler, Refused},
     },
     listener::{
@@ -25,6 +26,9 @@ use crate::{
     telemetry::Security,
     worker::Worker,
 };
+
+/// Fields that callers at the edge are not believed.
+const CLAIMS: [&[u8]; 3] = [b"x-forwarded-client-cert", b"client-cert", b"client-cert-chain"];
 
 /// Takes one connection to a port of the gateway, by its number in the Gateway object.
 pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, port: u16) {
@@ -58,11 +62,15 @@ impl Handler for Gateway {
         let live = self.worker.shared.live.load_full();
         // strip
         phases::strip(&mut head);
+        head.request.fields.retain(|field| !is_claim(field.name));
         forwarded(&mut head.request.fields, self.connection.flow.peer.ip());
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
         // route -> filters -> attempt -> filters, on the way back
-        let result = phases::forward(&self.worker, routes(&live, self.port), &mut exchange, body).await;
+        let routes = path::readings(exchange.head.request.path())
+            .map_err(Failure::BadRequest)
+            .and_then(|_readings| routes(&live, self.port));
+        let result = phases::forward(&self.worker, routes, &mut exchange, body).await;
         // answer
         Ok(phases::answer(exchange, result))
     }
@@ -70,6 +78,17 @@ impl Handler for Gateway {
     fn refuse(&self, failure: &Failure) -> Answer {
         refuse::head(&self.worker, &self.connection, failure)
     }
+}
+
+/// Whether a field tells the application what only a proxy may tell it: who calls, by certificate, or how a proxy is to
+/// route (RFC 9440 §2.4; Envoy's `x-forwarded-client-cert` and `x-envoy-*`). CGI and WSGI take `_` for `-`.
+fn is_claim(name: &[u8]) -> bool {
+    let is = |text: &[u8]| {
+        name.get(..text.len()).is_some_and(|start| {
+            start.iter().zip(text).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
+        })
+    };
+    is(b"x-envoy-") || CLAIMS.iter().any(|claim| name.len() == claim.len() && is(claim))
 }
 
 /// The route table of a port.

@@ -252,7 +252,7 @@ fn serve(
     let series = worker.metrics.series(&RequestLabels {
         direction: flow.direction,
         destination: flow.destination.port().to_string().into(),
-        source: identity.map(short).unwrap_or_default().into(),
+        source: identity.map(|identity| short(worker, identity)).unwrap_or_default().into(),
         security,
     });
     http::serve(worker, stream, accepted, verified, version, |connection| Inbound {
@@ -265,10 +265,12 @@ fn serve(
     });
 }
 
-/// `<namespace>/<service account>`, or the whole ID where it has another form.
-fn short(identity: &Identity) -> String {
+/// `<namespace>/<service account>`, or the whole ID where it has another form or is of another trust domain.
+fn short(worker: &Worker, identity: &Identity) -> String {
+    let tls = worker.shared.tls.load_full();
+    let ours = tls.is_some_and(|tls| tls.identity.trust_domain() == identity.trust_domain());
     match (identity.namespace(), identity.service_account()) {
-        (Some(namespace), Some(account)) => format!("{namespace}/{account}"),
+        (Some(namespace), Some(account)) if ours => format!("{namespace}/{account}"),
         _ => identity.to_string(),
     }
 }

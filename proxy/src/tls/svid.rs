@@ -68,6 +68,9 @@ pub enum SvidError {
     /// A CA certificate cannot be a workload's.
     #[error("the certificate is a CA's")]
     Authority,
+    /// A workload is client and server of mesh TLS: its certificate has both usages, or names none (X.509-SVID 4.4).
+    #[error("the certificate's extended key usage is not for both serverAuth and clientAuth")]
+    Usage,
     /// Not valid yet, or not any more.
     #[error("a certificate of the chain is outside its dates")]
     NotCurrent,
@@ -120,11 +123,15 @@ pub(crate) struct Leaf {
 }
 
 /// Reads a workload's certificate; the dates are not judged.
-/// Errors: malformed, a CA's, or not exactly one URI name that is a SPIFFE ID.
+/// Errors: malformed, a CA's, for one side of TLS only, or not exactly one URI name that is a SPIFFE ID.
 pub(crate) fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, SvidError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_malformed| SvidError::Malformed)?;
     if parsed.is_ca() || parsed.key_usage().ok().flatten().is_some_and(|usage| usage.value.key_cert_sign()) {
         return Err(SvidError::Authority);
+    }
+    let usage = parsed.extended_key_usage().map_err(|_malformed| SvidError::Malformed)?;
+    if usage.is_some_and(|usage| !(usage.value.server_auth && usage.value.client_auth)) {
+        return Err(SvidError::Usage);
     }
     let names = parsed.subject_alternative_name().map_err(|_malformed| SvidError::Malformed)?;
     let names = names.iter().flat_map(|names| &names.value.general_names);
@@ -183,6 +190,26 @@ mod tests {
         let mut params = CertificateParams::default();
         params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], list)];
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    /// (37)
+    #[test]
+    fn a_certificate_is_for_both_sides_of_tls_or_says_nothing_of_them() {
+        use rcgen::ExtendedKeyUsagePurpose::{Any, ClientAuth, ServerAuth};
+        for (usages, good) in [
+            (&[][..], true),
+            (&[ServerAuth, ClientAuth], true),
+            (&[ServerAuth, Any, ClientAuth], true),
+            (&[ServerAuth], false),
+            (&[ClientAuth], false),
+            (&[Any], false),
+        ] {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://weft.local/ns/a/sa/b".try_into().unwrap())];
+            params.extended_key_usages = usages.to_vec();
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(leaf(certificate.der()).map_err(|error| error.to_string()).is_ok(), good, "{usages:?}");
+        }
     }
 
     const URI: (u8, &[u8]) = (0x86, b"spiffe://weft.local/ns/shop/sa/order");

@@ -382,3 +382,22 @@ async fn a_forward_proxy_on_an_http_port_is_refused_with_the_cure() {
         assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("appProtocol: tcp"), "{answer}");
     }
 }
+
+/// (37) The metric of a caller from another trust domain under the same root shows its domain.
+#[tokio::test]
+async fn a_caller_of_another_trust_domain_is_shown_with_its_domain() {
+    let authority = Authority::new();
+    let (inbound, at) = guarding(&authority, mirror().await, InboundMode::Strict, Protocol::Detect);
+    for (account, source) in [
+        ("order", "source=\"shop/order\""),
+        ("spiffe://other.example/ns/shop/sa/order", "source=\"spiffe://other.example/ns/shop/sa/order\""),
+    ] {
+        let stream = authority.dial(account, at, b"weft-h2").await;
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let (answer, _) = client.send_request(http::Request::get("http://product/").body(()).unwrap(), true).unwrap();
+        assert_eq!(answer.await.unwrap().status(), 200);
+        let counted = || inbound.metric("weft_requests_total", &[source]) == 1.0;
+        assert!(until(SECOND * 5, counted).await.is_some(), "{}", inbound.metrics());
+    }
+}

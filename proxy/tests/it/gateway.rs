@@ -119,3 +119,90 @@ async fn bytes_that_are_not_http_are_closed() {
     }
     assert_eq!(proxy.metric("weft_failures_total", &["flag=\"PROTOCOL\""]), 3.0);
 }
+
+/// (37) Rules on paths at the edge hold for every application behind it.
+#[tokio::test]
+async fn a_path_that_applications_read_in_different_ways_is_refused_before_routing() {
+    let (_proxy, address) = gateway(crate::traffic::mirror().await);
+    for (path, status) in [
+        ("/x/../teapot", 400),
+        ("/./teapot", 400),
+        ("/x/%2e%2e/teapot", 400),
+        ("/x/.%2E/teapot", 400),
+        ("/..;/teapot", 400),
+        ("/x/..", 400),
+        ("/x%2fteapot", 400),
+        ("/x%2Fteapot", 400),
+        ("/x%5cteapot", 400),
+        ("/x\\teapot", 400),
+        ("/%252e%252e/teapot", 400),
+        ("/x%00", 400),
+        ("/x%0d%0ay", 400),
+        ("/.well-known/x", 200),
+        ("/a...b/..c/d..?to=../%2f", 200),
+        ("/caf%C3%A9/a%20b;c=1//d", 200),
+        ("/teapot", 418),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
+        let (answer, _) = raw(address, request.as_bytes(), std::time::Duration::from_secs(5)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+        assert!(status != 200 || answer.contains(path), "the path is sent as it came: {path}: {answer}");
+    }
+}
+
+/// (37)
+#[tokio::test]
+async fn what_only_a_proxy_may_say_is_not_believed_at_the_edge() {
+    let (_proxy, address) = gateway(crate::traffic::mirror().await);
+    let request =
+        b"GET / HTTP/1.1\r\nhost: shop.example\r\nX-Forwarded-Client-Cert: By=FORGED\r\nX_Forwarded_Client_Cert: \
+        FORGED\r\nX-Envoy-Original-Path: /FORGED\r\nx_envoy_peer_metadata: FORGED\r\nClient-Cert: :FORGED:\r\n\
+        Client-Cert-Chain: :FORGED:\r\nWeft-Client-Id: FORGED\r\nX-Environment: a\r\nX-Client-Certain: b\r\n\
+        connection: close\r\n\r\n";
+    let (answer, _) = raw(address, request, std::time::Duration::from_secs(5)).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("FORGED"), "{answer}");
+    assert!(answer.contains("X-Environment: a\r\nX-Client-Certain: b\r\n"), "{answer}");
+}
+
+/// (14) The authority in either version, and a cookie in crumbs.
+#[tokio::test]
+async fn headers_match_as_fields_in_both_versions() {
+    use weft_core::route::{HeaderMatch, ValueMatch};
+    let wants = |name: &str, value: &str, status| Rule {
+        matches: Match {
+            headers: vec![HeaderMatch { name: name.into(), value: ValueMatch::Exact(value.into()) }],
+            ..Match::any()
+        },
+        ..Rule::all("shop/edge", Action::Respond(status))
+    };
+    let rules = vec![
+        wants("host", "shop.example:81", 401),
+        wants("cookie", "a=1; b=2", 402),
+        wants("x-list", "one, two", 403),
+        wants("x-list", "two", 404),
+        Rule::all("shop/edge", Action::Respond(418)),
+    ];
+    let (_proxy, address) = gateway_with(telling().await, rules);
+    let mut client = http2_client(address).await;
+    for (host, name, values, status) in [
+        ("shop.example:81", "x", &["1"][..], 401),
+        ("shop.example", "x", &["1"], 418),
+        ("shop.example", "cookie", &["a=1", "b=2"], 402),
+        ("shop.example", "cookie", &["a=1; b=2"], 402),
+        ("shop.example", "cookie", &["b=2", "a=1"], 418),
+        ("shop.example", "x-list", &["one", "two"], 403),
+        ("shop.example", "x-list", &["one, two"], 403),
+        ("shop.example", "x-list", &["two"], 404),
+    ] {
+        let mut request = Request::get(format!("http://{host}/"));
+        let mut text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nconnection: close\r\n");
+        for value in values {
+            request = request.header(name, *value);
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let answer = client.send_request(request.body(empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "HTTP/2 {host} {name} {values:?}");
+        let (answer, _) = raw(address, format!("{text}\r\n").as_bytes(), std::time::Duration::from_secs(5)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "HTTP/1 {host} {name} {values:?}: {answer}");
+    }
+}

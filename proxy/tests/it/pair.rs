@@ -58,7 +58,8 @@ impl Authority {
         MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap(), crate::records::used()).unwrap()
     }
 
-    /// The client's side of mesh TLS without a proxy around it. It does not look at who answers.
+    /// The client's side of mesh TLS without a proxy around it, for an account or a whole SPIFFE ID. It does not look at who
+    /// answers.
     pub(crate) fn client(&self, account: &str, alpn: &[u8]) -> Arc<rustls::ClientConfig> {
         let (leaf, key) = self.leaf(account, true);
         let mut config = rustls::ClientConfig::builder_with_provider(weft_proxy::tls::provider())
@@ -75,7 +76,8 @@ impl Authority {
     fn leaf(&self, account: &str, good: bool) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(identity(account).as_str().try_into().unwrap())];
+        let name = if account.contains("://") { Identity::parse(account).unwrap() } else { identity(account) };
+        params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_after = rcgen::date_time_ymd(if good { 4000 } else { 2020 }, 1, 1);
         let leaf = params.signed_by(&key, &self.0).unwrap();

@@ -122,14 +122,16 @@ pub(super) fn path(text: &str) -> Form {
     when(is_path(text), "has a character that is not allowed in a path (RFC 3986 §3.3)")
 }
 
-/// Characters of a path, and whole percent-encodings.
+/// Characters of a path, and whole percent-encodings of anything but control characters.
 pub(super) fn is_path(text: &str) -> bool {
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         let good = match byte {
             b'%' => {
                 let two = (bytes.next(), bytes.next());
-                matches!(two, (Some(a), Some(b)) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+                // A control character, which applications read in different ways, is none in an escape either.
+                matches!(two, (Some(a @ (b'2'..=b'9' | b'a'..=b'f' | b'A'..=b'F')), Some(b))
+                    if b.is_ascii_hexdigit() && (a, b.to_ascii_lowercase()) != (b'7', b'f'))
             }
             _ => byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte),
         };

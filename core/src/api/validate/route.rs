@@ -97,6 +97,9 @@ fn route_match(check: &mut Check, wanted: &HttpRouteMatch) {
     if let Some(path) = &wanted.path {
         check.at("path.value", |check| match path.kind() {
             PathMatchType::Exact | PathMatchType::PathPrefix => check.form(path.value(), names::path),
+            PathMatchType::RegularExpression if path.value().bytes().any(|byte| byte.is_ascii_control()) => {
+                check.fail("", "has a control character, which no path has (RFC 3986 §3.3)");
+            }
             PathMatchType::RegularExpression => expression(check, path.value(), 1024),
         });
     }

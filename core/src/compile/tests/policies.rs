@@ -53,6 +53,9 @@ fn without_a_policy_the_meshs_default_counts() {
         for port in [8080, 9090, 1234] {
             assert_eq!(ask(&world, &me, None, port, Some("/")), anonymous, "{default}");
             assert_eq!(ask(&world, &me, Some(&user), port, None), known, "{default}");
+            // (37) A root may have signed for other trust domains too: for such a mesh the caller is a stranger.
+            let foreign = Identity::parse("spiffe://other.example/ns/shop/sa/user").unwrap();
+            assert_eq!(ask(&world, &me, Some(&foreign), port, Some("/")), anonymous, "{default}");
         }
     }
     use crate::listener::{AccessLog, InboundMode, OutboundPolicy};

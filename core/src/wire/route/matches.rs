@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// A match on the authority: as users write it, and on the wire.
+const HOST: &str = "host";
+const AUTHORITY: &str = ":authority";
 /// Longest regular expression, in bytes.
 const MAX_REGEX: usize = 4096;
 
@@ -39,7 +42,7 @@ fn encode_header(header: &HeaderMatch) -> HeaderMatcher {
     };
     let matcher = StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() };
     HeaderMatcher {
-        name: header.name.as_ref().into(),
+        name: if header.name.as_ref() == HOST { AUTHORITY } else { &header.name }.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
         ..HeaderMatcher::default()
     }
@@ -120,8 +123,9 @@ fn read_header(header: &HeaderMatcher, at: &At<'_>, errors: &mut Errors) -> Opti
     if header.name.is_empty() {
         return errors.refuse(&at.field("name"), Reason::Required);
     }
-    if header.name.starts_with(':') {
-        return errors.refuse(&at.field("name"), Reason::expected(&header.name, ":method or an ordinary header"));
+    if header.name.starts_with(':') && header.name != AUTHORITY {
+        let expected = ":method, :authority or an ordinary header";
+        return errors.refuse(&at.field("name"), Reason::expected(&header.name, expected));
     }
     for (set, name) in
         [(header.invert_match, "invert_match"), (header.treat_missing_header_as_empty, "treat_missing_header_as_empty")]
@@ -145,7 +149,8 @@ fn read_header(header: &HeaderMatcher, at: &At<'_>, errors: &mut Errors) -> Opti
         }
         Some(HeaderMatchSpecifier::StringMatch(matcher)) => read_string(matcher, &at.field("string_match"), errors),
     };
-    Some(HeaderMatch { name: header.name.to_ascii_lowercase().into(), value: value? })
+    let name = header.name.to_ascii_lowercase();
+    Some(HeaderMatch { name: if name == AUTHORITY { HOST.into() } else { name.into() }, value: value? })
 }
 
 fn read_string(matcher: &StringMatcher, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {

@@ -221,8 +221,9 @@ impl RequestHead for Get {
     fn path(&self) -> &str {
         self.0
     }
-    fn any_header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        self.1.iter().any(|(key, value)| *key == name && test(value.as_bytes()))
+    fn header<'a>(&'a self, name: &'a str) -> Option<std::borrow::Cow<'a, [u8]>> {
+        let values = self.1.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        crate::route::joined(name, values.map(|(_, value)| value.as_bytes()))
     }
 }
 
