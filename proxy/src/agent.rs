@@ -38,7 +38,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const REGISTRATION: Duration = Duration::from_secs(10);
 /// Longest wait until a deregistration is read.
 const DEREGISTRATION: Duration = Duration::from_secs(1);
-/// A stream that lasted this long resets the backoff.
+/// A stream that was up for this long resets the backoff; the time that it took to connect does not count.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
 /// Bounds of the interval that the control plane gives, in milliseconds.
 const INTERVALS: std::ops::RangeInclusive<u32> = 50..=300_000;
@@ -94,11 +94,10 @@ impl Agent {
             () = leave.cancelled() => return,
         }
         loop {
-            let started = Instant::now();
             let ended = Box::pin(self.stream(&leave)).await;
-            self.status.agent.down();
+            let up = self.status.agent.down();
             let Err(error) = ended else { return };
-            if started.elapsed() >= GOOD_STREAM {
+            if up >= GOOD_STREAM {
                 backoff.reset();
             }
             tracing::warn!(

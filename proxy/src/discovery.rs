@@ -9,14 +9,17 @@
 //! exist changes nothing in force, so the answer to it applies at once.
 //! A server that sends no barrier within a second of its first answer is not ours: then the proxy subscribes to the names of
 //! the tree one level after the other, and each complete tree comes into force.
+//! The last good content of destinations that were unsubscribed from is in `kept` (pure): without a stream they come into force
+//! again when they are called.
 //! Invariant: the configuration in force stays until its replacement is complete; while there is no connection nothing is
 //! unsubscribed from or forgotten.
 //!
 //! # Defaults
 //! 10,000 destinations; a destination not called for 5 min is unsubscribed from; 10 s to open a stream and 15 s for its first
-//! answer; backoff as `control_plane`.
+//! answer; backoff as `control_plane`, cut short when the agent stream is back.
 
 mod held;
+mod kept;
 mod node;
 mod stream;
 mod subscriptions;
@@ -29,11 +32,15 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use weft_core::{names::ListenerName, snapshot::IncompleteError};
+use weft_core::{
+    names::ListenerName,
+    snapshot::{IncompleteError, Resources},
+};
 use weft_proto::envoy::config::core::v3::Node;
 
 use self::{
     held::{Held, TooManyError},
+    kept::Kept,
     subscriptions::Subscriptions,
 };
 use crate::{
@@ -44,7 +51,7 @@ use crate::{
     tls::CurrentTls,
 };
 
-/// A stream that lasted this long resets the backoff.
+/// A stream that was up for this long resets the backoff; the time that it took to connect does not count.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
 
 /// Gives the destinations of the workload's open connections.
@@ -61,6 +68,7 @@ pub(crate) struct Discovery {
     open: OpenDestinations,
     subscriptions: Subscriptions,
     held: Held,
+    kept: Kept,
     /// The server is not ours: it sends no barrier.
     foreign: bool,
     /// A listener that is held was unsubscribed from, and no barrier since had our hash.
@@ -131,6 +139,7 @@ impl Discovery {
             open,
             subscriptions: Subscriptions::new(always, Instant::now()),
             held: Held::default(),
+            kept: Kept::default(),
             foreign: false,
             unsubscribing: false,
             in_force: None,
@@ -146,17 +155,16 @@ impl Discovery {
             return;
         }
         loop {
-            let started = Instant::now();
             let error = match Box::pin(self.stream()).await {
                 Err(error) => error,
                 Ok(never) => match never {},
             };
-            self.status.discovery.down();
+            let up = self.status.discovery.down();
             self.live.interest.set_discovered(false);
             if matches!(error, StreamError::Hash { .. }) {
                 self.held = Held::default();
             }
-            if started.elapsed() >= GOOD_STREAM {
+            if up >= GOOD_STREAM {
                 backoff.reset();
             }
             let wait = backoff.next(fastrand::f64());
@@ -169,16 +177,49 @@ impl Discovery {
         }
     }
 
-    /// Waits, and notes the destinations that are called meanwhile.
+    /// Waits, at most until the agent stream is back: then the control plane is, too. Serves the destinations that are called
+    /// meanwhile.
     async fn pause(&mut self, wait: Duration) {
         let until = Instant::now() + wait;
+        let mut agent = self.status.agent.connects.subscribe();
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
-                Some(destination) = self.interest.recv() => {
-                    self.subscriptions.add(ListenerName::Outbound(destination), Instant::now());
-                }
+                // The sender is in `self.status`: it cannot be gone.
+                _ = agent.changed() => return,
+                Some(destination) = self.interest.recv() => self.called(destination),
             }
         }
+    }
+
+    /// Notes a destination that is called without a stream.
+    fn called(&mut self, destination: SocketAddr) {
+        self.subscriptions.add(ListenerName::Outbound(destination), Instant::now());
+        self.restore(&[destination]);
+    }
+
+    /// Puts destinations that were unsubscribed from in force again, as they were. Only without a discovery stream.
+    fn restore(&mut self, destinations: &[SocketAddr]) {
+        if self.status.discovery.is_up() {
+            return;
+        }
+        let mut resources = Resources::clone(&self.live.load().resources);
+        let mut endpoints = Vec::new();
+        for destination in destinations {
+            let name = ListenerName::Outbound(*destination);
+            if resources.listeners.contains_key(&name) {
+                continue;
+            }
+            if let Some(sets) = self.kept.restore(&name, &mut resources) {
+                tracing::info!(%destination, "no discovery stream; using the last good configuration of this destination");
+                endpoints.extend(sets);
+            }
+        }
+        // Nothing that is in force was changed, and every tree is complete.
+        if let Err(error) = self.live.replace(resources) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a kept destination cannot be used");
+            return;
+        }
+        endpoints.iter().for_each(|set| self.live.set_endpoints(set));
     }
 }

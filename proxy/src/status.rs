@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -46,8 +47,10 @@ pub(crate) struct Applied {
 #[derive(Debug)]
 pub(crate) struct Link {
     connected: AtomicBool,
-    pub(crate) connects: AtomicU64,
-    lost: Mutex<Instant>,
+    /// How often the other side has answered a new stream.
+    pub(crate) connects: watch::Sender<u64>,
+    /// When that changed last.
+    changed: Mutex<Instant>,
 }
 
 impl Default for Status {
@@ -70,7 +73,8 @@ impl Default for Status {
 
 impl Default for Link {
     fn default() -> Self {
-        Self { connected: AtomicBool::new(false), connects: AtomicU64::new(0), lost: Mutex::new(Instant::now()) }
+        let connects = watch::Sender::new(0);
+        Self { connected: AtomicBool::new(false), connects, changed: Mutex::new(Instant::now()) }
     }
 }
 
@@ -78,15 +82,17 @@ impl Link {
     /// The other side has answered.
     pub(crate) fn up(&self) {
         if !self.connected.swap(true, Relaxed) {
-            self.connects.fetch_add(1, Relaxed);
+            *self.changed.lock() = Instant::now();
+            self.connects.send_modify(|connects| *connects += 1);
         }
     }
 
-    /// The stream has ended.
-    pub(crate) fn down(&self) {
-        if self.connected.swap(false, Relaxed) {
-            *self.lost.lock() = Instant::now();
+    /// The stream has ended. Returns how long it was up; nothing if the other side never answered.
+    pub(crate) fn down(&self) -> Duration {
+        if !self.connected.swap(false, Relaxed) {
+            return Duration::ZERO;
         }
+        std::mem::replace(&mut *self.changed.lock(), Instant::now()).elapsed()
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -95,6 +101,6 @@ impl Link {
 
     /// Seconds without a stream; 0 while there is one.
     pub(crate) fn age(&self) -> f64 {
-        if self.is_up() { 0.0 } else { self.lost.lock().elapsed().as_secs_f64() }
+        if self.is_up() { 0.0 } else { self.changed.lock().elapsed().as_secs_f64() }
     }
 }

@@ -79,13 +79,13 @@ fn streams(status: &Status) -> Vec<Sample> {
         "Time since there was a discovery stream; 0 while there is one.",
         status.discovery.age(),
     );
-    add("weft_discovery_connects_total", "Discovery streams opened.", status.discovery.connects.load(Relaxed) as f64);
+    add("weft_discovery_connects_total", "Discovery streams opened.", *status.discovery.connects.borrow() as f64);
     add("weft_discovery_subscriptions", "Listeners asked for.", status.subscriptions.load(Relaxed) as f64);
     add(
         "weft_agent_connected",
         "Whether the control plane has this proxy registered.",
         f64::from(u8::from(status.agent.is_up())),
     );
-    add("weft_agent_connects_total", "Registrations.", status.agent.connects.load(Relaxed) as f64);
+    add("weft_agent_connects_total", "Registrations.", *status.agent.connects.borrow() as f64);
     out
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
@@ -66,12 +67,25 @@ pub(super) struct Wire {
 impl Discovery {
     /// Connects, and stays until the stream ends.
     pub(super) async fn stream(&mut self) -> Result<Infallible, StreamError> {
-        let channel = self.plane.connect(&self.tls).await?;
+        let (plane, tls) = (self.plane.clone(), self.tls.clone());
+        let mut connecting = pin!(async move { plane.connect(&tls).await });
+        let channel = loop {
+            tokio::select! {
+                channel = &mut connecting => break channel?,
+                Some(destination) = self.interest.recv() => self.called(destination),
+            }
+        };
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let mut wire = Wire::new(requests, self.node.clone());
         self.begin(&mut wire)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let opened = timeout(OPEN, client.delta_aggregated_resources(ReceiverStream::new(receiver))).await;
+        let mut opening = pin!(timeout(OPEN, client.delta_aggregated_resources(ReceiverStream::new(receiver))));
+        let opened = loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                Some(destination) = self.interest.recv() => self.subscribe(vec![destination], &mut wire)?,
+            }
+        };
         let mut answers = opened.map_err(|_elapsed| StreamError::Silent)?.map_err(ended)?.into_inner();
         let silent_at = Instant::now() + FIRST_ANSWER;
         let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
@@ -235,6 +249,7 @@ impl Discovery {
         let mut now = Vec::new();
         for name in absent {
             self.subscriptions.set_absent(name, true);
+            self.kept.forget(name);
             if self.subscriptions.contains(name)
                 && !before.listeners.contains_key(name)
                 && !before.absent.contains(name)
@@ -252,6 +267,7 @@ impl Discovery {
 
     /// Subscribes to destinations that the workload calls.
     pub(super) fn subscribe(&mut self, destinations: Vec<SocketAddr>, wire: &mut Wire) -> Result<(), StreamError> {
+        self.restore(&destinations);
         let now = Instant::now();
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         for destination in destinations {
@@ -301,6 +317,9 @@ impl Discovery {
             self.unsubscribing |= self.held.forget(ResourceType::Listener, &name.to_string());
         }
         let before = self.live.load().resources.clone();
+        for name in names {
+            self.kept.keep(name, &before, |cluster| self.held.endpoints(cluster).cloned());
+        }
         if names.iter().any(|name| before.absent.contains(name)) {
             let mut resources = Resources::clone(&before);
             resources.absent.retain(|name| !names.contains(name));

@@ -307,3 +307,65 @@ async fn a_revision_that_changes_endpoints_only_compiles_nothing_anew() {
     assert_eq!(bench.client.status.applied.borrow().revision, 3);
     assert_eq!(target(&last).tcp[0].0.settings.connect_timeout, DURATION);
 }
+
+/// Given up and gone from the configuration, and yet there when it is called during an outage. With a stream the control plane
+/// is asked. (15)
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_was_idle_is_called_as_it_last_was_while_there_is_no_control_plane() {
+    let mut bench = Bench::new();
+    bench.call(1);
+    bench.call(2);
+    advance(IDLE).await;
+    bench.client.live.interest.touch(destination(2));
+    bench.client.sweep(&mut bench.wire).unwrap();
+    bench.held.remove(&(ResourceType::Listener, "outbound/240.0.0.1:80".to_owned()));
+    for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+        bench.send(kind, &[], &["svc/shop/s1:80"]);
+    }
+    bench.barrier(2);
+    assert!(!bench.in_force(1) && bench.in_force(2));
+    bench.client.status.discovery.up();
+    bench.client.called(destination(1));
+    assert!(!bench.in_force(1), "there is a stream to ask");
+
+    bench.client.status.discovery.down();
+    bench.client.called(destination(1));
+    bench.client.called(destination(7));
+    assert!(bench.in_force(1) && bench.in_force(2) && !bench.in_force(7));
+    let live = bench.client.live.load_full();
+    let target = live.outbound[&destination(1)].clone().unwrap();
+    assert_eq!(target.tcp[0].0.state.endpoints()[0].endpoint, endpoints(1).endpoints[0]);
+
+    // The next stream asks for it, and its answer counts: it does not exist any more.
+    bench.client.begin(&mut bench.wire).unwrap();
+    assert!(bench.asked().0.contains(&"outbound/240.0.0.1:80".to_owned()));
+    bench.client.status.discovery.up();
+    bench.send(ResourceType::Listener, &[], &["outbound/240.0.0.1:80"]);
+    bench.barrier(3);
+    assert!(!bench.in_force(1));
+    bench.client.status.discovery.down();
+    bench.client.called(destination(1));
+    assert!(!bench.in_force(1), "what is known to be gone is not kept");
+}
+
+/// (15)
+#[tokio::test(start_paused = true)]
+async fn discovery_is_back_as_soon_as_the_agent_is_and_a_slow_connect_is_no_success() {
+    let mut bench = Bench::new();
+    let started = Instant::now();
+    bench.client.pause(Duration::from_secs(10)).await;
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    let status = bench.client.status.clone();
+    let later = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        status.agent.up();
+    };
+    let started = Instant::now();
+    tokio::join!(bench.client.pause(Duration::from_secs(10)), later);
+    assert_eq!(started.elapsed(), Duration::from_secs(1));
+
+    advance(Duration::from_secs(7)).await;
+    assert_eq!(status.agent.down(), Duration::from_secs(7));
+    advance(Duration::from_secs(15)).await;
+    assert_eq!(status.agent.down(), Duration::ZERO, "it was never up");
+}
