@@ -11,7 +11,7 @@
 
 pub(crate) mod health;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -23,10 +23,12 @@ use weft_proto::weft::v1::{
     AgentMessage, Deregister, Health, Heartbeat, Port, RefusedAddress, Register, Registered, agent_client::AgentClient,
     agent_message::Message, control_message,
 };
+use weft_redirect::Redirect;
 
 use self::health::WorkloadHealth;
 use crate::{
     config::{Mode, Settings},
+    control::NOT_CAPTURED,
     control_plane::{Backoff, ConnectError, ControlPlane},
     status::Status,
     tls::CurrentTls,
@@ -44,6 +46,10 @@ const GOOD_STREAM: Duration = Duration::from_secs(5);
 const INTERVALS: std::ops::RangeInclusive<u32> = 50..=300_000;
 /// Messages that wait to be sent.
 const MESSAGES: usize = 16;
+/// The mode of a gateway.
+const GATEWAY: &str = "gateway";
+/// Most ports that are registered as reached without the proxy.
+const MAX_SKIPPED: usize = 64;
 /// Longest delay of the report of a new revision, so that one message reports many.
 const APPLIED: Duration = Duration::from_millis(100);
 
@@ -54,8 +60,20 @@ pub(crate) struct Agent {
     status: Arc<Status>,
     register: Register,
     health: watch::Receiver<WorkloadHealth>,
+    /// Ports at which peers reach this host without the proxy, whatever the redirection says.
+    skipped: Vec<u16>,
+    /// Ports of the proxy that are for nobody else.
+    hidden: Vec<u16>,
     /// Between heartbeats.
     interval: Duration,
+}
+
+/// The proxy's own ports.
+pub(crate) struct OwnPorts {
+    /// That of metrics, if peers reach it.
+    pub(crate) metrics: Option<u16>,
+    /// The others, which nobody is told about.
+    pub(crate) hidden: Vec<u16>,
 }
 
 /// Why a stream ended.
@@ -80,8 +98,11 @@ impl Agent {
         tls: Arc<CurrentTls>,
         status: Arc<Status>,
         health: watch::Receiver<WorkloadHealth>,
+        ports: OwnPorts,
     ) -> Self {
-        Self { plane, tls, status, register: registration(settings), health, interval: INTERVAL }
+        let OwnPorts { metrics, hidden } = ports;
+        let skipped = settings.workload.skip_inbound_ports.iter().map(|port| port.get()).chain(metrics).collect();
+        Self { plane, tls, status, register: registration(settings), health, skipped, hidden, interval: INTERVAL }
     }
 
     /// Keeps a stream open until `leave`, then deregisters the workload.
@@ -117,6 +138,7 @@ impl Agent {
             channel = self.plane.connect(&self.tls) => channel?,
             () = leave.cancelled() => return Ok(()),
         };
+        self.register.skipped_ports = self.skipped_ports().await;
         let (messages, receiver) = mpsc::channel(MESSAGES);
         send(&messages, Message::Register(self.register.clone()))?;
         let mut client = AgentClient::new(channel);
@@ -128,6 +150,7 @@ impl Agent {
         let mut report_due = false;
         let mut applied = self.status.applied.subscribe();
         let mut draining = self.status.draining.subscribe();
+        let mut captured = self.status.captured.subscribe();
         let mut certificates = self.status.certificates.subscribe();
         loop {
             tokio::select! {
@@ -171,9 +194,37 @@ impl Agent {
                     due = due.min(Instant::now() + APPLIED);
                 }
                 Ok(()) = draining.changed(), if registered => due = Instant::now(),
+                Ok(()) = captured.changed(), if registered => {
+                    // Another redirection may leave out other ports.
+                    self.register.skipped_ports = self.skipped_ports().await;
+                    send(&messages, Message::Register(self.register.clone()))?;
+                }
                 Ok(()) = certificates.changed(), if registered => due = Instant::now(),
             }
         }
+    }
+
+    /// The ports at which peers reach this host without the proxy: those of the file, the proxy's port of metrics, and those that
+    /// the redirection in force leaves out.
+    async fn skipped_ports(&self) -> Vec<u32> {
+        if self.register.mode == GATEWAY {
+            return Vec::new();
+        }
+        let redirected = tokio::task::spawn_blocking(Redirect::skipped_inbound).await;
+        let redirected = match redirected {
+            Ok(Ok(ports)) => ports,
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the rules of the redirection cannot be read"
+                );
+                Vec::new()
+            }
+            Err(_stopping) => Vec::new(),
+        };
+        let all: BTreeSet<u16> =
+            self.skipped.iter().copied().chain(redirected).filter(|port| !self.hidden.contains(port)).collect();
+        all.into_iter().take(MAX_SKIPPED).map(u32::from).collect()
     }
 
     /// Notes the addresses of the proxy's file that the control plane refuses.
@@ -194,6 +245,7 @@ impl Agent {
     fn heartbeat(&mut self) -> Heartbeat {
         let (health, reason) = match &*self.health.borrow_and_update() {
             _ if *self.status.draining.borrow() => (Health::Draining, String::new()),
+            _ if *self.status.captured.borrow() == Some(false) => (Health::Unhealthy, NOT_CAPTURED.to_owned()),
             WorkloadHealth::Healthy => (Health::Healthy, String::new()),
             WorkloadHealth::Unhealthy(reason) => (Health::Unhealthy, reason.clone()),
         };
@@ -245,8 +297,9 @@ fn registration(settings: &Settings) -> Register {
         ports: if gateway { Vec::new() } else { ports.collect() },
         weight: workload.weight.map(std::num::NonZero::get).unwrap_or_default(),
         zone: workload.zone.clone().unwrap_or_default(),
-        mode: if gateway { "gateway" } else { "sidecar" }.to_owned(),
+        mode: if gateway { GATEWAY } else { "sidecar" }.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         incarnation: format!("{:032x}", fastrand::u128(..)),
+        skipped_ports: Vec::new(),
     }
 }

@@ -36,7 +36,8 @@ use self::{
 };
 use crate::{
     admin::{Door, serve},
-    agent::{Agent, health::Checks},
+    agent::{Agent, OwnPorts, health::Checks},
+    capture::{self, Capture},
     config::{Join, LoopError, Mode, Settings, SettingsArgs, Source},
     control::{Control, View},
     control_plane::{ControlPlane, check_mark},
@@ -46,7 +47,7 @@ use crate::{
     identity::Issuer,
     listener::spread::Spread,
     live::Live,
-    status::Status,
+    status::{SelfProbe, Status},
     telemetry::AccessLog,
     tls::{CurrentTls, SvidError},
     worker::{Shared, Worker},
@@ -196,7 +197,9 @@ impl App {
             spread,
             max_streams: settings.max_streams,
             discovery_wait: settings.discovery_wait,
+            self_probe: Arc::new(SelfProbe::new(capture::target(&settings))),
         });
+        let capture = Capture { probe: shared.self_probe.clone(), status: status.clone() };
         let (drainer, drain) = Drainer::new();
         let log = AccessLog::start();
         let workers: Vec<Arc<Worker>> =
@@ -221,12 +224,19 @@ impl App {
             control: Control { drainer, quit: CancellationToken::new() },
             settings,
         });
+        // It returns where no redirection is expected; then it must not look like a part that has failed.
+        if capture.probe.target.is_some() {
+            tasks.spawn(capture.watch());
+        }
         if edge {
             tasks.spawn(edge::follow(view.clone()));
         }
         // The control side: everything from here on may fail without stopping traffic.
         let agent = match &view.settings.source {
-            Source::ControlPlane(join) => Some(start_control(&view, join, wanted, &checks, &leave, &mut tasks)),
+            Source::ControlPlane(join) => {
+                let ports = addresses.of_agent();
+                Some(start_control(&view, join, wanted, &checks, ports, &leave, &mut tasks))
+            }
             Source::File { .. } => None,
         };
         tasks.spawn(serve(view.clone(), admin, Door::Admin));
@@ -347,6 +357,7 @@ fn start_control(
     join: &Join,
     wanted: mpsc::Receiver<SocketAddr>,
     checks: &Checks,
+    ports: OwnPorts,
     leave: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> JoinHandle<()> {
@@ -369,6 +380,6 @@ fn start_control(
     let (tls, live, status) = (view.tls.clone(), view.live.clone(), view.status.clone());
     let discovery = Discovery::new(settings, plane.clone(), tls, live, status, wanted, Box::new(open));
     tasks.spawn(discovery.run());
-    let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.health.clone());
+    let agent = Agent::new(settings, plane, view.tls.clone(), view.status.clone(), checks.health.clone(), ports);
     tokio::spawn(agent.run(leave.clone()))
 }

@@ -105,6 +105,8 @@ pub struct Settings {
     pub bind: IpAddr,
     /// Explicit listeners.
     pub forward: Forward,
+    /// Whether a redirection is expected; `None`: for a sidecar with a mark and without explicit listeners.
+    pub expect_redirect: Option<bool>,
     /// Drain timeout: how long open connections may take to end at shutdown.
     pub drain: Duration,
     /// Overrides the access log policy of the mesh.
@@ -251,6 +253,7 @@ impl Settings {
                 ports: spec.ports,
                 bind: spec.bind.unwrap_or(Ipv6Addr::UNSPECIFIED.into()),
                 forward: spec.forward,
+                expect_redirect: spec.expect_redirect,
                 drain: spec.drain.std(),
                 access_log: spec.access_log.map(access_log),
                 max_connections: usize::try_from(spec.limits.connections.get()).unwrap_or(usize::MAX),

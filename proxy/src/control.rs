@@ -28,6 +28,9 @@ const ALIVE: Duration = Duration::from_secs(1);
 /// callers.
 const ANNOUNCE: Duration = Duration::from_millis(500);
 
+/// Why a proxy without a redirection takes no traffic.
+pub(crate) const NOT_CAPTURED: &str = "nothing is redirected to the proxy: run weft-proxy redirect";
+
 /// The parts of a running proxy, as the composition root, the admin port and shutdown see them.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -82,6 +85,9 @@ impl View {
         }
         if !self.status.listening.load(Relaxed) {
             reasons.push("a listener is not open");
+        }
+        if *self.status.captured.borrow() == Some(false) {
+            reasons.push(NOT_CAPTURED);
         }
         reasons
     }

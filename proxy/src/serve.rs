@@ -101,7 +101,7 @@ async fn connection(worker: Arc<Worker>, stream: TcpStream, peer: SocketAddr, ro
     }
 }
 
-/// Where a captured connection was going; `None` when it was not captured or goes to ourselves.
+/// Where a captured connection was going; `None` when it was not captured, goes to ourselves, or is the self-probe.
 fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr, role: Role) -> Option<SocketAddr> {
     let refused = |why: &'static str| {
         worker.metrics.event("weft_loops_refused_total", &[("why", why)]);
@@ -113,7 +113,7 @@ fn captured_destination(worker: &Worker, stream: &TcpStream, peer: SocketAddr, r
                 refused("own port");
                 return None;
             }
-            Some(destination)
+            (!worker.shared.self_probe.takes(destination)).then_some(destination)
         }
         Ok(Destination::Direct) => {
             refused("not captured");

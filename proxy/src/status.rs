@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
@@ -16,6 +17,8 @@ pub(crate) struct Status {
     pub(crate) applied: watch::Sender<Applied>,
     /// Certificates that came into force; there is no connection to a control plane before the first.
     pub(crate) certificates: watch::Sender<u64>,
+    /// Whether connections of this host are redirected to the proxy; `None` if that is not known, or not expected.
+    pub(crate) captured: watch::Sender<Option<bool>>,
     /// Draining has been asked for.
     pub(crate) draining: watch::Sender<bool>,
     /// The discovery stream.
@@ -53,11 +56,38 @@ pub(crate) struct Link {
     changed: Mutex<Instant>,
 }
 
+/// The self-probe of a redirection (`capture`): where it connects to, and how often it arrived at the outbound listener.
+#[derive(Debug, Default)]
+pub struct SelfProbe {
+    pub(crate) target: Option<SocketAddr>,
+    arrived: AtomicU64,
+}
+
+impl SelfProbe {
+    pub(crate) fn new(target: Option<SocketAddr>) -> Self {
+        Self { target, arrived: AtomicU64::new(0) }
+    }
+
+    /// Whether a captured connection is a probe; counts it.
+    pub(crate) fn takes(&self, destination: SocketAddr) -> bool {
+        let is_probe = self.target == Some(destination);
+        if is_probe {
+            self.arrived.fetch_add(1, Relaxed);
+        }
+        is_probe
+    }
+
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived.load(Relaxed)
+    }
+}
+
 impl Default for Status {
     fn default() -> Self {
         Self {
             applied: watch::Sender::new(Applied::default()),
             certificates: watch::Sender::new(0),
+            captured: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             discovery: Link::default(),
             agent: Link::default(),

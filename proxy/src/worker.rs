@@ -22,6 +22,7 @@ use crate::{
     http::muxes::Muxes,
     listener::spread::Spread,
     live::Live,
+    status::SelfProbe,
     telemetry::{AccessLog, Metrics, Outcome},
     tls::CurrentTls,
     upstream::{
@@ -56,6 +57,8 @@ pub struct Shared {
     pub max_streams: Option<NonZeroU32>,
     /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
+    /// The self-probe of the redirection.
+    pub self_probe: Arc<SelfProbe>,
 }
 
 /// One worker.

@@ -44,6 +44,22 @@ impl Redirect {
         Ok(Report { routes: wanted, loopback_ipv6 })
     }
 
+    /// The ports at which peers reach this host without the proxy, the proxy's own among them, as the rules in force say; sorted.
+    ///
+    /// Errors: [`RedirectError`], also if there are no rules; blocking, milliseconds.
+    pub fn skipped_inbound() -> Result<Vec<u16>, RedirectError> {
+        program::nft(&["list", "table", "inet", rules::TABLE]).map(|table| rules::skipped_inbound(&table))
+    }
+
+    /// Whether the rules in force exempt connections of this process's user or group.
+    ///
+    /// Errors: [`RedirectError`], also if there are no rules; blocking, milliseconds.
+    pub fn exempts_this_process() -> Result<bool, RedirectError> {
+        let table = program::nft(&["list", "table", "inet", rules::TABLE])?;
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Ok(rules::exempts(&table, uid, gid))
+    }
+
     /// Whether the table of an `apply` is there.
     ///
     /// Errors: [`RedirectError`]; blocking, milliseconds.

@@ -4,6 +4,8 @@
 //! The table's comment carries a hash of the rules, by which `check` sees whether these settings are applied, and the
 //! ports of SSH that were found when they were. A second table, empty, exists while an undo is pending.
 
+use std::str::FromStr;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
@@ -65,6 +67,29 @@ pub(crate) fn ssh_ports(table: &str) -> Vec<u16> {
     let comment = table.lines().find_map(|line| line.trim().strip_prefix("comment \"weft-proxy redirect "));
     let ports = comment.and_then(|comment| comment.trim_end_matches('"').split_once(" ssh ")).map(|(_, ports)| ports);
     ports.into_iter().flat_map(|ports| ports.split(',')).filter_map(|port| port.parse().ok()).collect()
+}
+
+/// The ports in a listed table at which peers reach this host without the proxy: those that `inbound` lets pass.
+pub(crate) fn skipped_inbound(table: &str) -> Vec<u16> {
+    let inbound =
+        table.lines().map(str::trim).skip_while(|line| *line != "chain inbound {").take_while(|line| *line != "}");
+    let mut ports: Vec<u16> = inbound.flat_map(|line| values(line, "tcp dport ")).collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// Whether a listed table exempts connections of this user or group.
+pub(crate) fn exempts(table: &str, uid: u32, gid: u32) -> bool {
+    table.lines().map(str::trim).any(|line| {
+        values(line, "meta skuid ").any(|exempt: u32| exempt == uid)
+            || values(line, "meta skgid ").any(|exempt: u32| exempt == gid)
+    })
+}
+
+/// The numbers in a rule `<matcher>{ a, b } return`, also as `nft list` prints it: one without braces.
+fn values<T: FromStr>(rule: &str, matcher: &str) -> impl Iterator<Item = T> {
+    let values = rule.strip_prefix(matcher).and_then(|rest| rest.strip_suffix(" return")).unwrap_or_default();
+    values.trim_matches(['{', '}', ' ']).split(',').filter_map(|value| value.trim().parse().ok())
 }
 
 /// Only the first segment of a connection (SYN without ACK) is captured. Connection tracking begins with the table: to it,
@@ -233,6 +258,21 @@ mod tests {
         assert_eq!(comment(&one), comment(&one.clone()));
         assert_ne!(comment(&one), comment(&other));
         assert!(one.rules().contains(&format!("comment \"{}\"", comment(&one))));
+    }
+
+    /// Also as `nft list` prints it: one port without braces. (17)
+    #[test]
+    fn the_ports_that_bypass_the_proxy_are_read_from_the_table() {
+        let redirect = Redirect { skip_inbound_ports: vec![9100, 8443], ..Redirect::default() };
+        let script = redirect.rules();
+        assert_eq!(skipped_inbound(&script), [22, 8443, 9100, 15000, 15001, 15006, 15020]);
+        assert_eq!(skipped_inbound(&script.replace("{ 22 }", "22")), [22, 8443, 9100, 15000, 15001, 15006, 15020]);
+        let outbound_only =
+            Redirect { skip_outbound_ports: vec![25], own_ports: vec![], ssh_ports: vec![], ..redirect };
+        assert_eq!(skipped_inbound(&outbound_only.rules()), [8443, 9100, 15001, 15006]);
+        assert_eq!(skipped_inbound(""), [0_u16; 0]);
+        let exempt = Redirect { uids: vec![7, 8], gids: vec![9], ..Redirect::default() }.rules();
+        assert!(exempts(&exempt, 8, 0) && exempts(&exempt, 0, 9) && !exempts(&exempt, 9, 8) && !exempts(&script, 0, 0));
     }
 
     /// (16)

@@ -1,6 +1,7 @@
 //! Judging what a proxy registers: every field has a bound, and the namespace must be that of its certificate.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     num::{NonZeroU16, NonZeroU32},
 };
@@ -123,6 +124,14 @@ pub(super) fn workload(
     let ports = register.ports.into_iter().enumerate();
     let ports = ports.map(|(index, it)| port(it).map_err(|reason| format!("ports[{index}].{reason}")));
     let ports = ports.collect::<Result<Vec<_>, String>>()?;
+    if register.skipped_ports.len() > MAX_PORTS {
+        return Err(format!("skipped_ports: more than {MAX_PORTS}"));
+    }
+    let skipped = register.skipped_ports.into_iter().enumerate().map(|(index, port)| {
+        let port = u16::try_from(port).ok().and_then(NonZeroU16::new);
+        port.ok_or_else(|| format!("skipped_ports[{index}]: must be 1 to 65535"))
+    });
+    let skipped = skipped.collect::<Result<BTreeSet<_>, String>>()?;
     let taken = ports.iter().position(|port| control_plane.ports.contains(&port.port.get()));
     if let Some(index) = taken
         && addresses.iter().any(|address| control_plane.has(*address))
@@ -137,6 +146,7 @@ pub(super) fn workload(
         addresses,
         unproven: Vec::new(),
         ports,
+        skipped_ports: skipped.into_iter().collect(),
         weight: NonZeroU32::new(register.weight.min(MAX_WEIGHT)).unwrap_or(NonZeroU32::MIN),
         zone: register.zone,
         gateway,
@@ -209,7 +219,7 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         type Change = fn(&mut Register);
-        let cases: [(&str, Change); 18] = [
+        let cases: [(&str, Change); 20] = [
             ("namespace", |r| r.namespace = "bank".into()),
             ("name", |r| r.name = "Order_1".into()),
             ("name", |r| r.name = "a/b".into()),
@@ -227,6 +237,8 @@ mod tests {
             ("ports[0].port", |r| r.ports[0].port = 65_536),
             ("ports[0].proxy_port", |r| r.ports[0].proxy_port = 65_536),
             ("ports[0].protocol", |r| r.ports[0].protocol = "udp".into()),
+            ("skipped_ports[1]", |r| r.skipped_ports = vec![22, 0]),
+            ("skipped_ports", |r| r.skipped_ports = (1..=65).collect()),
             ("labels", |r| r.labels = (0..65).map(|n| (n.to_string(), String::new())).collect()),
         ];
         for (field, change) in cases {

@@ -120,6 +120,7 @@ fn shape(workload: &RegisteredWorkload) -> Workload {
         service_account: Some(workload.service_account.clone()),
         addresses: workload.addresses.clone(),
         ports: ports.collect(),
+        skip_inbound_ports: workload.skipped_ports.clone(),
         weight: Some(workload.weight),
         zone: (!workload.zone.is_empty()).then(|| workload.zone.clone()),
         health: Some(match workload.health {

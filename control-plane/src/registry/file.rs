@@ -58,6 +58,8 @@ struct Record {
     #[serde(default)]
     unproven: Vec<IpAddr>,
     ports: Vec<PortRecord>,
+    #[serde(default)]
+    skipped_ports: Vec<NonZeroU16>,
     weight: NonZeroU32,
     zone: String,
     gateway: bool,
@@ -162,6 +164,7 @@ fn record(workload: &RegisteredWorkload) -> Record {
         addresses: workload.addresses.clone(),
         unproven: workload.unproven.clone(),
         ports: ports.collect(),
+        skipped_ports: workload.skipped_ports.clone(),
         weight: workload.weight,
         zone: workload.zone.clone(),
         gateway: workload.gateway,
@@ -186,6 +189,7 @@ fn workload(key: &str, json: &[u8]) -> Option<RegisteredWorkload> {
         addresses: record.addresses,
         unproven: record.unproven,
         ports: record.ports.into_iter().map(port).collect::<Option<_>>()?,
+        skipped_ports: record.skipped_ports,
         weight: record.weight,
         zone: record.zone,
         gateway: record.gateway,

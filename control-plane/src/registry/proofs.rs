@@ -4,7 +4,7 @@
 //! nothing for anybody: it is in no endpoint set, has no listener and holds no claim.
 //!
 //! # Defaults
-//! A claim is probed at once, then after 500 ms and twice as long each time, at most every 60 s. A proof by a probe is renewed
+//! A claim is probed after 200 ms, then after 500 ms and twice as long each time, at most every 60 s. A proof by a probe is renewed
 //! every 10 min, and once more by each new session; only an answer that contradicts it takes it back, silence does not. At most
 //! 64 probes at once, 4 of one identity.
 
@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Age at which a proof by a probe is renewed.
 const RENEW: Duration = Duration::from_secs(600);
+/// Before the first probe of a claim: a proxy that registers gets its configuration at the same time, and refuses before.
+const START: Duration = Duration::from_millis(200);
 /// Interval in which claims without a proof are looked for, besides each registration.
 const LOOK: Duration = Duration::from_millis(500);
 /// Probes at once.
@@ -122,7 +124,7 @@ impl Registry {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                () = self.claimed.notified() => {}
+                () = self.claimed.notified() => tokio::time::sleep(START).await,
             }
             let probes = self.probes();
             let found = stream::iter(probes).map(|(workload, address)| async move {

@@ -56,6 +56,8 @@ pub struct RegisteredWorkload {
     pub unproven: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<RegisteredPort>,
+    /// Ports at which its host is reached without its proxy, sorted.
+    pub skipped_ports: Vec<NonZeroU16>,
     /// Its share of traffic relative to others.
     pub weight: NonZeroU32,
     /// Its zone; empty if unknown.

@@ -38,6 +38,7 @@ fn workload(name: &str) -> RegisteredWorkload {
             protocol: Protocol::Http,
             proxy_port: None,
         }],
+        skipped_ports: Vec::new(),
         weight: NonZeroU32::MIN,
         zone: String::new(),
         gateway: false,
@@ -313,6 +314,7 @@ async fn the_file_has_what_was_registered_and_a_damaged_one_is_put_aside() {
         protocol: Protocol::Tcp,
         proxy_port: Some(9.try_into().unwrap()),
     });
+    full.skipped_ports = vec![9100.try_into().unwrap()];
     full.health = Health::Draining;
     full.source = full.addresses.first().copied();
     join(&registry, full.clone());

@@ -33,7 +33,7 @@ use crate::registry::{Finding, Prover, RegisteredWorkload, TcpProbe};
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Ports that are tried at an address, as one answer proves it.
 const PORTS: usize = 3;
-/// Where a workload that declares no port is probed. The redirection of its host hands every port to the proxy.
+/// Where a workload is probed that declares no port, or only ports that its redirection leaves out. The redirection of its host hands every port to the proxy.
 const ANY_PORT: NonZeroU16 = NonZeroU16::new(15012).unwrap();
 
 /// Proves addresses by mesh TLS, as the control plane's own identity.
@@ -78,10 +78,8 @@ impl TlsProver {
 impl Prover for TlsProver {
     fn probe<'a>(&'a self, workload: &'a RegisteredWorkload, address: IpAddr) -> BoxFuture<'a, Finding> {
         Box::pin(async move {
-            let declared = workload.ports.iter().map(|port| port.proxy_port.unwrap_or(port.port));
-            let none = workload.ports.is_empty().then_some(ANY_PORT);
             let mut finding = Finding::Unknown("nothing answers there");
-            for port in declared.chain(none).take(PORTS) {
+            for port in probed(workload) {
                 let target = SocketAddr::new(address, port.get());
                 finding = match timeout(TIMEOUT, self.tcp.connect(target)).await {
                     Ok(Ok(stream)) => self.handshake(stream, target, workload).await,
@@ -98,6 +96,16 @@ impl Prover for TlsProver {
             finding
         })
     }
+}
+
+/// The ports to probe.
+fn probed(workload: &RegisteredWorkload) -> Vec<NonZeroU16> {
+    let captured = workload.ports.iter().filter(|port| !workload.skipped_ports.contains(&port.port));
+    let mut ports: Vec<_> = captured.map(|port| port.proxy_port.unwrap_or(port.port)).take(PORTS).collect();
+    if ports.is_empty() {
+        ports.push(ANY_PORT);
+    }
+    ports
 }
 
 impl ResolvesClientCert for Certificates {

@@ -136,6 +136,7 @@ fn instance(workload: &RegisteredWorkload) -> Instance {
         identity: Some(workload.identity.clone()),
         addresses: if workload.gateway { Vec::new() } else { workload.addresses.clone() },
         ports: ports.collect(),
+        skipped_ports: workload.skipped_ports.clone(),
         weight: workload.weight,
         zone: workload.zone.clone(),
         health: workload.health,

@@ -171,6 +171,7 @@ fn workload(name: &str, app: &str, address: &str) -> Arc<RegisteredWorkload> {
             protocol: weft_core::listener::Protocol::Http,
             proxy_port: None,
         }],
+        skipped_ports: Vec::new(),
         weight: std::num::NonZeroU32::MIN,
         zone: String::new(),
         gateway: false,

@@ -64,6 +64,10 @@ pub struct ProxyConfigSpec {
     /// Explicit listeners, for places without redirection.
     #[serde(default, skip_serializing_if = "Forward::is_empty")]
     pub forward: Forward,
+    /// Whether connections must be redirected to this proxy: if they are not, it is not ready. Default true for a sidecar with a mark
+    /// and without `forward`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_redirect: Option<bool>,
     /// How long open requests and connections are given when it stops. Default 30 s.
     #[serde(default = "default_drain")]
     pub drain: Duration,
@@ -101,6 +105,10 @@ pub struct ProxyWorkload {
     /// Its ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<WorkloadPort>,
+    /// Ports at which peers reach its host without the proxy, besides those that the redirection in force leaves out and the
+    /// proxy's own: callers in the mesh connect in plaintext there, without identity and policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip_inbound_ports: Vec<NonZeroU16>,
     /// Its share of the traffic relative to others. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<NonZeroU32>,

@@ -25,6 +25,10 @@ pub struct WorkloadSpec {
     /// Its ports. A port that is called but not listed is taken as it is, with the protocol detected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<WorkloadPort>,
+    /// Ports at which peers reach its host without the proxy, as `weft-proxy redirect --skip-inbound-ports` leaves them out:
+    /// callers in the mesh connect in plaintext there, without identity and policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip_inbound_ports: Vec<NonZeroU16>,
     /// Its share of the traffic relative to others. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<NonZeroU32>,

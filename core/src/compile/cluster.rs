@@ -1,7 +1,7 @@
 //! Clusters and their endpoints: TrafficPolicies over defaults, workloads by selector.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     sync::Arc,
 };
@@ -51,7 +51,7 @@ impl World {
             ClusterName::Direct(address) => {
                 let port = NonZeroU16::new(address.port())?;
                 let instance = self.workload_at(*address)?;
-                vec![endpoint(instance, SocketAddr::new(address.ip(), reached_at(instance, port).get()))]
+                vec![self.endpoint(instance, address.ip(), port)]
             }
         };
         // Of two at one address the one that takes new work stays.
@@ -68,8 +68,10 @@ impl World {
         let endpoints = instances.filter_map(|instance| {
             let port = target_port(instance, &target)?;
             // One endpoint for one workload, whatever number of addresses it has: else it would count twice.
-            let address = SocketAddr::new(*instance.addresses.first()?, reached_at(instance, port).get());
-            Some(endpoint(instance, address))
+            let endpoint = self.endpoint(instance, *instance.addresses.first()?, port);
+            // Where the service names its accounts, an endpoint must prove that it has one.
+            (endpoint.identity.is_some() || !service.metadata.annotations.contains_key(SERVICE_ACCOUNTS))
+                .then_some(endpoint)
         });
         Some(endpoints.collect())
     }
@@ -86,6 +88,31 @@ impl World {
             let own = instance.identity.as_ref().and_then(|identity| identity.service_account());
             own.is_some_and(|own| accounts.split(',').any(|account| account.trim() == own))
         })
+    }
+
+    /// One port of an instance at one of its addresses. A port that is reached without the proxy has no identity.
+    fn endpoint(&self, instance: &Instance, address: IpAddr, port: NonZeroU16) -> Endpoint {
+        let skipped = self.is_skipped(instance, address, port);
+        let proxy_port = instance.port(port).and_then(|port| port.proxy_port).filter(|_| !skipped);
+        Endpoint {
+            address: SocketAddr::new(address, proxy_port.unwrap_or(port).get()),
+            workload: instance.full_name(),
+            identity: instance.identity.clone().filter(|_| !skipped),
+            weight: instance.weight,
+            zone: instance.zone.clone(),
+            health: instance.health,
+        }
+    }
+
+    /// Whether a port of an address is reached without the proxy. Nobody takes the identity from a port of another workload on
+    /// the same host: all that are there have to say so.
+    fn is_skipped(&self, instance: &Instance, address: IpAddr, port: NonZeroU16) -> bool {
+        let agrees = |other: &Arc<Instance>| {
+            other.identity.is_none() || other.identity == instance.identity || other.skips(port)
+        };
+        instance.skips(port)
+            && self.registered.all_at(address).all(agrees)
+            && self.objects.workloads().all_at(address).all(agrees)
     }
 
     /// The workload at an address that is no service's.
@@ -113,21 +140,6 @@ pub(super) fn target_port(instance: &Instance, target: &TargetPort) -> Option<No
     match target {
         TargetPort::Number(port) => Some(*port),
         TargetPort::Name(name) => instance.port_named(name).map(|port| port.port),
-    }
-}
-
-fn reached_at(instance: &Instance, port: NonZeroU16) -> NonZeroU16 {
-    instance.port(port).and_then(|port| port.proxy_port).unwrap_or(port)
-}
-
-fn endpoint(instance: &Instance, address: SocketAddr) -> Endpoint {
-    Endpoint {
-        address,
-        workload: instance.full_name(),
-        identity: instance.identity.clone(),
-        weight: instance.weight,
-        zone: instance.zone.clone(),
-        health: instance.health,
     }
 }
 

@@ -245,6 +245,7 @@ fn instance(workload: &Workload, trust_domain: &TrustDomain) -> Instance {
                 proxy_port: port.proxy_port,
             })
             .collect(),
+        skipped_ports: spec.skip_inbound_ports.clone(),
         weight: spec.weight.unwrap_or(NonZeroU32::MIN),
         zone: spec.zone.clone().unwrap_or_default(),
         health: match spec.health.unwrap_or_default() {

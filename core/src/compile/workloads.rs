@@ -28,6 +28,8 @@ pub struct Instance {
     pub addresses: Vec<IpAddr>,
     /// What it listens on.
     pub ports: Vec<InstancePort>,
+    /// Ports at which its host is reached without its proxy: in plaintext, without an identity.
+    pub skipped_ports: Vec<NonZeroU16>,
     /// Its share of a service's traffic relative to the other instances.
     pub weight: NonZeroU32,
     /// Where it runs; empty when not known.
@@ -79,6 +81,11 @@ impl Instance {
         self.ports.iter().find(|candidate| candidate.name == name)
     }
 
+    /// Whether a port is reached without its proxy.
+    pub fn skips(&self, port: NonZeroU16) -> bool {
+        self.skipped_ports.contains(&port)
+    }
+
     /// `<namespace>/<name>`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
@@ -103,6 +110,11 @@ impl Workloads {
             index.instances.insert_mut(name, Arc::clone(&instance));
         });
         old
+    }
+
+    /// Every instance at an address, in the order of namespace and name.
+    pub fn all_at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Instance>> {
+        self.by_address.get(&address).into_iter().flat_map(|there| there.values())
     }
 
     /// Takes an instance out. Cost: logarithmic.
@@ -216,6 +228,7 @@ mod tests {
             identity: None,
             addresses: vec![address.parse().unwrap()],
             ports: vec![],
+            skipped_ports: vec![],
             weight: NonZeroU32::MIN,
             zone: String::new(),
             health: Health::Healthy,

@@ -135,6 +135,7 @@ spec:
   ports: {outbound: 15001, inbound: 0}
   bind: 127.0.0.1
   drain: 5s
+  expectRedirect: false
   accessLog: all
   limits: {connections: 5, streams: 2000}
   forward:

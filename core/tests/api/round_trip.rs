@@ -110,6 +110,7 @@ fn workload() -> impl Strategy<Value = WorkloadSpec> {
                 protocol: [None, Some(AppProtocol::Http), Some(AppProtocol::Grpc), Some(AppProtocol::Tcp)][pick],
                 proxy_port,
             }],
+            skip_inbound_ports: proxy_port.into_iter().collect(),
             weight: weight.and_then(NonZeroU32::new),
             zone: Some(zone),
             health: [

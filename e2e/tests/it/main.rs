@@ -3,6 +3,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "shared bodies of tests look into JSON; a missing field fails the test")]
 
+mod capture;
 mod envoy;
 mod failure;
 mod guide;

@@ -8,6 +8,7 @@ use std::{
 use tokio::net::TcpListener;
 
 use crate::{
+    agent::OwnPorts,
     config::{LoopError, Mode, Settings, loops},
     listener::socket::{Role, bind},
 };
@@ -109,6 +110,13 @@ impl Addresses {
         }
         let found = loops(&settings.forward, &listening, &settings.workload.addresses);
         found.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What the agent has to know: peers reach only the port of metrics, unless it is on loopback.
+    pub(super) fn of_agent(&self) -> OwnPorts {
+        let metrics = (!self.metrics.ip().is_loopback()).then_some(self.metrics.port());
+        let captures = self.outbound.iter().chain(&self.inbound);
+        OwnPorts { metrics, hidden: captures.chain([&self.admin]).map(SocketAddr::port).collect() }
     }
 
     /// The numbers of all ports.

@@ -5,7 +5,7 @@ const FLOORS: &[&[&str]] = &[
     &["command", "fuzzing"],
     &["app"],
     &["serve"],
-    &["request", "discovery", "identity", "agent", "admin", "file"],
+    &["request", "discovery", "identity", "agent", "admin", "file", "capture"],
     &["control"],
     &["worker"],
     &["live"],

@@ -159,6 +159,7 @@ impl Proxy {
             spread: Spread::new(1, 1000).0,
             max_streams: None,
             discovery_wait: Duration::from_secs(3),
+            self_probe: Arc::default(),
         };
         change(&mut shared);
         let shared = Arc::new(shared);

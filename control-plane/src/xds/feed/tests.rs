@@ -29,6 +29,7 @@ fn workload(number: u32, incarnation: &str) -> RegisteredWorkload {
             protocol: Protocol::Http,
             proxy_port: None,
         }],
+        skipped_ports: Vec::new(),
         weight: NonZeroU32::MIN,
         zone: incarnation.into(),
         gateway: false,

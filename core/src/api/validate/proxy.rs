@@ -82,6 +82,7 @@ fn workload(check: &mut Check, workload: &ProxyWorkload) {
     labels(check, "labels", &workload.labels);
     service::addresses(check, &workload.addresses);
     service::ports(check, &workload.ports);
+    check.at_most("skipInboundPorts", &workload.skip_inbound_ports, service::MAX_SKIPPED);
     service::weight(check, workload.weight.map(std::num::NonZero::get));
     if let Some(zone) = &workload.zone {
         check.at("zone", |check| check.form(zone, names::label_value));

@@ -9,6 +9,7 @@ use crate::api::{
 };
 
 const MAX_PORTS: usize = 100;
+pub(super) const MAX_SKIPPED: usize = 32;
 const MAX_ADDRESSES: usize = 16;
 
 pub(super) fn service(check: &mut Check, spec: &ServiceSpec) {
@@ -66,6 +67,7 @@ pub(super) fn workload(check: &mut Check, spec: &WorkloadSpec) {
     }
     addresses(check, &spec.addresses);
     ports(check, &spec.ports);
+    check.at_most("skipInboundPorts", &spec.skip_inbound_ports, MAX_SKIPPED);
     weight(check, spec.weight.map(std::num::NonZero::get));
     if let Some(zone) = &spec.zone {
         check.at("zone", |check| check.form(zone, names::label_value));

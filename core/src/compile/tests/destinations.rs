@@ -251,3 +251,46 @@ proptest! {
         prop_assert_eq!(all_bytes(&one), all_bytes(&two));
     }
 }
+
+/// A port that the workload's redirection leaves out is called in plaintext, by its own address and as a service's, unless the
+/// service names its accounts or another identity has the port of that host. (17)
+#[test]
+fn a_port_that_bypasses_the_callees_proxy_has_no_identity() {
+    let instance = |name: &str, account: &str, skipped: &[u16]| Instance {
+        namespace: "shop".into(),
+        name: name.into(),
+        labels: [("app".to_owned(), "node".to_owned())].into(),
+        identity: Some(Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap()),
+        addresses: vec!["10.77.0.70".parse().unwrap()],
+        ports: vec![InstancePort {
+            name: "metrics".into(),
+            port: 9100.try_into().unwrap(),
+            protocol: Protocol::Http,
+            proxy_port: Some(15099.try_into().unwrap()),
+        }],
+        skipped_ports: skipped.iter().map(|port| (*port).try_into().unwrap()).collect(),
+        weight: 1.try_into().unwrap(),
+        zone: String::new(),
+        health: Health::Healthy,
+    };
+    let world = |more: &str, instances: Vec<Instance>| {
+        let mut registered = Workloads::default();
+        instances.into_iter().for_each(|instance| drop(registered.insert(Arc::new(instance))));
+        World::new(Arc::clone(shop(more).objects()), Arc::new(registered))
+    };
+    let found = |world: &World, cluster: &str| {
+        let set = world.endpoints(&ClusterName::parse(cluster).unwrap()).unwrap();
+        set.endpoints.iter().map(|it| (it.address.to_string(), it.identity.is_some())).collect::<Vec<_>>()
+    };
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: node, namespace: shop}, \
+                   spec: {selector: {app: node}, ports: [{port: 80, targetPort: metrics}]}}";
+    let one = world(service, vec![instance("a", "a", &[22, 9100])]);
+    assert_eq!(found(&one, "direct/10.77.0.70:9100"), [("10.77.0.70:9100".to_owned(), false)]);
+    assert_eq!(found(&one, "direct/10.77.0.70:22"), [("10.77.0.70:22".to_owned(), false)]);
+    assert_eq!(found(&one, "direct/10.77.0.70:23"), [("10.77.0.70:23".to_owned(), true)]);
+    assert_eq!(found(&one, "svc/shop/node:80"), [("10.77.0.70:9100".to_owned(), false)]);
+    let named = service.replace("name: node,", "name: node, annotations: {weft.dev/service-accounts: a},");
+    assert_eq!(found(&world(&named, vec![instance("a", "a", &[9100])]), "svc/shop/node:80"), [], "it cannot prove it");
+    let shared = world(service, vec![instance("a", "a", &[22]), instance("b", "b", &[])]);
+    assert_eq!(found(&shared, "direct/10.77.0.70:22"), [("10.77.0.70:22".to_owned(), true)], "b has not said so");
+}

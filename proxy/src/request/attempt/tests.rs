@@ -53,6 +53,7 @@ fn worker() -> Arc<Worker> {
         spread: Spread::new(1, 10).0,
         max_streams: None,
         discovery_wait: Duration::ZERO,
+        self_probe: Arc::default(),
     };
     Worker::new(0, Arc::new(shared), AccessLog::to(tokio::io::sink()), Drainer::new().1)
 }

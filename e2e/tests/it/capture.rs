@@ -1,0 +1,67 @@
+//! What a proxy knows of its redirection: the ports that it leaves out, and that it is gone.
+
+use std::net::SocketAddr;
+
+use anyhow::ensure;
+use serde_json::json;
+use weft_e2e::mesh::{Mesh, Workload};
+use weft_e2e::{DEADLINE, app, test, until};
+
+/// A port that the callee's redirection leaves out, and the port of its proxy's metrics, are reached from inside the mesh as they
+/// are from outside; its other ports as before. (17)
+#[test]
+fn a_skipped_port_is_reached_from_inside_the_mesh() {
+    test("redirect-skipped", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        let skipped = app::TCP.to_string();
+        let server = app::workload("server-1").account("server").redirect(&["--skip-inbound-ports", &skipped]);
+        let server = mesh.workload(server)?;
+        let client = mesh.workload(Workload::of("client"))?;
+        let service = mesh.service("server", &[(80, app::HTTP), (90, app::TCP)])?;
+        mesh.settings(&json!({"inbound": "strict"}))?;
+        mesh.up()?;
+        let _app = app::start(&server)?;
+        for address in server.addresses() {
+            let metrics = format!("http://{}/readyz", SocketAddr::new(address, 15020));
+            assert_eq!(app::status(&client, &metrics)?, "200", "{address}");
+            let http = format!("http://{}/seen", SocketAddr::new(address, app::HTTP));
+            let seen = app::seen(&client, &[&http])?;
+            ensure!(!seen["headers"]["weft-client-id"].is_null(), "through both proxies: {seen}");
+        }
+        let own = server.addresses().into_iter().map(|address| SocketAddr::new(address, app::TCP));
+        for at in own.chain(service.map(|address| SocketAddr::new(address, 90))) {
+            let probe = ["connect", &at.to_string(), "--send", "\u{1}hello\n", "--timeout-ms", "8000"];
+            let output = client.exec("weft-e2e-probe", &probe)?;
+            ensure!(String::from_utf8_lossy(&output.stdout).contains("hello"), "{at} does not answer");
+        }
+        Ok(())
+    });
+}
+
+/// The rules are gone: readiness and status say so, and they come back. (19)
+#[test]
+fn a_proxy_without_its_redirection_is_not_ready_and_status_says_why() {
+    test("redirect-gone", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        let server = mesh.workload(app::workload("server-1").account("server"))?;
+        mesh.up()?;
+        server.exec_ok("weft-proxy", &["ready"])?;
+        server.exec_ok("weft-proxy", &["redirect", "--undo"])?;
+        until("the proxy to notice", DEADLINE, || {
+            let output = server.exec("weft-proxy", &["ready"])?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success() && said.contains("run weft-proxy redirect"), "{said}");
+            let status = mesh.weft(&["status"])?;
+            ensure!(status.contains("nothing is redirected"), "{status}");
+            Ok(())
+        })?;
+        server.exec_ok("weft-proxy", &["redirect"])?;
+        until("the proxy to be ready again", DEADLINE, || {
+            let output = server.exec("weft-proxy", &["ready"])?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let status = mesh.weft(&["status"])?;
+            ensure!(!status.contains("nothing is redirected"), "{status}");
+            Ok(())
+        })
+    });
+}
