@@ -196,7 +196,7 @@ impl Stream {
             }
         };
         proxy.update(|status| {
-            (status.mode, status.version) = (mode, version);
+            (status.mode, status.version, status.address) = (mode, version, self.source);
             status.refused_addresses.clone_from(&missing);
         });
         self.registration = Some(Registration { key, session, health, proxy });

@@ -3,16 +3,29 @@
 //! condition has its status (`times`). [`StatusBook::follow`] computes the status of all objects after a change, so that
 //! these times do not depend on readers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_core::{
-    api::{Condition, ConditionStatus, Object, Status},
-    compile::{Objects, Workloads, World, resources_of},
+    api::{
+        Condition, ConditionStatus, Object, Status,
+        gateway::Listener,
+        http_route::RefKind,
+        meta::{Address, ListenerStatus},
+        proxy_config::ProxyMode,
+    },
+    compile::{NamePattern, Objects, Requester, Workloads, World, resources_of},
     identity::TrustDomain,
+    names::{ListenerName, named_in},
+    wire::REVISION_NAME,
 };
 
 use self::times::Times;
@@ -25,6 +38,8 @@ mod times;
 
 /// Interval in which changes are looked for.
 const LOOK: Duration = Duration::from_secs(5);
+/// Most addresses in the status of a Gateway, as in the Gateway API.
+const MAX_ADDRESSES: usize = 16;
 /// Objects that are computed before other tasks get a turn.
 const TOGETHER: usize = 64;
 
@@ -49,7 +64,15 @@ pub struct StatusView {
 struct Proxies {
     /// The applied revision of each proxy that was sent one, sorted.
     applied: Vec<u64>,
+    /// The proxies that serve each gateway, by the name of its listener.
+    gateways: BTreeMap<Arc<str>, Vec<GatewayProxy>>,
     refusals: Vec<Refusal>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct GatewayProxy {
+    applied: u64,
+    address: Option<IpAddr>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -57,6 +80,8 @@ struct Refusal {
     proxy: Arc<str>,
     /// The applied revision of the proxy.
     applied: u64,
+    /// What the resources of its own are rendered for.
+    requester: Option<Arc<Requester>>,
     resource: String,
     message: String,
 }
@@ -131,7 +156,16 @@ impl StatusView {
         if !status.conditions.iter().any(|condition| condition.kind == "Accepted") && status.parents.is_empty() {
             status.conditions.push(condition("Accepted", ConditionStatus::True, "Accepted", String::new(), generation));
         }
-        status.conditions.push(self.programmed(object));
+        status.conditions.push(self.programmed(object, &resources_of(object)));
+        if let Object::Gateway(gateway) = object {
+            let name = gateway_listener(&gateway.metadata.namespace, &gateway.metadata.name);
+            let serving = self.proxies.gateways.get(name.as_str()).into_iter().flatten();
+            let addresses: BTreeSet<IpAddr> = serving.filter_map(|proxy| proxy.address).collect();
+            status.addresses = addresses.into_iter().take(MAX_ADDRESSES).map(address).collect();
+            for (listener, told) in gateway.spec.listeners.iter().zip(&mut status.listeners) {
+                told.conditions.push(self.listener_programmed(object, &name, listener, told));
+            }
+        }
         if let Some(times) = &self.times {
             times.lock().note(object, &mut status, Timestamp::now());
         }
@@ -151,27 +185,54 @@ impl StatusView {
         texts
     }
 
-    /// Whether every connected proxy has applied this object.
-    fn programmed(&self, object: &Object) -> Condition {
+    /// Whether a listener of a Gateway is in force at every proxy that serves the Gateway.
+    fn listener_programmed(
+        &self,
+        object: &Object,
+        name: &str,
+        listener: &Listener,
+        told: &ListenerStatus,
+    ) -> Condition {
+        let is_served = told.conditions.iter().all(|condition| match condition.kind.as_str() {
+            "Conflicted" => condition.status == ConditionStatus::False,
+            _ => condition.status == ConditionStatus::True,
+        });
+        if !is_served {
+            let (generation, message) = (object.metadata().generation, "it is not served, see its other conditions");
+            return condition("Programmed", ConditionStatus::False, "Invalid", message.to_owned(), generation);
+        }
+        let own = [name.to_owned(), format!("{name}:{}", listener.port)].map(NamePattern::Exact);
+        self.programmed(object, &own)
+    }
+
+    /// Whether every proxy that these resources of an object are for has applied it: those that serve its Gateways, or all.
+    fn programmed(&self, object: &Object, resources: &[NamePattern]) -> Condition {
         let metadata = object.metadata();
         let revision: u64 = metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
-        let resources = resources_of(object);
         let generation = metadata.generation;
         let tell = |status, reason, message| condition("Programmed", status, reason, message, generation);
-        let concerns = |refusal: &&Refusal| {
-            resources.iter().any(|names| names.covers(&refusal.resource))
-                || (refusal.resource == weft_core::wire::REVISION_NAME && refusal.applied < revision)
-        };
         let told = |it: &Refusal| format!("{} refuses {}: {}", it.proxy, it.resource, it.message);
+        let concerns = |refusal: &&Refusal| self.concerns(refusal, object, resources, revision);
         let mut refusals: Vec<String> = self.proxies.refusals.iter().filter(concerns).map(told).collect();
-        let (all, behind) =
-            (self.proxies.applied.len(), self.proxies.applied.partition_point(|applied| *applied < revision));
         if !refusals.is_empty() {
             let more = refusals.len().saturating_sub(3);
             refusals.truncate(3);
             let more = if more > 0 { format!("; and {more} more") } else { String::new() };
             return tell(ConditionStatus::False, "Refused", format!("{}{more}", refusals.join("; ")));
         }
+        let (all, behind) = match gateways_of(object) {
+            Some(gateways) => {
+                let serving = gateways.iter().filter_map(|name| self.proxies.gateways.get(name.as_str())).flatten();
+                let applied: Vec<u64> = serving.map(|proxy| proxy.applied).collect();
+                if applied.is_empty() {
+                    let message =
+                        "no proxy serves this Gateway: start one in its namespace with mode gateway and its name";
+                    return tell(ConditionStatus::False, "NoProxy", message.to_owned());
+                }
+                (applied.len(), applied.iter().filter(|applied| **applied < revision).count())
+            }
+            None => (self.proxies.applied.len(), self.proxies.applied.partition_point(|applied| *applied < revision)),
+        };
         match (all, behind) {
             (0, _) => tell(ConditionStatus::Unknown, "NoProxy", "no proxy is connected".to_owned()),
             (_, 0) => tell(ConditionStatus::True, "Programmed", String::new()),
@@ -182,20 +243,75 @@ impl StatusView {
             ),
         }
     }
+
+    /// Whether a refusal is about these resources of an object.
+    fn concerns(&self, refusal: &Refusal, object: &Object, resources: &[NamePattern], revision: u64) -> bool {
+        let is_one = |name: &str| resources.iter().any(|pattern| pattern.covers(name));
+        let covered = if refusal.resource == REVISION_NAME {
+            // A revision is refused for the resources that the text names, or, without any, as a whole.
+            let mut named = named_in(&refusal.message).peekable();
+            let edge = refusal.requester.as_ref().is_some_and(|requester| requester.mode == ProxyMode::Gateway);
+            let has = edge || gateways_of(object).is_none();
+            refusal.applied < revision && if named.peek().is_none() { has } else { named.any(is_one) }
+        } else {
+            is_one(&refusal.resource)
+        };
+        covered
+            && match (object, &refusal.requester) {
+                (Object::AuthorizationPolicy(policy), Some(requester)) => self.world.policy_concerns(policy, requester),
+                _ => true,
+            }
+    }
+}
+
+/// The listeners of the Gateways without whose proxies an object has no effect; `None` for an object that every proxy may need.
+fn gateways_of(object: &Object) -> Option<Vec<String>> {
+    match object {
+        Object::Gateway(gateway) => Some(vec![gateway_listener(&gateway.metadata.namespace, &gateway.metadata.name)]),
+        Object::HttpRoute(route) => {
+            let parents = route.spec.parent_refs.iter();
+            let gateways = parents.map(|parent| match parent.target() {
+                Some(RefKind::Gateway) => {
+                    Some(gateway_listener(parent.namespace(&route.metadata.namespace), &parent.name))
+                }
+                Some(RefKind::Service) | None => None,
+            });
+            gateways.collect::<Option<Vec<_>>>().filter(|gateways| !gateways.is_empty())
+        }
+        Object::MeshConfig(_)
+        | Object::Service(_)
+        | Object::Workload(_)
+        | Object::TrafficPolicy(_)
+        | Object::AuthorizationPolicy(_) => None,
+    }
+}
+
+fn gateway_listener(namespace: &str, name: &str) -> String {
+    ListenerName::Gateway { namespace: namespace.to_owned(), name: name.to_owned() }.to_string()
+}
+
+fn address(address: IpAddr) -> Address {
+    Address { kind: Some("IPAddress".to_owned()), value: Some(address.to_string()) }
 }
 
 impl Proxies {
     fn new(proxies: Vec<ProxyStatus>) -> Self {
         let mut summary = Self::default();
-        for ProxyStatus { key, discovery, .. } in proxies {
+        for ProxyStatus { key, discovery, agent } in proxies {
             let Some(discovery) = discovery else { continue };
             let applied = discovery.applied_revision.unwrap_or(0);
             if discovery.sent_revision.is_some() {
                 summary.applied.push(applied);
             }
+            let address = agent.and_then(|agent| agent.address);
+            for gateway in discovery.gateways {
+                summary.gateways.entry(gateway).or_default().push(GatewayProxy { applied, address });
+            }
+            let requester = discovery.requester;
             summary.refusals.extend(discovery.nacks.into_iter().map(|(resource, nack)| Refusal {
                 proxy: Arc::clone(&key.name),
                 applied,
+                requester: requester.clone(),
                 resource,
                 message: nack.message,
             }));
@@ -217,116 +333,4 @@ fn condition(kind: &str, status: ConditionStatus, reason: &str, message: String,
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-    use weft_core::{
-        api::{ObjectKey, parse_documents},
-        identity::Identity,
-    };
-
-    use super::*;
-    use crate::state::{Nack, ProxyKey};
-
-    const TEXT: &str = "
-{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{port: 80}], clusterIPs: [240.0.0.1]}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: r, namespace: shop}
-spec:
-  parentRefs: [{group: '', kind: Service, name: a}]
-  rules: [{backendRefs: [{name: missing, port: 80}]}]
-";
-
-    fn desired() -> Desired {
-        let objects = parse_documents(TEXT).unwrap().into_iter().map(|mut object| {
-            object.metadata_mut().resource_version = Some("4".into());
-            object.metadata_mut().generation = Some(2);
-            (object.key(), Arc::new(object))
-        });
-        Desired { revision: 4, objects: objects.collect() }
-    }
-
-    fn programmed(view: &StatusView, desired: &Desired, key: &str) -> (ConditionStatus, String, String) {
-        let object = view.with_status(&desired.objects[&key.parse::<ObjectKey>().unwrap()]);
-        let all = object.status().unwrap().conditions.clone();
-        let found = all.into_iter().find(|condition| condition.kind == "Programmed").unwrap();
-        assert_eq!(found.observed_generation, Some(2));
-        (found.status, found.reason, found.message)
-    }
-
-    #[test]
-    fn a_refusal_and_a_proxy_that_is_behind_are_told_on_the_object() {
-        let table = Arc::new(ProxyTable::default());
-        let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table));
-        let desired = desired();
-        let told = |key| programmed(&book.view(&desired), &desired, key);
-        assert_eq!(told("Service/shop/a").1, "NoProxy");
-        let identity = Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap();
-        let key = ProxyKey { identity, name: "shop/order-1".into() };
-        let stream = table.discovery(key, "weft-proxy".into(), Timestamp::UNIX_EPOCH);
-        stream.update(|status| (status.sent_revision, status.applied_revision) = (Some(4), Some(3)));
-        assert_eq!(told("Service/shop/a").1, "Pending");
-        let nack = Nack { type_url: String::new(), message: "too new".into(), at: Timestamp::UNIX_EPOCH };
-        stream.nack(["svc/shop/a:80".into()], nack.clone());
-        let (status, reason, message) = told("HTTPRoute/shop/r");
-        assert_eq!((status, reason.as_str()), (ConditionStatus::False, "Refused"));
-        assert_eq!(message, "shop/order-1 refuses svc/shop/a:80: too new");
-        stream.ack(["svc/shop/a:80"], Timestamp::UNIX_EPOCH);
-        stream.nack(["svc/shop/ab:80".into()], nack);
-        stream.update(|status| status.applied_revision = Some(4));
-        assert_eq!(told("Service/shop/a").0, ConditionStatus::True);
-    }
-
-    #[tokio::test]
-    async fn a_transition_time_is_that_of_the_last_change_of_the_status() {
-        let table = Arc::new(ProxyTable::default());
-        let book = Arc::new(StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table)));
-        let desired = Arc::new(desired());
-        let object = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
-        // What was seen an hour ago, as if it had been then.
-        let hour = jiff::SignedDuration::from_hours(1);
-        let mut earlier = book.view_once(&desired).with_status(object).status().unwrap().clone();
-        assert!(earlier.parents[0].conditions.iter().all(|it| it.last_transition_time.is_none()), "a dry run");
-        let then = Timestamp::now() - hour;
-        book.times.lock().note(object, &mut earlier, then);
-
-        let told = || book.view(&desired).with_status(object).status().unwrap().clone();
-        let of = |status: &Status| {
-            let programmed = status.conditions.iter().find(|it| it.kind == "Programmed").unwrap();
-            (status.parents[0].conditions[0].last_transition_time, programmed.last_transition_time)
-        };
-        let then = Timestamp::from_second(then.as_second()).unwrap();
-        assert_eq!(of(&told()), (Some(then), Some(then)), "the same as an hour ago");
-
-        // A proxy comes: one condition changes, and nobody reads it.
-        let identity = Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap();
-        let key = ProxyKey { identity, name: "shop/order-1".into() };
-        let stream = table.discovery(key, "weft-proxy".into(), Timestamp::UNIX_EPOCH);
-        stream.update(|status| (status.sent_revision, status.applied_revision) = (Some(4), Some(4)));
-        let (_sender, receiver) = watch::channel(Arc::clone(&desired));
-        let stop = CancellationToken::new();
-        stop.cancel();
-        book.follow(receiver, stop).await;
-        let seen = book.times.lock().since(object, "Programmed");
-        assert!(seen.is_some_and(|at| at > then + hour / 2), "{seen:?}");
-        assert_eq!(of(&told()), (Some(then), seen), "the other one keeps its time");
-
-        // Another object of the same name begins anew.
-        let mut other = Object::clone(object);
-        other.metadata_mut().uid = Some("another".into());
-        let status = book.view(&desired).with_status(&other).status().unwrap().clone();
-        assert!(of(&status).0 > Some(then));
-    }
-
-    #[test]
-    fn a_dangling_reference_is_a_warning_and_a_condition() {
-        let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::default());
-        let desired = desired();
-        let view = book.view_once(&desired);
-        let route = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
-        assert_eq!(view.warnings(route), ["BackendNotFound: there is no Service shop/missing with port 80"]);
-        let parent = view.with_status(route).status().unwrap().parents[0].clone();
-        assert!(parent.conditions.iter().any(|c| c.kind == "ResolvedRefs" && c.status == ConditionStatus::False));
-    }
-}
+mod tests;

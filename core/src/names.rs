@@ -84,6 +84,15 @@ pub struct NameError {
     pub text: String,
 }
 
+/// The names of resources in a text for people, such as the reason of a refusal: whole words, quoted or not.
+pub fn named_in(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | ';' | '(' | ')'));
+    let bare = words.map(|word| word.trim_end_matches([':', '.']));
+    bare.filter(|word| {
+        ListenerName::parse(word).is_ok() || RouteName::parse(word).is_ok() || ClusterName::parse(word).is_ok()
+    })
+}
+
 impl ListenerName {
     /// Parses a listener name; the inverse of `Display`.
     pub fn parse(text: &str) -> Result<Self, NameError> {
@@ -210,6 +219,15 @@ impl fmt::Write for Remainder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// (18)
+    #[test]
+    fn names_in_a_text_are_whole_words() {
+        let text = r#"listener "gateway/shop/edge2": route table "gateway/shop/edge2:80" is missing; svc/a/b:80: bad, \
+                      outbound/[fd77::1]:80."#;
+        let found: Vec<_> = named_in(text).collect();
+        assert_eq!(found, ["gateway/shop/edge2", "gateway/shop/edge2:80", "svc/a/b:80", "outbound/[fd77::1]:80"]);
+    }
 
     #[test]
     fn names_print_as_they_were_written() {

@@ -4,7 +4,8 @@
 //! Invariant: a late end of an old stream never removes the entry of a newer stream of the same proxy.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
-use weft_core::{api::proxy_config::ProxyMode, identity::Identity};
+use weft_core::{api::proxy_config::ProxyMode, compile::Requester, identity::Identity};
 
 use crate::registry::RefusedClaim;
 
@@ -55,6 +56,11 @@ pub struct DiscoveryStatus {
     pub applied_revision: Option<u64>,
     /// When the last ACK came.
     pub last_ack: Option<Timestamp>,
+    /// The listeners of the gateways that it serves.
+    pub gateways: BTreeSet<Arc<str>>,
+    /// What its own resources are rendered for; `None` before its first request.
+    #[serde(skip)]
+    pub requester: Option<Arc<Requester>>,
     /// NACKs by resource name, until an ACK of the resource; a NACK of a whole message is there under each name in it.
     pub nacks: BTreeMap<String, Nack>,
 }
@@ -79,6 +85,8 @@ pub struct AgentStatus {
     pub connected_since: Timestamp,
     /// `sidecar` or `gateway`.
     pub mode: ProxyMode,
+    /// Where its session comes from.
+    pub address: Option<IpAddr>,
     /// The proxy's version.
     pub version: String,
     /// The health of its application.
@@ -151,6 +159,8 @@ impl ProxyTable {
             sent_revision: None,
             applied_revision: None,
             last_ack: None,
+            gateways: BTreeSet::new(),
+            requester: None,
             nacks: BTreeMap::new(),
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -163,6 +173,7 @@ impl ProxyTable {
         let status = AgentStatus {
             connected_since: now,
             mode,
+            address: None,
             version,
             health: WorkloadHealth::Unknown,
             reason: String::new(),

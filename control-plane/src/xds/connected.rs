@@ -26,6 +26,8 @@ impl Connected {
         };
         let key = ProxyKey { identity: session.peer().clone(), name: Arc::clone(&name) };
         let entry = table.discovery(key, client.agent.clone(), Timestamp::now());
+        let requester = Arc::new(client.requester.clone());
+        entry.update(|status| status.requester = Some(requester));
         tracing::debug!(proxy = %name, client = client.agent, "a proxy opened its discovery stream");
         Self { entry, name }
     }
@@ -50,8 +52,9 @@ impl Connected {
 
     /// Records what was sent.
     pub(super) fn sent(&self, session: &Session) {
-        let (names, revision) = (session.names(), session.revision());
+        let (names, revision, gateways) = (session.names(), session.revision(), session.gateways());
         self.entry.update(|status| {
+            status.gateways = gateways;
             status.subscriptions = names;
             status.sent_revision = revision.or(status.sent_revision);
         });

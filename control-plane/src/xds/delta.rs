@@ -2,9 +2,12 @@
 //! Shape: requests in; [`Session::collect`] decides the messages out. No task, no socket; calls on one [`Cache`] lock.
 //! Spec: xDS transport protocol, incremental; the numbered rules are those of the head of `xds.rs`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
-use weft_core::{identity::Identity, wire::REVISION_NAME};
+use weft_core::{identity::Identity, names::named_in, wire::REVISION_NAME};
 use weft_proto::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
 use super::{
@@ -107,6 +110,11 @@ impl Session {
         self.subscriptions.as_ref().map_or(0, Subscriptions::names)
     }
 
+    /// The gateways that the client serves, by the names of their listeners.
+    pub(super) fn gateways(&self) -> BTreeSet<Arc<str>> {
+        self.subscriptions.as_ref().map(Subscriptions::gateways).unwrap_or_default()
+    }
+
     /// The number of the last barrier that was sent.
     pub(super) fn revision(&self) -> Option<u64> {
         self.barrier.as_ref()?.sent.map(|(number, _)| number)
@@ -158,8 +166,8 @@ impl Session {
             (Some(error), _) => {
                 let reason: String = error.message.chars().take(MAX_REASON).collect();
                 // A NACK is for the whole message; its text tells which resources are meant.
-                let named: Vec<Arc<str>> =
-                    names.iter().filter(|name| reason.contains(name.as_ref())).cloned().collect();
+                let texts: BTreeSet<&str> = named_in(&reason).collect();
+                let named: Vec<_> = names.iter().filter(|name| texts.contains(name.as_ref())).cloned().collect();
                 Reply::Nack { type_url, names: if named.is_empty() { names } else { named }, reason }
             }
             (None, Some(number)) => Reply::Applied(number),

@@ -5,7 +5,10 @@
 //! head of `xds.rs`.
 //! Invariant: `Subscription::held` is what the client holds once it has read everything that was ever returned as due.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use weft_core::{identity::Identity, wire::revision_hash};
 
@@ -114,6 +117,15 @@ impl Subscriptions {
     pub(super) fn requested(&self) -> usize {
         let names = self.lists.values().flat_map(|list| list.names.values());
         names.filter(|name| name.explicit || name.carried_over).count()
+    }
+
+    /// The listeners of gateways that the client has; only a gateway's proxy subscribes to one.
+    pub(super) fn gateways(&self) -> BTreeSet<Arc<str>> {
+        let listeners = self.lists.get(&Kind::Listener).into_iter().flat_map(|list| &list.names);
+        let held = listeners.filter(|(name, entry)| {
+            entry.explicit && matches!(entry.held, Held::Version(_)) && name.starts_with("gateway/")
+        });
+        held.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// Whether rule 7 holds for this client from now on.

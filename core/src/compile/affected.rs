@@ -1,6 +1,6 @@
 //! Which resources an object goes into, so that a refusal of a resource by a proxy shows on the object.
 //! Shape: an object in, patterns of names out. Wider than exact where the object alone does not tell: a policy counts for
-//! `inbound` of every workload, whether its selector takes it or not.
+//! `inbound` of every workload; [`World::policy_concerns`](super::World::policy_concerns) says of which.
 
 use std::net::IpAddr;
 
@@ -16,6 +16,8 @@ pub enum NamePattern {
     Exact(String),
     /// Every name that starts with this text.
     Prefix(String),
+    /// The listeners of every gateway.
+    Gateways,
 }
 
 impl NamePattern {
@@ -24,6 +26,7 @@ impl NamePattern {
         match self {
             Self::Exact(wanted) => wanted == name,
             Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
+            Self::Gateways => matches!(ListenerName::parse(name), Ok(ListenerName::Gateway { .. })),
         }
     }
 }
@@ -56,6 +59,7 @@ pub fn resources_of(object: &Object) -> Vec<NamePattern> {
         Object::MeshConfig(_) => vec![
             NamePattern::Prefix(ListenerName::Inbound.to_string()),
             NamePattern::Exact(ListenerName::OutboundDefault.to_string()),
+            NamePattern::Gateways,
         ],
     }
 }
@@ -136,5 +140,6 @@ mod tests {
         assert!(covers(policy, "inbound") && covers(policy, "inbound:80") && !covers(policy, "outbound"));
         let mesh = "{apiVersion: weft.dev/v1alpha1, kind: MeshConfig, metadata: {name: default}, spec: {}}";
         assert!(covers(mesh, "inbound") && covers(mesh, "outbound") && !covers(mesh, "outbound/240.0.0.1:80"));
+        assert!(covers(mesh, "gateway/shop/edge") && !covers(mesh, "gateway/shop/edge:80"), "the access log");
     }
 }

@@ -76,6 +76,12 @@ impl World {
         self.objects.authorization_of(ROOT_NAMESPACE).chain(own.into_iter().flatten())
     }
 
+    /// Whether a policy has a part in what arrives at this workload.
+    pub fn policy_concerns(&self, policy: &AuthorizationPolicy, requester: &Requester) -> bool {
+        let own = [ROOT_NAMESPACE, &requester.namespace].contains(&policy.metadata.namespace.as_str());
+        own && requester.mode == ProxyMode::Sidecar && self.guards(policy, requester) != Guards::Nothing
+    }
+
     fn authorization(&self, requester: &Requester, port: Option<NonZeroU16>) -> Authorization {
         let mut out = Authorization::default();
         for policy in self.policies(requester) {
