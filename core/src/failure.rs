@@ -29,6 +29,9 @@ pub enum Failure {
     /// The head or the trailers of the answer are above a limit, which the text names.
     #[error("response {0}")]
     AnswerTooLarge(Arc<str>),
+    /// A body that has to be kept before the request can be sent is too large.
+    #[error("the chunked body of an upgrade is larger than the limit; send it with Content-Length")]
+    BodyTooLarge,
     /// A method that no proxy passes on (TRACE: the application would answer with the fields that identify its caller).
     #[error("the method TRACE is not forwarded")]
     MethodRefused,
@@ -229,6 +232,7 @@ impl Failure {
             Self::BadRequest(_)
             | Self::HeadTooLarge(_)
             | Self::AnswerTooLarge(_)
+            | Self::BodyTooLarge
             | Self::MethodRefused
             | Self::Unsupported(..)
             | Self::HeadTimeout
@@ -268,6 +272,7 @@ impl Failure {
         let (status, flag) = match self {
             Self::BadRequest(_) => (400, "DPE"),
             Self::HeadTooLarge(_) => (431, "DPE"),
+            Self::BodyTooLarge => (413, "DPE"),
             Self::MethodRefused => (405, "DPE"),
             Self::Unsupported(status, _) => (*status, "DPE"),
             Self::HeadTimeout => (408, "DPE"),

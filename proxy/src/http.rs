@@ -7,6 +7,7 @@ pub(crate) mod head;
 pub(crate) mod hop;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod interim;
 pub(crate) mod limits;
 pub(crate) mod muxes;
 pub(crate) mod path;

@@ -1,7 +1,7 @@
 //! Hop-by-hop fields, and the protocol that an `Upgrade` requests.
 //! Spec: RFC 9110 §7.6.1, §7.8.
 
-use super::{Framing, members};
+use super::members;
 use crate::{
     fields::{Fields, Name},
     head::{Response, Version, is_token},
@@ -36,10 +36,10 @@ fn strip(fields: &mut Fields, kept: Option<Name>) {
 }
 
 /// The protocol that a request asks to upgrade to. `None` also for an upgrade that is ignored, as RFC 9110 §7.8 allows: to another
-/// version of HTTP (h2c is deprecated, RFC 9113 §3.1); in HTTP/1.0; with several `Upgrade` fields; with a body, which would have to
-/// precede the tunnel's bytes.
-pub fn upgrade(fields: &Fields, version: Version, framing: Framing) -> Option<Vec<u8>> {
-    if version != Version::Http11 || !matches!(framing, Framing::None | Framing::Length(0)) {
+/// version of HTTP (h2c is deprecated, RFC 9113 §3.1); in HTTP/1.0; with several `Upgrade` fields. A body precedes the tunnel's
+/// bytes.
+pub fn upgrade(fields: &Fields, version: Version) -> Option<Vec<u8>> {
+    if version != Version::Http11 {
         return None;
     }
     let mut values = fields.all(Name::Upgrade);

@@ -409,16 +409,15 @@ fn hop_by_hop_fields_are_removed() {
 
 #[test]
 fn an_upgrade_needs_both_fields_and_a_single_protocol() {
-    let ask = |protocol: &str, connection: &str, version, framing| {
+    let ask = |protocol: &str, connection: &str, version| {
         let fields: Fields = [("upgrade", protocol), ("connection", connection)].into_iter().collect();
-        upgrade(&fields, version, framing).is_some()
+        upgrade(&fields, version).is_some()
     };
-    assert!(ask("websocket", "keep-alive, UPGRADE", Version::Http11, Framing::None));
-    assert!(!ask("websocket", "keep-alive", Version::Http11, Framing::None));
-    assert!(!ask("websocket", "upgrade", Version::Http10, Framing::None));
-    assert!(!ask("websocket", "upgrade", Version::Http11, Framing::Length(1)));
+    assert!(ask("websocket", "keep-alive, UPGRADE", Version::Http11));
+    assert!(!ask("websocket", "keep-alive", Version::Http11));
+    assert!(!ask("websocket", "upgrade", Version::Http10));
     for protocol in ["h2c", "H2C", "websocket, h2c", "HTTP/2.0", "", "a b"] {
-        assert!(!ask(protocol, "upgrade", Version::Http11, Framing::None), "{protocol}");
+        assert!(!ask(protocol, "upgrade", Version::Http11), "{protocol}");
     }
 }
 

@@ -1,13 +1,14 @@
 //! Bodies: streamed from one side to the other, kept for another attempt up to a bound, counted, and watched to their end.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use weft_core::{failure::Failure, retry::MAX_REPLAY};
@@ -83,8 +84,8 @@ pub(crate) trait Watcher: Send {
     fn trailers(&mut self, trailers: &mut Fields);
     /// It came to its end.
     fn end(self: Box<Self>);
-    /// It broke off.
-    fn error(self: Box<Self>, error: &Failure);
+    /// It broke off. Returns the trailers that say so, where the receiver knows errors in trailers: then they end the body.
+    fn error(self: Box<Self>, error: &Failure) -> Option<Fields>;
 }
 
 impl std::fmt::Debug for Counted {
@@ -145,6 +146,30 @@ impl Body {
             }
             Self::Replay(_) | Self::Http1(_) | Self::Http2(_) | Self::Counted(_) | Self::Timed(_) => None,
         }
+    }
+
+    /// The body in front of a tunnel on the same stream: so many bytes.
+    pub(crate) fn first(self, length: u64) -> Self {
+        if let Self::Http2(incoming) = self
+            && length > 0
+        {
+            return Self::Http2(incoming.first(length));
+        }
+        Self::Empty
+    }
+
+    /// All of it in one piece, without its trailers. Errors: it breaks off, or is longer than `most` bytes.
+    pub(crate) async fn collect(mut self, most: usize) -> Result<Bytes, Failure> {
+        let mut all = BytesMut::new();
+        while let Some(piece) = poll_fn(|cx| self.poll_piece(cx)).await {
+            if let Piece::Data(data) = piece? {
+                if all.len() + data.len() > most {
+                    return Err(Failure::BodyTooLarge);
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+        Ok(all.freeze())
     }
 
     /// The next piece.
@@ -288,7 +313,12 @@ impl Counted {
                     self.watcher = Some(watcher);
                 }
             }
-            (Some(Err(error)), Some(watcher)) => watcher.error(error),
+            (Some(Err(error)), Some(watcher)) => {
+                if let Some(trailers) = watcher.error(error) {
+                    self.body = Body::Empty;
+                    polled = Some(Ok(Piece::Trailers(trailers)));
+                }
+            }
             (None, Some(watcher)) => {
                 self.body = Body::Empty;
                 watcher.end();
@@ -322,7 +352,9 @@ mod tests {
         fn bytes(&mut self, _: usize) {}
         fn trailers(&mut self, _: &mut Fields) {}
         fn end(self: Box<Self>) {}
-        fn error(self: Box<Self>, _: &Failure) {}
+        fn error(self: Box<Self>, _: &Failure) -> Option<Fields> {
+            None
+        }
     }
 
     fn source(size: usize) -> Body {

@@ -13,7 +13,7 @@ use weft_http::{
     http1::{self, Framing},
 };
 
-use super::{hop, limits::MAX_URI};
+use super::{hop, interim::Interim, limits::MAX_URI};
 
 /// The head of a request on its way.
 #[derive(Clone, Debug)]
@@ -25,6 +25,10 @@ pub(crate) struct Head {
     pub(crate) upgrade: Option<Vec<u8>>,
     /// Its target named the authority, as to a proxy.
     pub(crate) absolute: bool,
+    /// The length of the body of a request that asks for another protocol, where it has one. Its bytes precede the tunnel's.
+    pub(crate) upgrade_body: Option<u64>,
+    /// Where interim answers go; `None` for a caller that knows none.
+    pub(crate) interim: Option<Interim>,
     /// It is written for the hop, not for the application.
     on_hop: bool,
 }
@@ -32,14 +36,18 @@ pub(crate) struct Head {
 impl Head {
     /// Takes a head that came by HTTP/1. `absolute`: its target named the authority.
     pub(crate) fn http1(mut request: Request, framing: Framing, absolute: bool) -> Result<Self, Failure> {
-        let upgrade = http1::upgrade(&request.fields, request.version, framing);
+        let upgrade = http1::upgrade(&request.fields, request.version);
         match request.method() {
             "CONNECT" => return Err(Failure::ForwardProxy),
             "TRACE" => return Err(Failure::MethodRefused),
             _ => {}
         }
         http1::strip_hop_by_hop(&mut request.fields);
-        Ok(Self { version: request.version, request, upgrade, absolute, on_hop: false })
+        let upgrade_body = match framing {
+            Framing::Length(length) if upgrade.is_some() => Some(length),
+            Framing::Length(_) | Framing::None | Framing::Chunked | Framing::UntilClose => None,
+        };
+        Ok(Self { version: request.version, request, upgrade, absolute, upgrade_body, interim: None, on_hop: false })
     }
 
     /// Takes a head that came by HTTP/2. `hop`: from another proxy, which passes on a request of HTTP/1.0 without Host too.
@@ -57,7 +65,15 @@ impl Head {
         if request.authority().is_none() && !(hop && hop::is_http10(&request.fields)) {
             return Err(Failure::BadRequest("neither :authority nor Host"));
         }
-        Ok(Self { version: Version::Http2, request, upgrade, absolute: false, on_hop: false })
+        Ok(Self {
+            version: Version::Http2,
+            request,
+            upgrade,
+            absolute: false,
+            upgrade_body: None,
+            interim: None,
+            on_hop: false,
+        })
     }
 
     /// Gives an extended CONNECT of a caller outside the hop the method that the application will see, so that rules on methods

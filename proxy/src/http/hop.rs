@@ -6,6 +6,7 @@
 //! | `weft-upgraded` | on the answer to an extended CONNECT: the application switched to this protocol (101) |
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
+//! | `weft-body` | on an extended CONNECT: the length of the body of the request that asks for another protocol, whose bytes precede the tunnel's; Content-Length would be the length of all that follows |
 //! | `weft-names` | the spelling of the field names of a message of HTTP/1: `weft_http::spelling` |
 //! | `weft-reason` | on an answer: the reason phrase, when it is not the standard one |
 //! | `weft-upgrade` | on an answer of 426: the protocols that the application asks for |
@@ -34,6 +35,7 @@ const REASON: &str = "weft-reason";
 const UPGRADE: &str = "weft-upgrade";
 /// Longest reason phrase that is carried; a longer one is replaced by the standard one.
 const MAX_REASON: usize = 512;
+const BODY: &str = "weft-body";
 /// For the application: the SPIFFE ID of the caller.
 pub(crate) const CLIENT_ID: &str = "weft-client-id";
 
@@ -99,6 +101,11 @@ pub(crate) fn send(head: &mut Head) {
         if method != b"GET" {
             head.request.fields.push(METHOD.as_bytes(), &method);
         }
+        // Of the fields that frame a request's body, none may frame the tunnel.
+        head.request.fields.remove(Name::ContentLength);
+        if let Some(length) = head.upgrade_body {
+            head.request.fields.push(BODY.as_bytes(), length.to_string().as_bytes());
+        }
         head.request.set_protocol(Some(&protocol));
         head.set_method(b"CONNECT");
         head.upgrade = Some(protocol);
@@ -132,6 +139,11 @@ pub(crate) fn is_http10(fields: &Fields) -> bool {
     reserved(fields, VERSION) == Some(b"1.0")
 }
 
+/// The length of the body in front of a tunnel.
+pub(crate) fn upgrade_body(fields: &Fields) -> Option<u64> {
+    std::str::from_utf8(reserved(fields, BODY)?).ok()?.parse().ok()
+}
+
 /// Restores the head from the reserved fields, and strips them.
 pub(crate) fn receive(head: &mut Head) {
     head.request.set_protocol(None);
@@ -141,6 +153,12 @@ pub(crate) fn receive(head: &mut Head) {
         if head.request.method() == "CONNECT" {
             head.set_method(b"GET");
         }
+    }
+    if head.upgrade.is_some()
+        && let Some(length) = upgrade_body(&head.request.fields)
+    {
+        head.upgrade_body = Some(length);
+        head.request.fields.push(b"content-length", length.to_string().as_bytes());
     }
     head.version = match reserved(&head.request.fields, VERSION) {
         Some(b"1.0") => Version::Http10,

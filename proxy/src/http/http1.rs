@@ -51,8 +51,6 @@ pub(crate) struct Io {
     out: Unsent,
     scratch: Vec<u8>,
     body: BodyDecoder,
-    /// The caller waits for 100 Continue before it sends its body (RFC 9110 §10.1.1).
-    wants_continue: bool,
     /// A body is being written to it.
     pub(crate) writing: bool,
     pub(crate) keep_alive: bool,
@@ -86,7 +84,6 @@ impl Io {
             out: Unsent::default(),
             scratch: Vec::new(),
             body: BodyDecoder::new(Framing::None),
-            wants_continue: false,
             writing: false,
             keep_alive: true,
             ended: false,
@@ -177,6 +174,21 @@ impl Io {
         Pin::new(stream).poll_flush(cx)
     }
 
+    /// Writes all queued bytes, if there are any.
+    pub(crate) fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.is_empty() { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
+    }
+
+    /// Whether all of the body that came was read.
+    pub(crate) fn body_has_ended(&self) -> bool {
+        self.body.is_done()
+    }
+
+    /// Whether a caller that waits for 100 (`expects`) has not begun with its body.
+    pub(crate) fn is_held_back(&self, expects: bool) -> bool {
+        expects && self.input.is_empty() && !self.body.is_done()
+    }
+
     /// Closes the sending side.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
@@ -191,7 +203,6 @@ impl Io {
             match http1::parse_request(&mut self.input, &HTTP1) {
                 Ok(Some(parsed)) => {
                     self.body = BodyDecoder::new(parsed.framing);
-                    self.wants_continue = parsed.expects_continue;
                     self.keep_alive = parsed.keep_alive;
                     return Poll::Ready(Ok(Some(parsed)));
                 }

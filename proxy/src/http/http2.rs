@@ -15,6 +15,7 @@ mod tunnel;
 mod waiting;
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     sync::Arc,
     task::{Poll, Waker},
@@ -25,7 +26,7 @@ use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
     head::{Request, Response},
-    http2::{Config, Connection, Role, SendError, StreamId},
+    http2::{Code, Config, Connection, Role, SendError, StreamId},
 };
 
 use self::waiting::Waiting;
@@ -41,6 +42,19 @@ use super::remember;
 const SILENCE: u32 = 30;
 /// Seconds of silence before a peer is taken for dead.
 const DEAD: u32 = 50;
+
+/// The peer has reset a stream.
+#[derive(Debug, thiserror::Error)]
+#[error("stream reset by the peer: {0:?}")]
+struct StreamReset(Code);
+
+/// The code by which the application has reset its stream; `None` where the stream was lost with its connection, which a proxy
+/// tells by CONNECT_ERROR.
+pub(crate) fn reset_code(failure: &Failure) -> Option<Code> {
+    let Failure::Reset(cause) = failure else { return None };
+    let StreamReset(code) = cause.downcast_ref()?;
+    (*code != Code::ConnectError).then_some(*code)
+}
 
 /// One HTTP/2 connection.
 #[derive(Debug)]
@@ -82,8 +96,9 @@ struct StreamState {
     gone: bool,
     /// Reset with NO_ERROR: the end of an answer whose Content-Length has come. Node ends answers this way when it is busy.
     no_error: bool,
-    /// Interim answers so far.
-    interim: u32,
+    /// Interim answers that were not taken, and the number of all.
+    interim: VecDeque<Response>,
+    interims: u32,
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// [`StreamRef`]s of this stream.
@@ -151,6 +166,14 @@ impl Mux {
         let mut inner = self.inner.lock();
         if !std::mem::replace(&mut inner.retired, true) {
             inner.connection.go_away();
+            inner.kick();
+        }
+    }
+
+    /// Sends an interim answer (server), unless the stream is over.
+    pub(crate) fn send_interim(&self, id: StreamId, head: &Response) {
+        let mut inner = self.inner.lock();
+        if inner.over.is_none() && inner.connection.send_response(id, head, false).is_ok() {
             inner.kick();
         }
     }

@@ -46,6 +46,16 @@ pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
     Answer::new(Response::new(Version::Http11, reply.status, fields), Body::Full(text))
 }
 
+/// The trailers of an answer to a gRPC caller that broke off.
+pub(crate) fn trailers(failure: &Failure) -> Fields {
+    let reply = failure.reply();
+    let mut fields = Fields::with_capacity(128, 3);
+    fields.push(b"grpc-status", grpc_status(reply.status).as_bytes());
+    fields.push(b"grpc-message", percent_encode(&format!("weft: {}", failure.report())).as_bytes());
+    fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+    fields
+}
+
 /// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation; 504 told apart).
 fn grpc_status(status: u16) -> &'static str {
     match status {

@@ -29,8 +29,10 @@ use super::{
     answer::Answer,
     body::Body,
     head::Head,
+    hop,
     http1::{self, Incoming, Io, SharedIo},
     http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
+    interim::Interim,
     limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, Peer, Windows},
     muxes::Muxes,
     respond,
@@ -127,11 +129,12 @@ struct Asked {
     version: Version,
     head_only: bool,
     trailers: bool,
+    expects_continue: bool,
 }
 
 impl Default for Asked {
     fn default() -> Self {
-        Self { version: Version::Http11, head_only: false, trailers: false }
+        Self { version: Version::Http11, head_only: false, trailers: false, expects_continue: false }
     }
 }
 
@@ -149,9 +152,13 @@ async fn exchange(
         version: request.version,
         head_only: request.method() == "HEAD",
         trailers: request.fields.first(Name::Te).is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")),
+        expects_continue: parsed.expects_continue,
     };
     let head = match Head::http1(request, framing, absolute) {
-        Ok(head) => head,
+        Ok(mut head) => {
+            head.interim = (asked.version == Version::Http11).then(|| Interim::Http1(io.clone()));
+            head
+        }
         Err(failure) => {
             write(io, connection, handler.refuse(&failure), &asked, true).await;
             linger(io).await;
@@ -165,7 +172,14 @@ async fn exchange(
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             Poll::Pending => match connection.why_cut() {
                 Some(failure) => Poll::Ready(Some(Ok(respond::to(&failure, false)))),
-                None => io.lock().poll_gone(cx).map(|()| None),
+                None => {
+                    let mut io = io.lock();
+                    // Interim answers leave as they come.
+                    if let Poll::Ready(Err(_broken)) = io.poll_unsent(cx) {
+                        return Poll::Ready(None);
+                    }
+                    io.poll_gone(cx).map(|()| None)
+                }
             },
         })
         .await
@@ -174,7 +188,8 @@ async fn exchange(
     let Some(answer) = answer else { return false };
     let mut answer = answer.unwrap_or_else(|Refused| respond::to(&Failure::RefusedStream, false));
     if let Some(switch) = answer.switch.take() {
-        if switched(io, &answer.head, &switch.protocol).await {
+        // The tunnel's bytes follow the whole request (RFC 9110 §7.8).
+        if io.lock().body_has_ended() && switched(io, &answer.head, &switch.protocol).await {
             let caller = io.lock().take_stream();
             if let Some(caller) = caller {
                 (switch.join)(Box::new(caller)).await;
@@ -220,7 +235,8 @@ async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &A
     head.version = asked.version;
     {
         let mut io = io.lock();
-        io.keep_alive &= !last && framing != Framing::UntilClose;
+        // A caller that was not told to send its body may send it all the same, or not: nothing can follow.
+        io.keep_alive &= !last && framing != Framing::UntilClose && !io.is_held_back(asked.expects_continue);
         // Other bodies show by themselves that they were cut.
         io.unfinished = framing == Framing::UntilClose;
         let connection = if io.keep_alive { codec::Connection::KeepAlive } else { codec::Connection::Close };
@@ -314,7 +330,15 @@ pub(crate) async fn http2(
                 tokio::spawn(async move {
                     let head_only = request.method() == "HEAD";
                     let result = match Head::http2(request, peer == Peer::Proxy) {
-                        Ok(head) => {
+                        Ok(mut head) => {
+                            head.interim = Some(stream.interim());
+                            // What comes on the stream is the tunnel's, but for a body that another proxy tells of.
+                            let body = if head.upgrade.is_some() {
+                                let told = (peer == Peer::Proxy).then(|| hop::upgrade_body(&head.request.fields));
+                                body.first(told.flatten().unwrap_or(0))
+                            } else {
+                                body
+                            };
                             let mut call = pin!(caught(handler.handle(head, body, in_flight), &metrics));
                             poll_fn(|cx| match call.as_mut().poll(cx) {
                                 Poll::Ready(answer) => Poll::Ready(Some(answer)),

@@ -264,15 +264,15 @@ async fn send(
     if !mesh && head.version != HttpVersion::Http2 {
         head.request.version = head.version;
     }
-    let (request, upgrade, switched) = (&head.request, head.upgrade.as_deref(), &mut flight.switched);
-    let mut sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
+    let switched = &mut flight.switched;
+    let mut sent = pool.send(worker.opener(), bounds, head, body, switched).await;
     // Connections that are idle in another endpoint's pool, or to one that has left, must not keep this one from opening any.
     if let Err(SendError { failure: Failure::Overloaded(Limit::Connections), unsent: Some(body), .. }) = &mut sent
         && (worker.shared.live.release_departed(&cluster.state) | cluster.state.close_idle(worker.index))
     {
         let body = std::mem::take(body);
         sleep(CLOSING).await;
-        sent = pool.send(worker.opener(), bounds, request, upgrade, body, switched).await;
+        sent = pool.send(worker.opener(), bounds, head, body, switched).await;
     }
     let (mut response, body, lease) = sent.map_err(|error| error.failure)?;
     if !mesh {

@@ -68,7 +68,7 @@ pub(crate) async fn request(
     let (version, body) = match (&head.upgrade, head.version) {
         (Some(_), _) => {
             head.request.version = HttpVersion::Http11;
-            (Version::Http1, Body::Empty)
+            (Version::Http1, body)
         }
         (None, HttpVersion::Http2) => (Version::Http2, body),
         (None, version) => {
@@ -76,19 +76,18 @@ pub(crate) async fn request(
             (Version::Http1, body)
         }
     };
-    let (request, upgrade) = (&head.request, head.upgrade.as_deref());
-    let repeatable = upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(request.method());
+    let repeatable = head.upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(head.request.method());
     let pool = if version == Version::Http1 { http1 } else { http2 };
     let pool = pool.get_or_init(|| worker.application(application, version));
     let mut flight = Flight::default();
-    let mut sent = pool.send(worker.opener(), APPLICATION, request, upgrade, body, &mut flight.switched).await;
+    let mut sent = pool.send(worker.opener(), APPLICATION, head, body, &mut flight.switched).await;
     // The application closed an idle connection while the request was on its way (RFC 9112 §9.3.1). The caller does not know
     // our pool, so the request is repeated here, on a connection that is not out of it.
     if let Err(SendError { failure: Failure::Reset(_), reused: true, .. }) = &sent
         && repeatable
     {
         let fresh = Bounds { idle: Duration::ZERO, ..APPLICATION };
-        sent = pool.send(worker.opener(), fresh, request, upgrade, Body::Empty, &mut flight.switched).await;
+        sent = pool.send(worker.opener(), fresh, head, Body::Empty, &mut flight.switched).await;
     }
     let (mut response, body, lease) = sent.map_err(|error| error.failure)?;
     flight.lease = Some(lease);

@@ -20,7 +20,7 @@ use crate::{
         answer::{Answer, Switch},
         body::{Body, Watcher},
         head::{Head, is_grpc},
-        hop, respond, upgrade,
+        hop, http2, respond, upgrade,
     },
     live::Snapshot,
     tcp::Relayed,
@@ -239,12 +239,20 @@ impl Watcher for Exchange {
         self.finish();
     }
 
-    fn error(mut self: Box<Self>, error: &Failure) {
+    fn error(mut self: Box<Self>, error: &Failure) -> Option<Fields> {
         if let Some(failed) = error.failed() {
             self.judge(Some(failed));
         }
         self.failure = Some(error.clone());
+        // A caller of gRPC is told the status that its library gives for a lost connection. Another proxy tells its own caller, and
+        // a stream that the application itself has reset is reset.
+        let told = self.is_grpc()
+            && self.connection.protocol == Protocol::Http2
+            && self.connection.identity.is_none()
+            && http2::reset_code(error).is_none();
+        let trailers = told.then(|| respond::trailers(error));
         self.finish();
+        trailers
     }
 }
 
@@ -269,5 +277,7 @@ impl Watcher for Sent {
         hop::strip(trailers);
     }
     fn end(self: Box<Self>) {}
-    fn error(self: Box<Self>, _error: &Failure) {}
+    fn error(self: Box<Self>, _error: &Failure) -> Option<Fields> {
+        None
+    }
 }

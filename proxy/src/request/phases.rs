@@ -6,7 +6,12 @@ use std::sync::Arc;
 use weft_core::{
     failure::Failure,
     filter::Filters,
+    retry::MAX_REPLAY,
     route::{Action, Forward},
+};
+use weft_http::{
+    fields::{Fields, Name},
+    head::{Response, Version},
 };
 
 use super::{
@@ -102,9 +107,27 @@ async fn attempt(
         Decision::Forward(forward, cluster) => (forward, cluster),
         Decision::Answer(status) => return Ok(respond::configured(status, exchange.is_grpc())),
     };
+    let body = known_length(&mut exchange.head, body).await?;
     let target = Target { worker, forward, cluster, direction: exchange.direction(), started: exchange.started };
     let attempted = attempt::run(target, &mut exchange.head, body, &mut exchange.progress).await;
     exchange.hold(attempted)
+}
+
+/// The body of a request that asks for another protocol, with a length that the hop can tell: a chunked one is kept whole.
+async fn known_length(head: &mut Head, body: Body) -> Result<Body, Failure> {
+    if head.upgrade.is_none() || body.exact().is_some() {
+        return Ok(body);
+    }
+    // The body is needed here, so it is asked for here (RFC 9110 §10.1.1).
+    if head.request.fields.has(Name::Expect)
+        && let Some(caller) = &head.interim
+    {
+        caller.send(Response::new(Version::Http11, 100, Fields::default()));
+        head.request.fields.remove(Name::Expect);
+    }
+    let body = body.collect(MAX_REPLAY).await?;
+    head.upgrade_body = Some(body.len() as u64);
+    Ok(Body::Full(body))
 }
 
 /// Answer: gives the caller outside the hop the upstream's answer, a switch of protocols, or the failure.

@@ -19,7 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use weft_core::{failure::Failure, identity::Identity};
-use weft_http::head::{Request, Response};
+use weft_http::head::Response;
 
 use self::{
     http1::Idle,
@@ -27,7 +27,7 @@ use self::{
 };
 use super::dial::{Dialer, plain};
 use crate::{
-    http::{body::Body, http1::SharedIo, muxes::Muxes, upgrade::Switched},
+    http::{body::Body, head::Head, http1::SharedIo, muxes::Muxes, upgrade::Switched},
     stream::Stream,
 };
 
@@ -132,21 +132,20 @@ impl Pool {
         }
     }
 
-    /// Sends a request on a pooled connection, opening one when there is none. `upgrade`: the protocol that an HTTP/1 request
-    /// asks for; where it is not `None` and the answer accepts it, `switched` is filled.
+    /// Sends a request on a pooled connection, opening one when there is none. Where it asks for another protocol and the answer
+    /// accepts, `switched` is filled.
     /// Errors: with the body where nothing was sent.
     pub(crate) async fn send(
         self: &Arc<Self>,
         opener: Opener<'_>,
         bounds: Bounds,
-        head: &Request,
-        upgrade: Option<&[u8]>,
+        head: &Head,
         body: Body,
         switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
         self.limit_idle(bounds.idle);
         match self.version {
-            Version::Http1 => self.send_http1(opener, bounds, head, upgrade, body, switched).await,
+            Version::Http1 => self.send_http1(opener, bounds, head, body, switched).await,
             Version::Http2 => self.send_http2(opener, bounds, head, body, switched).await,
         }
     }

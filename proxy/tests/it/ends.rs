@@ -182,7 +182,7 @@ async fn an_answer_that_ends_with_its_connection_is_reset_when_it_breaks_off() {
 }
 
 /// A relay on the path between the proxies, which ends both directions of every connection by a FIN when told.
-async fn path_to(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+pub(crate) async fn path_to(to: SocketAddr) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
     let (cut, cuts) = tokio::sync::watch::channel(false);
     let address = raw_app(move |client| {
         let mut cuts = cuts.clone();

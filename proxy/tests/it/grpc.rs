@@ -127,3 +127,29 @@ async fn failures_of_the_proxy_are_told_as_a_grpc_status() {
 crate::records::with_rustls! {
     a_bidirectional_stream_goes_back_and_forth
 }
+
+/// (7) As a library of gRPC says without the mesh.
+#[tokio::test]
+async fn a_connection_lost_in_mid_stream_is_unavailable() {
+    let application = http2_app(|_| async move {
+        let (frames, body) = channel();
+        tokio::spawn(async move {
+            frames.send(data(message("one"))).await.unwrap();
+            sleep(SECOND * 20).await;
+        });
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    })
+    .await;
+    // The path to the application is cut, or that between the proxies.
+    let (path, cut) = crate::ends::path_to(application).await;
+    let mesh = mesh(path, |cluster, _| cluster.http = HttpVersion::Http2).await;
+    let mut client = http2_client(mesh.address).await;
+    let mut answer = client.send_request(call("/lost", full(message("ask")))).await.unwrap().into_body();
+    let first = timeout(SECOND * 5, answer.frame()).await.unwrap().unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, message("one"));
+    cut.send_replace(true);
+    let last = timeout(SECOND * 10, answer.frame()).await.unwrap().unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(last["grpc-status"], "14", "{last:?}");
+    assert_eq!(last["weft-error"], "UC", "{last:?}");
+    assert!(until(SECOND * 5, || mesh.outbound.metric("weft_failures_total", &["flag=\"UC\""]) == 1.0).await.is_some());
+}

@@ -22,6 +22,7 @@ mod grpc;
 mod heads;
 mod http1;
 mod http2;
+mod interim;
 mod layers;
 mod limits;
 mod outliers;

@@ -147,3 +147,79 @@ crate::records::with_rustls! {
     a_tunnel_ends_when_the_application_closes_and_all_bytes_have_arrived
     a_tunnel_ends_when_the_caller_closes
 }
+
+/// (11) RFC 9110 §7.8: a body precedes the tunnel, and its length is not the tunnel's.
+#[tokio::test]
+async fn a_body_in_front_of_a_tunnel_arrives_and_so_does_the_tunnel() {
+    let application = raw_app(|mut stream| async move {
+        let head = read_until(&mut stream, "\r\n\r\n").await.to_lowercase();
+        assert!(head.contains("upgrade: tcp"), "{head}");
+        if head.contains("chunked") {
+            read_until(&mut stream, "4\r\nbody\r\n0\r\n\r\n").await;
+        } else if head.contains("content-length: 4") {
+            read_until(&mut stream, "body").await;
+        }
+        let answer = b"HTTP/1.1 101 UPGRADED\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\nprompt>";
+        stream.write_all(answer).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.ok();
+    })
+    .await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let (_direct, direct) = crate::apps::direct(&[application], |_, _| {});
+    let chunks = "4\r\nbody\r\n0\r\n\r\n";
+    for address in [mesh.address, direct] {
+        for (method, framing, body) in [
+            ("POST", "", ""),
+            ("POST", "content-length: 0\r\n", ""),
+            ("GET", "content-length: 0\r\n", ""),
+            ("POST", "content-length: 4\r\n", "body"),
+            ("POST", "transfer-encoding: chunked\r\n", chunks),
+            ("POST", "transfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        ] {
+            if body == "0\r\n\r\n" && address == direct {
+                continue;
+            }
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let head =
+                format!("{method} /a HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: tcp\r\n{framing}\r\n");
+            let answer = exchange(&mut client, &format!("{head}{body}early"), "prompt>early").await;
+            assert!(answer.contains(" 101 ") && answer.ends_with("prompt>early"), "{method} {framing}: {answer}");
+            assert_eq!(exchange(&mut client, "hello", "hello").await, "hello", "{method} {framing}");
+            client.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            timeout(SECOND * 5, client.read_to_end(&mut rest)).await.expect("the end").unwrap();
+            assert!(rest.is_empty(), "{method} {framing}");
+        }
+    }
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end.as_bytes()) {
+        bytes.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// (11) A tunnel is a connection to the endpoint for as long as it lasts.
+#[tokio::test]
+async fn a_tunnel_counts_against_the_limit_of_connections_until_its_end() {
+    let (application, mut ended) = listening().await;
+    let (_proxy, address) = crate::apps::direct(&[application], |cluster, _| cluster.limits.connections = 1);
+    let mut first = TcpStream::connect(address).await.unwrap();
+    assert!(exchange(&mut first, ASK, "\r\n\r\n").await.starts_with("HTTP/1.1 101"));
+    let mut second = TcpStream::connect(address).await.unwrap();
+    let answer = exchange(&mut second, ASK, "connections").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("weft-error: UO"), "{answer}");
+    drop(first);
+    timeout(SECOND * 5, ended.recv()).await.expect("closed").unwrap();
+    for left in (0..100).rev() {
+        let mut third = TcpStream::connect(address).await.unwrap();
+        if exchange(&mut third, ASK, "\r\n\r\n").await.starts_with("HTTP/1.1 101") {
+            break;
+        }
+        assert!(left > 0, "the place is not given back");
+        tokio::time::sleep(SECOND / 20).await;
+    }
+}

@@ -20,7 +20,6 @@ use crate::{
 
 /// Queued bytes beyond which no more is taken of a body.
 const MAX_UNSENT: usize = 128 * 1024;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The body that comes on a connection.
 #[derive(Debug)]
@@ -46,11 +45,6 @@ impl Io {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>, request: bool) -> Poll<Next> {
-        if std::mem::take(&mut self.wants_continue) && self.input.is_empty() && !self.body.is_done() {
-            self.out.put(CONTINUE);
-            // An error shows when the answer is written.
-            let _flushed = self.poll_flush(cx).is_ready();
-        }
         let broken = |reason: &str| {
             if request { Failure::CallerGone } else { Failure::reset(reason) }
         };

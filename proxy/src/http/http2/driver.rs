@@ -16,7 +16,7 @@ use weft_http::{
     http2::{BadRequest, Code, Event, Role, StreamId},
 };
 
-use super::{Incoming, Inner, Mux, StreamRef};
+use super::{Incoming, Inner, Mux, StreamRef, StreamReset};
 use crate::{
     buffer::{self, Filled},
     http::{
@@ -252,7 +252,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
                     let failure = match (unprocessed, by_peer) {
                         (true, _) => Failure::RefusedStream,
                         (false, true) if code == Code::NoError => Failure::Unended,
-                        (false, true) => Failure::reset(format!("stream reset by the peer: {code:?}")),
+                        (false, true) => Failure::reset(StreamReset(code)),
                         (false, false) => Failure::BadAnswer("not HTTP"),
                     };
                     if let Some(state) = inner.state(id) {
@@ -269,10 +269,12 @@ impl<F: FnMut(Arrival)> Driver<F> {
                         writer.wake();
                     }
                 }
-                Event::Interim { id, .. } => {
+                Event::Interim { id, head } => {
                     let Some(state) = inner.state(id) else { continue };
-                    state.interim += 1;
-                    if state.interim > MAX_INTERIM {
+                    state.interim.push_back(head);
+                    state.interims += 1;
+                    state.wake_reader();
+                    if state.interims > MAX_INTERIM {
                         state.fail(&Failure::BadAnswer("too many interim answers"));
                         inner.connection.reset(id, Code::EnhanceYourCalm);
                     }

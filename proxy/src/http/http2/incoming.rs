@@ -19,26 +19,44 @@ pub(crate) struct Incoming {
     left: Option<u64>,
     /// Of a request: where it breaks off, the caller is gone.
     request: bool,
+    /// Bytes after which the body ends although the stream goes on: a tunnel's follow.
+    first: Option<u64>,
 }
 
 impl Incoming {
     pub(super) fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
         let length = fields.first(Name::ContentLength);
         let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Self { stream, left, request }
+        Self { stream, left, request, first: None }
     }
 
     /// The bytes that come on a stream without an announced end, a tunnel's: only END_STREAM is their end.
     pub(super) fn open(stream: StreamRef) -> Self {
-        Self { stream, left: None, request: false }
+        Self { stream, left: None, request: false, first: None }
+    }
+
+    /// The body in front of a tunnel: so many bytes of the stream.
+    pub(crate) fn first(self, length: u64) -> Self {
+        Self { left: None, first: Some(length), ..self }
     }
 
     pub(crate) fn poll_piece(&mut self, cx: &Context<'_>) -> Poll<Next> {
+        if self.first == Some(0) {
+            return Poll::Ready(None);
+        }
         let id = self.stream.id;
         let whole = self.may_end_without_error();
         let mut inner = self.stream.mux.inner.lock();
         let Some(state) = inner.state(id) else { return Poll::Ready(None) };
-        if let Some(data) = state.data.pop() {
+        if let Some(mut data) = state.data.pop() {
+            if let Some(first) = &mut self.first {
+                let length = usize::try_from(*first).unwrap_or(usize::MAX).min(data.len());
+                let behind = data.split_off(length);
+                if !behind.is_empty() {
+                    state.data.put_back(behind);
+                }
+                *first = first.saturating_sub(length as u64);
+            }
             inner.connection.consumed(id, data.len());
             if !inner.connection.unsent().is_empty() {
                 inner.kick();
@@ -50,7 +68,8 @@ impl Incoming {
             return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
         }
         if state.ended || (state.no_error && whole) {
-            return Poll::Ready(None);
+            let cut = self.first.is_some();
+            return Poll::Ready(cut.then_some(Err(Failure::CallerGone)));
         }
         if let Some(failure) = &state.failure {
             let failure = if self.request && !failure.is_too_large() {
@@ -68,6 +87,9 @@ impl Incoming {
     }
 
     pub(crate) fn is_end(&self) -> bool {
+        if let Some(first) = self.first {
+            return first == 0;
+        }
         let mut inner = self.stream.mux.inner.lock();
         let Some(state) = inner.state(self.stream.id) else { return true };
         let ended = state.ended || (state.no_error && self.may_end_without_error());
@@ -80,6 +102,6 @@ impl Incoming {
     }
 
     pub(crate) fn exact(&self) -> Option<u64> {
-        if self.is_end() { Some(0) } else { self.left }
+        if self.is_end() { Some(0) } else { self.first.or(self.left) }
     }
 }

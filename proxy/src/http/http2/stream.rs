@@ -14,9 +14,10 @@ use weft_http::{
     http2::{Code, StreamId},
 };
 
-use super::{Incoming, Mux};
+use super::{Incoming, Mux, reset_code};
 use crate::http::{
     body::{Body, Piece},
+    interim::Interim,
     remember,
 };
 
@@ -28,6 +29,16 @@ pub(crate) struct StreamRef {
 }
 
 impl StreamRef {
+    /// Where interim answers to its request go (server). Holds no share in the stream.
+    pub(crate) fn interim(&self) -> Interim {
+        Interim::Http2(self.mux.clone(), self.id)
+    }
+
+    /// The next interim answer that came before the answer (client).
+    pub(crate) fn take_interim(&self) -> Option<Response> {
+        self.mux.inner.lock().state(self.id)?.interim.pop_front()
+    }
+
     /// The head of the answer (client).
     pub(crate) fn poll_answer(&self, cx: &Context<'_>) -> Poll<Result<Response, Failure>> {
         let mut inner = self.mux.inner.lock();
@@ -113,35 +124,40 @@ impl StreamRef {
         inner.kick();
     }
 
-    /// Sends a body, as far as it goes at once. `rest`: a piece of it that was not sent in whole.
+    /// Sends a body, as far as it goes at once. `rest`: a piece of it that was not sent in whole. `open`: the stream goes on
+    /// behind it.
     /// Errors: why the body broke off; `None` where the stream is over.
     pub(crate) fn poll_body(
         &self,
         cx: &mut Context<'_>,
         body: &mut Body,
         rest: &mut Bytes,
+        open: bool,
     ) -> Poll<Result<(), Option<Failure>>> {
         loop {
             if !rest.is_empty() {
                 let end = body.is_end();
-                ready!(self.poll_send(cx, rest, end)).map_err(|_over| None)?;
+                ready!(self.poll_send(cx, rest, end && !open)).map_err(|_over| None)?;
                 if end {
                     return Poll::Ready(Ok(()));
                 }
             }
             match ready!(body.poll_piece(cx)) {
                 Some(Ok(Piece::Data(data))) => *rest = data,
+                Some(Ok(Piece::Trailers(_))) | None if open => return Poll::Ready(Ok(())),
                 Some(Ok(Piece::Trailers(fields))) => {
                     return Poll::Ready(self.send_trailers(&fields).map_err(|_over| None));
                 }
                 Some(Err(failure)) => {
                     // Callers take CANCEL for an end that they asked for (Node, hyper): a cut answer must not look like one.
-                    self.reset(if matches!(failure, Failure::CallerGone) {
-                        Code::Cancel
-                    } else if matches!(failure, Failure::Unended) {
-                        Code::NoError
-                    } else {
-                        Code::InternalError
+                    self.reset(match (&failure, reset_code(&failure)) {
+                        (Failure::CallerGone, _) => Code::Cancel,
+                        (Failure::Unended, _) => Code::NoError,
+                        (_, Some(Code::NoError | Code::Cancel)) => Code::InternalError,
+                        // As the application has reset it.
+                        (_, Some(code)) => code,
+                        (Failure::Reset(_), None) => Code::ConnectError,
+                        (_, None) => Code::InternalError,
                     });
                     return Poll::Ready(Err(Some(failure)));
                 }
@@ -154,7 +170,7 @@ impl StreamRef {
     /// [`StreamRef::poll_body`].
     pub(crate) async fn send_body(&self, mut body: Body, mut rest: Bytes) -> Result<(), Option<Failure>> {
         poll_fn(|cx| {
-            let sent = self.poll_body(cx, &mut body, &mut rest);
+            let sent = self.poll_body(cx, &mut body, &mut rest, false);
             if sent.is_pending() && self.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(None));
             }

@@ -35,6 +35,12 @@ impl Waiting {
         Some(part)
     }
 
+    /// Puts back what was not taken of the part popped last.
+    pub(super) fn put_back(&mut self, rest: Bytes) {
+        self.copied += usize::from(self.copied > 0);
+        self.parts.push_front(rest);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weft_core::failure::{Failure, Limit};
 use weft_http::{
     fields::Name,
-    head::{Request, Response, Version as HttpVersion},
+    head::{Response, Version as HttpVersion},
     http1::{self as codec, Framing},
 };
 
@@ -21,6 +21,7 @@ use super::{Bounds, Held, Lease, Opener, Pool, SendError, Sent};
 use crate::{
     http::{
         body::Body,
+        head::Head,
         http1::{self, Incoming, Io, SharedIo},
         limits::MAX_INTERIM,
         upgrade::Switched,
@@ -52,8 +53,7 @@ impl Pool {
         self: &Arc<Self>,
         opener: Opener<'_>,
         bounds: Bounds,
-        head: &Request,
-        upgrade: Option<&[u8]>,
+        head: &Head,
         body: Body,
         switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
@@ -64,10 +64,10 @@ impl Pool {
                 Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
             },
         };
-        let sent = exchange(&io, head, upgrade, body).await;
+        let sent = exchange(&io, head, body).await;
         let (response, framing) = sent.map_err(|failure| SendError { failure, unsent: None, reused })?;
         if response.status == 101 {
-            if upgrade.is_none() {
+            if head.upgrade.is_none() || io.lock().writing {
                 let failure = Failure::BadAnswer("a switch of protocols that was not asked for");
                 return Err(SendError { failure, unsent: None, reused: false });
             }
@@ -123,12 +123,8 @@ impl Pool {
 }
 
 /// Writes a request and reads the head of its answer.
-async fn exchange(
-    io: &SharedIo,
-    head: &Request,
-    upgrade: Option<&[u8]>,
-    body: Body,
-) -> Result<(Response, Framing), Failure> {
+async fn exchange(io: &SharedIo, head: &Head, body: Body) -> Result<(Response, Framing), Failure> {
+    let Head { request: head, upgrade, interim: caller, .. } = head;
     let framing = match body.exact() {
         // Only a method that anticipates a body says that it is empty (RFC 9110 §8.6).
         Some(0) if !head.fields.has(Name::ContentLength) && !matches!(head.method(), "POST" | "PUT" | "PATCH") => {
@@ -139,7 +135,7 @@ async fn exchange(
     };
     {
         let mut io = io.lock();
-        let connection = match upgrade {
+        let connection = match upgrade.as_deref() {
             Some(protocol) => codec::Connection::Upgrade(protocol),
             None => codec::Connection::KeepAlive,
         };
@@ -166,6 +162,9 @@ async fn exchange(
             let parsed = std::task::ready!(io.lock().poll_response(cx, head.method()))?;
             if !parsed.head.is_interim() {
                 return Poll::Ready(Ok(parsed));
+            }
+            if let Some(caller) = caller {
+                caller.send(parsed.head);
             }
             interim += 1;
             if interim > MAX_INTERIM {

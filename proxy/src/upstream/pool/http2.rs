@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use weft_core::failure::{Failure, Limit};
 use weft_http::{
-    head::{Request, Response},
+    head::Response,
     http2::{Config, Role},
 };
 
@@ -23,7 +23,9 @@ use super::{Bounds, Held, Lease, Opener, Pool, SendError, Sent, Transport};
 use crate::{
     http::{
         body::Body,
+        head::Head,
         http2::{Driver, Mux, StreamRef},
+        interim::Interim,
         limits::{MAX_FIELDS, MAX_HEAD_HOP, Peer, Windows},
         upgrade::Switched,
     },
@@ -89,7 +91,7 @@ impl Pool {
         self: &Arc<Self>,
         opener: Opener<'_>,
         bounds: Bounds,
-        head: &Request,
+        Head { request: head, interim, .. }: &Head,
         body: Body,
         switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
@@ -106,7 +108,8 @@ impl Pool {
             }
         };
         let lease = Lease(Some(Held::Http2(usage.clone())));
-        let answered = exchange(&stream, if end { Body::Empty } else { body }, head.protocol().is_some()).await;
+        let body = if end { Body::Empty } else { body };
+        let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref()).await;
         match answered {
             Ok(response) => {
                 usage.answered.store(true, Relaxed);
@@ -247,23 +250,34 @@ impl Pool {
     }
 }
 
-/// Sends the body of a request and waits for the head of its answer. `open`: the stream is to become a tunnel.
-async fn exchange(stream: &StreamRef, mut body: Body, open: bool) -> Result<Response, Failure> {
+/// Sends the body of a request and waits for the head of its answer. `open`: the stream is to become a tunnel, so the end of the
+/// body is not its end. `interim`: where interim answers go.
+async fn exchange(
+    stream: &StreamRef,
+    mut body: Body,
+    open: bool,
+    interim: Option<&Interim>,
+) -> Result<Response, Failure> {
     let mut rest = Bytes::new();
-    let mut writing = !open && !matches!(body, Body::Empty);
+    let mut writing = !matches!(body, Body::Empty);
     let response = poll_fn(|cx| {
         if writing {
-            match stream.poll_body(cx, &mut body, &mut rest) {
+            match stream.poll_body(cx, &mut body, &mut rest, open) {
                 Poll::Ready(Err(Some(failure))) => return Poll::Ready(Err(failure)),
                 Poll::Ready(Ok(()) | Err(None)) => writing = false,
                 Poll::Pending => {}
             }
         }
+        while let Some(head) = stream.take_interim() {
+            if let Some(caller) = interim {
+                caller.send(head);
+            }
+        }
         stream.poll_answer(cx)
     })
     .await?;
-    // The answer came before the end of the request: its rest is sent beside the answer.
-    if writing {
+    // The answer came before the end of the request: its rest is sent beside the answer. In front of a tunnel it must not.
+    if writing && !open {
         let stream = stream.clone();
         tokio::spawn(async move {
             if let Err(Some(failure)) = stream.send_body(body, rest).await {
