@@ -12,13 +12,14 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use weft_core::text::{clean, clean_lines, is_unprintable};
 
 use crate::{
     answer::Answer,
@@ -212,7 +213,7 @@ impl Client {
         if status.is_success() {
             let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
             let json: Value = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
-            let meaning = T::deserialize(&json).map_err(|error| wrong(error.to_string()))?;
+            let meaning = T::deserialize(cleaned(&json)).map_err(|error| wrong(error.to_string()))?;
             return Ok(Answer { json, meaning });
         }
         match serde_json::from_slice::<Rejection>(&bytes) {
@@ -382,7 +383,19 @@ impl ClientError {
 
 /// At most 200 characters of a text, without control characters.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    text.chars().filter(|c| !is_unprintable(*c)).take(200).collect()
+}
+
+/// A value whose texts have no characters that a terminal obeys.
+fn cleaned(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(clean_lines(text)),
+        Value::Array(items) => items.iter().map(cleaned).collect(),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (clean(name).into_owned(), cleaned(value))).collect::<Map<_, _>>().into()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
 }
 
 /// The query of a change: `?dryRun=true&message=…`, or nothing.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 pub use weft_core::api::Kind;
+use weft_core::text::clean;
 
 use crate::table::{Cell, Tone};
 
@@ -27,7 +28,7 @@ pub fn columns(kind: Kind) -> &'static [&'static str] {
 
 /// The cells of an object for [`columns`].
 pub fn cells(kind: Kind, object: &Value) -> Vec<Cell> {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |pointer: &str| object.pointer(pointer).map(plain).unwrap_or_default();
     match kind {
         Kind::MeshConfig => ["/spec/inbound", "/spec/defaultAuthorization", "/spec/outbound"]
             .map(|pointer| Cell::from(text(pointer)))
@@ -113,19 +114,21 @@ pub fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Va
     value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A text or number as people write it.
+/// A text or number as people write it, without characters that a terminal obeys.
 pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::String(text) => clean(text).into_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            clean(&value.to_string()).into_owned()
+        }
     }
 }
 
 /// `a=b,c=d` of an object of texts.
 pub fn pairs(value: Option<&Value>) -> String {
     let pairs = value.and_then(Value::as_object).into_iter().flatten();
-    pairs.map(|(key, value)| format!("{key}={}", plain(value))).collect::<Vec<_>>().join(",")
+    pairs.map(|(key, value)| format!("{}={}", clean(key), plain(value))).collect::<Vec<_>>().join(",")
 }
 
 fn join(texts: impl Iterator<Item = String>) -> Cell {

@@ -7,17 +7,37 @@ use jiff::{SpanRound, Timestamp, Unit};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use weft_core::text::is_unprintable;
+
 use crate::{args::Format, style::Style, table::Table};
 
-/// Prints JSON or YAML, or the lines of `table`.
+/// Prints JSON or YAML, or the lines of `table`. YAML with characters that a terminal obeys is printed as JSON, which is YAML too and
+/// escapes them.
 ///
 /// Errors: standard output is closed or full.
 pub fn print(format: Format, value: &Value, table: impl FnOnce(&Value) -> Vec<String>) -> io::Result<()> {
     match format {
-        Format::Json => lines(&[serde_json::to_string_pretty(value)?]),
-        Format::Yaml => lines(&[yaml(value)?.trim_end().to_owned()]),
+        Format::Json => lines(&[escaped(&serde_json::to_string_pretty(value)?)]),
+        Format::Yaml => match yaml(value)?.trim_end() {
+            text if text.contains(|c| c != '\n' && is_unprintable(c)) => print(Format::Json, value, table),
+            text => lines(&[text.to_owned()]),
+        },
         Format::Table => lines(&table(value)),
     }
+}
+
+/// JSON without characters that a terminal obeys: as escapes, which mean the same in a string (RFC 8259 §7). Outside of strings
+/// there are none.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c != '\n' && is_unprintable(c) {
+            out.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Objects as a `v1 List`, which `apply` accepts.
@@ -98,6 +118,15 @@ fn span(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// (35)
+    #[test]
+    fn json_keeps_what_it_says_and_nothing_of_it_moves_the_cursor() {
+        let value = json!({"message": "a\u{1b}[2J\u{9b}31m\u{202e}\u{7f}\n"});
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!text.contains(|c| c != '\n' && is_unprintable(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
 
     #[test]
     fn ages_are_short() {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use weft_core::text::{clean, clean_lines};
 
 use crate::{
     args::{Args, Command},
@@ -88,12 +89,12 @@ fn error_lines(error: &anyhow::Error, style: Style) -> Vec<String> {
             message.push_str(&cause);
         }
     }
-    let mut lines = vec![format!("{} {message}", style.red("error:"))];
+    let mut lines = vec![format!("{} {}", style.red("error:"), clean_lines(&message))];
     let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
     if let Some(ClientError::Rejected { details, .. }) = known {
         // A wrong parameter is both the message and the only detail.
         let mistakes = details.iter().map(mistake).filter(|mistake| !message.contains(mistake));
-        lines.extend(mistakes.map(|mistake| format!("  {mistake}")));
+        lines.extend(mistakes.map(|mistake| format!("  {}", clean(&mistake))));
     }
     if let Some(hint) = known.and_then(ClientError::hint) {
         lines.push(format!("{} {hint}", style.bold("next:")));
@@ -134,6 +135,14 @@ mod tests {
                 "  Service shop/a: spec.ports[0].port: must be 1 to 65535",
                 "  spec.ports[0].port: must be 1 to 65535",
             ]
+        );
+        // Nothing of what the server says moves the cursor. (35)
+        let hostile = Detail { object: None, reason: "bad\x1b[2J\u{202e}".into(), ..detail.clone() };
+        let message = "no\x1b]0;title\x07".to_owned();
+        let error = ClientError::Rejected { status: StatusCode::CONFLICT, message, details: vec![hostile] };
+        assert_eq!(
+            error_lines(&error.into(), Style::PLAIN)[..2],
+            ["error: no?]0;title?", "  spec.ports[0].port: bad?[2J?"]
         );
         // No message twice. (26)
         let repeated = Detail { field: "ttl".into(), reason: "must be short".into(), object: None, document: None };

@@ -1,6 +1,8 @@
 //! Aligned columns for terminals.
 //! Widths count characters; colour is added after the padding, so that it does not change the alignment.
 
+use weft_core::text;
+
 use crate::style::Style;
 
 /// One cell.
@@ -68,8 +70,7 @@ impl Table {
             .iter()
             .map(|row| {
                 let clean = |text: &str| {
-                    let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-                    if text.is_empty() { "-".to_owned() } else { text }
+                    if text.is_empty() { "-".to_owned() } else { text::clean(text).into_owned() }
                 };
                 row.iter().map(|cell| Cell { text: clean(&cell.text), tone: cell.tone }).collect()
             })

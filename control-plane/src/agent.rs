@@ -148,6 +148,7 @@ impl Stream {
                 if let Some(registration) = self.registration.take() {
                     tracing::info!(workload = %registration.key, "a workload deregistered");
                     self.service.registry.deregister(&registration.key, registration.session);
+                    registration.proxy.deregistered();
                 }
                 Ok(())
             }
@@ -179,6 +180,7 @@ impl Stream {
         // A stream has one workload: another name replaces the first.
         if let Some(old) = self.registration.take_if(|registration| registration.key != key) {
             self.service.registry.deregister(&old.key, old.session);
+            old.proxy.deregistered();
         }
         let unproven: Vec<_> =
             workload.addresses.iter().filter(|address| workload.source != Some(**address)).copied().collect();

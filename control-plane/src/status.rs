@@ -297,7 +297,7 @@ fn address(address: IpAddr) -> Address {
 impl Proxies {
     fn new(proxies: Vec<ProxyStatus>) -> Self {
         let mut summary = Self::default();
-        for ProxyStatus { key, discovery, agent } in proxies {
+        for ProxyStatus { key, discovery, agent, .. } in proxies {
             let Some(discovery) = discovery else { continue };
             let applied = discovery.applied_revision.unwrap_or(0);
             if discovery.sent_revision.is_some() {

@@ -8,6 +8,7 @@
 //! - [`compile`]: objects and workloads -> model.
 //! - [`wire`]: model <-> xDS messages.
 //! - [`balancer`], [`outlier`], [`retry`], [`failure`]: decisions of the data path, without IO.
+//! - [`text`]: what others wrote, for a terminal.
 
 pub mod api;
 pub mod balancer;
@@ -25,4 +26,5 @@ pub mod policy;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod text;
 pub mod wire;

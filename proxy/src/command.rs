@@ -13,6 +13,7 @@ mod log;
 use std::{io, io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
+use weft_core::text::clean_lines;
 use weft_redirect::RedirectArgs;
 
 use self::{
@@ -93,7 +94,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Completion { shell } => completion(shell),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("weft-proxy: {error:#}");
+        eprintln!("weft-proxy: {}", clean_lines(&format!("{error:#}")));
         ExitCode::from(if error.is::<ConfigError>() { USAGE } else { 1 })
     })
 }

@@ -1,7 +1,7 @@
 //! `weft delete`: one object, or all objects in files, in reverse order.
 
 use http::Method;
-use weft_core::api::Kind;
+use weft_core::{api::Kind, text::clean_lines};
 
 use super::{Reported, UsageError, apply};
 use crate::{
@@ -39,7 +39,7 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
             }
             Err(error @ ClientError::Rejected { .. }) if names.len() > 1 => {
                 failed = true;
-                eprintln!("{} {}: {error}", Style::stderr().red("error:"), label(named));
+                eprintln!("{} {}: {}", Style::stderr().red("error:"), label(named), clean_lines(&error.to_string()));
             }
             Err(error) => return Err(error.into()),
         }

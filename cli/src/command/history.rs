@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use weft_core::text::clean;
 
 use crate::{
     answer::{Answer, List, Revision},
@@ -112,11 +113,11 @@ fn yaml(value: Option<&Value>) -> Vec<String> {
 }
 
 fn coloured(line: &str, style: Style) -> String {
-    let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    let line = clean(line);
     match line.chars().next() {
         Some('+') => style.green(&line),
         Some('-') => style.red(&line),
-        _ => line,
+        _ => line.into_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use weft_core::text::clean;
 
 use crate::{
     answer::{List, Proxy},
@@ -56,6 +57,19 @@ fn proxy_lines(response: &Value, newest: u64, now: Timestamp) -> Vec<String> {
         let of = |pointer: &str| proxy.pointer(pointer).map(plain).unwrap_or_default();
         let applied = applied(proxy);
         total += 1;
+        if let Some(lost) = proxy.get("lost").filter(|lost| !lost.is_null()) {
+            let since = output::age(lost.get("since").unwrap_or(&Value::Null), now);
+            table.row([
+                of("/key/name").into(),
+                of("/key/identity").into(),
+                Cell::toned(format!("lost {since} ago"), Tone::Bad),
+                certificate(lost.get("certificateExpiry").unwrap_or(&Value::Null), now),
+                Cell::default(),
+                Cell::default(),
+                of("/lost/version").into(),
+            ]);
+            continue;
+        }
         current += usize::from(applied == Some(newest));
         table.row([
             of("/key/name").into(),
@@ -69,7 +83,7 @@ fn proxy_lines(response: &Value, newest: u64, now: Timestamp) -> Vec<String> {
         let nacks = proxy.pointer("/discovery/nacks").and_then(Value::as_object);
         for (resource, nack) in nacks.into_iter().flatten() {
             let message = nack.get("message").map(plain).unwrap_or_default();
-            rejections.push(format!("{} rejects {resource}: {message}", of("/key/name")));
+            rejections.push(format!("{} rejects {}: {message}", of("/key/name"), clean(resource)));
         }
         for claim in items(proxy, "/agent/refusedAddresses") {
             let of_claim = |name: &str| claim.get(name).map(plain).unwrap_or_default();
@@ -139,6 +153,27 @@ mod tests {
         let response = json!({"items": [{"key": {"name": "shop/a"}, "discovery": null, "agent": agent}]});
         let lines = proxy_lines(&response, 4, Timestamp::UNIX_EPOCH);
         assert_eq!(lines[2], "shop/a: address fd00::1 refused, because it is claimed at the same port by shop/b");
+    }
+
+    /// A lost proxy stands out and counts (19); nothing that it said moves the cursor (35).
+    #[test]
+    fn a_lost_proxy_counts_and_what_peers_say_is_clean() {
+        let now: Timestamp = "2026-01-10T12:00:12Z".parse().unwrap();
+        let lost = json!({"since": "2026-01-10T12:00:00Z", "version": "0.1.0"});
+        let nacks = json!({"a\u{1b}[2Jb": {"message": "bad\u{1b}]0;x\u{7}\u{202e}"}});
+        let response = json!({"items": [
+            {"key": {"name": "shop/a", "identity": "spiffe://x/a"}, "discovery": null, "agent": null, "lost": lost},
+            {"key": {"name": "shop/b"}, "discovery": {"appliedRevision": 4, "nacks": nacks},
+             "agent": {"health": "unhealthy", "reason": "r\u{9b}31m"}},
+        ]});
+        let lines = proxy_lines(&response, 4, now);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>().join(" "),
+            "shop/a spiffe://x/a lost 12s ago - - - 0.1.0"
+        );
+        assert_eq!(lines[3], "shop/b rejects a?[2Jb: bad?]0;x??");
+        assert_eq!(lines[4], "1 of 2 proxies have revision 4");
+        assert!(lines.iter().all(|line| !line.contains(weft_core::text::is_unprintable)), "{lines:?}");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The connected proxies: the state of their discovery and agent streams, for the API and for the status of objects.
 //! Shape: a stream adds its entry with [`ProxyTable::discovery`] or [`ProxyTable::agent`] and holds the returned value; when
-//! that is dropped, the entry is removed, and the proxy with its last entry.
+//! that is dropped, the entry is removed. A proxy without an entry that has not deregistered is shown as lost.
+//!
+//! # Defaults
+//! A lost proxy is shown for an hour; at most 10,000 of them, beyond which the one that was lost first is forgotten.
 //! Invariant: a late end of an old stream never removes the entry of a newer stream of the same proxy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::{
         Arc,
@@ -12,7 +15,7 @@ use std::{
     },
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::Serialize;
 use weft_core::{api::proxy_config::ProxyMode, compile::Requester, identity::Identity};
@@ -38,6 +41,20 @@ pub struct ProxyStatus {
     pub discovery: Option<DiscoveryStatus>,
     /// Its agent stream, while there is one.
     pub agent: Option<AgentStatus>,
+    /// There is neither, and it has not deregistered.
+    pub lost: Option<Lost>,
+}
+
+/// A proxy whose streams have ended without a deregistration.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lost {
+    /// When the last one ended.
+    pub since: Timestamp,
+    /// The proxy's version, or the name that another client gave itself.
+    pub version: String,
+    /// When its certificate expires, as it last said.
+    pub certificate_expiry: Option<Timestamp>,
 }
 
 /// A configuration stream.
@@ -119,10 +136,17 @@ pub enum WorkloadHealth {
     Draining,
 }
 
-/// The connected proxies.
+/// How long a lost proxy is shown.
+const LOST: SignedDuration = SignedDuration::from_hours(1);
+/// Most lost proxies that are shown.
+const MAX_LOST: usize = 10_000;
+
+/// The connected proxies, and the lost ones.
 #[derive(Debug, Default)]
 pub struct ProxyTable {
     proxies: Mutex<BTreeMap<ProxyKey, Streams>>,
+    /// The lost ones, the first one first. One that came back, or was lost again, is in here until its time is over.
+    lost: Mutex<VecDeque<(Timestamp, ProxyKey)>>,
     next: AtomicU64,
     nacks: AtomicU64,
 }
@@ -131,6 +155,13 @@ pub struct ProxyTable {
 struct Streams {
     discovery: Option<(u64, DiscoveryStatus)>,
     agent: Option<(u64, AgentStatus)>,
+    /// When the last one ended.
+    lost: Option<Timestamp>,
+    /// What those that have ended said of the proxy's version, and of the end of its certificate.
+    version: String,
+    certificate_expiry: Option<Timestamp>,
+    /// It has deregistered: its end is no loss.
+    left: bool,
 }
 
 /// A configuration stream's entry in the table; dropped when the stream ends.
@@ -165,6 +196,7 @@ impl ProxyTable {
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.proxies.lock().entry(key.clone()).or_default().discovery = Some((number, status));
+        self.found(&key);
         DiscoveryStream { table: Arc::clone(self), key, number }
     }
 
@@ -185,11 +217,13 @@ impl ProxyTable {
         };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.proxies.lock().entry(key.clone()).or_default().agent = Some((number, status));
+        self.found(&key);
         AgentStream { table: Arc::clone(self), key, number }
     }
 
     /// Every proxy, in the order of identity and name. Cost: a copy.
     pub fn list(&self) -> Vec<ProxyStatus> {
+        self.forget(Timestamp::now());
         let proxies = self.proxies.lock();
         proxies
             .iter()
@@ -197,6 +231,11 @@ impl ProxyTable {
                 key: key.clone(),
                 discovery: streams.discovery.as_ref().map(|(_, status)| status.clone()),
                 agent: streams.agent.as_ref().map(|(_, status)| status.clone()),
+                lost: streams.lost.map(|since| Lost {
+                    since,
+                    version: streams.version.clone(),
+                    certificate_expiry: streams.certificate_expiry,
+                }),
             })
             .collect()
     }
@@ -224,12 +263,40 @@ impl ProxyTable {
         self.nacks.load(Ordering::Relaxed)
     }
 
-    fn leave(&self, key: &ProxyKey, clear: impl FnOnce(&mut Streams)) {
-        let mut proxies = self.proxies.lock();
-        if let Some(streams) = proxies.get_mut(key) {
+    /// A proxy is not lost, or not any more.
+    fn found(&self, key: &ProxyKey) {
+        if let Some(streams) = self.proxies.lock().get_mut(key) {
+            (streams.lost, streams.left) = (None, false);
+        }
+    }
+
+    /// Ends a stream. The last one of a proxy that has not deregistered leaves it lost.
+    fn leave(&self, key: &ProxyKey, now: Timestamp, clear: impl FnOnce(&mut Streams)) {
+        {
+            let mut proxies = self.proxies.lock();
+            let Some(streams) = proxies.get_mut(key) else { return };
             clear(streams);
-            if streams.discovery.is_none() && streams.agent.is_none() {
+            if streams.discovery.is_some() || streams.agent.is_some() || streams.lost.is_some() {
+                return;
+            }
+            if streams.left {
                 proxies.remove(key);
+                return;
+            }
+            streams.lost = Some(now);
+        }
+        self.lost.lock().push_back((now, key.clone()));
+        self.forget(now);
+    }
+
+    /// Forgets proxies that were lost for too long, and the first of too many.
+    fn forget(&self, now: Timestamp) {
+        let mut lost = self.lost.lock();
+        while lost.len() > MAX_LOST || lost.front().is_some_and(|(since, _)| now.duration_since(*since) >= LOST) {
+            let Some((since, key)) = lost.pop_front() else { return };
+            let mut proxies = self.proxies.lock();
+            if proxies.get(&key).is_some_and(|streams| streams.lost == Some(since)) {
+                proxies.remove(&key);
             }
         }
     }
@@ -264,6 +331,13 @@ impl DiscoveryStream {
 }
 
 impl AgentStream {
+    /// The proxy has deregistered: it is not lost when its streams end.
+    pub fn deregistered(self) {
+        if let Some(streams) = self.table.proxies.lock().get_mut(&self.key) {
+            streams.left = true;
+        }
+    }
+
     /// Changes the entry, unless a newer stream of this proxy has replaced it.
     pub fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
         let mut proxies = self.table.proxies.lock();
@@ -277,16 +351,21 @@ impl AgentStream {
 
 impl Drop for DiscoveryStream {
     fn drop(&mut self) {
-        self.table.leave(&self.key, |streams| {
-            streams.discovery.take_if(|(number, _)| *number == self.number);
+        self.table.leave(&self.key, Timestamp::now(), |streams| {
+            let ended = streams.discovery.take_if(|(number, _)| *number == self.number);
+            if let Some((_, status)) = ended.filter(|_| streams.version.is_empty()) {
+                streams.version = status.client;
+            }
         });
     }
 }
 
 impl Drop for AgentStream {
     fn drop(&mut self) {
-        self.table.leave(&self.key, |streams| {
-            streams.agent.take_if(|(number, _)| *number == self.number);
+        self.table.leave(&self.key, Timestamp::now(), |streams| {
+            if let Some((_, status)) = streams.agent.take_if(|(number, _)| *number == self.number) {
+                (streams.version, streams.certificate_expiry) = (status.version, status.certificate_expiry);
+            }
         });
     }
 }
@@ -314,8 +393,44 @@ mod tests {
         let agent = table.agent(key(), ProxyMode::Sidecar, "0.1.1".into(), Timestamp::UNIX_EPOCH);
         drop(new);
         assert_eq!((table.connected(), table.list().len()), (0, 1));
-        drop(agent);
+        agent.deregistered();
         assert!(table.list().is_empty());
+    }
+
+    /// (19)
+    #[test]
+    fn a_proxy_that_goes_without_a_word_is_lost_for_an_hour() {
+        let table = Arc::new(ProxyTable::default());
+        let discovery = table.discovery(key(), "weft-proxy 0.1.0".into(), Timestamp::UNIX_EPOCH);
+        let agent = table.agent(key(), ProxyMode::Sidecar, "0.1.0".into(), Timestamp::UNIX_EPOCH);
+        drop(agent);
+        assert!(table.list()[0].lost.is_none(), "one stream is left");
+        drop(discovery);
+        let lost = || table.list().first().map(|proxy| proxy.lost.clone().unwrap());
+        assert_eq!((lost().unwrap().version.as_str(), table.connected()), ("0.1.0", 0));
+        let since = lost().unwrap().since;
+        table.forget(since + SignedDuration::from_mins(59));
+        assert!(lost().is_some());
+        // It is back, and lost again: its hour begins anew.
+        drop(table.discovery(key(), String::new(), Timestamp::UNIX_EPOCH));
+        let again = lost().unwrap().since;
+        table.forget(since + LOST);
+        assert!(again == since || lost().is_some());
+        table.forget(again + LOST);
+        assert!(table.list().is_empty());
+    }
+
+    /// (19)
+    #[test]
+    fn lost_proxies_are_bounded() {
+        let table = Arc::new(ProxyTable::default());
+        for number in 0..MAX_LOST + 5 {
+            let key = ProxyKey { name: format!("shop/p{number}").into(), ..key() };
+            drop(table.discovery(key, String::new(), Timestamp::UNIX_EPOCH));
+        }
+        let all = table.list();
+        assert_eq!(all.len(), MAX_LOST);
+        assert!(!all.iter().any(|proxy| &*proxy.key.name == "shop/p0"));
     }
 
     #[test]
