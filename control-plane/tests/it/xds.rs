@@ -98,8 +98,10 @@ async fn a_proxy_that_applies_and_one_that_refuses_show_in_status() {
     let told = soon("the refusal", async || Some(programmed().await).filter(|told| told["status"] == "False")).await;
     assert!(told["message"].as_str().unwrap().contains("cannot do that"), "{told}");
     drop(stream);
-    soon("the proxy's end", async || {
-        mesh.get("/api/v1/proxies").await["items"].as_array().unwrap().is_empty().then_some(())
+    let lost = soon("the proxy's end", async || {
+        let proxies = mesh.get("/api/v1/proxies").await;
+        proxies["items"].as_array().unwrap().iter().find(|proxy| !proxy["lost"].is_null()).cloned()
     })
     .await;
+    assert!(lost["discovery"].is_null() && lost["lost"]["since"].is_string(), "{lost}");
 }
