@@ -44,7 +44,10 @@ pub(crate) enum Speaks {
     /// A request of HTTP/1, well-formed or not, or the beginning of one that does not go on.
     Http1,
     Http2,
+    /// Another protocol.
     Unknown,
+    /// The same, of binary bytes: see [`Line::Binary`].
+    Binary,
     /// The same, but a lenient HTTP server may read requests in the bytes: see [`Line::Doubtful`].
     Doubtful,
     /// Nothing was said.
@@ -61,7 +64,7 @@ pub(crate) fn sniff(bytes: &[u8]) -> Option<Speaks> {
             Hello::Partial => None,
             Hello::Mesh => Some(Speaks::MeshTls),
             Hello::Application => Some(Speaks::ApplicationTls),
-            Hello::Malformed => Some(Speaks::Unknown),
+            Hello::Malformed => Some(Speaks::Binary),
         };
     }
     let both = bytes.len().min(PREFACE.len());
@@ -71,6 +74,7 @@ pub(crate) fn sniff(bytes: &[u8]) -> Option<Speaks> {
     request_line::judge(bytes).map(|line| match line {
         Line::Request => Speaks::Http1,
         Line::Other => Speaks::Unknown,
+        Line::Binary => Speaks::Binary,
         Line::Doubtful => Speaks::Doubtful,
     })
 }

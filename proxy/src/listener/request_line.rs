@@ -21,6 +21,8 @@ pub(crate) enum Line {
     Request,
     /// No server reads a request in it.
     Other,
+    /// It begins with bytes that no text has. A server that looks at no method may still find a request in the whole line.
+    Binary,
     /// Not a request by any standard, but a lenient server may read one in it or in what follows.
     Doubtful,
 }
@@ -43,7 +45,7 @@ pub(crate) fn judge(bytes: &[u8]) -> Option<Line> {
         // Text, but not a method: some servers look at no method.
         Some(b' '..=b'~') => return Some(Line::Doubtful),
         Some(_) if bytes.starts_with(PROXY_V2) => return Some(Line::Doubtful),
-        Some(_) => return Some(Line::Other),
+        Some(_) => return Some(Line::Binary),
     }
     let control = line.iter().position(|byte| byte.is_ascii_control() && !is_blank(*byte));
     match (control, end) {
@@ -149,12 +151,17 @@ mod tests {
             b"INVITE sip:a@b SIP/2.0\r\n",
             b"DESCRIBE rtsp://a/b RTSP/1.0\r\n",
             b"PRIVMSG #c :GET / please\r\n",
-            b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
+        ] {
+            assert_eq!(judge(line), Some(Line::Other), "{}", line.escape_ascii());
+        }
+        for line in [
+            &b"\x00\x00\x00\x08\x04\xd2\x16\x2f"[..],
             b"AMQP\x00\x00\x09\x01",
             b"\x10\x0c\x00\x04MQTT",
             b"\n\x00\x00",
+            b"\x01GET / HTTP/1.1\r\n",
         ] {
-            assert_eq!(judge(line), Some(Line::Other), "{}", line.escape_ascii());
+            assert_eq!(judge(line), Some(Line::Binary), "{}", line.escape_ascii());
         }
         // Text that is passed on, with an eye on what follows.
         for line in [

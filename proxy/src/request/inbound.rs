@@ -43,7 +43,7 @@ use crate::{
         socket::Accepted,
     },
     stream::{Duplex, Stream, tls_error},
-    tcp::guard::Guarded,
+    tcp::guard::{Guard, Guarded},
     telemetry::{Protocol, RequestLabels, RequestSeries, Security},
     tls::{ALPN_HTTP, ALPN_VERDICT, SvidError, handshake, verify::Peer},
     upstream::{dial::plain, pool::Version, verdict},
@@ -111,12 +111,12 @@ async fn detected(worker: Arc<Worker>, prelude: Prelude<Application>, accepted: 
             serve(&worker, prelude.into_stream(), accepted, verified, Caller::Direct, version);
         }
         _ => {
-            let guarded = prelude.may_be_read_as_http();
+            let guard = prelude.guard();
             let Ok((stream, application)) = prelude.into_opaque().await else { return };
-            if guarded {
-                opaque(worker, Guarded::new(stream), accepted, verified, application).await;
-            } else {
+            if guard == Guard::Nothing {
                 opaque(worker, stream, accepted, verified, application).await;
+            } else {
+                opaque(worker, Guarded::new(stream, guard), accepted, verified, application).await;
             }
         }
     }

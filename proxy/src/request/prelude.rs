@@ -12,6 +12,7 @@ use super::refuse;
 use crate::{
     listener::detect::{SILENCE, Speaks, detect, first_speaker, proxied},
     stream::{self, Stream},
+    tcp::guard::Guard,
     telemetry::Flow,
     upstream::{dial::plain, pool::Version},
     worker::Worker,
@@ -117,6 +118,7 @@ impl<S> Prelude<S> {
             Speaks::MeshTls
             | Speaks::ApplicationTls
             | Speaks::Unknown
+            | Speaks::Binary
             | Speaks::Doubtful
             | Speaks::Silent
             | Speaks::Closed => None,
@@ -128,9 +130,18 @@ impl<S> Prelude<S> {
         if self.speaks == Speaks::Http1 { proxied(&self.bytes) } else { None }
     }
 
-    /// Whether an HTTP server may read requests in these bytes although they are opaque.
-    pub(crate) fn may_be_read_as_http(&self) -> bool {
-        matches!(self.speaks, Speaks::Http1 | Speaks::Doubtful)
+    /// What of these bytes is looked at although they are opaque: a lenient HTTP server may read requests in them.
+    pub(crate) fn guard(&self) -> Guard {
+        match self.speaks {
+            Speaks::Http1 | Speaks::Doubtful => Guard::every_line(),
+            Speaks::Binary => Guard::first_line(),
+            Speaks::MeshTls
+            | Speaks::ApplicationTls
+            | Speaks::Http2
+            | Speaks::Unknown
+            | Speaks::Silent
+            | Speaks::Closed => Guard::Nothing,
+        }
     }
 
     /// Whether the server spoke first. An HTTP server that gives up on a silent connection (408) is still one of HTTP.

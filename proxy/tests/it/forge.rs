@@ -94,6 +94,9 @@ fn forgeries() -> Vec<(&'static str, String, &'static str)> {
         ("a target in absolute form", request.replace("/who", "http://other/who"), ""),
         ("CONNECT", request.replace("GET /who", "CONNECT other:443"), ""),
         ("an underscore", request.replace("weft-client-id", "WEFT_Client_Id"), "200"),
+        ("a binary method", request.replace("GET", "G\u{1}T"), ""),
+        ("a binary byte before it", format!("\u{0}{request}"), ""),
+        ("a byte order mark before it", format!("\u{feff}{request}"), ""),
         ("the PROXY protocol before it", format!("PROXY TCP4 1.2.3.4 1.2.3.5 1 2\r\n{request}"), ""),
         (
             "a binary PROXY protocol before it",
