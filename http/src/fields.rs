@@ -253,6 +253,17 @@ impl Fields {
         self.spans.iter().map(|field| field.name.len as usize + field.value.len as usize + 32).sum()
     }
 
+    /// Bytes of memory that the fields and what is stored with them need.
+    pub fn memory(&self) -> usize {
+        self.buffer.len() + self.spans.len() * size_of::<FieldSpans>()
+    }
+
+    /// Frees the capacity that is not needed.
+    pub fn shrink(&mut self) {
+        self.buffer.shrink_to_fit();
+        self.spans.shrink_to_fit();
+    }
+
     /// Stores bytes of the head that are not a field, such as the path.
     pub(crate) fn store(&mut self, bytes: &[u8]) -> Span {
         // The codecs bound a head far below 4 GiB; the fallback only keeps the conversion from wrapping.

@@ -14,7 +14,7 @@ mod write;
 mod tests;
 
 pub use body::{BodyDecoder, Piece};
-pub use hop::{strip_answer, strip_hop_by_hop, upgrade};
+pub use hop::{is_upgrade, strip_answer, strip_hop_by_hop, upgrade};
 pub use parse::{ParsedRequest, ParsedResponse, parse_request, parse_response};
 pub use write::{Connection, write_chunk_head, write_last_chunk, write_request, write_response};
 

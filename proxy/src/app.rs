@@ -196,6 +196,7 @@ impl App {
             access_log: settings.access_log,
             spread,
             max_streams: settings.max_streams,
+            heads: Arc::default(),
             discovery_wait: settings.discovery_wait,
             self_probe: Arc::new(SelfProbe::new(capture::target(&settings))),
         });

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -55,6 +55,8 @@ pub struct Shared {
     pub spread: Arc<Spread>,
     /// Requests in flight on one HTTP/2 connection from a caller; `None`: the defaults.
     pub max_streams: Option<NonZeroU32>,
+    /// Bytes of the heads of requests in flight on HTTP/2 connections from callers.
+    pub heads: Arc<AtomicUsize>,
     /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
     /// The self-probe of the redirection.
@@ -93,6 +95,7 @@ impl Worker {
     /// A worker; [`Worker::start`] makes it run.
     pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
+        let muxes = Muxes::new(shared.heads.clone());
         let dialer = Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone() };
         Arc::new(Self {
             index,
@@ -102,7 +105,7 @@ impl Worker {
             log,
             drain,
             dialer,
-            muxes: Muxes::default(),
+            muxes,
             application: Mutex::default(),
             application_counts: Counts::default(),
         })

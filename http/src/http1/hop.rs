@@ -45,14 +45,19 @@ pub fn upgrade(fields: &Fields, version: Version) -> Option<Vec<u8>> {
     let mut values = fields.all(Name::Upgrade);
     let (Some(protocol), None) = (values.next(), values.next()) else { return None };
     let asked = members(fields.all(Name::Connection)).any(|name| name.eq_ignore_ascii_case(b"upgrade"));
-    let valid = members(std::iter::once(protocol)).all(|protocol| {
+    (asked && is_upgrade(protocol)).then(|| protocol.to_vec())
+}
+
+/// Whether protocols, of `Upgrade` or of an extended CONNECT (RFC 8441 §4), may be passed on: they are well-formed, and none is
+/// another version of HTTP, whose requests nobody would judge.
+pub fn is_upgrade(protocols: &[u8]) -> bool {
+    members(std::iter::once(protocols)).all(|protocol| {
         let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default();
         let http: [&[u8]; 3] = [b"h2c", b"h2", b"http"];
         !name.is_empty()
             && protocol.iter().all(|byte| is_token(*byte) || *byte == b'/')
             && !http.iter().any(|http| name.eq_ignore_ascii_case(http))
-    });
-    (asked && valid).then(|| protocol.to_vec())
+    })
 }
 
 /// Whether fields of this name are hop-by-hop regardless of their value.

@@ -61,6 +61,10 @@ impl Head {
             "TRACE" => return Err(Failure::MethodRefused),
             _ => {}
         }
+        // What is no `Upgrade` in HTTP/1 is none here.
+        if upgrade.as_deref().is_some_and(|protocol| !http1::is_upgrade(protocol)) {
+            return Err(Failure::Unsupported(501, ":protocol that is malformed or a version of HTTP"));
+        }
         // RFC 9113 §8.3.1: what HTTP/1.1 says with Host, :authority or Host says here.
         if request.authority().is_none() && !(hop && hop::is_http10(&request.fields)) {
             return Err(Failure::BadRequest("neither :authority nor Host"));
@@ -97,7 +101,9 @@ impl Head {
             (false, true) => hop::send(self),
             (true, false) => {
                 let version = self.version;
-                hop::receive(self);
+                if let Err(failure) = hop::receive(self) {
+                    tracing::debug!(%failure, "a head that this proxy wrote for the hop");
+                }
                 self.version = version;
             }
             _ => {}

@@ -13,6 +13,7 @@
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; `BUDGET` beside it, or on the application's own answer: no retry was left in the budget; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
+use weft_core::failure::Failure;
 use weft_http::{
     fields::{Fields, Name},
     head::{Response, Version},
@@ -144,15 +145,19 @@ pub(crate) fn upgrade_body(fields: &Fields) -> Option<u64> {
     std::str::from_utf8(reserved(fields, BODY)?).ok()?.parse().ok()
 }
 
-/// Restores the head from the reserved fields, and strips them.
-pub(crate) fn receive(head: &mut Head) {
+/// Restores the head from the reserved fields, and strips them. The method that the peer names is judged as the method of a request
+/// is. Errors: it is refused.
+pub(crate) fn receive(head: &mut Head) -> Result<(), Failure> {
     head.request.set_protocol(None);
+    let mut judged = Ok(());
     if head.request.method() == "CONNECT" {
-        let method = reserved(&head.request.fields, METHOD).unwrap_or(b"GET").to_vec();
-        head.set_method(if method == b"CONNECT" { b"GET" } else { &method });
-        if head.request.method() == "CONNECT" {
-            head.set_method(b"GET");
-        }
+        let told = reserved(&head.request.fields, METHOD).unwrap_or(b"GET").to_vec();
+        head.set_method(b"GET");
+        judged = match &told[..] {
+            b"TRACE" => Err(Failure::MethodRefused),
+            b"CONNECT" => Err(Failure::BadRequest("CONNECT in weft-method")),
+            method => head.request.set_method(method).map_err(|_invalid| Failure::BadRequest("invalid weft-method")),
+        };
     }
     if head.upgrade.is_some()
         && let Some(length) = upgrade_body(&head.request.fields)
@@ -171,4 +176,5 @@ pub(crate) fn receive(head: &mut Head) {
         head.request.respell(&names);
     }
     strip(&mut head.request.fields);
+    judged
 }

@@ -38,6 +38,8 @@ use crate::{
 const READ: usize = 8 * 1024;
 /// The beginning of a message up to this is copied in front of what is read next.
 const COPIED: usize = 1024;
+/// Bytes that are kept to write the next head in.
+const SCRATCH: usize = 2 * 1024;
 /// Bytes that a caller may send ahead of the answer before the proxy stops reading.
 const MAX_AHEAD: usize = 16 * 1024;
 
@@ -332,6 +334,10 @@ impl Io {
         self.scratch.clear();
         write(&mut self.scratch);
         self.out.put(&self.scratch);
+        // A connection keeps no copy of a large head.
+        if self.scratch.capacity() > SCRATCH {
+            self.scratch = Vec::new();
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 //! [`StreamRef`]. They meet in one [`Mux`], under a lock that is never held across a wait.
 //! Invariant: a stream without any [`StreamRef`] is over, and reset if it was not.
 //!
-//! - [`driver`]: reads and writes the connection. [`stream`]: one stream. [`incoming`]: the body that comes on it.
+//! - [`driver`]: reads and writes the connection. [`heads`]: the memory of heads. [`stream`]: one stream. [`incoming`]: the body that comes on it.
 //!   [`waiting`]: its data that was not read. [`tunnel`]: a stream as bytes in both directions.
 //!
 //! # Defaults
 //! A peer that is silent for 30 s is sent a PING; after 50 s the connection is over.
 
 mod driver;
+mod heads;
 mod incoming;
 mod stream;
 mod tunnel;
@@ -17,7 +18,7 @@ mod waiting;
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     task::{Poll, Waker},
 };
 
@@ -26,16 +27,16 @@ use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
     head::{Request, Response},
-    http2::{Code, Config, Connection, Role, SendError, StreamId},
+    http2::{Code, Config, Connection, MAX_UNSENT, Role, SendError, StreamId},
 };
 
-use self::waiting::Waiting;
 pub(crate) use self::{
     driver::{Arrival, Driver},
     incoming::Incoming,
     stream::StreamRef,
     tunnel::Tunnel,
 };
+use self::{heads::Heads, waiting::Waiting};
 use super::remember;
 
 /// Seconds of silence before a peer is sent a PING.
@@ -66,6 +67,7 @@ pub(crate) struct Mux {
 #[derive(Debug)]
 struct Inner {
     connection: Connection<StreamState>,
+    heads: Heads,
     driver: Option<Waker>,
     /// The task that waits for the peer's SETTINGS (client).
     opener: Option<Waker>,
@@ -96,6 +98,8 @@ struct StreamState {
     gone: bool,
     /// Reset with NO_ERROR: the end of an answer whose Content-Length has come. Node ends answers this way when it is busy.
     no_error: bool,
+    /// Memory of its head, taken from [`Heads`].
+    head: usize,
     /// Interim answers that were not taken, and the number of all.
     interim: VecDeque<Response>,
     interims: u32,
@@ -106,10 +110,21 @@ struct StreamState {
 }
 
 impl Mux {
-    pub(crate) fn new(role: Role, config: Config) -> Arc<Self> {
+    /// A connection of the pool.
+    pub(crate) fn client(config: Config) -> Arc<Self> {
+        Self::new(Role::Client, config, Heads::default())
+    }
+
+    /// The connection of a caller. `heads`: bytes of the heads of requests in flight on all such connections.
+    pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, is_proxy: bool) -> Arc<Self> {
+        Self::new(Role::Server, config, Heads::new(heads, is_proxy))
+    }
+
+    fn new(role: Role, config: Config, heads: Heads) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 connection: Connection::new(role, config),
+                heads,
                 driver: None,
                 opener: None,
                 woken: false,
@@ -225,6 +240,11 @@ impl Inner {
         if let Some(opener) = self.opener.take() {
             opener.wake();
         }
+    }
+
+    /// Whether a caller leaves unread more than bodies may queue (server): the heads of answers, which no window holds back.
+    fn is_unread(&mut self) -> bool {
+        self.connection.role() == Role::Server && self.connection.unsent().len() > 2 * MAX_UNSENT
     }
 
     fn has_written(&mut self) -> bool {

@@ -1,6 +1,6 @@
 //! The HTTP/2 connections of a worker, whose clocks tick once a second.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, atomic::AtomicUsize};
 
 use parking_lot::Mutex;
 
@@ -8,17 +8,26 @@ use super::http2::Mux;
 
 /// The HTTP/2 connections of a worker; clones share them. A connection that has ended leaves at the next tick.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Muxes(Arc<Mutex<Vec<Weak<Mux>>>>);
+pub(crate) struct Muxes {
+    muxes: Arc<Mutex<Vec<Weak<Mux>>>>,
+    /// Bytes of the heads of requests in flight, of all workers.
+    pub(crate) heads: Arc<AtomicUsize>,
+}
 
 impl Muxes {
+    /// None yet. `heads`: bytes of the heads of requests in flight, of all workers.
+    pub(crate) fn new(heads: Arc<AtomicUsize>) -> Self {
+        Self { muxes: Arc::default(), heads }
+    }
+
     /// Adds a connection.
     pub(crate) fn watch(&self, mux: &Arc<Mux>) {
-        self.0.lock().push(Arc::downgrade(mux));
+        self.muxes.lock().push(Arc::downgrade(mux));
     }
 
     /// Moves the clock of every connection; called once a second.
     pub(crate) fn tick(&self) {
-        self.0.lock().retain(|mux| match mux.upgrade() {
+        self.muxes.lock().retain(|mux| match mux.upgrade() {
             Some(mux) => {
                 mux.tick();
                 true

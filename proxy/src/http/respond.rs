@@ -32,11 +32,7 @@ pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
     let mut fields = Fields::with_capacity(256, 6);
     if grpc {
         fields.push(b"content-type", b"application/grpc");
-        // RESOURCE_EXHAUSTED: what gRPC's own implementations say of metadata above their limit.
-        let status = if failure.is_too_large() { "8" } else { grpc_status(reply.status) };
-        fields.push(b"grpc-status", status.as_bytes());
-        fields.push(b"grpc-message", percent_encode(&format!("weft: {}", failure.report())).as_bytes());
-        fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+        push_grpc(failure, &mut fields);
         return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
     }
     let text = Bytes::from(format!("weft: {} ({})\n", failure.report(), reply.flag));
@@ -48,12 +44,19 @@ pub(crate) fn to(failure: &Failure, grpc: bool) -> Answer {
 
 /// The trailers of an answer to a gRPC caller that broke off.
 pub(crate) fn trailers(failure: &Failure) -> Fields {
-    let reply = failure.reply();
     let mut fields = Fields::with_capacity(128, 3);
-    fields.push(b"grpc-status", grpc_status(reply.status).as_bytes());
+    push_grpc(failure, &mut fields);
+    fields
+}
+
+/// Appends what tells a gRPC caller of a failure.
+fn push_grpc(failure: &Failure, fields: &mut Fields) {
+    let reply = failure.reply();
+    // RESOURCE_EXHAUSTED: what gRPC's own implementations say of metadata above their limit.
+    let status = if failure.is_too_large() { "8" } else { grpc_status(reply.status) };
+    fields.push(b"grpc-status", status.as_bytes());
     fields.push(b"grpc-message", percent_encode(&format!("weft: {}", failure.report())).as_bytes());
     fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
-    fields
 }
 
 /// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation; 504 told apart).

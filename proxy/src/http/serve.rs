@@ -22,7 +22,7 @@ use weft_http::{
     fields::Name,
     head::{Response, Version},
     http1::{self as codec, Framing, ParsedRequest},
-    http2::{Code, Config, Role},
+    http2::{Code, Config},
 };
 
 use super::{
@@ -320,7 +320,7 @@ pub(crate) async fn http2(
         max_fields: MAX_FIELDS,
         connect_protocol: true,
     };
-    let mux = Mux::new(Role::Server, config);
+    let mux = Mux::server(config, muxes.heads.clone(), peer == Peer::Proxy);
     muxes.watch(&mux);
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
         let in_flight = connection.request_starts();

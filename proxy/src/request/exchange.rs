@@ -244,11 +244,11 @@ impl Watcher for Exchange {
             self.judge(Some(failed));
         }
         self.failure = Some(error.clone());
-        // A caller of gRPC is told the status that its library gives for a lost connection. Another proxy tells its own caller, and
-        // a stream that the application itself has reset is reset.
+        // A caller of gRPC is told the status that its library gives for a lost connection. Another proxy tells its own caller, but
+        // for trailers that were too large here, and a stream that the application itself has reset is reset.
         let told = self.is_grpc()
             && self.connection.protocol == Protocol::Http2
-            && self.connection.identity.is_none()
+            && (self.connection.identity.is_none() || error.is_too_large())
             && http2::reset_code(error).is_none();
         let trailers = told.then(|| respond::trailers(error));
         self.finish();

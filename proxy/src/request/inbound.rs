@@ -290,16 +290,20 @@ impl Handler for Inbound {
         let live = self.worker.shared.live.load_full();
         let (destination, identity) = (self.connection.flow.destination, self.connection.identity.as_ref());
         // strip: the reserved fields of the hop are believed from another proxy only
-        match self.caller {
+        let received = match self.caller {
             Caller::Proxy => hop::receive(&mut head),
-            Caller::Direct => phases::strip(&mut head),
-        }
+            Caller::Direct => {
+                phases::strip(&mut head);
+                Ok(())
+            }
+        };
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, self.security, head);
         exchange.series = Some(self.series.clone());
         exchange.progress.attempts = 1;
         let body = exchange.count_request(body);
         // authorize
-        let result = match authorize::request(&live, destination.port(), identity, &exchange.head) {
+        let allowed = received.and_then(|()| authorize::request(&live, destination.port(), identity, &exchange.head));
+        let result = match allowed {
             // attempt: the application
             Ok(()) => {
                 let head = &mut exchange.head;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
+use http_body_util::BodyExt;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -66,6 +67,28 @@ async fn a_large_head_or_trailers_of_an_answer_end_that_answer_only() {
         assert_eq!((answer.status().as_u16(), text(answer).await), (200, None), "its end is missing");
         assert_eq!(timeout(PATIENCE, beside).await.unwrap().unwrap().as_deref(), Some("slow"), "{size}");
     }
+}
+
+/// (2) gRPC's own implementations say RESOURCE_EXHAUSTED, 8.
+#[tokio::test]
+async fn a_grpc_caller_is_told_of_large_trailers_in_its_own_way() {
+    let application = http2_app(|_| async {
+        let (frames, body) = channel();
+        tokio::spawn(async move {
+            frames.send(data("hello")).await.ok();
+            frames.send(Ok(Frame::trailers(trailers(30_000)))).await.ok();
+        });
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    })
+    .await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let call = Request::post("http://product/a.B/C").header("content-type", "application/grpc").body(full("")).unwrap();
+    let mut client = http2_client(mesh.address).await;
+    let answer = timeout(PATIENCE, client.send_request(call)).await.unwrap().unwrap();
+    let whole = timeout(PATIENCE, answer.into_body().collect()).await.unwrap().unwrap();
+    let told = whole.trailers().unwrap();
+    assert_eq!(told["grpc-status"], "8");
+    assert!(told["grpc-message"].to_str().unwrap().contains("response trailers too large"), "{told:?}");
 }
 
 /// (2)

@@ -20,6 +20,7 @@ mod forge;
 mod gateway;
 mod grpc;
 mod heads;
+mod hostile;
 mod http1;
 mod http2;
 mod interim;

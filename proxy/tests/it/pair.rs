@@ -158,6 +158,7 @@ impl Proxy {
             access_log: Some(LogPolicy::Off),
             spread: Spread::new(1, 1000).0,
             max_streams: None,
+            heads: Arc::default(),
             discovery_wait: Duration::from_secs(3),
             self_probe: Arc::default(),
         };

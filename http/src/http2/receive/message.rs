@@ -145,6 +145,13 @@ impl<T: Default> Connection<T> {
         Ok(Some(event))
     }
 
+    /// Refuses a request that the local side has no room for (server). Nothing of it was processed: the peer may send it again. It
+    /// counts as wasted work.
+    pub fn refuse(&mut self, id: StreamId) {
+        self.remove(id, Code::RefusedStream);
+        self.waste(account::GIVEN_UP);
+    }
+
     /// Resets a stream that the peer has just opened.
     fn refuse_stream(&mut self, id: StreamId, code: Code) {
         self.put_reset(id, code);

@@ -102,16 +102,18 @@ impl<F: FnMut(Arrival)> Driver<F> {
     /// Ready when the connection is over. Errors: it broke, or the peer broke the protocol.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mux = self.mux.clone();
-        {
+        let waits = {
             let mut inner = mux.inner.lock();
             inner.woken = false;
             remember(&mut inner.driver, cx);
             if inner.over.is_some() {
                 return Poll::Ready(Ok(()));
             }
-        }
+            inner.is_unread()
+        };
         let mut result = Poll::Pending;
-        match self.poll_read(cx) {
+        // A caller that does not read its answers is not read: each of its requests would add another.
+        match if waits { Poll::Pending } else { self.poll_read(cx) } {
             Poll::Ready(Ok(Filled { count: 0, .. })) => {
                 mux.inner.lock().end(Failure::reset("connection closed"));
                 result = Poll::Ready(Ok(()));
@@ -147,6 +149,9 @@ impl<F: FnMut(Arrival)> Driver<F> {
             inner.end(Failure::reset(error.to_string()));
             // A protocol error of the peer says more than a failed write.
             return if result.is_pending() { Poll::Ready(Err(error)) } else { result };
+        }
+        if waits && !inner.is_unread() {
+            cx.waker().wake_by_ref();
         }
         let over = inner.connection.sent_final_goaway() && inner.connection.is_empty();
         if result.is_pending() && over && inner.has_written() {
@@ -192,9 +197,14 @@ impl<F: FnMut(Arrival)> Driver<F> {
         inner.heard = true;
         while let Some(event) = inner.connection.receive(input)? {
             match event {
-                Event::Request { id, head, end } => {
+                Event::Request { id, mut head, end } => {
+                    let Some(size) = inner.heads.take(&mut head.fields) else {
+                        inner.connection.refuse(id);
+                        continue;
+                    };
                     // One holder is the task of the request, another its body.
                     if let Some(state) = inner.state(id) {
+                        state.head = size;
                         state.ended = end;
                         state.holders = if end { 1 } else { 2 };
                     }

@@ -3,9 +3,12 @@
 use std::task::{Context, Poll};
 
 use weft_core::failure::Failure;
-use weft_http::fields::{Fields, Name};
+use weft_http::{
+    fields::{Fields, Name},
+    http2::Code,
+};
 
-use super::StreamRef;
+use super::{StreamRef, StreamReset};
 use crate::http::{
     body::{Next, Piece},
     remember,
@@ -76,7 +79,7 @@ impl Incoming {
                 Failure::CallerGone
             } else if self.left.is_some() && matches!(failure, Failure::Unended) {
                 // What Content-Length announced is missing: that is no end to any caller.
-                Failure::reset("reset before the end of Content-Length")
+                Failure::reset(StreamReset(Code::InternalError))
             } else {
                 failure.clone()
             };

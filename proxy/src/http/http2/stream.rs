@@ -199,7 +199,9 @@ impl Drop for StreamRef {
         }
         // A server that has answered does not need the rest of the request (RFC 9113 §8.1).
         let code = if stream.has_sent_all() { Code::NoError } else { Code::Cancel };
-        inner.connection.remove(self.id, code);
+        if let Some(state) = inner.connection.remove(self.id, code) {
+            inner.heads.release(state.head);
+        }
         if inner.connection.sent_final_goaway() || !inner.connection.unsent().is_empty() {
             inner.kick();
         }

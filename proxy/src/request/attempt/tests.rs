@@ -52,6 +52,7 @@ fn worker() -> Arc<Worker> {
         access_log: None,
         spread: Spread::new(1, 10).0,
         max_streams: None,
+        heads: Arc::default(),
         discovery_wait: Duration::ZERO,
         self_probe: Arc::default(),
     };

@@ -14,10 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use weft_core::failure::{Failure, Limit};
-use weft_http::{
-    head::Response,
-    http2::{Config, Role},
-};
+use weft_http::{head::Response, http2::Config};
 
 use super::{Bounds, Held, Lease, Opener, Pool, SendError, Sent, Transport};
 use crate::{
@@ -170,7 +167,7 @@ impl Pool {
             max_fields: 2 * MAX_FIELDS,
             connect_protocol: false,
         };
-        let mux = Mux::new(Role::Client, config);
+        let mux = Mux::client(config);
         opener.muxes.watch(&mux);
         let mut driver = Driver::new(stream, mux.clone(), drop);
         tokio::spawn(async move {
