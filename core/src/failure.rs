@@ -157,9 +157,12 @@ pub enum Limit {
     /// Requests of one cluster in flight.
     #[error("requests")]
     Requests,
-    /// Open connections of the whole proxy.
+    /// Open connections of the whole proxy in one direction.
     #[error("connections of the proxy")]
     ProxyConnections,
+    /// Open connections from one source.
+    #[error("connections from one source")]
+    Source,
     /// Files, ports or memory for sockets on the machine of this proxy.
     #[error("files, ports or memory for sockets on the proxy's machine")]
     Sockets,

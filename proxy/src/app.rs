@@ -184,7 +184,7 @@ impl App {
         // The workers, and all that they share.
         let (interest, wanted) = mpsc::channel(INTEREST);
         let limit = (settings.max_connections / settings.workers).max(1);
-        let (spread, handed) = Spread::new(settings.workers, limit);
+        let (spread, handed) = Spread::new(settings.workers, limit, settings.max_connections_per_source);
         let shared = Arc::new(Shared {
             live: live.clone(),
             tls: tls.clone(),

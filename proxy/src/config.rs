@@ -111,10 +111,12 @@ pub struct Settings {
     pub drain: Duration,
     /// Overrides the access log policy of the mesh.
     pub access_log: Option<AccessLog>,
-    /// Most connections from callers, all workers together.
+    /// Most connections from callers in one direction, all workers together.
     pub max_connections: usize,
     /// Requests in flight on one HTTP/2 connection from a caller; `None`: 100 at the edge, otherwise 1,000.
     pub max_streams: Option<NonZeroU32>,
+    /// Most of those to the workload that come from one source.
+    pub max_connections_per_source: usize,
     /// Longest wait for discovery to answer about a destination.
     pub discovery_wait: Duration,
     /// Addresses that can only be services of the mesh.
@@ -258,6 +260,7 @@ impl Settings {
                 access_log: spec.access_log.map(access_log),
                 max_connections: usize::try_from(spec.limits.connections.get()).unwrap_or(usize::MAX),
                 max_streams: spec.limits.streams,
+                max_connections_per_source: usize::try_from(spec.limits.per_source()).unwrap_or(usize::MAX),
                 discovery_wait: DISCOVERY_WAIT,
                 mesh_ranges: [MESH_RANGE_V4, MESH_RANGE_V6].iter().filter_map(|range| range.parse().ok()).collect(),
                 effective,

@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{Instant, sleep},
 };
-use weft_core::failure::{Failure, Limit};
+use weft_core::failure::Failure;
 use weft_redirect::original_dst::{Destination, original_dst};
 
 use crate::{
@@ -57,9 +57,12 @@ async fn stop(worker: &Worker, role: Role) {
 fn take(worker: &Arc<Worker>, stream: TcpStream, peer: SocketAddr, role: Role) {
     let spread = &worker.shared.spread;
     let direction = role.direction();
-    let Some(reservation) = spread.choose(worker.index, direction, peer.ip()) else {
-        let flow = Flow { direction, peer, destination: peer };
-        return refuse::connection(worker, stream, flow, None, "", &Failure::Overloaded(Limit::ProxyConnections));
+    let reservation = match spread.choose(worker.index, direction, peer.ip()) {
+        Ok(reservation) => reservation,
+        Err(limit) => {
+            let flow = Flow { direction, peer, destination: peer };
+            return refuse::connection(worker, stream, flow, None, "", &Failure::Overloaded(limit));
+        }
     };
     if reservation.worker() == worker.index {
         return worker.spawn(connection(worker.clone(), stream, peer, role, reservation));

@@ -67,7 +67,7 @@ spec:
     trustBundleFile: {ca}
   mark: 0
   workers: {workers}
-  limits: {{connections: 20000}}
+  limits: {{connections: 20000, connectionsPerSource: 20000}}
   ports: {{outbound: 0, inbound: 0, admin: 0, metrics: 0}}
   forward:
     {forward}

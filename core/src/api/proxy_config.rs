@@ -236,8 +236,11 @@ pub enum TlsRecords {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ProxyLimits {
-    /// Connections from the workload and to it, together. Default 10,000.
+    /// Connections from the workload, and as many to it. Default 10,000.
     pub connections: NonZeroU32,
+    /// Of those to the workload or the gateway, from one source: an IPv4 address, or a /64 of IPv6. Default: half of `connections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_source: Option<NonZeroU32>,
     /// Requests in flight on one HTTP/2 connection from a caller. Default 1,000; for a gateway 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<NonZeroU32>,
@@ -291,7 +294,14 @@ impl Default for ProxyPorts {
 
 impl Default for ProxyLimits {
     fn default() -> Self {
-        Self { connections: NonZeroU32::MIN.saturating_add(9_999), streams: None }
+        Self { connections: NonZeroU32::MIN.saturating_add(9_999), streams: None, connections_per_source: None }
+    }
+}
+
+impl ProxyLimits {
+    /// Most connections from one source.
+    pub fn per_source(self) -> u32 {
+        self.connections_per_source.map_or_else(|| (self.connections.get() / 2).max(1), NonZeroU32::get)
     }
 }
 

@@ -2,6 +2,7 @@
 //! that carry all traffic between two proxies may fall to one worker and leave the others idle. The worker that accepts a
 //! connection therefore hands it to the worker with the fewest connections of this caller, and among those to the one with the
 //! fewest at all (Envoy: `exact_balance`).
+//! Invariant: directions are counted apart, so that neither takes the other's connections; and so are sources (`sources`).
 //! Shape: [`Spread::choose`] gives a [`Reservation`]; the connection counts until it is dropped.
 
 use std::{
@@ -15,7 +16,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::socket::Role;
+use weft_core::failure::Limit;
+
+use super::{socket::Role, sources::Sources};
 use crate::telemetry::Direction;
 
 /// Buckets for callers, by a hash of their addresses; two callers in one bucket are spread as one.
@@ -26,8 +29,10 @@ const WAITING: usize = 1_024;
 /// How the open connections from callers are spread over the workers.
 #[derive(Debug)]
 pub struct Spread {
-    /// Most connections of one worker.
+    /// Most connections of one worker in one direction.
     limit: usize,
+    /// Of those to the workload or the gateway, by where they come from.
+    sources: Sources,
     workers: Vec<Load>,
     doors: Vec<mpsc::Sender<Handed>>,
 }
@@ -63,28 +68,36 @@ pub(crate) struct Reservation {
     spread: Arc<Spread>,
     worker: usize,
     direction: Direction,
-    caller: usize,
+    caller: IpAddr,
 }
 
 impl Spread {
-    /// For `workers` workers, each with at most `limit` connections, and the receiver of each worker's handed connections.
-    pub fn new(workers: usize, limit: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
+    /// For `workers` workers, each with at most `limit` connections in each direction, of which at most `share` at all workers
+    /// together are of one source; and the receiver of each worker's handed connections.
+    pub fn new(workers: usize, limit: usize, share: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (doors, handed) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
         let workers = (0..workers).map(|_| Load::default()).collect();
-        (Arc::new(Self { limit, workers, doors }), handed)
+        (Arc::new(Self { limit, sources: Sources::new(share), workers, doors }), handed)
     }
 
-    /// The worker for a connection that the worker `here` has accepted: `here` among equals, `None` when all workers are full.
-    pub(crate) fn choose(self: &Arc<Self>, here: usize, direction: Direction, caller: IpAddr) -> Option<Reservation> {
-        let caller = bucket(caller);
+    /// The worker for a connection that the worker `here` has accepted: `here` among equals.
+    /// Errors: all workers are full, or the caller has its share.
+    pub(crate) fn choose(
+        self: &Arc<Self>,
+        here: usize,
+        direction: Direction,
+        caller: IpAddr,
+    ) -> Result<Reservation, Limit> {
+        let bucket = bucket(caller);
         let there = (0..self.workers.len()).filter(|&worker| worker != here);
-        let worker = std::iter::once(here).chain(there).min_by_key(|&worker| self.load(worker, direction, caller))?;
-        if self.open(worker) >= self.limit {
-            return None;
+        let worker = std::iter::once(here).chain(there).min_by_key(|&worker| self.load(worker, direction, bucket));
+        let worker = worker.filter(|worker| !self.is_full(*worker, direction)).ok_or(Limit::ProxyConnections)?;
+        if has_sources(direction) && !self.sources.take(caller) {
+            return Err(Limit::Source);
         }
         let reservation = Reservation { spread: self.clone(), worker, direction, caller };
         reservation.count(|count| _ = count.fetch_add(1, Relaxed));
-        Some(reservation)
+        Ok(reservation)
     }
 
     /// Hands a connection over. Errors: the worker has ended or its queue is full; the connection comes back.
@@ -97,15 +110,14 @@ impl Spread {
 
     /// The load of a worker, by which the least loaded is chosen.
     fn load(&self, worker: usize, direction: Direction, caller: usize) -> (bool, u32, u32) {
-        let full = self.open(worker) >= self.limit;
+        let full = self.is_full(worker, direction);
         let Some(counts) = self.counts(worker, direction) else { return (true, 0, 0) };
         let callers = counts.callers.get(caller).map_or(0, |count| count.load(Relaxed));
         (full, callers, counts.all.load(Relaxed))
     }
 
-    fn open(&self, worker: usize) -> usize {
-        let all = self.workers.get(worker).into_iter().flat_map(|load| &load.0);
-        all.map(|counts| counts.all.load(Relaxed) as usize).sum()
+    fn is_full(&self, worker: usize, direction: Direction) -> bool {
+        self.counts(worker, direction).is_none_or(|counts| counts.all.load(Relaxed) as usize >= self.limit)
     }
 
     fn counts(&self, worker: usize, direction: Direction) -> Option<&Counts> {
@@ -121,7 +133,7 @@ impl Reservation {
     fn count(&self, change: impl Fn(&AtomicU32)) {
         if let Some(counts) = self.spread.counts(self.worker, self.direction) {
             change(&counts.all);
-            counts.callers.get(self.caller).into_iter().for_each(change);
+            counts.callers.get(bucket(self.caller)).into_iter().for_each(change);
         }
     }
 }
@@ -129,6 +141,17 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.count(|count| _ = count.fetch_sub(1, Relaxed));
+        if has_sources(self.direction) {
+            self.spread.sources.release(self.caller);
+        }
+    }
+}
+
+/// Whether connections of a direction come from several sources: outbound ones are all of the workload.
+fn has_sources(direction: Direction) -> bool {
+    match direction {
+        Direction::Inbound | Direction::Gateway => true,
+        Direction::Outbound => false,
     }
 }
 
@@ -145,13 +168,19 @@ mod tests {
     const OUTBOUND: Direction = Direction::Outbound;
     const INBOUND: Direction = Direction::Inbound;
 
+    impl Spread {
+        fn open(&self, worker: usize) -> u32 {
+            self.workers[worker].0.iter().map(|counts| counts.all.load(Relaxed)).sum()
+        }
+    }
+
     fn caller(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
     }
 
     #[test]
     fn wherever_the_kernel_puts_them_connections_are_spread_evenly() {
-        let (spread, _handed) = Spread::new(3, 100);
+        let (spread, _handed) = Spread::new(3, 100, 100);
         let reservations: Vec<_> = (0..30).map(|_| spread.choose(1, OUTBOUND, caller(1)).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|worker| spread.open(worker)), [10; 3]);
         assert_eq!(reservations.first().unwrap().worker, 1, "with equals it stays where it is");
@@ -161,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_caller_is_spread_and_each_direction() {
-        let (spread, _handed) = Spread::new(2, 100);
+        let (spread, _handed) = Spread::new(2, 100, 100);
         let (busy, other) = (caller(1), caller(2));
         assert_ne!(bucket(busy), bucket(other), "the test needs two that are told apart");
         let mut reservations: Vec<_> = (0..8).map(|_| spread.choose(0, INBOUND, other).unwrap()).collect();
@@ -175,24 +204,47 @@ mod tests {
 
     #[test]
     fn a_full_worker_gets_nothing_and_full_workers_refuse() {
-        let (spread, _handed) = Spread::new(2, 2);
+        let (spread, _handed) = Spread::new(2, 2, 100);
         let mut reservations = Vec::new();
-        while let Some(reservation) = spread.choose(0, OUTBOUND, caller(1)) {
+        while let Ok(reservation) = spread.choose(0, INBOUND, caller(1)) {
             reservations.push(reservation);
         }
         assert_eq!(reservations.len(), 4);
+        assert_eq!(spread.choose(0, INBOUND, caller(2)).unwrap_err(), Limit::ProxyConnections);
         reservations.retain(|reservation| reservation.worker == 0);
         reservations.extend(spread.choose(0, INBOUND, caller(1)));
-        assert_eq!(
-            [spread.open(0), spread.open(1)],
-            [2, 1],
-            "the one with room, although a direction is empty at the other"
-        );
+        assert_eq!([spread.open(0), spread.open(1)], [2, 1], "the one with room");
+    }
+
+    /// (33)
+    #[test]
+    fn no_source_takes_the_connections_of_others_and_no_direction_those_of_the_other() {
+        let (spread, _handed) = Spread::new(2, 4, 3);
+        let take = |direction, last| {
+            let mut taken = Vec::new();
+            loop {
+                match spread.choose(0, direction, caller(last)) {
+                    Ok(reservation) => taken.push(reservation),
+                    Err(limit) => return (taken, limit),
+                }
+            }
+        };
+        let (of_one, refused) = take(INBOUND, 1);
+        assert_eq!((of_one.len(), refused), (3, Limit::Source));
+        let (of_other, refused) = take(INBOUND, 2);
+        assert_eq!((of_other.len(), refused), (3, Limit::Source));
+        // The workload is the only source on its own side.
+        let (of_workload, refused) = take(OUTBOUND, 1);
+        assert_eq!((of_workload.len(), refused), (8, Limit::ProxyConnections));
+        let (of_third, refused) = take(INBOUND, 3);
+        assert_eq!((of_third.len(), refused), (2, Limit::ProxyConnections));
+        drop(of_one);
+        assert_eq!(take(INBOUND, 1).0.len(), 3);
     }
 
     #[test]
     fn what_a_worker_that_has_ended_was_to_get_comes_back() {
-        let (spread, mut handed) = Spread::new(2, 2);
+        let (spread, mut handed) = Spread::new(2, 2, 100);
         handed.truncate(1);
         let _here = spread.choose(0, OUTBOUND, caller(1)).unwrap();
         let reservation = spread.choose(0, OUTBOUND, caller(1)).unwrap();

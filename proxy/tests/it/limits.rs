@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::{Instant, sleep, timeout},
 };
 use weft_core::policy::Authorization;
@@ -160,7 +160,7 @@ async fn heads_above_a_limit_are_refused_at_once_in_http2() {
 #[tokio::test]
 async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
     let application = fixed_app(200, "ok").await;
-    let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 3).0);
+    let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 3, 3).0);
     let model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
     proxy.shared.live.replace(model).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
@@ -181,4 +181,40 @@ async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
     assert!(until(SECOND, || proxy.worker.connections.is_empty()).await.is_some());
     sleep(Duration::from_millis(50)).await;
     assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
+}
+
+/// (33)
+#[tokio::test]
+async fn one_source_does_not_take_the_connections_of_others_nor_those_of_the_workload() {
+    let application = fixed_app(200, "ok").await;
+    let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 6, 3).0);
+    let mut model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
+    let outbound = crate::pair::outbound_model(|_, _| {});
+    model.listeners.extend(outbound.listeners);
+    model.routes.extend(outbound.routes);
+    model.clusters.extend(outbound.clusters);
+    proxy.shared.live.replace(model).unwrap();
+    proxy.shared.live.set_endpoints(&crate::pair::endpoint_set(&[(application, None)]));
+    let address = proxy.listen(Role::Inbound(Some(application)));
+    let calls = proxy.listen(Role::Outbound(Some(crate::pair::service())));
+    let ask = async |source: [u8; 4]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).await.ok().map(|_| client)
+    };
+    let mut held = Vec::new();
+    for taken in [true, true, true, false, false] {
+        let client = ask([127, 0, 0, 1]).await;
+        assert_eq!(client.is_some(), taken);
+        held.extend(client);
+    }
+    assert_eq!(proxy.metric("weft_failures_total", &["flag=\"UO\""]), 2.0);
+    assert!(ask([127, 0, 0, 2]).await.is_some(), "another source has its own share");
+    assert!(once(calls, "GET", "/").await.starts_with("HTTP/1.1 200"), "and so has the workload");
+    drop(held);
+    assert!(until(SECOND * 5, || proxy.worker.connections.is_empty()).await.is_some());
+    assert!(ask([127, 0, 0, 1]).await.is_some());
 }

@@ -156,7 +156,7 @@ impl Proxy {
             own_ports: Vec::new(),
             mesh_ranges: vec!["240.0.0.0/4".parse().unwrap()],
             access_log: Some(LogPolicy::Off),
-            spread: Spread::new(1, 1000).0,
+            spread: Spread::new(1, 1000, 1000).0,
             max_streams: None,
             heads: Arc::default(),
             discovery_wait: Duration::from_secs(3),

@@ -50,7 +50,7 @@ fn worker() -> Arc<Worker> {
         own_ports: Vec::new(),
         mesh_ranges: Vec::new(),
         access_log: None,
-        spread: Spread::new(1, 10).0,
+        spread: Spread::new(1, 10, 10).0,
         max_streams: None,
         heads: Arc::default(),
         discovery_wait: Duration::ZERO,
