@@ -6,6 +6,7 @@
 //! | admin | `GET /config_dump` | settings, configuration and endpoints as JSON |
 //! | admin | `GET /connections` | open connections as JSON, oldest first |
 //! | admin | `POST /drain` | refuse new connections, close idle ones, keep running |
+//! | admin | `POST /undrain` | accept connections again |
 //! | admin | `POST /quit` | drain, then exit, as SIGTERM does |
 //! | metrics | `GET /metrics` | Prometheus text |
 //! | metrics | `GET /readyz` | 200 when the proxy takes traffic, else 503 with the reasons |
@@ -31,7 +32,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use crate::{control::View, telemetry::exposition};
+use crate::{connection::Open, control::View, telemetry::exposition};
 
 /// Most connections to a port at a time.
 const CONNECTIONS: usize = 64;
@@ -100,6 +101,7 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
             };
             post(method, view, drain)
         }
+        (Door::Admin, "/undrain") => post(method, view, || view.undrain()),
         (Door::Admin, "/quit") => post(method, view, || view.control.quit.cancel()),
         (Door::Metrics, "/metrics") => {
             get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(view)))
@@ -114,7 +116,7 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
             let status = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             get(method, || json(status, &json!({"alive": alive})))
         }
-        (Door::Admin, _) => unknown("/config_dump, /connections, /drain (POST), /quit (POST)"),
+        (Door::Admin, _) => unknown("/config_dump, /connections, /drain (POST), /undrain (POST), /quit (POST)"),
         (Door::Metrics, _) => unknown("/metrics, /readyz, /livez"),
     }
 }
@@ -148,7 +150,8 @@ fn connections(view: &View) -> Value {
             rows.push(row);
         }
     }
-    json!({"open": view.open(), "connections": rows})
+    let open = view.open();
+    json!({"open": total(open), "by": open, "waits_for": open.waits_for(), "connections": rows})
 }
 
 fn get(method: &Method, answer: impl FnOnce() -> Response<Full<Bytes>>) -> Response<Full<Bytes>> {
@@ -160,7 +163,12 @@ fn post(method: &Method, view: &View, act: impl FnOnce()) -> Response<Full<Bytes
         return not_allowed("POST");
     }
     act();
-    json(StatusCode::OK, &json!({"open": view.open()}))
+    let open = view.open();
+    json(StatusCode::OK, &json!({"open": total(open), "by": open, "waits_for": open.waits_for()}))
+}
+
+fn total(open: Open) -> usize {
+    open.waits_for() + open.outbound_idle
 }
 
 fn not_allowed(allowed: &'static str) -> Response<Full<Bytes>> {

@@ -39,6 +39,7 @@ use crate::{
     agent::{Agent, OwnPorts, health::Checks},
     capture::{self, Capture},
     config::{Join, LoopError, Mode, Settings, SettingsArgs, Source},
+    connection::Open,
     control::{Control, View},
     control_plane::{ControlPlane, check_mark},
     discovery::Discovery,
@@ -59,8 +60,10 @@ const INTEREST: usize = 4_096;
 const LEAVE: Duration = Duration::from_millis(1_500);
 /// Longest time to write the end of the access log.
 const LOG: Duration = Duration::from_secs(1);
-/// Longest time for open connections to be reset and logged after the drain timeout.
+/// Longest time for open connections to be reset and logged at the end.
 const STOP: Duration = Duration::from_secs(1);
+/// Longest time for the workload's idle HTTP connections to be closed in order.
+const CLOSE: Duration = Duration::from_millis(250);
 /// How often open connections are counted while draining.
 const COUNT: Duration = Duration::from_millis(25);
 
@@ -311,17 +314,20 @@ impl App {
         }
     }
 
-    /// Stops: not ready, the control plane told, no new connections, then waits for open ones. Returns whether all of them
-    /// ended in time.
+    /// Stops: not ready, the control plane told, no new connections from outside, then waits until those that are open have ended
+    /// and the workload no longer calls. Returns whether that came in time.
     pub async fn shutdown(mut self) -> bool {
         let deadline = Instant::now() + self.view.settings.drain;
         self.view.drain().await;
         let drained = self.ended(deadline).await;
-        if !drained {
-            tracing::warn!(open = self.view.open(), "drain timeout; closing open connections");
-            self.view.workers.iter().for_each(|worker| worker.connections.stop());
-            self.ended(Instant::now() + STOP).await;
+        if drained {
+            self.view.workers.iter().for_each(|worker| worker.connections.end());
+            self.closed(Instant::now() + CLOSE).await;
+        } else {
+            tracing::warn!(open = ?self.view.open(), "drain timeout; closing open connections");
         }
+        self.view.workers.iter().for_each(|worker| worker.connections.stop());
+        self.closed(Instant::now() + STOP).await;
         self.leave.cancel();
         if let Some(agent) = self.agent.take()
             && timeout(LEAVE, agent).await.is_err()
@@ -336,11 +342,18 @@ impl App {
         drained
     }
 
-    /// Waits until no connection is open, several times in a row: one that is just being accepted is in no table yet.
+    /// Waits until no connection is open.
+    async fn closed(&self, deadline: Instant) {
+        while self.view.open() != Open::default() && Instant::now() < deadline {
+            sleep(COUNT).await;
+        }
+    }
+
+    /// Waits until there is no connection to wait for, several times in a row: one that is just being accepted is in no table yet.
     async fn ended(&self, deadline: Instant) -> bool {
         let mut quiet = 0;
         loop {
-            quiet = if self.view.open() == 0 { quiet + 1 } else { 0 };
+            quiet = if self.view.open().waits_for() == 0 { quiet + 1 } else { 0 };
             if quiet > 2 {
                 return true;
             }

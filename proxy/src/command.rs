@@ -17,7 +17,7 @@ use weft_core::text::clean_lines;
 use weft_redirect::RedirectArgs;
 
 use self::{
-    call::{DrainArgs, ReadyArgs},
+    call::{DrainArgs, ReadyArgs, UndrainArgs},
     enrol::IdentityArgs,
 };
 use crate::{
@@ -46,6 +46,7 @@ pub enum Command {
     Identity(IdentityArgs),
     Ready(ReadyArgs),
     Drain(DrainArgs),
+    Undrain(UndrainArgs),
     /// Print a completion script for a shell
     Completion {
         /// The shell
@@ -65,7 +66,7 @@ pub enum Shell {
 /// Carry traffic, beside a workload or as a gateway
 ///
 /// Drains on SIGTERM or SIGINT, then exits: readiness fails, the control plane is told, listeners close, and open connections
-/// have `spec.drain` (30s) to end. A second signal exits at once. SIGHUP reloads the objects in the file.
+/// have `spec.drain` (30s) to end; idle ones of the workload are not waited for. A second signal exits at once. SIGHUP reloads the objects in the file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   weft-proxy run --config proxy.yaml
@@ -91,6 +92,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Identity(args) => enrol::run(&args),
         Command::Ready(args) => call::ready(&args),
         Command::Drain(args) => call::drain(&args),
+        Command::Undrain(args) => call::undrain(&args),
         Command::Completion { shell } => completion(shell),
     };
     result.unwrap_or_else(|error| {

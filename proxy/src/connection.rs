@@ -37,6 +37,9 @@ pub(crate) const BODY: Duration = Duration::from_secs(300);
 /// Grace period of a connection whose peer's certificate has expired.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// A connection of the workload without a request in flight is idle when nothing has moved on it for this time.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// How a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
@@ -92,6 +95,13 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     running: AtomicU32,
     requests: AtomicU64,
+    /// Bytes of opaque connections and tunnels.
+    moved: AtomicU64,
+    /// Of the requests in flight, those that have become tunnels.
+    tunnelling: AtomicU32,
+    /// Requests and moved bytes as the last sweep saw them, and since when, on the table's coarse clock, they are the same.
+    seen: AtomicU64,
+    quiet_since: AtomicU64,
     /// On the table's coarse clock: since when more of a request's body is awaited; 0 while none is.
     body_since: AtomicU64,
     /// On the table's coarse clock: when the peer's certificate expires; 0 if it has none.
@@ -134,6 +144,23 @@ pub struct Table {
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<Connection>);
 
+/// A tunnel on a connection, until dropped.
+#[derive(Debug)]
+pub(crate) struct Tunnel(Arc<Connection>);
+
+/// Open connections, by what a drain makes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Open {
+    /// To the workload or the gateway.
+    pub(crate) inbound: usize,
+    /// Of the workload, with a request in flight or bytes that move.
+    pub(crate) outbound_active: usize,
+    /// The workload's other ones.
+    pub(crate) outbound_idle: usize,
+    /// Requests in flight, tunnels included.
+    pub(crate) requests: u64,
+}
+
 /// A connection's place in the table, until dropped.
 #[derive(Debug)]
 pub(crate) struct Registration {
@@ -167,6 +194,10 @@ impl Table {
             idle_since: AtomicU64::new(0),
             running: AtomicU32::new(0),
             requests: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            tunnelling: AtomicU32::new(0),
+            seen: AtomicU64::new(0),
+            quiet_since: AtomicU64::new(self.clock.load(Relaxed)),
             body_since: AtomicU64::new(0),
             expires: AtomicU64::new(0),
             clock: self.clock.clone(),
@@ -175,7 +206,7 @@ impl Table {
             tunnels: Notify::new(),
         });
         self.rows.lock().insert(id, connection.clone());
-        if self.draining.load(Relaxed) {
+        if self.draining.load(Relaxed) && flow.direction != Direction::Outbound {
             connection.close(Close::Gracefully);
         }
         Registration { table: self.clone(), connection }
@@ -213,6 +244,7 @@ impl Table {
         let over =
             |since: u64, limit: Duration| since != 0 && u128::from(now.saturating_sub(since)) > limit.as_millis();
         for connection in self.rows.lock().values() {
+            connection.look(now);
             let head = over(connection.head_since.load(Relaxed), HEAD);
             let body = over(connection.body_since.load(Relaxed), BODY);
             let idle = over(connection.idle_since.load(Relaxed), IDLE);
@@ -227,9 +259,21 @@ impl Table {
         }
     }
 
-    /// Closes all connections gracefully, and those that are opened from now on.
+    /// Closes the connections from outside gracefully, and those that are opened from now on. The workload may go on calling.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Relaxed);
+        let rows = self.rows.lock();
+        let outside = rows.values().filter(|row| row.flow.direction != Direction::Outbound);
+        outside.for_each(|connection| connection.close(Close::Gracefully));
+    }
+
+    /// Connections from outside may stay again.
+    pub(crate) fn undrain(&self) {
+        self.draining.store(false, Relaxed);
+    }
+
+    /// Closes every connection gracefully.
+    pub(crate) fn end(&self) {
         self.rows.lock().values().for_each(|connection| connection.close(Close::Gracefully));
     }
 
@@ -237,9 +281,67 @@ impl Table {
     pub fn stop(&self) {
         self.rows.lock().values().for_each(|connection| connection.close(Close::Now(Cut::Stopping)));
     }
+
+    /// What is open now.
+    pub(crate) fn open_now(&self) -> Open {
+        let now = self.clock.load(Relaxed);
+        let mut open = Open::default();
+        for row in self.rows.lock().values() {
+            open.requests += u64::from(row.running.load(Relaxed));
+            match row.flow.direction {
+                Direction::Inbound | Direction::Gateway => open.inbound += 1,
+                Direction::Outbound if row.is_active(now) => open.outbound_active += 1,
+                Direction::Outbound => open.outbound_idle += 1,
+            }
+        }
+        open
+    }
+}
+
+impl Open {
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            inbound: self.inbound + other.inbound,
+            outbound_active: self.outbound_active + other.outbound_active,
+            outbound_idle: self.outbound_idle + other.outbound_idle,
+            requests: self.requests + other.requests,
+        }
+    }
+
+    /// What a drain waits for: the connections from outside, and of those of the workload the active ones. The workload's own
+    /// idle pools last as long as it does.
+    pub(crate) fn waits_for(self) -> usize {
+        self.inbound + self.outbound_active
+    }
 }
 
 impl Connection {
+    /// Counts the bytes of opaque connections and tunnels.
+    pub(crate) fn moved(&self) -> &AtomicU64 {
+        &self.moved
+    }
+
+    /// A request in flight has become a tunnel, until dropped.
+    pub(crate) fn tunnel(self: &Arc<Self>) -> Tunnel {
+        self.tunnelling.fetch_add(1, Relaxed);
+        Tunnel(self.clone())
+    }
+
+    /// Takes note of whether anything has moved since the last look.
+    fn look(&self, now: u64) {
+        let activity = self.requests.load(Relaxed).wrapping_add(self.moved.load(Relaxed));
+        if self.seen.swap(activity, Relaxed) != activity {
+            self.quiet_since.store(now, Relaxed);
+        }
+    }
+
+    /// Whether a request is in flight, or something has moved within [`QUIET`].
+    fn is_active(&self, now: u64) -> bool {
+        self.running.load(Relaxed) > self.tunnelling.load(Relaxed)
+            || u128::from(now.saturating_sub(self.quiet_since.load(Relaxed))) < QUIET.as_millis()
+    }
+
     /// An HTTP server begins on a connection accepted at that time: the timeout of the first head starts there.
     pub(crate) fn http_begins(&self, accepted: Instant) {
         let spent = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -364,6 +466,12 @@ impl Drop for InFlight {
     }
 }
 
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.0.tunnelling.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         self.table.rows.lock().remove(&self.connection.id);
@@ -454,5 +562,44 @@ mod tests {
             Some(Close::Gracefully),
             "a connection opened while draining"
         );
+    }
+
+    /// (22)
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_callers_and_for_what_moves_but_not_for_idle_pools_of_the_workload() {
+        let table = Arc::new(Table::default());
+        let address = "127.0.0.1:1".parse().unwrap();
+        let open =
+            |direction, protocol| table.open(Flow { direction, peer: address, destination: address }, None, protocol);
+        let tick = |time| {
+            futures_util::FutureExt::now_or_never(tokio::time::advance(time));
+            table.sweep();
+            table.open_now()
+        };
+        let inbound = open(Direction::Inbound, Protocol::Tcp);
+        let (pool, stream) = (open(Direction::Outbound, Protocol::Tcp), open(Direction::Outbound, Protocol::Tcp));
+        let (asks, idle) = (open(Direction::Outbound, Protocol::Http1), open(Direction::Outbound, Protocol::Http1));
+        let tunnels = open(Direction::Outbound, Protocol::Http1);
+        let _asked = asks.connection.request_starts();
+        drop(idle.connection.request_starts());
+        let _upgraded = (tunnels.connection.request_starts(), tunnels.connection.tunnel());
+        assert_eq!(tick(Duration::from_millis(1)).outbound_active, 5, "what is new is not idle yet");
+        for _ in 0..8 {
+            stream.connection.moved().fetch_add(1, Relaxed);
+            tick(Duration::from_millis(500));
+        }
+        let now = table.open_now();
+        assert_eq!(now, Open { inbound: 1, outbound_active: 2, outbound_idle: 3, requests: 2 });
+        table.drain();
+        let closing = |entry: &Registration| entry.connection.is_closing();
+        assert!(closing(&inbound) && !closing(&pool) && !closing(&idle), "the workload may go on calling");
+        drop(inbound);
+        assert_eq!(table.open_now().waits_for(), 2);
+        pool.connection.moved().fetch_add(1, Relaxed);
+        assert_eq!(tick(Duration::from_millis(500)).waits_for(), 3, "a pool that is used again");
+        table.undrain();
+        assert!(!closing(&open(Direction::Inbound, Protocol::Http1)));
+        table.end();
+        assert!(closing(&pool) && closing(&idle));
     }
 }

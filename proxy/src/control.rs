@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Mode, Settings, Source},
+    connection::Open,
     drain::Drainer,
     listener::socket::Role,
     live::Live,
@@ -93,20 +94,30 @@ impl View {
     }
 
     /// Open connections of all workers.
-    pub(crate) fn open(&self) -> usize {
-        self.workers.iter().map(|worker| worker.connections.len()).sum()
+    pub(crate) fn open(&self) -> Open {
+        self.workers.iter().map(|worker| worker.connections.open_now()).fold(Open::default(), Open::and)
     }
 
     /// Announces draining to the control plane, then refuses new connections and closes idle ones.
     pub(crate) async fn drain(&self) {
         let first = !self.status.draining.send_replace(true);
         if first {
-            tracing::info!(open = self.open(), "draining");
+            tracing::info!(open = ?self.open(), "draining");
             if self.status.agent.is_up() {
                 sleep(ANNOUNCE).await;
             }
         }
-        self.control.drainer.begin();
+        if *self.status.draining.borrow() {
+            self.control.drainer.begin();
+        }
+    }
+
+    /// Takes a drain back: accepts connections again, then tells the control plane.
+    pub(crate) fn undrain(&self) {
+        self.control.drainer.end();
+        if self.status.draining.send_replace(false) {
+            tracing::info!("no longer draining");
+        }
     }
 
     /// Whether every worker answers within [`ALIVE`].

@@ -27,20 +27,29 @@ impl Drainer {
     pub fn begin(&self) {
         self.begin.send_replace(true);
     }
+
+    /// Takes it back.
+    pub fn end(&self) {
+        self.begin.send_replace(false);
+    }
 }
 
 impl Drain {
-    /// Ends when draining begins.
+    /// Ready when draining begins.
     pub async fn begun(&self) {
-        let mut begun = self.begun.clone();
-        // The sending end is dropped only when the program ends.
-        if begun.wait_for(|begun| *begun).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.is(true).await;
     }
 
-    /// Whether draining has begun.
-    pub fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+    /// Ready when it was taken back.
+    pub async fn ended(&self) {
+        self.is(false).await;
+    }
+
+    async fn is(&self, draining: bool) {
+        let mut begun = self.begun.clone();
+        // The sending end is dropped only when the program ends.
+        if begun.wait_for(|begun| *begun == draining).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

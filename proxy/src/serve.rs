@@ -17,7 +17,7 @@ use weft_redirect::original_dst::{Destination, original_dst};
 
 use crate::{
     listener::{
-        socket::{Accepted, Role},
+        socket::{Accepted, Role, bind},
         spread::{Handed, Reservation},
     },
     request::{gateway, inbound, outbound, refuse},
@@ -28,18 +28,48 @@ use crate::{
 /// The pause after an accept that failed, so that a lack of files does not become a busy loop.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until draining has ended the need for it.
-pub async fn serve(worker: Arc<Worker>, listener: TcpListener, role: Role) {
+/// The pause after a listener that could not be opened again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+/// Accepts for as long as it runs. While the proxy drains, nothing listens for connections from outside: callers are refused at
+/// once, and do not wait in a backlog.
+pub async fn serve(worker: Arc<Worker>, mut listener: TcpListener, role: Role) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop(&worker, role) => return,
+            () = stop(&worker, role) => {
+                let Some(again) = reopened(&worker, listener).await else { return };
+                listener = again;
+                continue;
+            }
         };
         match accepted {
             Ok((stream, peer)) => take(&worker, stream, unmapped(peer), role),
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
                 sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Closes a listener until the proxy drains no longer.
+async fn reopened(worker: &Worker, listener: TcpListener) -> Option<TcpListener> {
+    let address = match listener.local_addr() {
+        Ok(address) => address,
+        Err(error) => {
+            tracing::error!(%error, "a listener has no address; it stays closed");
+            return None;
+        }
+    };
+    drop(listener);
+    loop {
+        worker.drain.ended().await;
+        match bind(address) {
+            Ok(listener) => return Some(listener),
+            Err(error) => {
+                tracing::error!(%address, %error, "a listener cannot be opened again after the drain; trying again");
+                sleep(REOPEN).await;
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -72,9 +73,10 @@ impl<A: Duplex, B: Duplex> Relay<A, B> {
     }
 
     /// Copies until both directions have ended. If one side breaks, the bytes that it had sent before are handed on first.
+    /// `moved` counts the bytes of both.
     /// Errors: the side that broke, or no byte in either direction for `idle`.
-    pub(crate) async fn run(&mut self, idle: Duration) -> Result<(), RelayError> {
-        let error = match self.copy(idle).await {
+    pub(crate) async fn run(&mut self, idle: Duration, moved: &AtomicU64) -> Result<(), RelayError> {
+        let error = match self.copy(idle, moved).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -90,9 +92,9 @@ impl<A: Duplex, B: Duplex> Relay<A, B> {
         Err(error)
     }
 
-    async fn copy(&mut self, idle: Duration) -> Result<(), RelayError> {
+    async fn copy(&mut self, idle: Duration, moved: &AtomicU64) -> Result<(), RelayError> {
         let Self { caller, callee, up, down } = self;
-        let mut seen = 0;
+        let (mut seen, mut told) = (0, 0);
         let mut silence = pin!(sleep(idle));
         poll_fn(|cx| {
             let sent = up.poll(cx, caller, callee).map_err(|broke| match broke {
@@ -103,6 +105,12 @@ impl<A: Duplex, B: Duplex> Relay<A, B> {
                 Broke::From(error) => RelayError::Callee(error),
                 Broke::To(error) => RelayError::Caller(error),
             })?;
+            // Only this thread adds.
+            let total = up.count.wrapping_add(down.count);
+            if total != told {
+                moved.store(moved.load(Relaxed).wrapping_add(total.wrapping_sub(told)), Relaxed);
+                told = total;
+            }
             if sent.is_ready() && received.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -236,7 +244,7 @@ mod tests {
 
     async fn relay(a: DuplexStream, b: DuplexStream, idle: Duration) -> (Relayed, Result<(), RelayError>) {
         let mut relay = Relay::new(a, b);
-        let result = relay.run(idle).await;
+        let result = relay.run(idle, &AtomicU64::new(0)).await;
         (relay.relayed(), result)
     }
 

@@ -115,8 +115,12 @@ impl Worker {
     pub fn start(self: &Arc<Self>) {
         let (drain, connections) = (self.drain.clone(), self.connections.clone());
         tokio::spawn(async move {
-            drain.begun().await;
-            connections.drain();
+            loop {
+                drain.begun().await;
+                connections.drain();
+                drain.ended().await;
+                connections.undrain();
+            }
         });
         let worker = Arc::downgrade(self);
         tokio::spawn(async move {

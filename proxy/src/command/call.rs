@@ -1,6 +1,6 @@
-//! `weft-proxy ready` and `weft-proxy drain`: calls to the proxy on this host, over HTTP.
+//! `weft-proxy ready`, `drain` and `undrain`: calls to the proxy on this host, over HTTP.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
@@ -16,6 +17,8 @@ use tokio::{
 
 use super::runtime;
 
+/// The admin port where the file does not say another.
+const ADMIN: &str = "http://127.0.0.1:15000";
 /// Longest time for one call.
 const CALL: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes.
@@ -42,19 +45,34 @@ pub struct ReadyArgs {
 
 /// Drain the proxy on this host: refuse new connections
 ///
-/// Readiness fails and the control plane is told; open connections continue, and the proxy keeps running.
+/// Readiness fails and the control plane is told; open connections continue, the workload may still call, and the proxy keeps
+/// running. Prints what is open. `weft-proxy undrain` takes it back.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   weft-proxy drain
   weft-proxy drain --wait 30s")]
 pub struct DrainArgs {
     /// The admin port of the proxy
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
+    #[arg(long, value_name = "URL", default_value = ADMIN)]
     url: Uri,
 
-    /// Wait until no connection is open, for at most this long; exit 1 if some still are
+    /// Wait, for at most this long, until no connection from outside is open and none of the workload is active (a request in
+    /// flight, or bytes within 3 s); exit 1 if some still are
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
+}
+
+/// Take back a drain of the proxy on this host: accept new connections again
+///
+/// The listeners open again, then readiness returns and the control plane is told. Prints what is open.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  weft-proxy undrain
+  weft-proxy undrain --url http://127.0.0.1:15000")]
+pub struct UndrainArgs {
+    /// The admin port of the proxy
+    #[arg(long, value_name = "URL", default_value = ADMIN)]
+    url: Uri,
 }
 
 /// A time in the format of the files, such as `30s`.
@@ -80,27 +98,68 @@ pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What is open, as the admin port says it.
+#[derive(Deserialize)]
+struct Answer {
+    by: Open,
+    waits_for: usize,
+}
+
+/// Connections by what a drain makes of them.
+#[derive(Deserialize)]
+struct Open {
+    inbound: usize,
+    outbound_active: usize,
+    outbound_idle: usize,
+    requests: u64,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inbound, outbound_active, outbound_idle, requests } = self;
+        write!(
+            f,
+            "open: {inbound} from outside, {outbound_active} active and {outbound_idle} idle of the workload; requests in flight: {requests}"
+        )
+    }
+}
+
 /// Starts draining, and waits for the end of connections if `--wait` is given.
 pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
-    let base = args.url.to_string();
-    let base = base.trim_end_matches('/');
-    let (drain, connections): (Uri, Uri) = (format!("{base}/drain").parse()?, format!("{base}/connections").parse()?);
+    let connections = endpoint(&args.url, "connections")?;
+    let drain = endpoint(&args.url, "drain")?;
     runtime()?.block_on(async {
-        let (status, body) = call(Method::POST, &drain).await?;
-        ensure!(status == StatusCode::OK, "{status}: {}", String::from_utf8_lossy(&body));
-        let Some(wait) = args.wait else { return Ok(ExitCode::SUCCESS) };
-        let until = Instant::now() + wait;
-        loop {
-            let (_, body) = call(Method::GET, &connections).await?;
-            let body: serde_json::Value = serde_json::from_slice(&body).context("the answer is not JSON")?;
-            let open = body.get("open").and_then(serde_json::Value::as_u64).context("the answer has no \"open\"")?;
-            if open == 0 {
-                return Ok(ExitCode::SUCCESS);
-            }
-            ensure!(Instant::now() < until, "{open} connections are still open");
+        let mut open = open(Method::POST, &drain).await?;
+        let until = Instant::now() + args.wait.unwrap_or_default();
+        while args.wait.is_some() && open.waits_for > 0 {
+            ensure!(Instant::now() < until, "not drained; {}", open.by);
             sleep(AGAIN).await;
+            open = self::open(Method::GET, &connections).await?;
         }
+        println!("{}; {}", if args.wait.is_some() { "drained" } else { "draining" }, open.by);
+        Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Takes a drain back.
+pub(super) fn undrain(args: &UndrainArgs) -> anyhow::Result<ExitCode> {
+    let undrain = endpoint(&args.url, "undrain")?;
+    runtime()?.block_on(async {
+        let open = open(Method::POST, &undrain).await?;
+        println!("accepting connections; {}", open.by);
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn endpoint(base: &Uri, path: &str) -> anyhow::Result<Uri> {
+    Ok(format!("{}/{path}", base.to_string().trim_end_matches('/')).parse()?)
+}
+
+async fn open(method: Method, url: &Uri) -> anyhow::Result<Answer> {
+    let (status, body) = call(method, url).await?;
+    ensure!(status == StatusCode::OK, "{status}: {}", String::from_utf8_lossy(&body));
+    serde_json::from_slice(&body)
+        .with_context(|| format!("{url} does not say what is open; is it the proxy's admin port?"))
 }
 
 async fn call(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> {

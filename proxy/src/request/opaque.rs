@@ -40,7 +40,7 @@ impl Opaque<'_> {
         let identity = row.connection.identity.as_ref();
         let mut relay = Relay::new(caller, callee);
         let failure = tokio::select! {
-            result = relay.run(idle) => result.err().map(RelayError::into_failure),
+            result = relay.run(idle, row.connection.moved()) => result.err().map(RelayError::into_failure),
             failure = row.connection.cut() => Some(failure),
             failure = revoked => Some(failure),
         };

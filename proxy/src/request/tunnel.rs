@@ -21,9 +21,10 @@ pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, mut caller
         stream::abort(&mut caller).await;
         return exchange.tunnelled(Relayed::default(), Some(Failure::reset("connection closed")));
     };
+    let _tunnel = exchange.connection.tunnel();
     let mut relay = Relay::new(caller, &mut upstream.stream);
     let failure = tokio::select! {
-        result = relay.run(IDLE) => result.err().map(RelayError::into_failure),
+        result = relay.run(IDLE, exchange.connection.moved()) => result.err().map(RelayError::into_failure),
         failure = exchange.connection.cut() => Some(failure),
         failure = authorize::request_revoked(&exchange.worker, &exchange.connection, &exchange.head) => Some(failure),
     };

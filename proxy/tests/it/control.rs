@@ -506,6 +506,7 @@ async fn draining_waits_for_open_connections_and_no_longer_than_it_may() {
     open.write_all(b"x").await.unwrap();
     let mut one = [0; 3];
     open.read_exact(&mut one).await.unwrap();
+    // The deadline comes before a connection of the workload counts as idle.
     let held = TcpStream::connect(address).await.unwrap();
     sleep(Duration::from_millis(100)).await;
     let started = Instant::now();

@@ -26,9 +26,18 @@ use crate::{
 
 /// Answers a GET of one of the proxy's own ports: status and body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    ask(address, "GET", path).await
+}
+
+/// The same for a POST.
+pub(crate) async fn post(address: SocketAddr, path: &str) -> (u16, String) {
+    ask(address, "POST", path).await
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let host = SocketAddr::new([127, 0, 0, 1].into(), address.port());
     let mut stream = TcpStream::connect(host).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
@@ -37,7 +46,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// A file with these parts; the path is in `directory`.
-fn write(directory: &Path, spec: &str, objects: &str) -> SettingsArgs {
+pub(crate) fn write(directory: &Path, spec: &str, objects: &str) -> SettingsArgs {
     let config = directory.join("proxy.yaml");
     let text = format!(
         "apiVersion: weft.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {{name: a-1, namespace: shop}}\nspec:\n  mark: 0\n  \
@@ -47,7 +56,7 @@ fn write(directory: &Path, spec: &str, objects: &str) -> SettingsArgs {
     SettingsArgs { config, overrides: Overrides::default() }
 }
 
-fn service(target: u16) -> String {
+pub(crate) fn service(target: u16) -> String {
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: shop}}\n\
          spec: {{selector: {{app: s}}, clusterIPs: [240.0.0.1], ports: [{{port: 80, targetPort: {target}, appProtocol: tcp}}]}}\n\
@@ -223,6 +232,7 @@ async fn the_ports_of_a_proxy_answer_as_documented_and_a_second_proxy_does_not_s
         (admin, "/connections", 200),
         (admin, "/quit", 405),
         (admin, "/drain", 405),
+        (admin, "/undrain", 405),
         (admin, "/metrics", 404),
         (metrics, "/metrics", 200),
         (metrics, "/readyz", 200),
@@ -319,7 +329,7 @@ fn the_page_of_the_proxy_names_every_flag_and_field() {
             assert!(page.contains(&format!("`{flag}")), "{flag} is not on the page");
         }
     }
-    for command in ["run", "redirect", "identity", "ready", "drain", "completion"] {
+    for command in ["run", "redirect", "identity", "ready", "drain", "undrain", "completion"] {
         assert!(page.contains(&format!("weft-proxy {command}")), "{command} is not on the page");
     }
     let fields = include_str!("../../../core/src/api/proxy_config.rs");

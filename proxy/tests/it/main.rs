@@ -11,6 +11,7 @@ mod apps;
 mod balance;
 mod beside;
 mod control;
+mod drain;
 mod ends;
 mod fallback;
 mod files;

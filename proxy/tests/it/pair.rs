@@ -29,7 +29,7 @@ use weft_core::{
     snapshot::Resources,
 };
 use weft_proxy::{
-    drain::{Drain, Drainer},
+    drain::Drainer,
     listener::{
         socket::{Role, bind},
         spread::Spread,
@@ -134,7 +134,6 @@ pub(crate) struct Proxy {
     pub(crate) shared: Arc<Shared>,
     pub(crate) worker: Arc<Worker>,
     pub(crate) drainer: Drainer,
-    drain: Drain,
     log: Arc<parking_lot::Mutex<Vec<u8>>>,
 }
 
@@ -174,9 +173,9 @@ impl Proxy {
                 written.lock().append(&mut part);
             }
         });
-        let worker = Worker::new(0, shared.clone(), AccessLog::to(output), drain.clone());
+        let worker = Worker::new(0, shared.clone(), AccessLog::to(output), drain);
         worker.start();
-        Self { shared, worker, drainer, drain, log }
+        Self { shared, worker, drainer, log }
     }
 
     /// Listens on a free port of loopback.
@@ -203,10 +202,6 @@ impl Proxy {
     /// What was written to the access log so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8(self.log.lock().clone()).unwrap()
-    }
-
-    pub(crate) fn drain(&self) -> Drain {
-        self.drain.clone()
     }
 }
 

@@ -66,6 +66,7 @@ struct Mesh {
     outbound: Proxy,
     inbound: Proxy,
     address: SocketAddr,
+    inbound_address: SocketAddr,
 }
 
 async fn mesh(application: SocketAddr, mode: InboundMode, authorization: Authorization) -> Mesh {
@@ -73,7 +74,7 @@ async fn mesh(application: SocketAddr, mode: InboundMode, authorization: Authori
     let (inbound, at) = inbound(authority.svid("product", true), application, mode, authorization);
     let endpoints = [(at, Some(identity("product")))];
     let (outbound, address) = outbound(Some(authority.svid("order", true)), &endpoints, |_, _| {});
-    Mesh { outbound, inbound, address }
+    Mesh { outbound, inbound, address, inbound_address: at }
 }
 
 async fn plain_mesh(application: SocketAddr) -> Mesh {
@@ -265,14 +266,15 @@ async fn a_post_goes_to_another_instance_when_the_first_application_is_gone() {
 
 #[tokio::test]
 async fn draining_ends_what_is_idle_at_once() {
-    let mesh = plain_mesh(mirror().await).await;
-    let mut http1 = TcpStream::connect(mesh.address).await.unwrap();
+    let mesh = mesh(mirror().await, InboundMode::Permissive, Authorization::default()).await;
+    // In plaintext, and by the other proxy.
+    let mut http1 = TcpStream::connect(mesh.inbound_address).await.unwrap();
     exchange(&mut http1, "GET / HTTP/1.1\r\nhost: a\r\n\r\n", "\r\n\r\n").await;
     let mut http2 = crate::apps::http2_client(mesh.address).await;
     http2.send_request(crate::apps::get("/")).await.unwrap();
-    assert_eq!(mesh.outbound.worker.connections.len(), 2);
-    mesh.outbound.drainer.begin();
-    let ended = crate::apps::until(SECOND, || mesh.outbound.worker.connections.is_empty()).await;
+    assert_eq!(mesh.inbound.worker.connections.len(), 2);
+    mesh.inbound.drainer.begin();
+    let ended = crate::apps::until(SECOND, || mesh.inbound.worker.connections.is_empty()).await;
     assert!(ended.is_some_and(|took| took < SECOND / 2), "{ended:?}");
 }
 
@@ -297,10 +299,12 @@ async fn draining_finishes_what_runs_and_ends_idle_connections() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     mesh.inbound.drainer.begin();
     mesh.outbound.drainer.begin();
-    let mut answer = String::new();
-    timeout(SECOND * 2, client.read_to_string(&mut answer)).await.expect("closed after the answer").unwrap();
-    assert!(answer.ends_with("done"), "{answer}");
-    assert!(!mesh.outbound.drain().has_begun() || mesh.outbound.worker.connections.is_empty());
+    let mut answer = vec![0; 42];
+    timeout(SECOND * 2, client.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    assert!(answer.ends_with(b"done"), "{answer:?}");
+    let ended = || mesh.inbound.worker.connections.is_empty();
+    assert!(crate::apps::until(SECOND * 2, ended).await.is_some());
+    assert_eq!(mesh.outbound.worker.connections.len(), 1, "the workload may go on calling");
 }
 
 crate::records::with_rustls! {

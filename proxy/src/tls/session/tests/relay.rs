@@ -1,5 +1,7 @@
 //! Relays of opaque bytes between a workload and a session.
 
+use std::sync::atomic::AtomicU64;
+
 use socket2::SockRef;
 use tokio::{
     io::Interest,
@@ -15,7 +17,7 @@ use crate::{
 /// Relays as a proxy does.
 async fn relay(plain: impl Duplex, mesh: Stream) -> Result<(), RelayError> {
     let mut relay = Relay::new(plain, mesh);
-    let result = relay.run(WAIT).await;
+    let result = relay.run(WAIT, &AtomicU64::new(0)).await;
     if result.is_err() {
         relay.abort().await;
     }
