@@ -195,6 +195,7 @@ impl App {
             mark: settings.mark,
             own_addresses: settings.workload.addresses.clone(),
             own_ports: addresses.own_ports(),
+            declared: settings.declared_ports(),
             mesh_ranges: settings.mesh_ranges.clone(),
             access_log: settings.access_log,
             spread,

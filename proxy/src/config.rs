@@ -269,6 +269,12 @@ impl Settings {
         }
     }
 
+    /// The workload's ports as the file declares them, and where connections of `forward` lead.
+    pub(crate) fn declared_ports(&self) -> Vec<u16> {
+        let own = self.workload.ports.iter().map(|port| port.port.get());
+        own.chain(self.forward.inbound.iter().map(|forward| forward.destination.port())).collect()
+    }
+
     /// The settings that need a restart to change, compared by what they are in the file.
     pub(crate) fn same_proxy(&self, other: &Self) -> bool {
         let spec = |settings: &Self| {

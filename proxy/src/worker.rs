@@ -47,6 +47,8 @@ pub struct Shared {
     pub own_addresses: Vec<IpAddr>,
     /// The proxy's own ports: a connection whose destination is one of them is a loop.
     pub own_ports: Vec<u16>,
+    /// The workload's declared ports, by which its metrics are labelled.
+    pub declared: Vec<u16>,
     /// Addresses that can only be services of the mesh.
     pub mesh_ranges: Vec<IpNet>,
     /// Overrides the configuration's policy.

@@ -50,6 +50,8 @@ pub(crate) struct Progress {
     pub(crate) attempts: u32,
     /// The endpoint tried last.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Whether it is in the mesh.
+    pub(crate) meshed: bool,
     /// Another try was due, and the cluster's budget had none left.
     pub(crate) over_budget: bool,
 }
@@ -139,6 +141,7 @@ pub(crate) async fn run(
         };
         body = again;
         progress.endpoint = Some(endpoint.endpoint.address);
+        progress.meshed = endpoint.endpoint.identity.is_some();
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
         let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
             Ok((answer, mut flight)) => {

@@ -25,6 +25,7 @@ use crate::{
     live::Snapshot,
     tcp::Relayed,
     telemetry::{Direction, Outcome, Protocol, RequestLabels, RequestSeries, Security, Subject},
+    upstream::cluster::Cluster,
     worker::Worker,
 };
 
@@ -48,7 +49,8 @@ pub(crate) struct Exchange {
     status: u16,
     failure: Option<Failure>,
     pub(crate) series: Option<Arc<RequestSeries>>,
-    pub(crate) cluster: Option<Arc<str>>,
+    /// The cluster that the request is sent to.
+    pub(crate) called: Option<Arc<Cluster>>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) progress: Progress,
     flight: Option<Flight>,
@@ -80,7 +82,7 @@ impl Exchange {
             status: 0,
             failure: None,
             series: None,
-            cluster: None,
+            called: None,
             route: None,
             progress: Progress::default(),
             flight: None,
@@ -138,8 +140,9 @@ impl Exchange {
     /// Ends with an answer of our own.
     pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Answer {
         let answer = respond::to(&failure, self.is_grpc());
+        // That of gRPC is 200, whatever has failed.
+        self.status = failure.reply().status;
         self.failure = Some(failure);
-        self.status = answer.head.status;
         self.finish();
         answer
     }
@@ -166,15 +169,32 @@ impl Exchange {
         }
     }
 
-    /// Counts a gRPC status as one of HTTP: statuses that are the server's fault become 5xx.
+    /// Counts a gRPC status as one of HTTP (google/rpc/code.proto).
     fn grpc_status(&mut self, fields: &Fields) {
         self.status = match fields.first(Name::GrpcStatus) {
+            Some(b"1") => 499,
             Some(b"2" | b"13" | b"15") => 500,
+            Some(b"3" | b"9" | b"11") => 400,
             Some(b"4") => 504,
-            Some(b"14") => 503,
+            Some(b"5") => 404,
+            Some(b"6" | b"10") => 409,
+            Some(b"7") => 403,
+            Some(b"8") => 429,
             Some(b"12") => 501,
+            Some(b"14") => 503,
+            Some(b"16") => 401,
             _ => self.status,
         };
+    }
+
+    /// The protection on the side away from the workload: that of the endpoint, once there is one.
+    fn security(&self) -> Security {
+        let meshed = match (&self.called, self.progress.endpoint) {
+            (None, _) => return self.security,
+            (Some(cluster), None) => cluster.is_meshed(),
+            (Some(_), Some(_)) => self.progress.meshed,
+        };
+        if meshed { Security::Mtls } else { Security::Plain }
     }
 
     fn finish(&mut self) {
@@ -183,15 +203,21 @@ impl Exchange {
         }
         let duration = self.started.elapsed();
         let sent = self.sent.as_ref().map_or(0, |sent| sent.load(Relaxed));
-        let cluster = self.cluster.as_deref().unwrap_or_default();
-        let series = self.series.take().unwrap_or_else(|| {
+        let security = self.security();
+        let cluster = self.called.as_ref().map_or("", |cluster| &cluster.name);
+        let new = || {
             self.worker.metrics.series(&RequestLabels {
                 direction: self.direction(),
                 destination: cluster.into(),
                 source: "".into(),
-                security: self.security,
+                security,
             })
-        });
+        };
+        let series = match (&self.series, &self.called) {
+            (Some(series), _) => series.clone(),
+            (None, Some(called)) => called.series(self.worker.index, security, new),
+            (None, None) => new(),
+        };
         self.worker.record_as(
             self.policy,
             &Outcome {
@@ -205,7 +231,7 @@ impl Exchange {
                 endpoint: self.progress.endpoint,
                 route: self.route.as_deref().unwrap_or_default(),
                 attempts: self.progress.attempts,
-                security: self.security,
+                security,
                 duration,
                 sent,
                 received: self.received,

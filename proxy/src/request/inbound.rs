@@ -5,7 +5,7 @@
 //!
 //! Invariant: before the first configuration everything is refused; a denial names its rule in log and metric.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -251,7 +251,7 @@ fn serve(
     let security = Security::of(identity);
     let series = worker.metrics.series(&RequestLabels {
         direction: flow.direction,
-        destination: flow.destination.port().to_string().into(),
+        destination: port_label(worker, flow.destination.port()),
         source: identity.map(|identity| short(worker, identity)).unwrap_or_default().into(),
         security,
     });
@@ -263,6 +263,14 @@ fn serve(
         series,
         pools: Pools::default(),
     });
+}
+
+/// A declared port; `other` for those that anybody may try (permissive workloads are reached at all).
+fn port_label(worker: &Worker, port: u16) -> Arc<str> {
+    let live = worker.shared.live.load();
+    let listed = |port| live.inbound.as_ref().is_some_and(|inbound| inbound.listener.ports.contains_key(&port));
+    let declared = worker.shared.declared.contains(&port) || NonZeroU16::new(port).is_some_and(listed);
+    if declared { port.to_string().into() } else { "other".into() }
 }
 
 /// `<namespace>/<service account>`, or the whole ID where it has another form or is of another trust domain.
@@ -383,7 +391,16 @@ async fn opaque(
         Err(failure) => return refuse::connection(&worker, stream, flow, identity.as_ref(), "", &failure),
     };
     let revoked = authorize::connection_revoked(&worker, port, identity.clone());
-    let opaque =
-        Opaque { worker: &worker, flow, identity, valid_for, cluster: "", endpoint: None, idle: TCP_IDLE, started };
+    let opaque = Opaque {
+        worker: &worker,
+        flow,
+        security: Security::of(identity.as_ref()),
+        identity,
+        valid_for,
+        cluster: "",
+        endpoint: None,
+        idle: TCP_IDLE,
+        started,
+    };
     opaque.relay(stream, application, revoked).await;
 }

@@ -16,8 +16,10 @@ use crate::{
 pub(crate) struct Opaque<'a> {
     pub(crate) worker: &'a Arc<Worker>,
     pub(crate) flow: Flow,
-    /// The identity of the other proxy: the caller's (inbound) or the endpoint's (outbound).
+    /// The caller's verified identity; none for the workload beside this proxy.
     pub(crate) identity: Option<Identity>,
+    /// On the side away from the workload.
+    pub(crate) security: Security,
     /// How long the caller's certificate stays valid; the connection ends with it.
     pub(crate) valid_for: Option<Duration>,
     pub(crate) cluster: &'a str,
@@ -31,7 +33,7 @@ impl Opaque<'_> {
     /// Relays until both directions have ended, and records the outcome. `revoked`: ends when policy no longer allows it.
     /// Whatever ends it before breaks both sides off.
     pub(crate) async fn relay(self, caller: impl Duplex, callee: impl Duplex, revoked: impl Future<Output = Failure>) {
-        let Self { worker, flow, identity, valid_for, cluster, endpoint, idle, started } = self;
+        let Self { worker, flow, identity, security, valid_for, cluster, endpoint, idle, started } = self;
         let row = worker.connections.open(flow, identity, Protocol::Tcp);
         let _open = worker.metrics.connection(flow.direction);
         if let Some(valid_for) = valid_for {
@@ -59,7 +61,7 @@ impl Opaque<'_> {
             endpoint,
             route: "",
             attempts: 1,
-            security: Security::of(identity),
+            security,
             duration: started.elapsed(),
             sent: relayed.sent,
             received: relayed.received,

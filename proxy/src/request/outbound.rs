@@ -177,6 +177,7 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
         worker: &worker,
         flow,
         identity: None,
+        security: Security::Plain,
         valid_for: None,
         cluster: "outside",
         endpoint: Some(flow.destination),
@@ -300,7 +301,8 @@ async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &Outbou
     let opaque = Opaque {
         worker: &worker,
         flow,
-        identity: callee.endpoint.endpoint.identity.clone(),
+        identity: None,
+        security: Security::of(callee.endpoint.endpoint.identity.as_ref()),
         valid_for: None,
         cluster: &cluster.name,
         endpoint: Some(callee.endpoint.endpoint.address),

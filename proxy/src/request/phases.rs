@@ -22,7 +22,7 @@ use super::{
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop, respond, upgrade},
     live::Routes,
-    telemetry::{Protocol, RequestLabels, Security},
+    telemetry::Protocol,
     upstream::cluster::Cluster,
     worker::Worker,
 };
@@ -56,7 +56,7 @@ pub(crate) async fn forward(
     body: Body,
 ) -> Result<Answer, Failure> {
     // route
-    let matched = route(worker, routes?, exchange)?;
+    let matched = route(routes?, exchange)?;
     // filters
     let body = filter::request(matched.filters, &mut exchange.head, body).await;
     // attempt
@@ -67,7 +67,7 @@ pub(crate) async fn forward(
 }
 
 /// Route: finds the rule of a request and picks a cluster by weight. Pure but for the dice; the exchange records both.
-fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
+fn route<'a>(routes: &'a Routes, exchange: &mut Exchange) -> Result<Matched<'a>, Failure> {
     let (host, rule) = routes.matcher.find_index(&exchange.head).ok_or(Failure::NoRoute)?;
     let found = routes.matcher.table().hosts.get(host).and_then(|host| host.rules.get(rule)).ok_or(Failure::NoRoute)?;
     exchange.route = Some(found.name.clone());
@@ -83,16 +83,7 @@ fn route<'a>(worker: &Worker, routes: &'a Routes, exchange: &mut Exchange) -> Re
     let targets = routes.targets.get(host).and_then(|rules| rules.get(rule)).ok_or(Failure::NoRoute)?;
     let index = forward.pick(fastrand::f64()).ok_or(Failure::RouteAnswers(500))?;
     let cluster = targets.get(index).ok_or(Failure::RouteAnswers(500))?;
-    exchange.cluster = Some(cluster.name.clone());
-    exchange.security = if cluster.is_meshed() { Security::Mtls } else { Security::Plain };
-    exchange.series = Some(cluster.series(worker.index, || {
-        worker.metrics.series(&RequestLabels {
-            direction: exchange.direction(),
-            destination: cluster.name.clone(),
-            source: "".into(),
-            security: exchange.security,
-        })
-    }));
+    exchange.called = Some(cluster.clone());
     Ok(matched(Decision::Forward(forward, cluster)))
 }
 

@@ -31,7 +31,7 @@ use weft_core::{
 
 pub(crate) use self::endpoints::{EndpointState, Endpoints};
 use super::pool::{Counts, Pool};
-use crate::telemetry::RequestSeries;
+use crate::telemetry::{RequestSeries, Security};
 
 /// A cluster as one snapshot sees it: its settings there, and its state, which outlives the snapshot.
 #[derive(Debug)]
@@ -39,13 +39,13 @@ pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
     pub(crate) settings: Settings,
     pub(crate) state: Arc<ClusterState>,
-    /// The metrics of requests to it, by worker; made at the first request.
-    series: Vec<OnceLock<Arc<RequestSeries>>>,
+    /// The metrics of requests to it, by worker, in plaintext and by mesh TLS; made at the first request.
+    series: Vec<[OnceLock<Arc<RequestSeries>>; 2]>,
 }
 
 impl Cluster {
     pub(crate) fn new(name: Arc<str>, settings: Settings, state: Arc<ClusterState>, workers: usize) -> Self {
-        Self { name, settings, state, series: (0..workers).map(|_| OnceLock::new()).collect() }
+        Self { name, settings, state, series: (0..workers).map(|_| Default::default()).collect() }
     }
 
     /// Whether every endpoint is reached by mesh TLS; false as long as there is none.
@@ -54,9 +54,17 @@ impl Cluster {
     }
 
     /// The metrics of requests to it, looked up once per worker and snapshot.
-    pub(crate) fn series(&self, worker: usize, make: impl FnOnce() -> Arc<RequestSeries>) -> Arc<RequestSeries> {
+    pub(crate) fn series(
+        &self,
+        worker: usize,
+        security: Security,
+        make: impl FnOnce() -> Arc<RequestSeries>,
+    ) -> Arc<RequestSeries> {
         match self.series.get(worker) {
-            Some(series) => series.get_or_init(make).clone(),
+            Some([plain, mtls]) => {
+                let series = if security == Security::Mtls { mtls } else { plain };
+                series.get_or_init(make).clone()
+            }
             None => make(),
         }
     }

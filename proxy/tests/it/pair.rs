@@ -153,6 +153,7 @@ impl Proxy {
             mark: None,
             own_addresses: Vec::new(),
             own_ports: Vec::new(),
+            declared: Vec::new(),
             mesh_ranges: vec!["240.0.0.0/4".parse().unwrap()],
             access_log: Some(LogPolicy::Off),
             spread: Spread::new(1, 1000, 1000).0,

@@ -256,3 +256,89 @@ async fn a_caller_that_goes_away_is_logged_as_such() {
         assert_eq!(line["flag"], "DC", "{line}");
     }
 }
+
+/// (34)
+#[tokio::test]
+async fn a_port_scan_makes_one_series_and_the_declared_port_keeps_its_own() {
+    let application = fixed_app(200, "ok").await;
+    let proxy = Proxy::start_with(None, |shared| shared.declared = vec![application.port()]);
+    proxy.shared.live.replace(inbound_model(InboundMode::Permissive, Authorization::default())).unwrap();
+    let honest = proxy.listen(Role::Inbound(Some(application)));
+    for port in 1..=60 {
+        let scanned = proxy.listen(Role::Inbound(Some(([127, 0, 0, 1], port).into())));
+        once(scanned, "GET", "/").await;
+    }
+    for _ in 0..3 {
+        assert!(once(honest, "GET", "/").await.starts_with("HTTP/1.1 200"));
+    }
+    let metrics = proxy.metrics();
+    let labels = metrics.lines().filter(|line| line.starts_with("weft_request_duration_seconds_count"));
+    assert_eq!(labels.count(), 2, "{metrics}");
+    let port = format!("destination=\"{}\"", application.port());
+    assert_eq!(proxy.metric("weft_requests_total", &[&port, "status=\"2xx\""]), 3.0);
+    assert_eq!(proxy.metric("weft_requests_total", &["destination=\"other\""]), 60.0);
+}
+
+/// (25)
+#[tokio::test]
+async fn an_outbound_connection_is_not_logged_as_one_of_its_callee() {
+    let application = application(|bytes| bytes.to_vec()).await;
+    let mesh = logged_with(application, Authorization::default());
+    let mut client = TcpStream::connect(mesh.address).await.unwrap();
+    client.write_all(b"\x01opaque").await.unwrap();
+    let mut back = [0; 7];
+    tokio::io::AsyncReadExt::read_exact(&mut client, &mut back).await.unwrap();
+    drop(client);
+    let line = &lines(&mesh.outbound, 1).await[0];
+    assert_eq!((&line["source_identity"], &line["security"]), (&Value::Null, &"mtls".into()), "{line}");
+    let line = &lines(&mesh.inbound, 1).await[0];
+    assert_eq!(line["source_identity"], "spiffe://weft.local/ns/shop/sa/order", "{line}");
+}
+
+/// (25) Endpoints that arrive after the request decide how it was protected.
+#[tokio::test]
+async fn the_first_request_is_labelled_as_it_was_sent() {
+    let authority = Authority::new();
+    let (_inbound, at) = crate::pair::inbound(
+        authority.svid("product", true),
+        fixed_app(200, "ok").await,
+        InboundMode::Strict,
+        Authorization::default(),
+    );
+    let outbound = Proxy::start(Some(authority.svid("order", true)));
+    outbound.shared.live.replace(outbound_model(|_, _| {})).unwrap();
+    let address = outbound.listen(Role::Outbound(Some(service())));
+    let first = tokio::spawn(async move { once(address, "GET", "/").await });
+    sleep(Duration::from_millis(100)).await;
+    outbound.shared.live.set_endpoints(&endpoint_set(&[(at, Some(identity("product")))]));
+    assert!(first.await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(once(address, "GET", "/").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(outbound.metric("weft_requests_total", &["security=\"mtls\""]), 2.0, "{}", outbound.metrics());
+    assert_eq!(outbound.metric("weft_requests_total", &["security=\"plain\""]), 0.0);
+}
+
+/// (25)
+#[tokio::test]
+async fn a_refused_grpc_call_does_not_count_as_a_success() {
+    let mesh = logged_with(mirror().await, Authorization { deny: Vec::new(), allow: Some(Vec::new()) });
+    let mut client = http2_client(mesh.address).await;
+    let call = || {
+        let request = http::Request::post("http://product/x").header("content-type", "application/grpc");
+        request.body(crate::apps::full("\0\0\0\0\0")).unwrap()
+    };
+    let answer = client.send_request(call()).await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"7".parse().unwrap()));
+    let nowhere = Proxy::start(None);
+    nowhere.shared.live.replace(outbound_model(|_, _| {})).unwrap();
+    nowhere.shared.live.set_endpoints(&endpoint_set(&[]));
+    let mut client = http2_client(nowhere.listen(Role::Outbound(Some(service())))).await;
+    assert_eq!(client.send_request(call()).await.unwrap().headers()["grpc-status"], "14");
+    for (proxy, class) in [(&mesh.outbound, "4xx"), (&mesh.inbound, "4xx"), (&nowhere, "5xx")] {
+        let status = format!("status=\"{class}\"");
+        assert!(
+            until(SECOND * 5, || proxy.metric("weft_requests_total", &[&status]) == 1.0).await.is_some(),
+            "{class}"
+        );
+        assert_eq!(proxy.metric("weft_requests_total", &["status=\"2xx\""]), 0.0);
+    }
+}

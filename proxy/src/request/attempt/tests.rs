@@ -48,6 +48,7 @@ fn worker() -> Arc<Worker> {
         mark: None,
         own_addresses: Vec::new(),
         own_ports: Vec::new(),
+        declared: Vec::new(),
         mesh_ranges: Vec::new(),
         access_log: None,
         spread: Spread::new(1, 10, 10).0,
