@@ -10,6 +10,7 @@
 //! | admin | `POST /quit` | drain, then exit, as SIGTERM does |
 //! | metrics | `GET /metrics` | Prometheus text |
 //! | metrics | `GET /readyz` | 200 when the proxy takes traffic, else 503 with the reasons |
+//! | metrics | `GET /readyz/workload` | 200 when the workload does too, by its checks |
 //! | metrics | `GET /livez` | 200 when every worker answers within a second |
 //!
 //! The admin port answers no web page: a request with `Origin` or `Sec-Fetch-Site`, or whose `Host` is a name other than
@@ -106,19 +107,21 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
         (Door::Metrics, "/metrics") => {
             get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(view)))
         }
-        (Door::Metrics, "/readyz") => get(method, || {
-            let reasons = view.not_ready();
-            let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
-        }),
+        (Door::Metrics, "/readyz") => get(method, || readiness(&view.not_ready())),
+        (Door::Metrics, "/readyz/workload") => get(method, || readiness(&view.workload_not_ready())),
         (Door::Metrics, "/livez") => {
             let alive = view.is_alive().await;
             let status = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             get(method, || json(status, &json!({"alive": alive})))
         }
         (Door::Admin, _) => unknown("/config_dump, /connections, /drain (POST), /undrain (POST), /quit (POST)"),
-        (Door::Metrics, _) => unknown("/metrics, /readyz, /livez"),
+        (Door::Metrics, _) => unknown("/metrics, /readyz, /readyz/workload, /livez"),
     }
+}
+
+fn readiness(reasons: &[impl serde::Serialize]) -> Response<Full<Bytes>> {
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
 }
 
 /// Whether a request can come from a tool on this host. A web page can make a browser on this host call the admin port: such a

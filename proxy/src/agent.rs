@@ -25,12 +25,11 @@ use weft_proto::weft::v1::{
 };
 use weft_redirect::Redirect;
 
-use self::health::WorkloadHealth;
 use crate::{
     config::{Mode, Settings},
     control::NOT_CAPTURED,
     control_plane::{Backoff, ConnectError, ControlPlane},
-    status::Status,
+    status::{Status, WorkloadHealth},
     tls::CurrentTls,
 };
 

@@ -218,7 +218,7 @@ impl App {
         };
         status.listening.store(!edge, Relaxed);
         let checks =
-            Checks::start(&settings.workload.health, settings.workload.addresses.first().copied(), settings.mark);
+            Checks::start(settings.workload.checks(), settings.workload.addresses.first().copied(), settings.mark);
         let leave = CancellationToken::new();
         let view = Arc::new(View {
             live,
@@ -226,6 +226,7 @@ impl App {
             tls,
             workers,
             commands: threads.commands.clone(),
+            workload: checks.health.clone(),
             control: Control { drainer, quit: CancellationToken::new() },
             settings,
         });

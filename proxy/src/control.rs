@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::{
     drain::Drainer,
     listener::socket::Role,
     live::Live,
-    status::Status,
+    status::{Status, WorkloadHealth},
     tls::{CurrentTls, unix_now},
     worker::Worker,
 };
@@ -40,6 +40,8 @@ pub(crate) struct View {
     pub(crate) status: Arc<Status>,
     pub(crate) tls: Arc<CurrentTls>,
     pub(crate) workers: Vec<Arc<Worker>>,
+    /// By the checks of the workload.
+    pub(crate) workload: watch::Receiver<WorkloadHealth>,
     /// By worker.
     pub(crate) commands: Vec<mpsc::Sender<Command>>,
     pub(crate) control: Control,
@@ -89,6 +91,15 @@ impl View {
         }
         if *self.status.captured.borrow() == Some(false) {
             reasons.push(NOT_CAPTURED);
+        }
+        reasons
+    }
+
+    /// Why the proxy and its workload do not take traffic together; empty when they do.
+    pub(crate) fn workload_not_ready(&self) -> Vec<String> {
+        let mut reasons: Vec<String> = self.not_ready().into_iter().map(Into::into).collect();
+        if let WorkloadHealth::Unhealthy(why) = &*self.workload.borrow() {
+            reasons.push(format!("the workload: {why}"));
         }
         reasons
     }

@@ -39,6 +39,15 @@ pub(crate) struct Status {
     pub(crate) listening: AtomicBool,
 }
 
+/// Whether the workload takes traffic, by its checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WorkloadHealth {
+    /// As many checks pass as have to.
+    Healthy,
+    /// Too many fail; with the reason of each.
+    Unhealthy(String),
+}
+
 /// A revision, and the hash of the resources held at it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Applied {

@@ -115,9 +115,9 @@ pub struct ProxyWorkload {
     /// Where it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-    /// Checks that it must pass to take traffic: one, or a list. Default none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
-    pub health: Vec<HealthCheck>,
+    /// Checks that it must pass to take traffic: one, or a list; an empty list: none. Default: one of its ports must be open.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_or_many")]
+    pub health: Option<Vec<HealthCheck>>,
 }
 
 /// A check that the proxy makes of its workload.
@@ -138,6 +138,15 @@ pub struct HealthCheck {
     /// How long one check may take. Default 1 s.
     #[serde(default = "one_second")]
     pub timeout: Duration,
+}
+
+/// How many of a workload's checks have to pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// Every one.
+    All,
+    /// One, if there is any.
+    Any,
 }
 
 /// What a health check does.
@@ -298,6 +307,23 @@ impl Default for ProxyLimits {
     }
 }
 
+impl ProxyWorkload {
+    /// Its checks, and how many have to pass: those of the file, or else a connection to each of its ports every 5 s.
+    pub fn checks(&self) -> (Vec<HealthCheck>, Passing) {
+        if let Some(checks) = &self.health {
+            return (checks.clone(), Passing::All);
+        }
+        let check = |port: &WorkloadPort| HealthCheck {
+            port: port.port,
+            kind: HealthCheckType::Tcp,
+            path: None,
+            interval: Duration::from_secs(5),
+            timeout: one_second(),
+        };
+        (self.ports.iter().map(check).collect(), Passing::Any)
+    }
+}
+
 impl ProxyLimits {
     /// Most connections from one source.
     pub fn per_source(self) -> u32 {
@@ -316,7 +342,7 @@ impl fmt::Debug for ControlPlane {
 }
 
 /// One check or a list of them.
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HealthCheck>, D::Error> {
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<HealthCheck>>, D::Error> {
     struct Visitor;
     impl<'de> de::Visitor<'de> for Visitor {
         type Value = Vec<HealthCheck>;
@@ -333,5 +359,5 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<HealthC
             Vec::deserialize(de::value::SeqAccessDeserializer::new(seq))
         }
     }
-    deserializer.deserialize_any(Visitor)
+    deserializer.deserialize_any(Visitor).map(Some)
 }

@@ -159,12 +159,12 @@ fn a_proxy_file_is_its_settings_and_objects() {
         (15001, 0, 15000, 15020)
     );
     let workload = spec.workload.unwrap();
-    assert_eq!(workload.health[0].kind, HealthCheckType::Http);
-    assert_eq!(workload.health[0].timeout.std().as_secs(), 1);
+    assert_eq!(workload.checks().0[0].kind, HealthCheckType::Http);
+    assert_eq!(workload.checks().0[0].timeout.std().as_secs(), 1);
     assert_eq!((spec.limits.connections.get(), spec.limits.streams.map(std::num::NonZeroU32::get)), (5, Some(2000)));
     let list = PROXY
         .replace("health: {port: 8080, type: http, path: /healthz, interval: 2s}", "health: [{port: 1}, {port: 2}]");
-    assert_eq!(parse_proxy_file(&list).unwrap().0.spec.workload.unwrap().health.len(), 2);
+    assert_eq!(parse_proxy_file(&list).unwrap().0.spec.workload.unwrap().checks().0.len(), 2);
     let least =
         "apiVersion: weft.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {name: a}\nspec: {mode: gateway, gateway: edge}\n";
     let spec = parse_proxy_file(least).unwrap().0.spec;

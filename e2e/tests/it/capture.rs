@@ -45,10 +45,10 @@ fn a_proxy_without_its_redirection_is_not_ready_and_status_says_why() {
         let mut mesh = Mesh::with_control_plane(world)?;
         let server = mesh.workload(app::workload("server-1").account("server"))?;
         mesh.up()?;
-        server.exec_ok("weft-proxy", &["ready"])?;
+        server.exec_ok("weft-proxy", &["ready", "--proxy"])?;
         server.exec_ok("weft-proxy", &["redirect", "--undo"])?;
         until("the proxy to notice", DEADLINE, || {
-            let output = server.exec("weft-proxy", &["ready"])?;
+            let output = server.exec("weft-proxy", &["ready", "--proxy"])?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             ensure!(!output.status.success() && said.contains("run weft-proxy redirect"), "{said}");
             let status = mesh.weft(&["status"])?;
@@ -57,7 +57,7 @@ fn a_proxy_without_its_redirection_is_not_ready_and_status_says_why() {
         })?;
         server.exec_ok("weft-proxy", &["redirect"])?;
         until("the proxy to be ready again", DEADLINE, || {
-            let output = server.exec("weft-proxy", &["ready"])?;
+            let output = server.exec("weft-proxy", &["ready", "--proxy"])?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let status = mesh.weft(&["status"])?;
             ensure!(!status.contains("nothing is redirected"), "{status}");

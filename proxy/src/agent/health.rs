@@ -1,6 +1,7 @@
 //! Health checks of the workload: a connection or a GET to its own address, with the proxy's mark, so that it is not captured.
-//! One task per check; the workload is healthy while all of them pass. A refused connection counts at once, any other failure
-//! the second time in a row.
+//! One task per check; the workload is healthy while all of them pass, or, with the checks that it has by default, one of them.
+//! A refused connection counts at once, any other failure the second time in a row. A check that fails is repeated after 1 s at
+//! the latest, so that callers soon learn of the workload's return.
 
 use std::{
     collections::BTreeMap,
@@ -17,23 +18,16 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{sleep, timeout},
 };
-use weft_core::api::proxy_config::{HealthCheck, HealthCheckType};
+use weft_core::api::proxy_config::{HealthCheck, HealthCheckType, Passing};
 
-use crate::control_plane::dial;
+use crate::{control_plane::dial, status::WorkloadHealth};
 
+/// Longest time from a check that failed to the next.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Failures in a row that count, unless the connection is refused.
 const FAILURES: u32 = 2;
-
-/// Whether the workload takes traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum WorkloadHealth {
-    /// Every check passes.
-    Healthy,
-    /// At least one fails; with the reason of each.
-    Unhealthy(String),
-}
 
 /// A check failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +53,28 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// Starts them on the current runtime; they end with the value.
-    pub(crate) fn start(checks: &[HealthCheck], address: Option<IpAddr>, mark: Option<u32>) -> Self {
+    pub(crate) fn start(
+        (checks, passing): (Vec<HealthCheck>, Passing),
+        address: Option<IpAddr>,
+        mark: Option<u32>,
+    ) -> Self {
         let address = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let failing = checks.iter().map(|check| (check.port.get(), "not checked yet".to_owned())).collect();
+        // How many may fail.
+        let spare = match passing {
+            Passing::All => 0,
+            Passing::Any => checks.len().saturating_sub(1),
+        };
         let (failing, receiver) = watch::channel::<BTreeMap<u16, String>>(failing);
         let mut tasks = JoinSet::new();
-        for check in checks.iter().cloned() {
+        for check in checks {
             tasks.spawn(repeat(check, address, mark, failing.clone()));
         }
-        let (health, changed) = watch::channel(judge(&receiver.borrow()));
+        let (health, changed) = watch::channel(judge(&receiver.borrow(), spare));
         tasks.spawn(async move {
             let mut receiver = receiver;
             while receiver.changed().await.is_ok() {
-                let now = judge(&receiver.borrow_and_update());
+                let now = judge(&receiver.borrow_and_update(), spare);
                 health.send_if_modified(|before| {
                     let changed = *before != now;
                     *before = now;
@@ -83,8 +86,8 @@ impl Checks {
     }
 }
 
-fn judge(failing: &BTreeMap<u16, String>) -> WorkloadHealth {
-    if failing.is_empty() {
+fn judge(failing: &BTreeMap<u16, String>, spare: usize) -> WorkloadHealth {
+    if failing.len() <= spare {
         return WorkloadHealth::Healthy;
     }
     WorkloadHealth::Unhealthy(
@@ -95,11 +98,8 @@ fn judge(failing: &BTreeMap<u16, String>) -> WorkloadHealth {
 async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing: watch::Sender<BTreeMap<u16, String>>) {
     let port = check.port.get();
     let target = SocketAddr::new(address, port);
-    let mut ticks = interval(check.interval.std());
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0u32;
     loop {
-        ticks.tick().await;
         match once(&check, target, mark).await {
             Ok(()) => {
                 failures = 0;
@@ -110,18 +110,19 @@ async fn repeat(check: HealthCheck, address: IpAddr, mark: Option<u32>, failing:
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let refused = matches!(&error, CheckError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused);
-                if !refused && failures < FAILURES {
-                    continue;
-                }
-                let reason = chain(&error);
-                let changed = failing.send_if_modified(|failing| {
-                    failing.insert(port, reason.clone()).is_none_or(|before| before != reason)
-                });
-                if changed {
-                    tracing::warn!(port, reason, "health check fails");
+                if refused || failures >= FAILURES {
+                    let reason = chain(&error);
+                    let changed = failing.send_if_modified(|failing| {
+                        failing.insert(port, reason.clone()).is_none_or(|before| before != reason)
+                    });
+                    if changed {
+                        tracing::warn!(port, reason, "health check fails");
+                    }
                 }
             }
         }
+        let interval = check.interval.std();
+        sleep(if failures > 0 { interval.min(AGAIN) } else { interval }).await;
     }
 }
 
@@ -167,6 +168,8 @@ async fn probe(path: &str, target: SocketAddr, mark: Option<u32>) -> Result<(), 
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use weft_core::api::proxy_config::ProxyWorkload;
+
     use super::*;
 
     fn check(json: serde_json::Value) -> HealthCheck {
@@ -196,7 +199,7 @@ mod tests {
         });
         let http =
             check(serde_json::json!({"port": address.port(), "type": "http", "path": "/ready", "interval": "20ms"}));
-        let mut checks = Checks::start(&[http], Some(address.ip()), None);
+        let mut checks = Checks::start((vec![http], Passing::All), Some(address.ip()), None);
         assert!(matches!(&*checks.health.borrow(), WorkloadHealth::Unhealthy(why) if why.contains("not checked yet")));
         becomes(&mut checks, |v| matches!(v, WorkloadHealth::Unhealthy(why) if why.contains("answers 500"))).await;
         answers.store(302, std::sync::atomic::Ordering::Relaxed);
@@ -207,6 +210,37 @@ mod tests {
 
     #[tokio::test]
     async fn without_checks_a_workload_is_healthy() {
-        assert_eq!(*Checks::start(&[], None, None).health.borrow(), WorkloadHealth::Healthy);
+        for passing in [Passing::All, Passing::Any] {
+            assert_eq!(*Checks::start((Vec::new(), passing), None, None).health.borrow(), WorkloadHealth::Healthy);
+        }
+    }
+
+    /// (23)
+    #[tokio::test]
+    async fn by_default_one_of_the_declared_ports_must_be_open() {
+        let [one, two] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = [&one, &two].map(|listener| serde_json::json!({"port": listener.local_addr().unwrap().port()}));
+        let workload = |health: Option<serde_json::Value>| -> ProxyWorkload {
+            let mut workload = serde_json::json!({"ports": ports});
+            if let Some(health) = health {
+                workload["health"] = health;
+            }
+            serde_json::from_value(workload).unwrap()
+        };
+        let address = Some(Ipv4Addr::LOCALHOST.into());
+        let (checks, passing) = workload(None).checks();
+        assert_eq!((checks.len(), passing), (2, Passing::Any));
+        assert_eq!(workload(Some(serde_json::json!([]))).checks(), (Vec::new(), Passing::All), "switched off");
+        let soon = checks.into_iter().map(|check| HealthCheck { interval: "20ms".parse().unwrap(), ..check });
+        let mut checks = Checks::start((soon.collect(), passing), address, None);
+        becomes(&mut checks, |health| *health == WorkloadHealth::Healthy).await;
+        drop(one);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(*checks.health.borrow(), WorkloadHealth::Healthy, "the other one is open");
+        let at = two.local_addr().unwrap();
+        drop(two);
+        becomes(&mut checks, |v| matches!(v, WorkloadHealth::Unhealthy(why) if why.contains("refused"))).await;
+        let _back = tokio::net::TcpListener::bind(at).await.unwrap();
+        becomes(&mut checks, |health| *health == WorkloadHealth::Healthy).await;
     }
 }

@@ -26,19 +26,24 @@ const ANSWER: usize = 4 << 20;
 /// Time between calls.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Check whether the proxy on this host takes traffic
+/// Check whether the proxy on this host and its workload take traffic
 ///
-/// Exits 0 if it does, or 1 with the reasons: no certificate, no configuration, a listener is not open, draining.
+/// Exits 0 if they do, or 1 with the reasons: no certificate, no configuration, a listener is not open, draining, or a health check
+/// of the workload fails. Without `spec.workload.health` one of the workload's declared ports must be open.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   weft-proxy ready
-  weft-proxy ready --wait 30s && exec ./application")]
+  weft-proxy ready --proxy --wait 30s && exec ./application")]
 pub struct ReadyArgs {
     /// The readiness URL of the proxy
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15020/readyz")]
     url: Uri,
 
-    /// Repeat the check until the proxy takes traffic, for at most this long
+    /// Check the proxy alone, for example because the application starts later
+    #[arg(long)]
+    proxy: bool,
+
+    /// Repeat the check until it succeeds, for at most this long
     #[arg(long, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
 }
@@ -82,10 +87,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Checks readiness, once or until the wait is over.
 pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
+    let url = if args.proxy { args.url.clone() } else { endpoint(&args.url, "workload")? };
     runtime()?.block_on(async {
         let until = Instant::now() + args.wait.unwrap_or_default();
         loop {
-            let reason = match call(Method::GET, &args.url).await {
+            let reason = match call(Method::GET, &url).await {
                 Ok((StatusCode::OK, _)) => return Ok(ExitCode::SUCCESS),
                 Ok((status, body)) => format!("{status}: {}", String::from_utf8_lossy(&body).trim()),
                 Err(error) => format!("{error:#}"),

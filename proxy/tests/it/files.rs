@@ -236,6 +236,7 @@ async fn the_ports_of_a_proxy_answer_as_documented_and_a_second_proxy_does_not_s
         (admin, "/metrics", 404),
         (metrics, "/metrics", 200),
         (metrics, "/readyz", 200),
+        (metrics, "/readyz/workload", 200),
         (metrics, "/livez", 200),
         (metrics, "/config_dump", 404),
     ] {

@@ -87,8 +87,9 @@ fn workload(check: &mut Check, workload: &ProxyWorkload) {
     if let Some(zone) = &workload.zone {
         check.at("zone", |check| check.form(zone, names::label_value));
     }
-    check.at_most("health", &workload.health, MAX_CHECKS);
-    check.each("health", &workload.health, health);
+    let checks = workload.health.as_deref().unwrap_or_default();
+    check.at_most("health", checks, MAX_CHECKS);
+    check.each("health", checks, health);
 }
 
 fn health(check: &mut Check, health: &HealthCheck) {
