@@ -49,7 +49,13 @@ impl Service {
         Self { authority, tokens, ttl, rates: Mutex::default(), metrics }
     }
 
-    async fn prove(&self, peer: Option<&Peer>, token: String, key: &RequestedKey) -> Result<Identity, Status> {
+    async fn prove(
+        &self,
+        peer: Option<&Peer>,
+        token: String,
+        expected: Option<(String, String)>,
+        key: &RequestedKey,
+    ) -> Result<Identity, Status> {
         if token.is_empty() {
             let svid = peer.and_then(|peer| peer.svid.as_ref());
             let svid = svid
@@ -64,12 +70,13 @@ impl Service {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Status::unauthenticated("join_token: too long"));
         }
-        let consumed = self.tokens.consume(&token, key.der_bytes(), Timestamp::now()).await;
+        let consumed = self.tokens.consume(&token, key.der_bytes(), expected.as_ref(), Timestamp::now()).await;
         let (namespace, account) = consumed.map_err(|error| match &error {
             TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
                 tracing::error!(error = &error as &dyn std::error::Error, "checking a join token failed");
                 Status::unavailable("the token cannot be checked now")
             }
+            TokenError::OtherAccount { .. } => Status::permission_denied(format!("join_token: {error}")),
             TokenError::Form(_)
             | TokenError::Unknown
             | TokenError::Expired(_)
@@ -98,13 +105,15 @@ impl Service {
 impl identity_server::Identity for Service {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
-        let IssueRequest { csr, join_token } = request.into_inner();
+        let IssueRequest { csr, join_token, expected_namespace, expected_service_account } = request.into_inner();
+        let expected = (expected_namespace, expected_service_account);
+        let expected = (!expected.0.is_empty() && !expected.1.is_empty()).then_some(expected);
         if join_token.is_empty() && peer.as_ref().is_none_or(|peer| peer.svid.is_none()) {
             return Err(Status::unauthenticated("join_token: needed, as the connection has no certificate"));
         }
         let key = RequestedKey::from_csr(&csr).map_err(|error| Status::invalid_argument(format!("csr: {error}")))?;
         let by_token = !join_token.is_empty();
-        let identity = self.prove(peer.as_ref(), join_token, &key).await?;
+        let identity = self.prove(peer.as_ref(), join_token, expected, &key).await?;
         self.admit(&identity, Instant::now())?;
         let issued = self.authority.issue(&key, &identity, self.ttl, SystemTime::now()).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "signing a certificate failed");

@@ -65,6 +65,16 @@ pub enum TokenError {
     /// It has no uses left.
     #[error("already used")]
     Used,
+    /// It is for another workload than the caller.
+    #[error("for {namespace}/{service_account}, and the proxy's file says {}/{}", expected.0, expected.1)]
+    OtherAccount {
+        /// The namespace that it is for.
+        namespace: String,
+        /// The service account that it is for.
+        service_account: String,
+        /// Namespace and service account of the caller.
+        expected: (String, String),
+    },
     /// It pins the root of another mesh.
     #[error("of another mesh: its pinned root is not this one's")]
     OtherRoot,
@@ -172,9 +182,16 @@ impl Tokens {
     }
 
     /// Uses a join token once: the namespace and service account that it authorises. `key`: the public key that is to be
-    /// certified; the same key may use the token again within [`RETRY`] of the last use.
+    /// certified; the same key may use the token again within [`RETRY`] of the last use. `expected`: the namespace and service
+    /// account that the caller means to become, if it says so.
     /// Errors: any of [`TokenError`]; the token is then as it was.
-    pub async fn consume(&self, text: &str, key: &[u8], now: Timestamp) -> Result<(String, String), TokenError> {
+    pub async fn consume(
+        &self,
+        text: &str,
+        key: &[u8],
+        expected: Option<&(String, String)>,
+        now: Timestamp,
+    ) -> Result<(String, String), TokenError> {
         const FORM: TokenError = TokenError::Form("weft1.<id>.<secret>.<root>");
         let mut parts = text.trim().split('.');
         let (Some(JOIN), Some(id), Some(secret), Some(root), None) =
@@ -190,6 +207,10 @@ impl Tokens {
             let (account, used) = judge(&found, &hash, &key, now)?;
             if pinned != self.root_hash {
                 return Err(TokenError::OtherRoot);
+            }
+            if let Some(expected) = expected.filter(|expected| **expected != account) {
+                let (namespace, service_account) = account;
+                return Err(TokenError::OtherAccount { namespace, service_account, expected: expected.clone() });
             }
             // A reusable token, and a retry, are not written, so that they cost no flush of the disk. If another use came
             // between, the token is judged again: each use counts, and every failed turn means that another one was used.
@@ -306,10 +327,21 @@ mod tests {
         let (record, secret) = tokens.create(&wish(false), NOW).await.unwrap();
         let text = secret.reveal().to_owned();
         assert!(text.starts_with(&format!("weft1.{}.", record.id)) && text.ends_with(&"07".repeat(32)));
-        assert_eq!(tokens.consume(&text, KEY, NOW).await.unwrap(), ("shop".to_owned(), "order".to_owned()));
-        assert!(matches!(tokens.consume(&text, b"other", NOW).await, Err(TokenError::Used)));
+        assert_eq!(tokens.consume(&text, KEY, None, NOW).await.unwrap(), ("shop".to_owned(), "order".to_owned()));
+        assert!(matches!(tokens.consume(&text, b"other", None, NOW).await, Err(TokenError::Used)));
         assert!(!format!("{secret:?}").contains(text.split('.').nth(2).unwrap()));
         assert!(!record.hash.contains(text.split('.').nth(2).unwrap()));
+    }
+
+    /// (26)
+    #[tokio::test]
+    async fn a_token_for_another_account_is_refused_and_not_used_up() {
+        let (_dir, tokens) = tokens();
+        let (_, secret) = tokens.create(&wish(false), NOW).await.unwrap();
+        let account = |name: &str| ("shop".to_owned(), name.to_owned());
+        let refused = tokens.consume(secret.reveal(), KEY, Some(&account("web")), NOW).await.unwrap_err();
+        assert_eq!(refused.to_string(), "for shop/order, and the proxy's file says shop/web");
+        assert_eq!(tokens.consume(secret.reveal(), KEY, Some(&account("order")), NOW).await.unwrap(), account("order"));
     }
 
     #[tokio::test]
@@ -317,7 +349,7 @@ mod tests {
         let (_dir, tokens) = tokens();
         let (_, secret) = tokens.create(&wish(false), NOW).await.unwrap();
         let at = async |key: &[u8], seconds| {
-            tokens.consume(secret.reveal(), key, NOW + SignedDuration::from_secs(seconds)).await
+            tokens.consume(secret.reveal(), key, None, NOW + SignedDuration::from_secs(seconds)).await
         };
         assert!(at(KEY, 0).await.is_ok() && at(KEY, 60).await.is_ok() && at(KEY, 119).await.is_ok());
         assert!(matches!(at(b"other", 60).await, Err(TokenError::Used)));
@@ -332,7 +364,7 @@ mod tests {
         let new = tokens.replace_admin("local", NOW).await.unwrap();
         assert_eq!(tokens.admin(new.reveal(), NOW).await.unwrap(), "admin");
         assert!(matches!(tokens.admin(old.reveal(), NOW).await, Err(TokenError::Unknown)));
-        assert!(tokens.consume(join.reveal(), KEY, NOW).await.is_ok());
+        assert!(tokens.consume(join.reveal(), KEY, None, NOW).await.is_ok());
         assert!(tokens.first_admin(NOW).await.unwrap().is_none());
     }
 
@@ -341,12 +373,12 @@ mod tests {
         let (_dir, tokens) = tokens();
         let (record, secret) = tokens.create(&wish(true), NOW).await.unwrap();
         for _ in 0..3 {
-            tokens.consume(secret.reveal(), KEY, NOW).await.unwrap();
+            tokens.consume(secret.reveal(), KEY, None, NOW).await.unwrap();
         }
         let later = NOW + SignedDuration::from_hours(1);
-        assert!(matches!(tokens.consume(secret.reveal(), KEY, later).await, Err(TokenError::Expired(_))));
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, None, later).await, Err(TokenError::Expired(_))));
         assert!(tokens.delete(&record.id).await.unwrap() && !tokens.delete(&record.id).await.unwrap());
-        assert!(matches!(tokens.consume(secret.reveal(), KEY, NOW).await, Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(secret.reveal(), KEY, None, NOW).await, Err(TokenError::Unknown)));
     }
 
     #[tokio::test]
@@ -357,18 +389,18 @@ mod tests {
         let text = secret.reveal();
         let part = |n: usize| text.split('.').nth(n).unwrap();
         let other_root = format!("weft1.{}.{}.{}", part(1), part(2), "08".repeat(32));
-        assert!(matches!(tokens.consume(&other_root, KEY, NOW).await, Err(TokenError::OtherRoot)));
+        assert!(matches!(tokens.consume(&other_root, KEY, None, NOW).await, Err(TokenError::OtherRoot)));
         let other_secret = format!("weft1.{}.{}A.{}", part(1), part(2), part(3));
-        assert!(matches!(tokens.consume(&other_secret, KEY, NOW).await, Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&other_secret, KEY, None, NOW).await, Err(TokenError::Unknown)));
         let admin_parts: Vec<_> = admin.reveal().split('.').collect();
         let as_join = format!("weft1.{}.{}.{}", admin_parts[1], admin_parts[2], part(3));
-        assert!(matches!(tokens.consume(&as_join, KEY, NOW).await, Err(TokenError::Unknown)));
+        assert!(matches!(tokens.consume(&as_join, KEY, None, NOW).await, Err(TokenError::Unknown)));
         for bad in
             ["", "weft1", "weft1.a.b", "weft1.a.b.zz", "weft2.a.b.00", &format!("{text}.x"), &"x".repeat(100_000)]
         {
-            assert!(matches!(tokens.consume(bad, KEY, NOW).await, Err(TokenError::Form(_))), "{bad:.20}");
+            assert!(matches!(tokens.consume(bad, KEY, None, NOW).await, Err(TokenError::Form(_))), "{bad:.20}");
         }
-        tokens.consume(text, KEY, NOW).await.unwrap();
+        tokens.consume(text, KEY, None, NOW).await.unwrap();
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ async fn answer(view: &Arc<View>, door: Door, request: &Request<Incoming>) -> Re
         (Door::Metrics, "/metrics") => {
             get(method, || text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(view)))
         }
-        (Door::Metrics, "/readyz") => get(method, || readiness(&view.not_ready())),
+        (Door::Metrics, "/readyz") => get(method, || readiness(&view.reasons())),
         (Door::Metrics, "/readyz/workload") => get(method, || readiness(&view.workload_not_ready())),
         (Door::Metrics, "/livez") => {
             let alive = view.is_alive().await;

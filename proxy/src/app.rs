@@ -44,13 +44,13 @@ use crate::{
     control_plane::{ControlPlane, check_mark},
     discovery::Discovery,
     drain::Drainer,
-    file::{FileSource, read_identity, watch_identity},
+    file::{FileSource, IdentityFilesError, read_identity, watch_identity},
     identity::Issuer,
     listener::spread::Spread,
     live::Live,
     status::{SelfProbe, Status},
     telemetry::AccessLog,
-    tls::{CurrentTls, SvidError},
+    tls::CurrentTls,
     worker::{Shared, Worker},
 };
 
@@ -100,8 +100,8 @@ pub enum StartError {
         source: io::Error,
     },
     /// The certificate's files are not valid.
-    #[error("spec.identity")]
-    Identity(#[from] SvidError),
+    #[error(transparent)]
+    Identity(#[from] IdentityFilesError),
     /// The objects are incomplete.
     #[error("the configuration made from the objects is incomplete")]
     Incomplete(#[from] IncompleteError),
@@ -263,6 +263,11 @@ impl App {
         self.view.not_ready()
     }
 
+    /// The same, with the causes that are known.
+    pub fn reasons(&self) -> Vec<String> {
+        self.view.reasons()
+    }
+
     /// The snapshot in force and the memory beside it.
     pub fn live(&self) -> &Arc<Live> {
         &self.view.live
@@ -384,8 +389,12 @@ fn start_control(
         Issuer::new(join.clone(), settings.mark, settings.tls.records, view.tls.clone(), &settings.namespace, account);
     let status = view.status.clone();
     tasks.spawn(issuer.keep(move |outcome| match outcome {
-        Ok(_) => status.certificates.send_modify(|count| *count += 1),
-        Err(_) => {
+        Ok(_) => {
+            *status.certificate_fault.lock() = None;
+            status.certificates.send_modify(|count| *count += 1);
+        }
+        Err(error) => {
+            *status.certificate_fault.lock() = Some(error.chain());
             status.certificate_failures.fetch_add(1, Relaxed);
         }
     }));

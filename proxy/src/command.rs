@@ -22,7 +22,8 @@ use self::{
 };
 use crate::{
     app::{App, Signals},
-    config::{ConfigError, LogArgs, SettingsArgs},
+    config::{ConfigError, LogArgs, Settings, SettingsArgs, Source},
+    file,
 };
 
 /// Exit code for mistakes in the command line or file.
@@ -97,12 +98,13 @@ pub fn run(command: Command) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("weft-proxy: {}", clean_lines(&format!("{error:#}")));
-        ExitCode::from(if error.is::<ConfigError>() { USAGE } else { 1 })
+        ExitCode::from(if error.is::<ConfigError>() || error.is::<call::UrlError>() { USAGE } else { 1 })
     })
 }
 
 fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = args.settings.read()?;
+    check(args, &settings)?;
     if args.check {
         println!("{}: OK", args.settings.config.display());
         return Ok(ExitCode::SUCCESS);
@@ -119,6 +121,19 @@ fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // A blocked write to standard output must not delay the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Checks what the file and the flags refer to.
+/// Errors: a mistake that would keep the proxy from starting.
+fn check(args: &RunArgs, settings: &Settings) -> Result<(), ConfigError> {
+    log::filter(&args.log)?;
+    if let Source::File { identity: Some(files), .. } = &settings.source {
+        file::read_identity(files, settings.tls.records).map_err(|error| {
+            let mistake = format!("{:#}", anyhow::Error::from(error));
+            ConfigError::Mistakes { path: args.settings.config.clone(), mistakes: vec![mistake] }
+        })?;
+    }
+    Ok(())
 }
 
 /// The control thread's runtime.

@@ -31,6 +31,9 @@ const ANNOUNCE: Duration = Duration::from_millis(500);
 
 /// Why a proxy without a redirection takes no traffic.
 pub(crate) const NOT_CAPTURED: &str = "nothing is redirected to the proxy: run weft-proxy redirect";
+/// Why a proxy without a valid certificate takes no traffic.
+const NO_CERTIFICATE: &str = "no certificate";
+const CERTIFICATE_EXPIRED: &str = "the certificate has expired";
 
 /// The parts of a running proxy, as the composition root, the admin port and shutdown see them.
 #[derive(Debug)]
@@ -74,8 +77,8 @@ impl View {
         }
         let identified = !matches!(self.settings.source, Source::File { identity: None, .. });
         match self.tls.load().as_ref() {
-            None if identified => reasons.push("no certificate"),
-            Some(tls) if tls.not_after <= unix_now() => reasons.push("the certificate has expired"),
+            None if identified => reasons.push(NO_CERTIFICATE),
+            Some(tls) if tls.not_after <= unix_now() => reasons.push(CERTIFICATE_EXPIRED),
             None | Some(_) => {}
         }
         let live = self.live.load();
@@ -97,11 +100,21 @@ impl View {
 
     /// Why the proxy and its workload do not take traffic together; empty when they do.
     pub(crate) fn workload_not_ready(&self) -> Vec<String> {
-        let mut reasons: Vec<String> = self.not_ready().into_iter().map(Into::into).collect();
+        let mut reasons = self.reasons();
         if let WorkloadHealth::Unhealthy(why) = &*self.workload.borrow() {
             reasons.push(format!("the workload: {why}"));
         }
         reasons
+    }
+
+    /// The same for people: why there is no certificate is known.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let fault = self.status.certificate_fault.lock().clone();
+        let told = |reason: &'static str| match &fault {
+            Some(fault) if [NO_CERTIFICATE, CERTIFICATE_EXPIRED].contains(&reason) => format!("{reason}: {fault}"),
+            _ => reason.to_owned(),
+        };
+        self.not_ready().into_iter().map(told).collect()
     }
 
     /// Open connections of all workers.

@@ -155,9 +155,23 @@ impl FileSource {
 }
 
 /// Reads the certificate's files.
-pub(crate) fn read_identity(files: &IdentityFiles, records: TlsRecords) -> Result<MeshTls, SvidError> {
-    let svid = Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file)?;
-    MeshTls::new(svid, records)
+pub(crate) fn read_identity(files: &IdentityFiles, records: TlsRecords) -> Result<MeshTls, IdentityFilesError> {
+    let svid = Svid::read(&files.certificate_file, &files.private_key_file, &files.trust_bundle_file);
+    svid.and_then(|svid| MeshTls::new(svid, records)).map_err(|source| {
+        let [certificate, key, bundle] =
+            [&files.certificate_file, &files.private_key_file, &files.trust_bundle_file].map(|path| path.display());
+        let files = format!("certificateFile {certificate}, privateKeyFile {key}, trustBundleFile {bundle}");
+        IdentityFilesError { files, source }
+    })
+}
+
+/// The files of `spec.identity` make no identity.
+#[derive(Debug, thiserror::Error)]
+#[error("spec.identity: {files}")]
+pub struct IdentityFilesError {
+    /// Their names, with their fields.
+    files: String,
+    source: SvidError,
 }
 
 /// Reads them again when they change; `on_change` is called with each new certificate.

@@ -60,7 +60,7 @@ pub enum IssueError {
     #[error(transparent)]
     Connect(#[from] ConnectFailed),
     /// The control plane refuses the request.
-    #[error("the control plane refuses a certificate ({code}): {message}")]
+    #[error("the control plane refuses a certificate: {message}")]
     Refused {
         /// The gRPC status code.
         code: tonic::Code,
@@ -76,6 +76,28 @@ pub enum IssueError {
     /// The trust bundle does not hold the root that the token pins.
     #[error("the trust bundle does not hold the root that the join token pins")]
     OtherRoot,
+    /// The certificate is for another workload. It is not put in force.
+    #[error(
+        "the certificate is for {identity}, and the proxy's file says {namespace}/{account}: use a token, or a certificate, of that account"
+    )]
+    OtherAccount {
+        /// The identity of the certificate.
+        identity: String,
+        /// The namespace in the proxy's file.
+        namespace: String,
+        /// The service account in the proxy's file.
+        account: String,
+    },
+}
+
+impl IssueError {
+    /// The error and its causes in one line, for people.
+    pub(crate) fn chain(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        let mut texts: Vec<String> = causes.map(ToString::to_string).collect();
+        texts.dedup();
+        texts.join(": ")
+    }
 }
 
 /// The control plane was not reached.
@@ -126,7 +148,9 @@ impl Issuer {
         };
         let channel = self.plane.connect_with(tls).await?;
         let join_token = token.as_ref().map(|token| token.reveal().to_owned()).unwrap_or_default();
-        let answer = IdentityClient::new(channel).issue(IssueRequest { csr, join_token }).await;
+        let (expected_namespace, expected_service_account) = self.expected.clone();
+        let request = IssueRequest { csr, join_token, expected_namespace, expected_service_account };
+        let answer = IdentityClient::new(channel).issue(request).await;
         let IssueResponse { certificate_chain, trust_bundle } = answer
             .map_err(|status| IssueError::Refused { code: status.code(), message: status.message().to_owned() })?
             .into_inner();
@@ -158,10 +182,8 @@ impl Issuer {
         let tls = Arc::new(MeshTls::new(self.issue().await?, self.records)?);
         let (namespace, account) = &self.expected;
         if (tls.identity.namespace(), tls.identity.service_account()) != (Some(namespace), Some(account)) {
-            tracing::warn!(
-                identity = %tls.identity, namespace, account,
-                "the join token is for another namespace or service account than the proxy's file"
-            );
+            let identity = tls.identity.to_string();
+            return Err(IssueError::OtherAccount { identity, namespace: namespace.clone(), account: account.clone() });
         }
         self.tls.store(Some(tls.clone()));
         tracing::info!(identity = %tls.identity, not_after = tls.not_after, "certificate in force");

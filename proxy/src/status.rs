@@ -33,6 +33,8 @@ pub(crate) struct Status {
     pub(crate) refused: AtomicU64,
     /// Configurations put in force.
     pub(crate) swaps: AtomicU64,
+    /// Why the last attempt to get a certificate failed, if it did.
+    pub(crate) certificate_fault: Mutex<Option<String>>,
     /// Failed attempts to get a certificate.
     pub(crate) certificate_failures: AtomicU64,
     /// Every listener is open.
@@ -104,6 +106,7 @@ impl Default for Status {
             subscriptions: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             swaps: AtomicU64::new(0),
+            certificate_fault: Mutex::default(),
             certificate_failures: AtomicU64::new(0),
             listening: AtomicBool::new(false),
         }

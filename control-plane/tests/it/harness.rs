@@ -172,7 +172,7 @@ impl Mesh {
         join_token: &str,
     ) -> Result<IssueResponse, tonic::Status> {
         let channel = self.grpc(svid).await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        let request = IssueRequest { csr: csr.into(), join_token: join_token.to_owned() };
+        let request = IssueRequest { csr: csr.into(), join_token: join_token.to_owned(), ..Default::default() };
         IdentityClient::new(channel).issue(request).await.map(tonic::Response::into_inner)
     }
 

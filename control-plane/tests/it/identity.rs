@@ -203,7 +203,7 @@ async fn one_identity_cannot_ask_without_end() {
     let csr = bytes::Bytes::from(key_and_csr().1);
     let mut exhausted = false;
     for _ in 0..1_000 {
-        let request = weft_proto::weft::v1::IssueRequest { csr: csr.clone(), join_token: String::new() };
+        let request = weft_proto::weft::v1::IssueRequest { csr: csr.clone(), ..Default::default() };
         if let Err(status) = client.issue(request).await {
             assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
             exhausted = true;

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header, uri::Authority};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -88,12 +88,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Checks readiness, once or until the wait is over.
 pub(super) fn ready(args: &ReadyArgs) -> anyhow::Result<ExitCode> {
     let url = if args.proxy { args.url.clone() } else { endpoint(&args.url, "workload")? };
+    authority(&url)?;
     runtime()?.block_on(async {
         let until = Instant::now() + args.wait.unwrap_or_default();
         loop {
-            let reason = match call(Method::GET, &url).await {
-                Ok((StatusCode::OK, _)) => return Ok(ExitCode::SUCCESS),
-                Ok((status, body)) => format!("{status}: {}", String::from_utf8_lossy(&body).trim()),
+            let reason = match readiness(&url).await {
+                Ok(Readiness { ready: true, .. }) => return Ok(ExitCode::SUCCESS),
+                Ok(Readiness { reasons, .. }) => reasons.join("; "),
                 Err(error) => format!("{error:#}"),
             };
             if Instant::now() >= until {
@@ -158,6 +159,7 @@ pub(super) fn undrain(args: &UndrainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn endpoint(base: &Uri, path: &str) -> anyhow::Result<Uri> {
+    authority(base)?;
     Ok(format!("{}/{path}", base.to_string().trim_end_matches('/')).parse()?)
 }
 
@@ -172,9 +174,37 @@ async fn call(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> 
     timeout(CALL, exchange(method, url)).await.with_context(|| format!("no answer from {url} within {CALL:?}"))?
 }
 
+/// The answer of `/readyz`.
+#[derive(Deserialize)]
+struct Readiness {
+    ready: bool,
+    reasons: Vec<String>,
+}
+
+/// Errors: also an answer of another server than the proxy, whatever its status.
+async fn readiness(url: &Uri) -> anyhow::Result<Readiness> {
+    let (status, body) = call(Method::GET, url).await?;
+    let answer: Option<Readiness> = serde_json::from_slice(&body).ok();
+    let answer = answer.filter(|answer| {
+        (status, answer.ready) == (StatusCode::OK, true)
+            || (status, answer.ready) == (StatusCode::SERVICE_UNAVAILABLE, false)
+    });
+    answer.with_context(|| format!("{url} is not the readiness of a proxy of Weft: it answered {status}"))
+}
+
+/// A `--url` that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("--url {0}: expected http://HOST[:PORT][/PATH]")]
+pub(super) struct UrlError(Uri);
+
+fn authority(url: &Uri) -> Result<&Authority, UrlError> {
+    let authority =
+        url.authority().filter(|authority| url.scheme_str() == Some("http") && !authority.host().is_empty());
+    authority.ok_or_else(|| UrlError(url.clone()))
+}
+
 async fn exchange(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Bytes)> {
-    ensure!(url.scheme_str() == Some("http"), "{url} is not an http:// URL");
-    let authority = url.authority().with_context(|| format!("{url} has no host"))?;
+    let authority = authority(url)?;
     let host = authority.host();
     let port = authority.port_u16().unwrap_or(80);
     let bare = host.trim_start_matches('[').trim_end_matches(']');

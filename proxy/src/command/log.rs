@@ -6,12 +6,19 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::config::{ConfigError, LogArgs, LogFormat};
 
+/// The filter.
+/// Errors: it is malformed.
+pub(super) fn filter(args: &LogArgs) -> Result<EnvFilter, ConfigError> {
+    args.log.parse().map_err(|error: tracing_subscriber::filter::ParseError| ConfigError::Mistakes {
+        path: "--log".into(),
+        mistakes: vec![error.to_string()],
+    })
+}
+
 /// Starts it for the whole program.
 /// Errors: the filter is malformed.
 pub(super) fn start(args: &LogArgs) -> anyhow::Result<()> {
-    let filter: EnvFilter = args.log.parse().map_err(|error: tracing_subscriber::filter::ParseError| {
-        ConfigError::Mistakes { path: "--log".into(), mistakes: vec![error.to_string()] }
-    })?;
+    let filter = filter(args)?;
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr);
     let result = match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

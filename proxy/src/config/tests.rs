@@ -95,7 +95,21 @@ fn two_forward_listeners_with_one_address_are_refused() {
                    \"127.0.0.1:9001\", destination: \"127.0.0.1:8080\"}, {listen: \"127.0.0.1:0\", destination: \
                    \"127.0.0.1:8081\"}, {listen: \"127.0.0.1:0\", destination: \"127.0.0.1:8082\"}]";
     let mistakes = Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default()).unwrap_err();
-    assert_eq!(mistakes, ["document 1: spec.forward.inbound[0].listen: is the address of another forward listener"]);
+    assert_eq!(
+        mistakes,
+        ["document 1: spec.forward.inbound[0].listen: 127.0.0.1:9001 is in use by spec.forward.outbound[0].listen \
+             (127.0.0.1:9001): choose another port"]
+    );
+    // The same address in other words, or all addresses. (26)
+    for other in ["[::ffff:127.0.0.1]:9001", "0.0.0.0:9001", "[::]:9001"] {
+        let forward = format!(
+            "outbound: [{{listen: \"127.0.0.1:9001\", destination: \"10.0.0.1:80\"}}, {{listen: \"{other}\", destination: \"10.0.0.2:80\"}}]"
+        );
+        let mistakes =
+            Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default()).unwrap_err();
+        assert!(mistakes[0].contains("spec.forward.outbound[1].listen: "), "{mistakes:?}");
+        assert!(mistakes[0].contains("spec.forward.outbound[0].listen"), "{mistakes:?}");
+    }
 }
 
 #[test]

@@ -444,8 +444,39 @@ async fn a_refused_token_is_tried_again_with_patience() {
     sleep(Duration::from_millis(1_000)).await;
     let tries = plane.asked.lock().len();
     assert!((2..=6).contains(&tries), "{tries} tries in a second");
+    // `ready` says why. (26)
+    let told =
+        ["no certificate: the control plane refuses a certificate: join_token: already used", "no configuration"];
+    assert_eq!(app.reasons(), told);
+    let readiness = format!("http://{}/readyz", app.addresses.metrics);
+    let ready = tokio::task::spawn_blocking(move || {
+        std::process::Command::new(env!("CARGO_BIN_EXE_weft-proxy")).args(["ready", "--url", &readiness]).output()
+    });
+    let ready = ready.await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ready.stderr).into_owned();
+    assert_eq!(ready.status.code(), Some(1), "{said}");
+    assert!(said.contains(told[0]), "{said}");
     plane.issuing.lock().refuse = None;
     let end = Instant::now() + PATIENCE;
+    while app.not_ready().contains(&"no certificate") {
+        assert!(Instant::now() < end);
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// (26)
+#[tokio::test]
+async fn a_certificate_of_another_account_is_refused_and_ready_says_so() {
+    let plane = Plane::start().await;
+    plane.issuing.lock().account = "other".into();
+    let app = start(&plane, &[]).await;
+    let end = Instant::now() + PATIENCE;
+    let wanted = "no certificate: the certificate is for spiffe://weft.local/ns/shop/sa/other, and the proxy's file says shop/client";
+    while !app.reasons().iter().any(|reason| reason.starts_with(wanted)) {
+        assert!(Instant::now() < end, "{:?}", app.reasons());
+        sleep(Duration::from_millis(20)).await;
+    }
+    plane.issuing.lock().account = "client".into();
     while app.not_ready().contains(&"no certificate") {
         assert!(Instant::now() < end);
         sleep(Duration::from_millis(20)).await;

@@ -359,10 +359,73 @@ fn a_wrong_file_or_flag_exits_with_64_and_every_mistake() {
     {
         assert_eq!(weft_proxy(args).status.code(), Some(64), "{args:?}");
     }
+    // What the file and the flags refer to is checked too, and a --url that is none is no failure of the proxy. (26)
+    let pem = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).unwrap();
+        directory.path().join(name).display().to_string()
+    };
+    let pair = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let id = rcgen::string::Ia5String::try_from("spiffe://weft.local/ns/shop/sa/a").unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::URI(id)];
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let (certificate, key) = pair();
+    let (certificate, key, other) = (pem("c.pem", &certificate), pem("k.pem", &key), pem("o.pem", &pair().1));
+    for (key, code, word) in
+        [(&key, 0, ""), (&other, 64, "KeyMismatch"), (&"/nowhere.pem".to_owned(), 64, "cannot read")]
+    {
+        let identity = format!(
+            "{SIDECAR}  identity: {{certificateFile: {certificate}, privateKeyFile: {key}, trustBundleFile: {certificate}}}\n"
+        );
+        let file = write(directory.path(), &identity, "").config.display().to_string();
+        let output = weft_proxy(&["run", "--config", &file, "--check"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(code == 0 || (said.contains("privateKeyFile") && said.contains(key) && said.contains(word)), "{said}");
+    }
+    let good = write(directory.path(), SIDECAR, "").config.display().to_string();
+    for args in [
+        &["run", "--config", &good, "--check", "--log", "a=b=c"][..],
+        &["ready", "--url", "foo"],
+        &["ready", "--url", "foo", "--wait", "30s"],
+        &["ready", "--url", "https://127.0.0.1:15020/readyz"],
+        &["drain", "--url", "foo"],
+        &["ready", "--wait", "0ns"],
+        &["ready", "--wait=-0"],
+    ] {
+        let output = weft_proxy(args);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), String::new()), "{args:?}");
+    }
     let output = weft_proxy(&["ready", "--url", "http://127.0.0.1:1/readyz"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("is the proxy running?"), "{}", text(&output.stderr));
     assert!(text(&weft_proxy(&["completion", "bash"]).stdout).contains("weft-proxy"));
+}
+
+/// Any server answers 200 to something. (20)
+#[tokio::test]
+async fn ready_believes_only_a_proxy() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    for (status, body) in
+        [("200 OK", "ok"), ("200 OK", "{}"), ("204 No Content", ""), ("200 OK", r#"{"ready": false, "reasons": []}"#)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/readyz", listener.local_addr().unwrap());
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let read = stream.read(&mut [0; 4096]).await.unwrap();
+            assert!(read > 0);
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let output = tokio::task::spawn_blocking(move || weft_proxy(&["ready", "--url", &url])).await.unwrap();
+        answering.await.unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{body}: {said}");
+        assert!(said.contains("is not the readiness of a proxy of Weft"), "{body}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -355,7 +355,7 @@ impl AggregatedDiscoveryService for Service {
 impl identity_server::Identity for Service {
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let by_certificate = by_certificate(&request);
-        let IssueRequest { csr, join_token } = request.into_inner();
+        let IssueRequest { csr, join_token, .. } = request.into_inner();
         let csr = CertificateSigningRequestParams::from_der(&csr.to_vec().into())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let key = rcgen::PublicKeyData::subject_public_key_info(&csr.public_key);

@@ -1,6 +1,6 @@
 //! Rules of a proxy's own settings.
 
-use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::{Check, labels, names, service};
 use crate::api::proxy_config::{ControlPlane, HealthCheck, HealthCheckType, ProxyConfigSpec, ProxyMode, ProxyWorkload};
@@ -63,16 +63,29 @@ pub(super) fn settings(check: &mut Check, spec: &ProxyConfigSpec) {
                 }
             });
         }
-        // The sockets share their address (SO_REUSEPORT): the kernel would spread connections over both destinations.
-        let mut taken = BTreeSet::new();
+        // The sockets share their address (SO_REUSEPORT): the kernel would spread connections over both destinations, or hide
+        // one behind the other where one is for all addresses.
+        let mut taken: Vec<(String, SocketAddr)> = Vec::new();
         for (field, listeners) in [("outbound", &spec.forward.outbound), ("inbound", &spec.forward.inbound)] {
+            let mut index = 0;
             check.each(field, listeners, |check, listener| {
-                if listener.listen.port() != 0 && !taken.insert(listener.listen) {
-                    check.fail("listen", "is the address of another forward listener");
+                let listen = listener.listen;
+                match taken.iter().find(|(_, other)| share(*other, listen)) {
+                    Some((other, address)) => {
+                        check.fail("listen", format!("{listen} is in use by {other} ({address}): choose another port"));
+                    }
+                    None => taken.push((format!("spec.forward.{field}[{index}].listen"), listen)),
                 }
+                index += 1;
             });
         }
     });
+}
+
+/// Whether one connection can reach both: one port, and one address or all addresses.
+fn share(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && one.port() != 0 && (a == b || a.is_unspecified() || b.is_unspecified())
 }
 
 fn workload(check: &mut Check, workload: &ProxyWorkload) {
