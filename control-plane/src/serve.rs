@@ -1,5 +1,6 @@
 //! Listeners: accept, TLS, HTTP; each request carries its caller as [`Peer`].
-//! One loop for gRPC, API and metrics. Bounds: handshake and head 10 s each, the number of connections, HTTP/2 pings every
+//! One loop for gRPC, API and metrics. Bounds: handshake, first byte and head 10 s each; 30 s in which the peer takes no byte
+//! of an answer (`watched`); the number of connections, of which the oldest silent one gives way (`places`); HTTP/2 pings every
 //! 20 s. A connection that violates the protocol is closed without effect on others.
 
 use std::{
@@ -17,6 +18,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -27,10 +29,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 use weft_core::identity::Identity;
 
+use self::{
+    places::{Place, Places},
+    watched::Watched,
+};
 use crate::tls;
+
+mod places;
+mod watched;
 
 /// Timeout of a TLS handshake, and of the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// TCP keep-alive: idle time before the first probe, time between probes, and probes without an answer.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+/// TCP_USER_TIMEOUT: time without an acknowledgement of what was sent.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// Time for requests in flight on a connection that is shut down because of its age.
 const LAST_REQUEST: Duration = Duration::from_secs(35);
 
@@ -61,15 +76,20 @@ pub struct Settings {
     pub name: &'static str,
     /// TLS, or plaintext without it.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Maximum number of connections; more wait in the backlog of the kernel.
+    /// Maximum number of connections; for one more the oldest silent one without a certificate is closed. On TCP 16 more are kept
+    /// for loopback.
     pub connections: usize,
     /// Maximum age of a connection without a certificate, so that unknown callers cannot occupy the listener.
     pub anonymous: Duration,
 }
 
-/// Binds a TCP listener; returns its address too.
+/// Binds a TCP listener; returns its address too. The kernel finds out about peers that are gone: accepted connections inherit the
+/// options.
 pub async fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address).await?;
+    let options = SockRef::from(&listener);
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(PROBE).with_retries(PROBES))?;
+    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let bound = listener.local_addr()?;
     Ok((listener, bound))
 }
@@ -96,8 +116,8 @@ pub async fn tcp(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let permits = Arc::new(Semaphore::new(settings.connections));
-    while let Some(permit) = permit(&permits, &stop).await {
+    let places = Places::new(settings.connections);
+    loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -113,21 +133,30 @@ pub async fn tcp(
             tracing::debug!(error = &error as &dyn std::error::Error, "a connection was closed at once");
             continue;
         }
+        let Some(place) = places.take(address).await else {
+            tracing::debug!(listener = settings.name, peer = %address, "closed: every place is taken by a known or busy caller");
+            continue;
+        };
         // The handshake is in the task too: a slow one delays no other connection.
         let (settings, router, stop) = (settings.clone(), router.clone(), stop.clone());
         tasks.spawn(async move {
             let mut peer = Peer { address: Some(address), svid: None, local: false };
             match settings.tls {
-                None => connection(stream, peer, router, settings.anonymous, stop).await,
+                None => connection(stream, peer, router, settings.anonymous, Some(place), stop).await,
                 Some(tls) => {
                     let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
-                    match handshake.await {
+                    let leave = place.visitor.leave.clone();
+                    let shaken = tokio::select! {
+                        shaken = handshake => shaken,
+                        () = leave.cancelled() => return,
+                    };
+                    match shaken {
                         Ok(Ok(stream)) => {
                             let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                             peer.svid = certificate
                                 .and_then(tls::peer_of)
                                 .map(|(identity, expires)| Svid { identity, expires });
-                            connection(stream, peer, router, settings.anonymous, stop).await;
+                            connection(stream, peer, router, settings.anonymous, Some(place), stop).await;
                         }
                         Ok(Err(error)) => {
                             tracing::debug!(listener = settings.name, peer = %address, error = &error as &dyn std::error::Error, "TLS handshake failed");
@@ -136,7 +165,6 @@ pub async fn tcp(
                     }
                 }
             }
-            drop(permit);
         });
     }
 }
@@ -159,7 +187,8 @@ pub async fn unix(
             Ok((stream, _)) => {
                 let (router, stop, anonymous) = (router.clone(), stop.clone(), settings.anonymous);
                 tasks.spawn(async move {
-                    connection(stream, Peer { address: None, svid: None, local: true }, router, anonymous, stop).await;
+                    connection(stream, Peer { address: None, svid: None, local: true }, router, anonymous, None, stop)
+                        .await;
                     drop(permit);
                 });
             }
@@ -181,12 +210,23 @@ async fn accept_failed(listener: &'static str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn connection<S>(stream: S, peer: Peer, router: Router, anonymous: Duration, stop: CancellationToken)
-where
+async fn connection<S>(
+    stream: S,
+    peer: Peer,
+    router: Router,
+    anonymous: Duration,
+    place: Option<Place>,
+    stop: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // A caller with a credential may keep its connection.
     let known = peer.svid.is_some() || peer.local;
+    if let Some(place) = place.as_ref().filter(|_| known) {
+        place.known();
+    }
+    let visitor = place.as_ref().map(|place| Arc::clone(&place.visitor)).unwrap_or_default();
+    let leave = visitor.leave.clone();
     let age = async move {
         if known {
             std::future::pending::<()>().await;
@@ -197,6 +237,14 @@ where
         request.extensions_mut().insert(peer.clone());
         request.map(axum::body::Body::new)
     });
+    let service = service.map_future(move |answer| {
+        let busy = visitor.busy();
+        async move {
+            let answer = answer.await;
+            drop(busy);
+            answer
+        }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(64 * 1024);
     builder
@@ -206,10 +254,12 @@ where
         .keep_alive_timeout(Duration::from_secs(20))
         .max_concurrent_streams(200)
         .max_header_list_size(16 * 1024);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection =
+        builder.serve_connection_with_upgrades(TokioIo::new(Watched::new(stream)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = leave.cancelled() => Ok(()),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -248,6 +298,86 @@ mod tests {
         }
         stop.cancel();
         serving.await.unwrap();
+    }
+
+    async fn ready(address: SocketAddr) -> String {
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer)).await;
+        ended.map_or_else(|_| "no answer".to_owned(), |_| answer)
+    }
+
+    /// Silent connections hold every place, and more come: a request is answered all the same. (32)
+    #[tokio::test]
+    async fn silent_connections_give_way() {
+        let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let long = Duration::from_secs(600);
+        let settings = Settings { name: "test", tls: None, connections: 4, anonymous: long };
+        let stop = CancellationToken::new();
+        let router = Router::new().route("/", axum::routing::get(|| async { "ready" }));
+        let serving = tokio::spawn(tcp(listener, settings, router, stop.clone(), TaskTracker::new()));
+        let mut silent = Vec::new();
+        for _ in 0..100 {
+            silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        for _ in 0..3 {
+            assert!(ready(address).await.ends_with("ready"));
+        }
+        drop(silent);
+        stop.cancel();
+        serving.await.unwrap();
+    }
+
+    /// (32)
+    #[tokio::test]
+    async fn this_machine_has_places_of_its_own_and_a_busy_or_known_caller_keeps_its_place() {
+        let places = Places::new(1);
+        let (outside, here): (SocketAddr, SocketAddr) = (([192, 0, 2, 1], 1).into(), ([127, 0, 0, 1], 1).into());
+        let first = places.take(outside).await.unwrap();
+        let local = places.take(here).await.unwrap();
+        assert!(!first.visitor.leave.is_cancelled(), "a place of the reserve");
+        local.known();
+        let busy = first.visitor.busy();
+        assert!(places.take(outside).await.is_none(), "it has a request in flight");
+        drop(busy);
+        let (second, ()) = tokio::join!(places.take(outside), async {
+            first.visitor.leave.cancelled().await;
+            drop(first);
+        });
+        second.unwrap().known();
+        assert!(places.take(outside).await.is_some(), "a place that was left is free");
+    }
+
+    /// (32)
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_and_one_that_reads_nothing_are_late() {
+        use tokio::io::AsyncWriteExt;
+        let (ours, _theirs) = tokio::io::duplex(8);
+        let mut ours = Watched::new(ours);
+        let started = tokio::time::Instant::now();
+        let error = ours.read(&mut [0; 1]).await.unwrap_err();
+        assert_eq!((error.kind(), started.elapsed()), (io::ErrorKind::TimedOut, watched::FIRST_BYTE));
+        let (ours, mut theirs) = tokio::io::duplex(8);
+        let mut ours = Watched::new(ours);
+        ours.write_all(&[0; 8]).await.unwrap();
+        let (written, ()) = tokio::join!(ours.write_all(&[0; 8]), async {
+            tokio::time::sleep(watched::WRITE - Duration::from_secs(1)).await;
+            theirs.read_exact(&mut [0; 8]).await.unwrap();
+        });
+        written.unwrap();
+        assert_eq!(ours.write_all(&[0; 8]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn the_options_of_a_listener_are_those_of_its_connections() {
+        let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let _peer = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let options = SockRef::from(&stream);
+        assert!(options.keepalive().unwrap() && options.tcp_keepalive_time().unwrap() == IDLE);
+        assert_eq!(options.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
     }
 
     #[tokio::test]

@@ -17,26 +17,36 @@
 //! `localhost`, gets 403.
 //!
 //! # Defaults
-//! 64 connections per port, 8 KiB and 5 s for a head, 1,000 rows of connections. The body of a request is never read.
+//! 64 connections per port, and 16 from loopback besides: for one more the oldest is closed, so that silent ones keep nobody out.
+//! 8 KiB and 5 s for a head, 60 s for a connection, 1,000 rows of connections. The body of a request is never read.
 
 mod dump;
 mod process;
 mod samples;
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{connection::Open, control::View, telemetry::exposition};
 
 /// Most connections to a port at a time.
 const CONNECTIONS: usize = 64;
+/// The same from loopback, besides the others.
+const LOOPBACK: usize = 16;
+/// Longest time for a connection, which a caller that does not read would hold.
+const CONNECTION_TIME: Duration = Duration::from_secs(60);
 /// Largest head of a request, in bytes.
 const HEAD: usize = 8 * 1024;
 /// Longest time for a head.
@@ -53,34 +63,79 @@ pub(crate) enum Door {
 
 /// Serves a port until the program ends.
 pub(crate) async fn serve(view: Arc<View>, listener: TcpListener, door: Door) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let (outside, loopback) = (Places::new(CONNECTIONS), Places::new(LOOPBACK));
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, ?door, "accept failed");
                 sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
+        let place = if peer.ip().to_canonical().is_loopback() { loopback.take() } else { outside.take() };
         let view = view.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let view = view.clone();
                 async move { Ok::<_, Infallible>(answer(&view, door, &request).await) }
             });
-            let served = http1::Builder::new()
+            let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
                 .max_buf_size(HEAD)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(error = &error as &dyn std::error::Error, ?door, "connection ended");
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                served = timeout(CONNECTION_TIME, serving) => match served {
+                    Ok(Err(error)) => {
+                        tracing::debug!(error = &error as &dyn std::error::Error, ?door, "connection ended");
+                    }
+                    Ok(Ok(())) => {}
+                    Err(_elapsed) => tracing::debug!(?door, "connection closed: it took too long"),
+                },
+                () = place.leave.cancelled() => tracing::debug!(?door, "connection closed in favour of a new one"),
             }
-            drop(permit);
         });
+    }
+}
+
+/// The connections of a port, the oldest first; one too many makes the oldest give way.
+#[derive(Debug)]
+struct Places {
+    most: usize,
+    open: Mutex<(u64, BTreeMap<u64, CancellationToken>)>,
+}
+
+/// The place of one connection.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    number: u64,
+    leave: CancellationToken,
+}
+
+impl Places {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, open: Mutex::default() })
+    }
+
+    fn take(self: &Arc<Self>) -> Place {
+        let (next, open) = &mut *self.open.lock();
+        if open.len() >= self.most
+            && let Some((_, oldest)) = open.pop_first()
+        {
+            oldest.cancel();
+        }
+        let (number, leave) = (*next, CancellationToken::new());
+        *next += 1;
+        open.insert(number, leave.clone());
+        Place { places: self.clone(), number, leave }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.open.lock().1.remove(&self.number);
     }
 }
 
@@ -198,6 +253,19 @@ fn text(status: StatusCode, kind: &'static str, text: String) -> Response<Full<B
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// (32)
+    #[test]
+    fn the_oldest_connection_gives_way_to_one_too_many() {
+        let places = Places::new(2);
+        let (first, second) = (places.take(), places.take());
+        let third = places.take();
+        assert!(first.leave.is_cancelled() && !second.leave.is_cancelled());
+        drop(first);
+        drop(second);
+        let fourth = places.take();
+        assert!(!third.leave.is_cancelled() && !fourth.leave.is_cancelled(), "a place was free");
+    }
 
     #[test]
     fn a_web_page_is_no_local_tool() {

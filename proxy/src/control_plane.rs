@@ -21,7 +21,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_redirect::original_dst::set_mark;
 
-use crate::tls::{CurrentTls, SvidError, plane};
+use crate::{
+    stream::kernel::notice_gone,
+    tls::{CurrentTls, SvidError, plane},
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -137,6 +140,7 @@ pub(crate) async fn dial(address: SocketAddr, mark: Option<u32>) -> io::Result<T
         set_mark(&socket, mark)?;
     }
     socket.set_nodelay(true)?;
+    notice_gone(&socket);
     socket.connect(address).await
 }
 

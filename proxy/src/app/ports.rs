@@ -11,6 +11,7 @@ use crate::{
     agent::OwnPorts,
     config::{LoopError, Mode, Settings, loops},
     listener::socket::{Role, bind},
+    stream::kernel::notice_gone,
 };
 
 /// The addresses that a proxy listens on, with the numbers picked for 0.
@@ -159,13 +160,16 @@ pub(super) fn shared(
 
 async fn single(field: &str, address: SocketAddr) -> Result<TcpListener, PortError> {
     let wrong = |source| PortError { field: field.to_owned(), address, source };
-    match TcpListener::bind(address).await {
+    let listener = match TcpListener::bind(address).await {
         // No IPv6 on this host.
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await.map_err(wrong)
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
         }
-        bound => bound.map_err(wrong),
-    }
+        bound => bound,
+    };
+    let listener = listener.map_err(wrong)?;
+    notice_gone(&listener);
+    Ok(listener)
 }
 
 fn local(listener: &TcpListener, field: &str) -> Result<SocketAddr, PortError> {

@@ -9,7 +9,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, time::Instant};
 
 use super::spread::Reservation;
-use crate::telemetry::{Direction, Flow};
+use crate::{
+    stream::kernel::notice_gone,
+    telemetry::{Direction, Flow},
+};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -67,8 +70,9 @@ fn bind_exactly(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Accepted connections inherit it.
+    // Accepted connections inherit both.
     socket.set_tcp_nodelay(true)?;
+    notice_gone(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

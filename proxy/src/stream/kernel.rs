@@ -1,9 +1,9 @@
 //! What the kernel keeps of a connection: bytes that we have not read, and bytes that it has not sent.
 
-use std::time::Duration;
+use std::{os::fd::AsFd, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::sleep};
 
 /// SO_RCVBUF towards a workload, in bytes: room for one segment of loopback (64 KiB) and not for two. With less, segments are
@@ -18,6 +18,24 @@ const UNREAD: usize = 72 * 1024;
 pub(crate) fn bound_unread(workload: &TcpStream) {
     if let Err(error) = SockRef::from(workload).set_recv_buffer_size(UNREAD) {
         tracing::debug!(%error, "SO_RCVBUF");
+    }
+}
+
+/// TCP keep-alive: idle time before the first probe, time between probes, and probes without an answer.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+/// TCP_USER_TIMEOUT: time without an acknowledgement of what was sent. Linux counts a peer that acknowledges and takes no more bytes,
+/// too (since 5.11), and an application may pause for long, as one in a debugger or behind a pager: so it is not short.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
+
+/// Lets the kernel find out that the peer is gone. On a listener: for the connections that it accepts, which inherit it.
+pub(crate) fn notice_gone(socket: &impl AsFd) {
+    let options = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(PROBE).with_retries(PROBES);
+    let set = options.set_tcp_keepalive(&keepalive);
+    if let Err(error) = set.and_then(|()| options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))) {
+        tracing::debug!(%error, "TCP keep-alive");
     }
 }
 
@@ -61,6 +79,19 @@ mod tests {
     };
 
     use super::*;
+
+    /// (32)
+    #[tokio::test]
+    async fn a_listener_hands_its_options_to_its_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        notice_gone(&listener);
+        let _peer = TcpSocket::new_v4().unwrap().connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let options = SockRef::from(&accepted);
+        assert!(options.keepalive().unwrap());
+        assert_eq!((options.tcp_keepalive_time().unwrap(), options.tcp_keepalive_interval().unwrap()), (IDLE, PROBE));
+        assert_eq!(options.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
 
     #[tokio::test]
     async fn what_is_not_read_stays_with_the_workload() {

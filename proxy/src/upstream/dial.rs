@@ -14,7 +14,7 @@ use weft_redirect::original_dst::set_mark;
 
 use super::verdict;
 use crate::{
-    stream::{Stream, tls_error},
+    stream::{Stream, kernel::notice_gone, tls_error},
     telemetry::Metrics,
     tls::{ALPN_HTTP, ALPN_TCP, ALPN_VERDICT, CurrentTls, handshake, verify},
 };
@@ -70,6 +70,7 @@ impl Dialer {
             set_mark(&socket, mark)?;
         }
         socket.set_nodelay(true)?;
+        notice_gone(&socket);
         socket.connect(address).await
     }
 
