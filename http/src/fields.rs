@@ -258,10 +258,10 @@ impl Fields {
         self.buffer.len() + self.spans.len() * size_of::<FieldSpans>()
     }
 
-    /// Frees the capacity that is not needed.
+    /// Frees the capacity that is not needed, but for a few more fields: to add one to a full buffer would double it.
     pub fn shrink(&mut self) {
-        self.buffer.shrink_to_fit();
-        self.spans.shrink_to_fit();
+        self.buffer.shrink_to(self.buffer.len() + 512);
+        self.spans.shrink_to(self.spans.len() + 8);
     }
 
     /// Stores bytes of the head that are not a field, such as the path.
