@@ -5,7 +5,10 @@
 //! # Defaults
 //! Head 10 s from its first byte to its last; first request of an HTTP connection 10 s from the accept, protocol detection
 //! included; idle HTTP 5 min; a stalled body of an HTTP/1 request 5 min (streams of HTTP/2 have no such timeout: gRPC calls may
-//! be silent for long). A connection whose peer's certificate has expired is closed gracefully, and cut 30 s later.
+//! be silent for long). A connection whose peer's certificate has expired lives on if the peer has shown a newer one of the same
+//! identity on any connection. Otherwise it is closed gracefully within 30 s, at a time of its own, and reset 30 s later.
+
+mod proven;
 
 use std::{
     collections::HashMap,
@@ -26,6 +29,7 @@ use tokio::{
 };
 use weft_core::{failure::Failure, identity::Identity};
 
+pub(crate) use self::proven::Proven;
 use crate::telemetry::{Direction, Flow, Protocol};
 
 /// Longest time from the first byte of a head to its last, and for the first request of an HTTP connection.
@@ -39,6 +43,8 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// A connection of the workload without a request in flight is idle when nothing has moved on it for this time.
 const QUIET: Duration = Duration::from_secs(3);
+/// The connections of a peer whose certificate has expired end spread over this time.
+const SPREAD: Duration = Duration::from_secs(30);
 
 /// How a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +144,7 @@ pub struct Table {
     /// Milliseconds since `start`, plus one; moved by `sweep`.
     clock: Arc<AtomicU64>,
     draining: AtomicBool,
+    proven: Arc<Proven>,
 }
 
 /// A request in flight, until dropped.
@@ -176,11 +183,17 @@ impl Default for Table {
             start: Instant::now(),
             clock: Arc::new(AtomicU64::new(1)),
             draining: AtomicBool::new(false),
+            proven: Arc::default(),
         }
     }
 }
 
 impl Table {
+    /// A table whose connections live for as long as the identities of their peers are proven.
+    pub(crate) fn new(proven: Arc<Proven>) -> Self {
+        Self { proven, ..Self::default() }
+    }
+
     /// Adds a connection.
     pub(crate) fn open(self: &Arc<Self>, flow: Flow, identity: Option<Identity>, protocol: Protocol) -> Registration {
         let id = self.next.fetch_add(1, Relaxed);
@@ -248,12 +261,19 @@ impl Table {
             let head = over(connection.head_since.load(Relaxed), HEAD);
             let body = over(connection.body_since.load(Relaxed), BODY);
             let idle = over(connection.idle_since.load(Relaxed), IDLE);
-            let expires = connection.expires.load(Relaxed);
+            let mut expires = connection.expires.load(Relaxed);
+            if over(expires, Duration::ZERO)
+                && let Some(rest) = connection.identity.as_ref().and_then(|identity| self.proven.until(identity))
+            {
+                connection.valid_for(rest);
+                expires = 0;
+            }
+            let spread = SPREAD.mul_f64(connection.id.wrapping_mul(37) as f64 % 100.0 / 100.0);
             if head || body {
                 connection.close(Close::Now(Cut::Timeout));
-            } else if over(expires, GRACE) {
+            } else if over(expires, spread + GRACE) {
                 connection.close(Close::Now(Cut::Expired));
-            } else if idle || over(expires, Duration::ZERO) {
+            } else if idle || over(expires, spread) {
                 connection.close(Close::Gracefully);
             }
         }
@@ -546,7 +566,7 @@ mod tests {
         let expiring = entry(&table);
         expiring.connection.valid_for(Duration::from_secs(60));
         assert_eq!(end_after(&table, &expiring, Duration::from_secs(59)), None);
-        assert_eq!(end_after(&table, &expiring, Duration::from_secs(2)), Some(Close::Gracefully));
+        assert_eq!(end_after(&table, &expiring, Duration::from_secs(2) + SPREAD), Some(Close::Gracefully));
         assert_eq!(end_after(&table, &expiring, GRACE), Some(Close::Now(Cut::Expired)));
         let stalled = entry(&table);
         stalled.connection.body_awaited(true);
@@ -601,5 +621,45 @@ mod tests {
         assert!(!closing(&open(Direction::Inbound, Protocol::Http1)));
         table.end();
         assert!(closing(&pool) && closing(&idle));
+    }
+
+    /// (10)
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lives_for_as_long_as_its_peer_proves_its_identity_on_any_connection() {
+        let proven = Arc::new(Proven::default());
+        let table = Arc::new(Table::new(proven.clone()));
+        let address = "127.0.0.1:1".parse().unwrap();
+        let flow = Flow { direction: Direction::Inbound, peer: address, destination: address };
+        let identity = |account| Identity::parse(&format!("spiffe://weft.local/ns/shop/sa/{account}")).unwrap();
+        let [renewed, gone] =
+            ["renewed", "gone"].map(|account| table.open(flow, Some(identity(account)), Protocol::Tcp));
+        let minute = Duration::from_secs(60);
+        for entry in [&renewed, &gone] {
+            proven.record(entry.connection.identity.as_ref().unwrap(), minute);
+            entry.connection.valid_for(minute);
+        }
+        assert_eq!(end_after(&table, &renewed, minute / 2), None);
+        // A newer certificate on another connection, an older one behind it.
+        proven.record(&identity("renewed"), minute * 10);
+        proven.record(&identity("renewed"), minute);
+        assert_eq!(end_after(&table, &gone, minute / 2 + SPREAD * 2), Some(Close::Gracefully));
+        assert_eq!(end_after(&table, &gone, GRACE), Some(Close::Now(Cut::Expired)));
+        assert_eq!(end_after(&table, &renewed, minute * 7), None);
+        assert_eq!(end_after(&table, &renewed, minute * 3 + GRACE), Some(Close::Now(Cut::Expired)));
+    }
+
+    /// (10)
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_a_peer_whose_certificate_expired_end_at_different_times() {
+        let table = Arc::new(Table::default());
+        let entries: Vec<_> = (0..20).map(|_| entry(&table)).collect();
+        entries.iter().for_each(|entry| entry.connection.valid_for(Duration::from_secs(60)));
+        let mut ended = Vec::new();
+        for _ in 0..12 {
+            end_after(&table, &entries[0], Duration::from_secs(10));
+            ended.push(entries.iter().filter(|entry| entry.connection.why_cut().is_some()).count());
+        }
+        let steps = ended.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        assert!(steps >= 3 && ended.last() == Some(&20), "{ended:?}");
     }
 }

@@ -32,7 +32,10 @@ use weft_core::{endpoint::EndpointSet, names::ClusterName};
 pub use self::snapshot::Snapshot;
 pub(crate) use self::snapshot::{OutboundListener, Routes};
 use self::{authorize::evadable::Reported, interest::Interest, meshed::Meshed, returning::Returning};
-use crate::upstream::{cluster::ClusterState, pool::Pool};
+use crate::{
+    connection::Proven,
+    upstream::{cluster::ClusterState, pool::Pool},
+};
 
 /// The current snapshot and the memory beside it.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub struct Live {
     reported: Reported,
     /// The destinations that discovery is asked for.
     pub(crate) interest: Interest,
+    /// How long the identities of peers are proven.
+    pub(crate) proven: Arc<Proven>,
     /// Notified after each swap.
     pub(crate) swapped: Notify,
     start: Instant,
@@ -63,6 +68,7 @@ impl Live {
             meshed: Mutex::default(),
             reported: Reported::default(),
             interest: Interest::default(),
+            proven: Arc::default(),
             swapped: Notify::new(),
             start: Instant::now(),
             workers,

@@ -24,6 +24,11 @@ use crate::{
 /// Buffers that one direction may move before other tasks get their turn.
 const TURNS: usize = 4;
 
+/// An opaque connection or a tunnel without a policy of its own ends after this time without a byte in either direction.
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+/// The same where another proxy is the caller: that one knows the policy, and ends the connection. A year.
+pub(crate) const IDLE_HOP: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Bytes that a relay has read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Relayed {
@@ -93,6 +98,7 @@ impl<A: Duplex, B: Duplex> Relay<A, B> {
     }
 
     async fn copy(&mut self, idle: Duration, moved: &AtomicU64) -> Result<(), RelayError> {
+        let idle = idle.min(IDLE_HOP);
         let Self { caller, callee, up, down } = self;
         let (mut seen, mut told) = (0, 0);
         let mut silence = pin!(sleep(idle));

@@ -85,9 +85,10 @@ pub struct Worker {
     pub(crate) application_counts: Counts,
 }
 
-/// Bounds of connections to the workload itself.
+/// Bounds of connections to the workload itself. The time to connect has room for four SYNs: the kernel sends them after 0, 1, 3
+/// and 7 s (RFC 6298), and an application that stands still for a moment answers the next one.
 pub(crate) const APPLICATION: Bounds =
-    Bounds { connect: Duration::from_secs(1), connections: 10_000, pending: 1_024, idle: Duration::from_secs(300) };
+    Bounds { connect: Duration::from_secs(10), connections: 10_000, pending: 1_024, idle: Duration::from_secs(300) };
 /// How often timeouts of connections are checked.
 const SWEEP: Duration = Duration::from_millis(500);
 /// Pools are checked once in so many sweeps.
@@ -98,12 +99,13 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         let muxes = Muxes::new(shared.heads.clone());
-        let dialer = Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone() };
+        let dialer =
+            Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone(), shown: Arc::default() };
         Arc::new(Self {
             index,
-            shared,
             metrics,
-            connections: Arc::default(),
+            connections: Arc::new(Table::new(shared.live.proven.clone())),
+            shared,
             log,
             drain,
             dialer,

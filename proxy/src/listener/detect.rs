@@ -31,6 +31,8 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(20);
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest time in which neither side of a captured connection speaks, such as one that a pool opened in advance.
 pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+/// The same at most, whatever a policy says.
+const MAX_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The start of every HTTP/2 connection (RFC 9113 §3.4); its first line is enough.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Most bytes that are read at a time: a ClientHello of the mesh takes up to 1.9 KiB.
@@ -121,14 +123,15 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut BytesMut) -> io:
 }
 
 /// After silence: watches a caller and the server connected for it; the first to send bytes decides. The server's bytes stay in
-/// `greeting`; if it was first, the protocol is [`Speaks::Unknown`].
+/// `greeting`; if it was first, the protocol is [`Speaks::Unknown`]. `idle`: how long neither may speak.
 pub(crate) async fn first_speaker<S: AsyncRead + Unpin>(
     caller: &mut Stream,
     bytes: &mut BytesMut,
     server: &mut S,
     greeting: &mut BytesMut,
+    idle: Duration,
 ) -> io::Result<Speaks> {
-    let mut until = Instant::now() + IDLE;
+    let mut until = Instant::now() + idle.min(MAX_IDLE);
     loop {
         if let Some(verdict) = sniff(bytes) {
             return Ok(verdict);

@@ -104,6 +104,13 @@ impl Flight {
     }
 }
 
+impl Flight {
+    /// The cluster where it is counted.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.at.as_ref().map(|place| &*place.cluster)
+    }
+}
+
 impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(place) = &self.at {

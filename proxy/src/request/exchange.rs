@@ -1,9 +1,12 @@
 //! One request from its head to the end of its answer: exactly one set of metrics and at most one access log line,
 //! written when the exchange ends, however it ends.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -23,7 +26,7 @@ use crate::{
         hop, http2, respond, upgrade,
     },
     live::Snapshot,
-    tcp::Relayed,
+    tcp::{IDLE, IDLE_HOP, Relayed},
     telemetry::{Direction, Outcome, Protocol, RequestLabels, RequestSeries, Security, Subject},
     upstream::cluster::Cluster,
     worker::Worker,
@@ -151,6 +154,15 @@ impl Exchange {
     pub(crate) fn refuse(mut self: Box<Self>, failure: Failure) {
         self.failure = Some(failure);
         self.finish();
+    }
+
+    /// How long a tunnel may be silent: as the policy of its service says, or the caller's proxy, which knows it.
+    pub(crate) fn tunnel_idle(&self) -> Duration {
+        match self.flight.as_ref().and_then(Flight::cluster) {
+            Some(cluster) => cluster.settings.tcp_idle,
+            None if self.connection.identity.is_some() => IDLE_HOP,
+            None => IDLE,
+        }
     }
 
     /// Ends a tunnel after a protocol switch; `failure`: why before its end.

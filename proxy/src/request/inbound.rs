@@ -43,7 +43,10 @@ use crate::{
         socket::Accepted,
     },
     stream::{Duplex, Stream, tls_error},
-    tcp::guard::{Guard, Guarded},
+    tcp::{
+        self,
+        guard::{Guard, Guarded},
+    },
     telemetry::{Protocol, RequestLabels, RequestSeries, Security},
     tls::{ALPN_HTTP, ALPN_VERDICT, SvidError, handshake, verify::Peer},
     upstream::{dial::plain, pool::Version, verdict},
@@ -52,8 +55,6 @@ use crate::{
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A TCP connection is closed after this time without a byte in either direction.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// Takes one connection that was on its way to the workload.
 pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
@@ -65,7 +66,7 @@ pub(crate) async fn connection(worker: Arc<Worker>, stream: TcpStream, accepted:
     // An opaque connection may have to be connected before either side speaks; where policy refuses it, bytes must come first.
     let silence = match (mode, protocol) {
         (InboundMode::Permissive, PortProtocol::Detect | PortProtocol::Tcp) if may_be_opaque(&worker, port, None) => {
-            Silence::ServerMaySpeakFirst
+            Silence::ServerMaySpeakFirst(IDLE)
         }
         (InboundMode::Permissive, _) => Silence::Bounded(IDLE),
         (InboundMode::Strict, _) => Silence::Bounded(PATIENCE),
@@ -160,6 +161,7 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
             return tls_failed(&worker, if matches!(error, SvidError::NotCurrent) { "Expired" } else { "not an SVID" });
         }
     };
+    worker.shared.live.proven.record(&verified.identity, verified.valid_for());
     worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", established.kind)]);
     let stream = Stream::Tls(established.session);
     if established.alpn.as_deref() == Some(ALPN_HTTP) {
@@ -202,7 +204,9 @@ async fn told_opaque(worker: Arc<Worker>, mut stream: Stream, accepted: Accepted
         return;
     }
     if protocol == PortProtocol::Detect {
-        match prelude::read(stream, Silence::ServerSpeaksFirst, std::future::ready(Ok(application))).await {
+        match prelude::read(stream, Silence::ServerSpeaksFirst(tcp::IDLE_HOP), std::future::ready(Ok(application)))
+            .await
+        {
             Ok(prelude) => detected(worker, prelude, accepted, Some(verified)).await,
             Err(error) => error.end(&worker, flow),
         }
@@ -391,6 +395,7 @@ async fn opaque(
         Err(failure) => return refuse::connection(&worker, stream, flow, identity.as_ref(), "", &failure),
     };
     let revoked = authorize::connection_revoked(&worker, port, identity.clone());
+    let idle = if identity.is_some() { tcp::IDLE_HOP } else { tcp::IDLE };
     let opaque = Opaque {
         worker: &worker,
         flow,
@@ -399,7 +404,7 @@ async fn opaque(
         valid_for,
         cluster: "",
         endpoint: None,
-        idle: TCP_IDLE,
+        idle,
         started,
     };
     opaque.relay(stream, application, revoked).await;

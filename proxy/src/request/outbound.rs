@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use weft_core::{
+    endpoint::Endpoint,
     failure::{Failure, Limit},
     listener::{OutboundPolicy, Protocol as PortProtocol},
     route::pick_weighted,
@@ -48,6 +49,7 @@ use crate::{
     live::{OutboundListener, Routes, Snapshot},
     slot::Slot,
     stream::{Stream, kernel::bound_unread},
+    tcp,
     telemetry::{Flow, Security},
     upstream::{
         cluster::{Cluster, EndpointState},
@@ -57,8 +59,6 @@ use crate::{
     worker::Worker,
 };
 
-/// A passed-through connection is closed after this time without a byte in either direction.
-const TCP_IDLE: Duration = Duration::from_secs(3600);
 /// The longest wait for the first bytes of a caller that is refused anyway.
 const REFUSAL: Duration = Duration::from_millis(100);
 /// Tries to connect an opaque connection.
@@ -181,7 +181,7 @@ async fn outside(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted) {
         valid_for: None,
         cluster: "outside",
         endpoint: Some(flow.destination),
-        idle: TCP_IDLE,
+        idle: tcp::IDLE,
         started,
     };
     opaque.relay(stream, callee, std::future::pending()).await;
@@ -194,11 +194,12 @@ async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, tar
         bound_unread(&stream);
         return opaque(worker, plain(stream), flow, &target, None).await;
     }
+    let idle = target.tcp.iter().map(|(cluster, _)| cluster.settings.tcp_idle).max().unwrap_or(IDLE);
     let silence = match target.listener.protocol {
         PortProtocol::Detect if !target.tcp.is_empty() && target.server_first.load(Relaxed) => {
-            Silence::ServerSpeaksFirst
+            Silence::ServerSpeaksFirst(idle)
         }
-        PortProtocol::Detect if !target.tcp.is_empty() => Silence::ServerMaySpeakFirst,
+        PortProtocol::Detect if !target.tcp.is_empty() => Silence::ServerMaySpeakFirst(idle),
         PortProtocol::Detect | PortProtocol::Tcp | PortProtocol::Http | PortProtocol::Http2 => Silence::Bounded(IDLE),
     };
     let prelude = match prelude::read(plain(stream), silence, connect(&worker, &target)).await {
@@ -309,7 +310,15 @@ async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &Outbou
         idle: cluster.settings.tcp_idle,
         started,
     };
-    opaque.relay(stream, &mut callee.stream, std::future::pending()).await;
+    // What allows the caller its connection is its identity: the peer is shown each new certificate.
+    let endpoint = callee.endpoint.clone();
+    let keep_proven = async {
+        match &endpoint.endpoint {
+            Endpoint { address, identity: Some(identity), .. } => worker.dialer.keep_proven(*address, identity).await,
+            _ => std::future::pending().await,
+        }
+    };
+    opaque.relay(stream, &mut callee.stream, keep_proven).await;
 }
 
 /// Serves the requests of a connection.

@@ -22,9 +22,10 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Silence {
     /// It may wait for the server to speak first: the server is connected and both are watched.
-    ServerMaySpeakFirst,
+    /// It is given up after this time in which neither side speaks.
+    ServerMaySpeakFirst(Duration),
     /// The same, and the server did so on the last connection: the caller's silence is taken for granted.
-    ServerSpeaksFirst,
+    ServerSpeaksFirst(Duration),
     /// Nothing: bytes have to come within this time.
     Bounded(Duration),
 }
@@ -64,11 +65,13 @@ pub(crate) async fn read<S: AsMut<Stream>>(
     let (mut bytes, mut greeting, mut server) = (BytesMut::new(), BytesMut::new(), None);
     let mut speaks = match silence {
         Silence::Bounded(limit) => detect(&mut stream, &mut bytes, limit).await,
-        Silence::ServerMaySpeakFirst => detect(&mut stream, &mut bytes, SILENCE).await,
-        Silence::ServerSpeaksFirst => Ok(Speaks::Silent),
+        Silence::ServerMaySpeakFirst(_) => detect(&mut stream, &mut bytes, SILENCE).await,
+        Silence::ServerSpeaksFirst(_) => Ok(Speaks::Silent),
     };
     // A silent caller is connected to the server, and the first of the two that speaks decides.
-    if matches!(speaks, Ok(Speaks::Silent)) && !matches!(silence, Silence::Bounded(_)) {
+    if let (Ok(Speaks::Silent), Silence::ServerMaySpeakFirst(idle) | Silence::ServerSpeaksFirst(idle)) =
+        (&speaks, silence)
+    {
         let connected = match connect.await {
             Ok(connected) => server.insert(connected),
             Err(failure) => {
@@ -76,7 +79,7 @@ pub(crate) async fn read<S: AsMut<Stream>>(
                 return Err(PreludeError::Server(failure));
             }
         };
-        speaks = first_speaker(&mut stream, &mut bytes, connected.as_mut(), &mut greeting).await;
+        speaks = first_speaker(&mut stream, &mut bytes, connected.as_mut(), &mut greeting, idle).await;
         if greeting.starts_with(b"HTTP/") {
             speaks = speaks.map(|_| Speaks::Doubtful);
         }

@@ -1,7 +1,5 @@
 //! Tunnels: the caller joined with the upstream after a protocol switch, until both are done or policy no longer allows it.
 
-use std::time::Duration;
-
 use weft_core::failure::Failure;
 
 use super::{authorize, exchange::Exchange};
@@ -11,9 +9,6 @@ use crate::{
     tcp::{Relay, RelayError, Relayed},
 };
 
-/// A tunnel is closed after this time without a byte in either direction.
-const IDLE: Duration = Duration::from_secs(3600);
-
 /// Relays until both directions have ended, the connection is cut, or the request is no longer allowed. All but the first break
 /// both sides off.
 pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, mut caller: Box<dyn Duplex>) {
@@ -21,10 +16,11 @@ pub(crate) async fn join(exchange: Box<Exchange>, upstream: Switched, mut caller
         stream::abort(&mut caller).await;
         return exchange.tunnelled(Relayed::default(), Some(Failure::reset("connection closed")));
     };
+    let idle = exchange.tunnel_idle();
     let _tunnel = exchange.connection.tunnel();
     let mut relay = Relay::new(caller, &mut upstream.stream);
     let failure = tokio::select! {
-        result = relay.run(IDLE, exchange.connection.moved()) => result.err().map(RelayError::into_failure),
+        result = relay.run(idle, exchange.connection.moved()) => result.err().map(RelayError::into_failure),
         failure = exchange.connection.cut() => Some(failure),
         failure = authorize::request_revoked(&exchange.worker, &exchange.connection, &exchange.head) => Some(failure),
     };

@@ -134,7 +134,7 @@ impl Server {
 fn dialer(tls: MeshTls) -> Dialer {
     let current = CurrentTls::empty();
     current.store(Some(Arc::new(tls)));
-    Dialer { mark: None, tls: Arc::new(current), metrics: Arc::default() }
+    Dialer { mark: None, tls: Arc::new(current), metrics: Arc::default(), shown: Arc::default() }
 }
 
 /// Connects and reads the server's byte, which comes after its ticket. Returns how the handshake went.

@@ -1,13 +1,15 @@
 //! Opening connections: TCP with our mark, and mesh TLS on it with the peer's identity checked.
 //! Invariant: no byte of an application is sent on a connection whose peer is not the expected one.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpSocket, TcpStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use weft_core::{failure::Failure, identity::Identity};
 use weft_redirect::original_dst::set_mark;
@@ -16,7 +18,7 @@ use super::verdict;
 use crate::{
     stream::{Stream, kernel::notice_gone, tls_error},
     telemetry::Metrics,
-    tls::{ALPN_HTTP, ALPN_TCP, ALPN_VERDICT, CurrentTls, handshake, verify},
+    tls::{ALPN_HTTP, ALPN_TCP, ALPN_VERDICT, CurrentTls, handshake, unix_now, verify},
 };
 
 /// How to open connections.
@@ -27,7 +29,16 @@ pub(crate) struct Dialer {
     pub(crate) tls: Arc<CurrentTls>,
     /// Counts handshakes.
     pub(crate) metrics: Arc<Metrics>,
+    /// By address: the end of the newest certificate that we have shown there, Unix seconds.
+    pub(crate) shown: Arc<Mutex<HashMap<SocketAddr, i64>>>,
 }
+
+/// Addresses of which is remembered what was shown there.
+const MAX_SHOWN: usize = 16_384;
+/// Longest handshake that shows a new certificate.
+const SHOW: Duration = Duration::from_secs(10);
+/// Pauses between two looks for a newer certificate, at least.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Dialer {
     /// Opens a plain TCP connection.
@@ -64,6 +75,40 @@ impl Dialer {
         Ok(stream)
     }
 
+    /// Shows the peer each new certificate of ours, so that connections that outlive the one of their handshake live on. Opens a
+    /// connection for that where none was opened since; never ends.
+    pub(crate) async fn keep_proven(&self, address: SocketAddr, expected: &Identity) -> ! {
+        loop {
+            let shown = self.shown.lock().get(&address).copied().unwrap_or(i64::MIN);
+            let current = self.tls.load().as_ref().map_or(i64::MIN, |tls| tls.not_after);
+            if current > shown {
+                // Others with connections to the same peer leave it to this one.
+                self.show(address, current);
+                let showed = async {
+                    let (mut stream, _) = self.handshake(address, expected, &[ALPN_HTTP], SHOW).await?;
+                    // The end of the handshake leaves with it.
+                    stream.shutdown().await.map_err(Failure::socket)
+                };
+                if let Err(failure) = showed.await {
+                    tracing::debug!(%address, failure = %failure.report(), "a new certificate was not shown");
+                    self.show(address, shown);
+                }
+            }
+            // A certificate is renewed well before its end: three looks in the rest of its time, or soon after a failure.
+            let left = u64::try_from(current.saturating_sub(unix_now())).unwrap_or(0);
+            let pause = Duration::from_secs(left.min(24 * 3600) / 4).max(LOOK);
+            sleep(pause.mul_f64(0.8 + 0.2 * fastrand::f64())).await;
+        }
+    }
+
+    fn show(&self, address: SocketAddr, not_after: i64) {
+        let mut shown = self.shown.lock();
+        if shown.len() >= MAX_SHOWN && !shown.contains_key(&address) {
+            shown.clear();
+        }
+        shown.insert(address, not_after);
+    }
+
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(mark) = self.mark {
@@ -94,6 +139,7 @@ impl Dialer {
                 return Err(Failure::PeerIdentity("the peer does not speak the mesh's hop".into()));
             };
             offer.keep_until(peer.not_after);
+            self.show(address, tls.not_after);
             self.metrics.event("weft_tls_handshakes_total", &[("direction", "outbound"), ("kind", established.kind)]);
             Ok((Stream::Tls(established.session), alpn))
         };

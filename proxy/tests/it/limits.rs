@@ -218,3 +218,37 @@ async fn one_source_does_not_take_the_connections_of_others_nor_those_of_the_wor
     assert!(until(SECOND * 5, || proxy.worker.connections.is_empty()).await.is_some());
     assert!(ask([127, 0, 0, 1]).await.is_some());
 }
+
+/// (8) RFC 6298: with its queue full the kernel of the application drops SYNs, which ours repeats after 1 and 3 s.
+#[tokio::test]
+async fn an_application_that_stands_still_for_two_seconds_costs_no_request() {
+    let listener = tokio::net::TcpSocket::new_v4().unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(1).unwrap();
+    let application = listener.local_addr().unwrap();
+    // Callers beside the mesh fill the queue.
+    let mut full = Vec::new();
+    while let Ok(client) = timeout(SECOND / 4, TcpStream::connect(application)).await {
+        full.push(client.unwrap());
+    }
+    let mesh = mesh(application, |_, _| {}).await;
+    let mut asked = tokio::task::JoinSet::new();
+    for method in ["GET", "POST", "GET", "POST"] {
+        asked.spawn(async move { once(mesh.address, method, "/").await });
+    }
+    sleep(SECOND * 2).await;
+    drop(full);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while read_head(&mut stream).await.is_some() {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok();
+                }
+            });
+        }
+    });
+    while let Some(answer) = asked.join_next().await {
+        let answer = answer.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}

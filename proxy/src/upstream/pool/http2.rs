@@ -170,8 +170,19 @@ impl Pool {
         let mux = Mux::client(config);
         opener.muxes.watch(&mux);
         let mut driver = Driver::new(stream, mux.clone(), drop);
+        let (dialer, target) = (opener.dialer.clone(), self.target.clone());
         tokio::spawn(async move {
-            if let Err(error) = poll_fn(|cx| driver.poll(cx)).await {
+            let keep_proven = async {
+                match &target.transport {
+                    Transport::Mesh(identity) => dialer.keep_proven(target.address, identity).await,
+                    Transport::Plain => std::future::pending().await,
+                }
+            };
+            let driven = tokio::select! {
+                driven = poll_fn(|cx| driver.poll(cx)) => driven,
+                () = keep_proven => Ok(()),
+            };
+            if let Err(error) = driven {
                 tracing::debug!(%error, "upstream connection ended");
             }
             if timeout(CLOSE, poll_fn(|cx| driver.poll_close(cx))).await.is_err() {
