@@ -210,7 +210,7 @@ impl Run {
                 self.upload(id, left);
             }
             Event::GoAway { .. } => assert!(self.connection.is_closing(), "room after GOAWAY"),
-            Event::Pong => {}
+            Event::Pong | Event::HalfClosed { .. } => {}
         }
         self.write();
         self.check();

@@ -142,6 +142,7 @@ impl Side {
                 | Event::Reset { .. }
                 | Event::Writable { .. }
                 | Event::GoAway { .. }
+                | Event::HalfClosed { .. }
                 | Event::Pong => {}
             }
         }

@@ -189,6 +189,11 @@ pub enum Event {
     },
     /// The acknowledgement of [`Connection::ping`].
     Pong,
+    /// The peer, a proxy, says that the caller of a request has closed its sending side (server): [`Connection::half_close`].
+    HalfClosed {
+        /// The stream.
+        id: StreamId,
+    },
 }
 
 /// Why a request is answered without its application.

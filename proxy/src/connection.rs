@@ -642,7 +642,7 @@ mod tests {
         // A newer certificate on another connection, an older one behind it.
         proven.record(&identity("renewed"), minute * 10);
         proven.record(&identity("renewed"), minute);
-        assert_eq!(end_after(&table, &gone, minute / 2 + SPREAD * 2), Some(Close::Gracefully));
+        assert_eq!(end_after(&table, &gone, minute / 2 + SPREAD), Some(Close::Gracefully));
         assert_eq!(end_after(&table, &gone, GRACE), Some(Close::Now(Cut::Expired)));
         assert_eq!(end_after(&table, &renewed, minute * 7), None);
         assert_eq!(end_after(&table, &renewed, minute * 3 + GRACE), Some(Close::Now(Cut::Expired)));

@@ -25,6 +25,9 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
+/// Between proxies: the caller of a request has closed its sending side, after the request. Others ignore it (RFC 9113 §5.5).
+pub(super) const HALF_CLOSED: u8 = 0xb7;
+
 pub(super) const END_STREAM: u8 = 0x1;
 pub(super) const ACK: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;

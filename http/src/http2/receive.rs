@@ -12,8 +12,8 @@ use super::{
     Code, Connection, Error, Event, Expects, MAX_ANSWERS, PREFACE, Role, Stream, StreamId, account,
     ended::End,
     frame::{
-        ACK, CONTINUATION, DATA, FrameHeader, GOAWAY, HEADER_SIZE, HEADERS, MAX_FRAME, PADDED, PING, PRIORITY,
-        PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        ACK, CONTINUATION, DATA, FrameHeader, GOAWAY, HALF_CLOSED, HEADER_SIZE, HEADERS, MAX_FRAME, PADDED, PING,
+        PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     },
 };
 use crate::hpack;
@@ -87,6 +87,16 @@ impl<T: Default> Connection<T> {
         }
     }
 
+    /// Whether a stream's caller has closed its sending side only now.
+    fn half_closed(&mut self, id: StreamId) -> bool {
+        match self.streams.get_mut(&id) {
+            Some(stream) if self.role == Role::Server && !stream.is_closed() => {
+                !std::mem::replace(&mut stream.caller_half_closed, true)
+            }
+            _ => false,
+        }
+    }
+
     fn frame(&mut self, header: FrameHeader, payload: &[u8]) -> Result<Option<Event>, Error> {
         match header.kind {
             HEADERS => self.headers(header, payload),
@@ -101,6 +111,7 @@ impl<T: Default> Connection<T> {
             PRIORITY if payload.len() != 5 => {
                 Err(self.connection_error(Code::FrameSizeError, "PRIORITY of invalid size"))
             }
+            HALF_CLOSED if self.half_closed(header.id) => Ok(Some(Event::HalfClosed { id: header.id })),
             // RFC 9113 §5.3.2, §5.5: PRIORITY is deprecated, and frames of unknown types are ignored.
             _ => self.idle_frame().map(|()| None),
         }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use super::{
     Code, Connection, MAX_UNSENT, PREFACE, Role, SendError, Shutdown, Stream, StreamId,
     frame::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHeader, GOAWAY, HEADER_SIZE, HEADERS, INITIAL_WINDOW,
-        MAX_FRAME, MAX_STREAM_ID, PING, RST_STREAM, SETTING_CONNECT, SETTING_HEAD, SETTING_PUSH, SETTING_STREAMS,
-        SETTING_WINDOW, SETTINGS, WINDOW_UPDATE,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHeader, GOAWAY, HALF_CLOSED, HEADER_SIZE, HEADERS,
+        INITIAL_WINDOW, MAX_FRAME, MAX_STREAM_ID, PING, RST_STREAM, SETTING_CONNECT, SETTING_HEAD, SETTING_PUSH,
+        SETTING_STREAMS, SETTING_WINDOW, SETTINGS, WINDOW_UPDATE,
     },
     heads,
     stream::Blocked,
@@ -106,6 +106,13 @@ impl<T> Connection<T> {
         self.put_block(id, true, block);
         self.sent_all(id);
         Ok(())
+    }
+
+    /// Tells a peer that is a proxy that the caller of a request has closed its sending side (client).
+    pub fn half_close(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(|stream| !stream.is_closed()) {
+            self.out.put(&FrameHeader { len: 0, kind: HALF_CLOSED, flags: 0, id }.bytes());
+        }
     }
 
     /// Resets a stream, unless it is closed.

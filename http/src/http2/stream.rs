@@ -21,6 +21,8 @@ pub struct Stream<T> {
     pub(super) sent_all: bool,
     /// END_STREAM was received: half-closed (remote).
     pub(super) received_all: bool,
+    /// The peer said that the caller of the request has closed its sending side.
+    pub(super) caller_half_closed: bool,
     /// RST_STREAM was sent or received.
     pub(super) reset: bool,
     /// RST_STREAM was received.
@@ -63,6 +65,7 @@ impl<T> Stream<T> {
             credited_at: tick,
             sent_all: false,
             received_all: false,
+            caller_half_closed: false,
             reset: false,
             reset_by_peer: false,
             opened: tick,

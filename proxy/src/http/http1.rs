@@ -59,6 +59,8 @@ pub(crate) struct Io {
     /// The peer has closed its sending side.
     ended: bool,
     broken: bool,
+    /// We have closed our sending side (client).
+    half_closed: bool,
     /// An answer that ends with the connection is being written (server), or one is awaited (client): an end now would look like
     /// that of the message.
     pub(crate) unfinished: bool,
@@ -90,6 +92,7 @@ impl Io {
             keep_alive: true,
             ended: false,
             broken: false,
+            half_closed: false,
             unfinished: false,
             dismissed: false,
             malformed: None,
@@ -281,6 +284,7 @@ impl Io {
             && !self.writing
             && !self.ended
             && !self.broken
+            && !self.half_closed
             && self.malformed.is_none()
             && self.out.is_empty()
     }
@@ -300,6 +304,16 @@ impl Io {
     /// Ready when the caller's connection breaks while its request is in flight. Bytes that the caller sends ahead are kept up to
     /// [`MAX_AHEAD`]. A closed sending side is no break: the caller may still wait for its answer (RFC 9112 §9.6).
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = self.ended;
+        let gone = self.poll_break(cx);
+        if self.ended && !ended {
+            // The end of its sending side is passed on by the same task.
+            cx.waker().wake_by_ref();
+        }
+        gone
+    }
+
+    fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.body.is_done() && !self.ended && self.input.len() < MAX_AHEAD {
             match ready!(self.poll_fill(cx, READ)) {
                 Ok(_) => {}
@@ -307,6 +321,21 @@ impl Io {
             }
         }
         if self.broken { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether the peer has closed its sending side behind a whole message, and its connection is not broken.
+    pub(crate) fn has_half_closed(&self) -> bool {
+        self.ended && !self.broken && self.body.is_done()
+    }
+
+    /// Closes the sending side behind a request (client), once: nothing can follow on the connection.
+    pub(crate) fn poll_half_close(&mut self, cx: &mut Context<'_>) {
+        if self.writing || self.half_closed {
+            return;
+        }
+        if let (Poll::Ready(Ok(())), Some(stream)) = (self.poll_unsent(cx), &mut self.stream) {
+            self.half_closed = Pin::new(stream).poll_shutdown(cx).is_ready();
+        }
     }
 
     /// Reads and throws away until the peer closes its sending side.

@@ -100,6 +100,8 @@ struct StreamState {
     no_error: bool,
     /// Memory of its head, taken from [`Heads`].
     head: usize,
+    /// The caller of the request has closed its sending side (server).
+    half_closed: bool,
     /// Interim answers that were not taken, and the number of all.
     interim: VecDeque<Response>,
     interims: u32,
@@ -183,6 +185,11 @@ impl Mux {
             inner.connection.go_away();
             inner.kick();
         }
+    }
+
+    /// Whether the caller of a request has closed its sending side (server).
+    pub(crate) fn has_half_closed(&self, id: StreamId) -> bool {
+        self.inner.lock().state(id).is_some_and(|state| state.half_closed)
     }
 
     /// Sends an interim answer (server), unless the stream is over.

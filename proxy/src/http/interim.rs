@@ -1,10 +1,11 @@
-//! Interim answers (1xx) on their way to the caller, as they come (RFC 9110 §15.2).
+//! The caller of a request until it is answered: interim answers (1xx) go to it as they come (RFC 9110 §15.2), and the end of its
+//! sending side is passed on, so that the application may give up the request as it would without proxies.
 
 use std::sync::Arc;
 
 use weft_http::{
     fields::Name,
-    head::Response,
+    head::{Response, Version},
     http1::{self as codec, Connection, Framing},
     http2::StreamId,
 };
@@ -14,19 +15,27 @@ use super::{hop, http1::SharedIo, http2::Mux};
 /// The caller of a request that has not been answered.
 #[derive(Clone, Debug)]
 pub(crate) enum Interim {
-    /// HTTP/1.1: version 1.0 has no interim answers.
-    Http1(SharedIo),
+    Http1(SharedIo, Version),
     Http2(Arc<Mux>, StreamId),
 }
 
 impl Interim {
+    /// Whether the caller has closed its sending side, behind the whole request. The task that waits for the answer is woken then.
+    pub(crate) fn has_half_closed(&self) -> bool {
+        match self {
+            Self::Http1(io, _) => io.lock().has_half_closed(),
+            Self::Http2(mux, stream) => mux.has_half_closed(*stream),
+        }
+    }
+
     /// Queues an interim answer for the caller. Its connection is flushed by the task that waits for the answer.
     pub(crate) fn send(&self, mut head: Response) {
         codec::strip_hop_by_hop(&mut head.fields);
         hop::strip(&mut head.fields);
         head.fields.remove(Name::ContentLength);
         match self {
-            Self::Http1(io) => io.lock().put_with(|out| {
+            Self::Http1(_, Version::Http10) => {}
+            Self::Http1(io, _) => io.lock().put_with(|out| {
                 codec::write_response(&head, Framing::None, Connection::KeepAlive, out);
             }),
             Self::Http2(mux, stream) => mux.send_interim(*stream, &head),

@@ -156,7 +156,7 @@ async fn exchange(
     };
     let head = match Head::http1(request, framing, absolute) {
         Ok(mut head) => {
-            head.interim = (asked.version == Version::Http11).then(|| Interim::Http1(io.clone()));
+            head.interim = Some(Interim::Http1(io.clone(), asked.version));
             head
         }
         Err(failure) => {

@@ -325,3 +325,40 @@ crate::records::with_rustls! {
     a_hop_that_is_cut_without_close_notify_is_an_error_on_both_sides
     what_policy_takes_back_is_reset_and_its_line_has_its_bytes
 }
+
+/// (6)
+#[tokio::test]
+async fn a_caller_that_closes_is_heard_by_the_application_and_one_that_half_closes_is_served() {
+    let (told, mut heard) = mpsc::channel(8);
+    let application = raw_app(move |mut stream| {
+        let told = told.clone();
+        async move {
+            let head = read_head(&mut stream).await.unwrap();
+            let mut rest = Vec::new();
+            let end = stream.read_to_end(&mut rest).await;
+            told.send(end.is_ok() && rest.is_empty()).await.unwrap();
+            if head.contains("/served") {
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nserved").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let (_proxy, direct) = direct(&[application], |_, _| {});
+    for address in [mesh.address, direct] {
+        for version in ["1.0", "1.1"] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(format!("GET / HTTP/{version}\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+            drop(client);
+            assert!(timeout(WAIT, heard.recv()).await.expect("the application hears of it").unwrap(), "{version}");
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let ask = format!("GET /served HTTP/{version}\r\nhost: a\r\n\r\n");
+            client.write_all(ask.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let (answer, end) = read_all(&mut client).await;
+            assert!(String::from_utf8_lossy(&answer).ends_with("served") && end.is_some(), "{version}: {answer:?}");
+            assert!(heard.recv().await.unwrap());
+        }
+    }
+}

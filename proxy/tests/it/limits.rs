@@ -222,7 +222,7 @@ async fn one_source_does_not_take_the_connections_of_others_nor_those_of_the_wor
 /// (8) RFC 6298: with its queue full the kernel of the application drops SYNs, which ours repeats after 1 and 3 s.
 #[tokio::test]
 async fn an_application_that_stands_still_for_two_seconds_costs_no_request() {
-    let listener = tokio::net::TcpSocket::new_v4().unwrap();
+    let listener = TcpSocket::new_v4().unwrap();
     listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = listener.listen(1).unwrap();
     let application = listener.local_addr().unwrap();

@@ -291,6 +291,15 @@ impl<F: FnMut(Arrival)> Driver<F> {
                 }
                 // The state machine keeps the GOAWAY; any byte counts as a sign of life, a PONG too.
                 Event::GoAway { .. } | Event::Pong => {}
+                Event::HalfClosed { id } => {
+                    if let Some(state) = inner.state(id) {
+                        state.half_closed = true;
+                        state.wake_reader();
+                        if let Some(writer) = state.writer.take() {
+                            writer.wake();
+                        }
+                    }
+                }
             }
         }
         if inner.connection.has_settings() {

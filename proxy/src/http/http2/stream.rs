@@ -34,6 +34,13 @@ impl StreamRef {
         Interim::Http2(self.mux.clone(), self.id)
     }
 
+    /// Tells the peer, a proxy, that the caller has closed its sending side (client).
+    pub(crate) fn half_close(&self) {
+        let mut inner = self.mux.inner.lock();
+        inner.connection.half_close(self.id);
+        inner.kick();
+    }
+
     /// The next interim answer that came before the answer (client).
     pub(crate) fn take_interim(&self) -> Option<Response> {
         self.mux.inner.lock().state(self.id)?.interim.pop_front()

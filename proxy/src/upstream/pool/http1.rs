@@ -23,6 +23,7 @@ use crate::{
         body::Body,
         head::Head,
         http1::{self, Incoming, Io, SharedIo},
+        interim::Interim,
         limits::MAX_INTERIM,
         upgrade::Switched,
     },
@@ -157,6 +158,9 @@ async fn exchange(io: &SharedIo, head: &Head, body: Body) -> Result<(Response, F
                 Poll::Ready(Err(None)) => writing = false,
                 Poll::Pending => {}
             }
+        }
+        if !writing && caller.as_ref().is_some_and(Interim::has_half_closed) {
+            io.lock().poll_half_close(cx);
         }
         loop {
             let parsed = std::task::ready!(io.lock().poll_response(cx, head.method()))?;

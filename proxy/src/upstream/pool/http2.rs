@@ -1,7 +1,8 @@
 //! HTTP/2 in a pool: up to [`MAX_STREAMS`] requests in flight on a connection; another is opened when all are full.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use weft_core::failure::{Failure, Limit};
 use weft_http::{head::Response, http2::Config};
 
@@ -33,6 +34,9 @@ use crate::{
 
 /// Requests in flight on one connection before another is opened.
 const MAX_STREAMS: u32 = 100;
+/// How long a caller of HTTP/1 that has closed its sending side waits for the answer of an application that speaks HTTP/2, which
+/// has no such thing: then the stream is cancelled.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How long a connection without requests may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -106,7 +110,8 @@ impl Pool {
         };
         let lease = Lease(Some(Held::Http2(usage.clone())));
         let body = if end { Body::Empty } else { body };
-        let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref()).await;
+        let mesh = self.target.transport != Transport::Plain;
+        let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref(), mesh).await;
         match answered {
             Ok(response) => {
                 usage.answered.store(true, Relaxed);
@@ -265,7 +270,9 @@ async fn exchange(
     mut body: Body,
     open: bool,
     interim: Option<&Interim>,
+    mesh: bool,
 ) -> Result<Response, Failure> {
+    let (mut half_closed, mut given_up) = (false, None::<Pin<Box<Sleep>>>);
     let mut rest = Bytes::new();
     let mut writing = !matches!(body, Body::Empty);
     let response = poll_fn(|cx| {
@@ -280,6 +287,18 @@ async fn exchange(
             if let Some(caller) = interim {
                 caller.send(head);
             }
+        }
+        if !half_closed && !writing && !open && interim.is_some_and(Interim::has_half_closed) {
+            half_closed = true;
+            if mesh {
+                // Its proxy passes it on.
+                stream.half_close();
+            } else {
+                given_up = Some(Box::pin(sleep(HALF_CLOSED)));
+            }
+        }
+        if given_up.as_mut().is_some_and(|given_up| given_up.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(Failure::CallerGone));
         }
         stream.poll_answer(cx)
     })
