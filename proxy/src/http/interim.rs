@@ -17,6 +17,8 @@ use super::{hop, http1::SharedIo, http2::Mux};
 pub(crate) enum Interim {
     Http1(SharedIo, Version),
     Http2(Arc<Mux>, StreamId),
+    /// Another proxy, by HTTP/2.
+    Hop(Arc<Mux>, StreamId),
 }
 
 impl Interim {
@@ -31,6 +33,7 @@ impl Interim {
     /// Queues an interim answer for the caller. Its connection is flushed by the task that waits for the answer.
     pub(crate) fn send(&self, mut head: Response) {
         codec::strip_hop_by_hop(&mut head.fields);
+        hop::receive_answer(&mut head);
         hop::strip(&mut head.fields);
         head.fields.remove(Name::ContentLength);
         match self {
@@ -39,6 +42,10 @@ impl Interim {
                 codec::write_response(&head, Framing::None, Connection::KeepAlive, out);
             }),
             Self::Http2(mux, stream) => mux.send_interim(*stream, &head),
+            Self::Hop(mux, stream) => {
+                hop::send_answer(&mut head);
+                mux.send_interim(*stream, &head);
+            }
         }
     }
 }

@@ -331,7 +331,7 @@ pub(crate) async fn http2(
                     let head_only = request.method() == "HEAD";
                     let result = match Head::http2(request, peer == Peer::Proxy) {
                         Ok(mut head) => {
-                            head.interim = Some(stream.interim());
+                            head.interim = Some(stream.interim(peer == Peer::Proxy));
                             // What comes on the stream is the tunnel's, but for a body that another proxy tells of.
                             let body = if head.upgrade.is_some() {
                                 let told = (peer == Peer::Proxy).then(|| hop::upgrade_body(&head.request.fields));

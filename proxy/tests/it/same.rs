@@ -21,6 +21,8 @@ use crate::{
 struct Message {
     /// Method, target and version, or status and reason.
     start: String,
+    /// Interim answers before it.
+    interim: Vec<Message>,
     fields: Vec<(String, Vec<u8>)>,
     body: Vec<u8>,
     trailers: Vec<(String, Vec<u8>)>,
@@ -163,7 +165,15 @@ impl Generator {
         let reason =
             self.pick(&["OK", "", "Fine  by me", "\u{e9}t\u{e9}", "Unprocessable Entity", "I'm a teapot", "ok"]);
         let version = self.pick(&["HTTP/1.1", "HTTP/1.1", "HTTP/1.0"]);
-        let mut bytes = format!("{version} {status} {reason}\r\n").into_bytes();
+        let mut bytes = Vec::new();
+        // HTTP/1.0 has no interim answers.
+        for _ in 0..if http10 { 0 } else { self.pick(&[0, 0, 0, 1, 2]) } {
+            let early = self.pick(&["103 Early Hints", "103 ", "102 Processing", "199 Odd  words"]);
+            bytes.extend(format!("HTTP/1.1 {early}\r\nLink: </a>; rel=preload\r\n").bytes());
+            self.fields(&mut bytes);
+            bytes.extend(b"\r\n");
+        }
+        bytes.extend(format!("{version} {status} {reason}\r\n").bytes());
         self.fields(&mut bytes);
         if status == 426 {
             bytes.extend(b"Upgrade: TLS/1.2, HTTP/1.1\r\nConnection: Upgrade\r\n");
@@ -194,15 +204,23 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
 
+/// Parses a whole head.
+fn head(bytes: &[u8]) -> Message {
+    let line = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    let start = String::from_utf8_lossy(&bytes[..line]).trim_end_matches('\r').to_owned();
+    Message { start, fields: fields(&bytes[line + 1..]), ..Message::default() }
+}
+
 /// Parses a message; `None`: it is not whole. `ended`: no more bytes come.
 fn parse(bytes: &[u8], head_only: bool, ended: bool, request: bool) -> Option<(Message, usize)> {
     let end = end_of_head(bytes)?;
-    let line = bytes.iter().position(|byte| *byte == b'\n')?;
-    let mut message = Message {
-        start: String::from_utf8_lossy(&bytes[..line]).trim_end_matches('\r').to_owned(),
-        fields: fields(&bytes[line + 1..end]),
-        ..Message::default()
-    };
+    if !request && bytes.get(9) == Some(&b'1') {
+        let interim = head(&bytes[..end]);
+        let (mut message, taken) = parse(&bytes[end..], head_only, ended, request)?;
+        message.interim.insert(0, interim);
+        return Some((message, end + taken));
+    }
+    let mut message = head(&bytes[..end]);
     let value =
         |name: &str| message.fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value);
     if head_only && !request {
@@ -240,6 +258,8 @@ fn normal(mut message: Message, sent: &Message, request: bool) -> Message {
         // The version is that of each connection.
         let after = message.start.split_once(' ').unwrap().1.to_owned();
         message.start = after.trim_end().to_owned();
+        let interim = std::mem::take(&mut message.interim).into_iter();
+        message.interim = interim.map(|interim| normal(interim.clone(), &interim, false)).collect();
     }
     let length =
         |fields: &[(String, Vec<u8>)]| fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));

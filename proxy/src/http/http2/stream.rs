@@ -29,9 +29,10 @@ pub(crate) struct StreamRef {
 }
 
 impl StreamRef {
-    /// Where interim answers to its request go (server). Holds no share in the stream.
-    pub(crate) fn interim(&self) -> Interim {
-        Interim::Http2(self.mux.clone(), self.id)
+    /// Where interim answers to its request go (server). Holds no share in the stream. `hop`: to another proxy.
+    pub(crate) fn interim(&self, hop: bool) -> Interim {
+        let caller = if hop { Interim::Hop } else { Interim::Http2 };
+        caller(self.mux.clone(), self.id)
     }
 
     /// Tells the peer, a proxy, that the caller has closed its sending side (client).
