@@ -26,7 +26,7 @@ impl Interim {
     pub(crate) fn has_half_closed(&self) -> bool {
         match self {
             Self::Http1(io, _) => io.lock().has_half_closed(),
-            Self::Http2(mux, stream) => mux.has_half_closed(*stream),
+            Self::Http2(mux, stream) | Self::Hop(mux, stream) => mux.has_half_closed(*stream),
         }
     }
 
