@@ -6,7 +6,7 @@ use weft_core::text::clean;
 
 use crate::{
     answer::{List, Proxy},
-    args::Status,
+    args::{Format, Status},
     client::{Client, ClientError},
     command::history,
     kinds::{items, plain},
@@ -27,6 +27,12 @@ pub async fn run(client: &Client, args: &Status) -> anyhow::Result<()> {
         Some(revision) => revision,
         None => history::newest(client).await?,
     };
+    if let (Format::Table, Some(namespace)) = (args.output, &args.namespace)
+        && items(&response, "/items").next().is_none()
+    {
+        let nothing = format!("no proxy of the namespace {namespace} is connected; without -n, weft status shows all");
+        return Ok(output::lines(&[nothing])?);
+    }
     output::print(args.output, &response, |response| proxy_lines(response, newest, Timestamp::now()))?;
     Ok(())
 }

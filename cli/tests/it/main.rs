@@ -181,6 +181,22 @@ fn tokens_are_created_listed_without_secret_and_revoked() {
     assert_eq!(world.weft(&["token", "revoke", id]).ok(), format!("token {id} revoked\n"));
     assert_eq!(world.weft(&["token", "revoke", id]).code, 1);
     assert!(world.weft(&["token", "list"]).ok().starts_with("no tokens"));
+    // Names that no workload can have, and times that are none. (26)
+    for (namespace, account, ttl, field) in [
+        ("Shop", "order", "1h", "namespace"),
+        ("shop.x", "order", "1h", "namespace"),
+        ("-", "order", "1h", "namespace"),
+        ("shop", "or_der", "1h", "serviceAccount"),
+        ("shop", "..", "1h", "serviceAccount"),
+        ("shop", "order", "0ns", "ttl"),
+        ("shop", "order", "-0", "ttl"),
+        ("shop", "order", "400d", "ttl"),
+    ] {
+        let refused = world.weft(&["token", "create", "-n", namespace, "-s", account, &format!("--ttl={ttl}")]);
+        assert_eq!((refused.code, refused.out.as_str()), (64, ""), "{namespace} {account} {ttl}: {}", refused.err);
+        assert!(refused.err.contains(field), "{}", refused.err);
+        assert_eq!(refused.err.matches("error:").count(), 1, "{}", refused.err);
+    }
     let many = world.weft(&["token", "create", "-n", "shop", "-s", "order", "--reusable", "-o", "json"]).ok();
     let many: Value = serde_json::from_str(&many).unwrap();
     assert_eq!(many["usesLeft"], Value::Null);
@@ -190,6 +206,8 @@ fn tokens_are_created_listed_without_secret_and_revoked() {
 fn status_reports_that_no_proxy_is_connected() {
     let world = World::start();
     assert_eq!(world.weft(&["status"]).ok(), "no proxy is connected\n");
+    let of_one = world.weft(&["status", "-n", "nope"]).ok();
+    assert!(of_one.starts_with("no proxy of the namespace nope is connected"), "{of_one}");
     let json: Value = serde_json::from_str(&world.weft(&["status", "-o", "json"]).ok()).unwrap();
     assert_eq!(json["items"], Value::Array(Vec::new()));
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use weft_core::identity::Identity;
+use weft_core::api::{Object, ObjectMeta, Workload, validate, workload::WorkloadSpec};
 
 use super::{ApiState, Caller, Failure, body, objects::Items, query::Parameters};
 use crate::{
@@ -57,12 +57,7 @@ pub(super) async fn create(
     let text = body::text(content).await?;
     let request: CreateToken =
         serde_json::from_str(&text).map_err(|error| Failure::field("body", error.to_string()))?;
-    for (field, value) in [("namespace", &request.namespace), ("serviceAccount", &request.service_account)] {
-        let fine = value.len() <= 253 && Identity::new(api.authority.trust_domain(), value, value).is_ok();
-        if !fine {
-            return Err(Failure::field(field, "must be 1 to 253 letters, digits, '.', '-' or '_'"));
-        }
-    }
+    check_names(&request)?;
     if (request.namespace.as_str(), request.service_account.as_str()) == (OWN_NAMESPACE, OWN_SERVICE_ACCOUNT) {
         return Err(Failure::field("serviceAccount", "is the control plane's own, which no workload can be"));
     }
@@ -85,6 +80,18 @@ pub(super) async fn create(
         "join token created"
     );
     Ok((StatusCode::CREATED, Json(JoinToken { token: Some(secret.reveal().to_owned()), ..token })))
+}
+
+/// A token is for a workload that could exist: its names are judged as those of a Workload object.
+fn check_names(request: &CreateToken) -> Result<(), Failure> {
+    let spec = WorkloadSpec { service_account: Some(request.service_account.clone()), ..WorkloadSpec::default() };
+    let workload = Object::Workload(Workload::new(ObjectMeta::new(&request.namespace, "token"), spec));
+    let names = [("metadata.namespace", "namespace"), ("spec.serviceAccount", "serviceAccount")];
+    let wrong = validate(&workload).into_iter().find_map(|error| {
+        let (_, field) = names.iter().find(|(path, _)| *path == error.path)?;
+        Some(Failure::field(field, error.reason))
+    });
+    wrong.map_or(Ok(()), Err)
 }
 
 /// Replaces the admin token. Only over the Unix socket, whose users own the data anyway: a stolen token cannot lock its owner
