@@ -131,6 +131,9 @@ pub enum Failure {
     /// Nothing moved for the idle time.
     #[error("idle timeout")]
     IdleTimeout,
+    /// Bytes of a body waited for their reader, and none was taken in time.
+    #[error("none of the waiting bytes of a body was read in time (spec.limits.stalled)")]
+    Stalled,
     /// The caller went away.
     #[error("the caller closed the connection")]
     CallerGone,
@@ -258,6 +261,7 @@ impl Failure {
             | Self::IdentityRefused
             | Self::RequestTimeout
             | Self::IdleTimeout
+            | Self::Stalled
             | Self::CallerGone
             | Self::CertificateExpired
             | Self::Stopping
@@ -300,7 +304,7 @@ impl Failure {
             Self::Reset(_) | Self::Unended => (502, "UC"),
             Self::BadAnswer(_) | Self::AnswerTooLarge(_) => (502, "UPE"),
             Self::TryTimeout | Self::RequestTimeout => (504, "UT"),
-            Self::IdleTimeout => (504, "SI"),
+            Self::IdleTimeout | Self::Stalled => (504, "SI"),
             Self::CallerGone => (499, "DC"),
             Self::CertificateExpired => (503, "EXPIRED"),
             Self::Stopping => (503, "STOP"),

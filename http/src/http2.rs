@@ -482,6 +482,11 @@ impl<T> Connection<T> {
         self.peer.sent_settings
     }
 
+    /// Whether the peer allows no stream at all (client).
+    pub fn takes_none(&self) -> bool {
+        self.peer.max_streams == 0
+    }
+
     /// Whether data of a new stream would wait for other streams, which the peer perhaps does not read: the window of the connection
     /// is used up, or three quarters of it are and the peer has returned no credit for a second.
     pub fn is_clogged(&self) -> bool {
@@ -529,6 +534,7 @@ impl<T> Connection<T> {
         self.answers /= 2;
         self.ticks = self.ticks.wrapping_add(1);
         self.account.tick(self.ticks);
+        self.return_all_credit();
         self.clogged = !std::mem::take(&mut self.credited) && self.send_window < self.most_send_window / 4;
         for stream in self.streams.values_mut().filter(|stream| stream.blocked != Blocked::No) {
             stream.waits = stream.waits.saturating_add(1);

@@ -201,6 +201,8 @@ impl App {
             spread,
             max_streams: settings.max_streams,
             heads: Arc::default(),
+            stalled: settings.stalled,
+            paused: settings.paused,
             discovery_wait: settings.discovery_wait,
             self_probe: Arc::new(SelfProbe::new(capture::target(&settings))),
         });

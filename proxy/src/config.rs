@@ -117,6 +117,10 @@ pub struct Settings {
     pub max_streams: Option<NonZeroU32>,
     /// Most of those to the workload that come from one source.
     pub max_connections_per_source: usize,
+    /// How long bytes of a body may wait for a reader that has read none; zero: for ever.
+    pub stalled: Duration,
+    /// The same for a reader that has read some.
+    pub paused: Duration,
     /// Longest wait for discovery to answer about a destination.
     pub discovery_wait: Duration,
     /// Addresses that can only be services of the mesh.
@@ -261,6 +265,8 @@ impl Settings {
                 max_connections: usize::try_from(spec.limits.connections.get()).unwrap_or(usize::MAX),
                 max_streams: spec.limits.streams,
                 max_connections_per_source: usize::try_from(spec.limits.per_source()).unwrap_or(usize::MAX),
+                stalled: spec.limits.stalled.std(),
+                paused: spec.limits.paused.std(),
                 discovery_wait: DISCOVERY_WAIT,
                 mesh_ranges: [MESH_RANGE_V4, MESH_RANGE_V6].iter().filter_map(|range| range.parse().ok()).collect(),
                 effective,

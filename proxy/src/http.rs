@@ -13,6 +13,7 @@ pub(crate) mod muxes;
 pub(crate) mod path;
 pub(crate) mod respond;
 pub(crate) mod serve;
+pub(crate) mod stall;
 pub(crate) mod upgrade;
 
 use std::task::{Context, Waker};

@@ -19,7 +19,7 @@ use weft_core::{identity::Identity, listener::AccessLog as LogPolicy};
 use crate::{
     connection::Table,
     drain::Drain,
-    http::muxes::Muxes,
+    http::{muxes::Muxes, stall::Timeouts},
     listener::spread::Spread,
     live::Live,
     status::SelfProbe,
@@ -59,6 +59,10 @@ pub struct Shared {
     pub max_streams: Option<NonZeroU32>,
     /// Bytes of the heads of requests in flight on HTTP/2 connections from callers.
     pub heads: Arc<AtomicUsize>,
+    /// How long bytes of a body may wait for a reader that has read none; zero: for ever.
+    pub stalled: Duration,
+    /// The same for a reader that has read some.
+    pub paused: Duration,
     /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
     /// The self-probe of the redirection.
@@ -98,7 +102,8 @@ impl Worker {
     /// A worker; [`Worker::start`] makes it run.
     pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
-        let muxes = Muxes::new(shared.heads.clone());
+        let stall = Timeouts::new(shared.stalled, shared.paused);
+        let muxes = Muxes::new(shared.heads.clone(), stall);
         let dialer =
             Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone(), shown: Arc::default() };
         Arc::new(Self {

@@ -253,6 +253,10 @@ pub struct ProxyLimits {
     /// Requests in flight on one HTTP/2 connection from a caller. Default 1,000; for a gateway 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<NonZeroU32>,
+    /// How long bytes of a body may wait for a reader that has read none; zero: for ever. Default 60 s.
+    pub stalled: Duration,
+    /// The same for a reader that has read some before. Default zero: for ever.
+    pub paused: Duration,
 }
 
 /// The mark on a proxy's own connections when its file says none: `weft` in ASCII.
@@ -303,7 +307,13 @@ impl Default for ProxyPorts {
 
 impl Default for ProxyLimits {
     fn default() -> Self {
-        Self { connections: NonZeroU32::MIN.saturating_add(9_999), streams: None, connections_per_source: None }
+        Self {
+            connections: NonZeroU32::MIN.saturating_add(9_999),
+            streams: None,
+            connections_per_source: None,
+            stalled: Duration::from_secs(60),
+            paused: Duration::ZERO,
+        }
     }
 }
 

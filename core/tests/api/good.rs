@@ -137,7 +137,7 @@ spec:
   drain: 5s
   expectRedirect: false
   accessLog: all
-  limits: {connections: 5, streams: 2000}
+  limits: {connections: 5, streams: 2000, stalled: 30s, paused: 5m}
   forward:
     outbound: [{listen: "127.0.0.1:9001", destination: "240.0.0.1:80"}]
     inbound: [{listen: "127.0.0.1:9002", destination: "127.0.0.1:8080"}]
@@ -162,6 +162,7 @@ fn a_proxy_file_is_its_settings_and_objects() {
     assert_eq!(workload.checks().0[0].kind, HealthCheckType::Http);
     assert_eq!(workload.checks().0[0].timeout.std().as_secs(), 1);
     assert_eq!((spec.limits.connections.get(), spec.limits.streams.map(std::num::NonZeroU32::get)), (5, Some(2000)));
+    assert_eq!((spec.limits.stalled.std().as_secs(), spec.limits.paused.std().as_secs()), (30, 300));
     let list = PROXY
         .replace("health: {port: 8080, type: http, path: /healthz, interval: 2s}", "health: [{port: 1}, {port: 2}]");
     assert_eq!(parse_proxy_file(&list).unwrap().0.spec.workload.unwrap().checks().0.len(), 2);

@@ -4,14 +4,14 @@
 //! is consumed quickly grow, together by a bounded sum, of which each takes at most a part of what is left. A window that is no
 //! longer used quickly shrinks again.
 
-use super::{Connection, StreamId};
+use super::{Connection, Stream, StreamId};
 
 /// A window grows by at most this part of what all may still grow by, so that something is left for those that come later.
 const PART: u32 = 8;
 
 impl<T> Connection<T> {
     /// Returns flow-control credit of a stream for `count` bytes of data that the caller has consumed. WINDOW_UPDATE is sent once
-    /// half a window is consumed, and only if the rest of the body does not fit into the other half.
+    /// half a window is consumed, otherwise with the next tick, and only if the rest of the body does not fit into the window.
     pub fn consumed(&mut self, id: StreamId, count: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.unreturned = stream.unreturned.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
@@ -23,8 +23,26 @@ impl<T> Connection<T> {
             }
             return;
         }
+        if stream.unreturned >= stream.window / 2 {
+            self.return_stream_credit(id);
+        }
+    }
+
+    /// Returns the credit of streams that have less than half of their window left. So a peer learns within a second that its data
+    /// is read, however slowly.
+    pub(super) fn return_all_credit(&mut self) {
+        let owes = |stream: &Stream<T>| {
+            let open = !stream.received_all && !stream.reset;
+            open && stream.unreturned > 0 && stream.receive_window < i64::from(stream.window / 2)
+        };
+        let owed: Vec<StreamId> = self.streams.iter().filter(|(_, stream)| owes(stream)).map(|(id, _)| *id).collect();
+        owed.into_iter().for_each(|id| self.return_stream_credit(id));
+    }
+
+    fn return_stream_credit(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
         let fits = |left: u64| i64::try_from(left).is_ok_and(|left| left <= stream.receive_window);
-        if stream.unreturned < stream.window / 2 || stream.body_left.is_some_and(fits) {
+        if stream.body_left.is_some_and(fits) {
             return;
         }
         let mut credit = std::mem::take(&mut stream.unreturned);

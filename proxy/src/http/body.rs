@@ -186,6 +186,15 @@ impl Body {
         }
     }
 
+    /// Gives it up before its end, and says why.
+    pub(crate) fn break_off(&mut self, failure: &Failure) {
+        if let Self::Counted(counted) = self
+            && let Some(watcher) = counted.watcher.take()
+        {
+            watcher.error(failure);
+        }
+    }
+
     /// Whether it is known that nothing more comes.
     pub(crate) fn is_end(&self) -> bool {
         match self {

@@ -26,6 +26,7 @@ pub(crate) use self::body::{Incoming, poll_body};
 use super::{
     limits::{HTTP1, too_large},
     remember,
+    stall::Watch,
 };
 use crate::{
     buffer,
@@ -56,6 +57,8 @@ pub(crate) struct Io {
     /// A body is being written to it.
     pub(crate) writing: bool,
     pub(crate) keep_alive: bool,
+    /// Bytes that the connection has taken.
+    written: u64,
     /// The peer has closed its sending side.
     ended: bool,
     broken: bool,
@@ -90,6 +93,7 @@ impl Io {
             body: BodyDecoder::new(Framing::None),
             writing: false,
             keep_alive: true,
+            written: 0,
             ended: false,
             broken: false,
             half_closed: false,
@@ -150,6 +154,14 @@ impl Io {
         }
     }
 
+    /// Resets the connection, and discards what waits to be written, in the kernel too.
+    pub(crate) fn reset(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            stream.break_off();
+        }
+        self.abort();
+    }
+
     /// Makes the end of a connection an error where it is one.
     fn break_off_if_unfinished(&mut self) {
         // A request that was answered may still be sent, and the answer may not have ended.
@@ -172,7 +184,10 @@ impl Io {
     /// Writes all queued bytes.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let written = ready!(buffer::poll_drain(stream, cx, &mut self.out));
+        let before = self.out.len();
+        let written = buffer::poll_drain(stream, cx, &mut self.out);
+        self.written += (before - self.out.len()) as u64;
+        let written = ready!(written);
         self.broken |= written.is_err();
         written?;
         self.out.shrink();
@@ -192,6 +207,11 @@ impl Io {
     /// Whether a caller that waits for 100 (`expects`) has not begun with its body.
     pub(crate) fn is_held_back(&self, expects: bool) -> bool {
         expects && self.input.is_empty() && !self.body.is_done()
+    }
+
+    /// Ready when the peer takes none of the bytes that wait for it: see [`Watch::poll`].
+    pub(crate) fn poll_stalled(&self, cx: &mut Context<'_>, watch: &mut Watch) -> Poll<()> {
+        if self.out.is_empty() { Poll::Pending } else { watch.poll(cx, self.written) }
     }
 
     /// Closes the sending side.

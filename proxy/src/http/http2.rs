@@ -6,7 +6,7 @@
 //!   [`waiting`]: its data that was not read. [`tunnel`]: a stream as bytes in both directions.
 //!
 //! # Defaults
-//! A peer that is silent for 30 s is sent a PING; after 50 s the connection is over.
+//! A peer that is silent for 30 s is sent a PING; after 50 s the connection is over. Bodies that are not read: `stall`.
 
 mod driver;
 mod heads;
@@ -17,12 +17,12 @@ mod waiting;
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     sync::{Arc, atomic::AtomicUsize},
-    task::{Poll, Waker},
+    task::Waker,
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
@@ -37,7 +37,7 @@ pub(crate) use self::{
     tunnel::Tunnel,
 };
 use self::{heads::Heads, waiting::Waiting};
-use super::remember;
+use super::stall::Timeouts;
 
 /// Seconds of silence before a peer is sent a PING.
 const SILENCE: u32 = 30;
@@ -69,8 +69,8 @@ struct Inner {
     connection: Connection<StreamState>,
     heads: Heads,
     driver: Option<Waker>,
-    /// The task that waits for the peer's SETTINGS (client).
-    opener: Option<Waker>,
+    /// Wakes the tasks that wait for the peer's SETTINGS (client), at the first ones and at the end.
+    settled: Arc<Notify>,
     /// The driver has been woken and has not run since.
     woken: bool,
     /// The stream holds no unwritten bytes; with TLS it may.
@@ -79,6 +79,10 @@ struct Inner {
     retired: bool,
     /// Why the connection is over.
     over: Option<Failure>,
+    /// Bytes were written since the last tick.
+    wrote: bool,
+    /// Ticks without a byte written while some wait, in seconds.
+    unread: u32,
     /// Bytes came since the last tick.
     heard: bool,
     /// Ticks without bytes, in seconds.
@@ -96,6 +100,8 @@ struct StreamState {
     failure: Option<Failure>,
     /// The stream was reset, or its connection broke.
     gone: bool,
+    /// It was ended here, because its reader took nothing.
+    stalled: bool,
     /// Reset with NO_ERROR: the end of an answer whose Content-Length has come. Node ends answers this way when it is busy.
     no_error: bool,
     /// Memory of its head, taken from [`Heads`].
@@ -128,11 +134,13 @@ impl Mux {
                 connection: Connection::new(role, config),
                 heads,
                 driver: None,
-                opener: None,
+                settled: Arc::default(),
                 woken: false,
                 flushed: true,
                 retired: false,
                 over: None,
+                wrote: false,
+                unread: 0,
                 heard: true,
                 silent: 0,
             }),
@@ -150,20 +158,26 @@ impl Mux {
         self.inner.lock().connection.is_clogged()
     }
 
+    /// Whether the SETTINGS of the peer allow no request at all.
+    pub(crate) fn takes_none(&self) -> bool {
+        self.inner.lock().connection.takes_none()
+    }
+
     /// Waits for the SETTINGS of the peer, which say how many requests it takes. Errors: the connection ended before.
     pub(crate) async fn settings(&self) -> Result<(), Failure> {
-        poll_fn(|cx| {
-            let mut inner = self.inner.lock();
-            if let Some(failure) = &inner.over {
-                return Poll::Ready(Err(failure.clone()));
-            }
-            if inner.connection.has_settings() {
-                return Poll::Ready(Ok(()));
-            }
-            remember(&mut inner.opener, cx);
-            Poll::Pending
-        })
-        .await
+        loop {
+            let changed = {
+                let inner = self.inner.lock();
+                if let Some(failure) = &inner.over {
+                    return Err(failure.clone());
+                }
+                if inner.connection.has_settings() {
+                    return Ok(());
+                }
+                inner.settled.clone().notified_owned()
+            };
+            changed.await;
+        }
     }
 
     /// Whether it takes no more requests, now and later.
@@ -200,11 +214,32 @@ impl Mux {
         }
     }
 
-    /// Moves the clock; called once a second.
-    pub(crate) fn tick(&self) {
+    /// Moves the clock; called once a second. Ends streams whose reader takes nothing, and a connection whose peer does not.
+    pub(crate) fn tick(&self, stall: Timeouts) {
         let mut inner = self.inner.lock();
         inner.connection.tick();
         inner.connection.streams().for_each(|(_, stream)| stream.value.data.tick());
+        let stalled = inner.connection.stalled(|taken| stall.ticks(taken));
+        for id in stalled {
+            inner.connection.reset(id, Code::EnhanceYourCalm);
+            if let Some(state) = inner.state(id) {
+                state.stalled = true;
+                state.fail(&Failure::Stalled);
+            }
+        }
+        if std::mem::take(&mut inner.wrote) || inner.has_written() {
+            inner.unread = 0;
+        } else {
+            inner.unread += 1;
+            if inner.unread >= stall.ticks(false) && inner.over.is_none() {
+                inner.end(Failure::Stalled);
+                inner.kick();
+            }
+        }
+        // Credit of streams that are read slowly.
+        if !inner.connection.unsent().is_empty() {
+            inner.kick();
+        }
         if std::mem::take(&mut inner.heard) {
             inner.silent = 0;
             return;
@@ -243,12 +278,6 @@ impl Inner {
         }
     }
 
-    fn wake_opener(&mut self) {
-        if let Some(opener) = self.opener.take() {
-            opener.wake();
-        }
-    }
-
     /// Whether a caller leaves unread more than bodies may queue (server): the heads of answers, which no window holds back.
     fn is_unread(&mut self) -> bool {
         self.connection.role() == Role::Server && self.connection.unsent().len() > 2 * MAX_UNSENT
@@ -268,7 +297,7 @@ impl Inner {
             stream.value.fail(&failure);
         }
         self.over.get_or_insert(failure);
-        self.wake_opener();
+        self.settled.notify_waiters();
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak, atomic::AtomicUsize};
 
 use parking_lot::Mutex;
 
-use super::http2::Mux;
+use super::{http2::Mux, stall::Timeouts};
 
 /// The HTTP/2 connections of a worker; clones share them. A connection that has ended leaves at the next tick.
 #[derive(Clone, Debug, Default)]
@@ -12,12 +12,14 @@ pub(crate) struct Muxes {
     muxes: Arc<Mutex<Vec<Weak<Mux>>>>,
     /// Bytes of the heads of requests in flight, of all workers.
     pub(crate) heads: Arc<AtomicUsize>,
+    /// For bodies that are not read, over HTTP/1 too.
+    pub(crate) stall: Timeouts,
 }
 
 impl Muxes {
     /// None yet. `heads`: bytes of the heads of requests in flight, of all workers.
-    pub(crate) fn new(heads: Arc<AtomicUsize>) -> Self {
-        Self { muxes: Arc::default(), heads }
+    pub(crate) fn new(heads: Arc<AtomicUsize>, stall: Timeouts) -> Self {
+        Self { muxes: Arc::default(), heads, stall }
     }
 
     /// Adds a connection.
@@ -29,7 +31,7 @@ impl Muxes {
     pub(crate) fn tick(&self) {
         self.muxes.lock().retain(|mux| match mux.upgrade() {
             Some(mux) => {
-                mux.tick();
+                mux.tick(self.stall);
                 true
             }
             None => false,

@@ -36,6 +36,7 @@ use super::{
     limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, Peer, Windows},
     muxes::Muxes,
     respond,
+    stall::{Timeouts, Watch},
 };
 use crate::{
     connection::{Close, Connection, InFlight},
@@ -75,6 +76,7 @@ pub(crate) async fn http1(
     connection: Arc<Connection>,
     handler: Arc<impl Handler>,
     metrics: Arc<Metrics>,
+    stall: Timeouts,
 ) {
     let io = Arc::new(Mutex::new(Io::new(stream, None, Some(connection.clone()))));
     let _hang_up = HangUp(io.clone());
@@ -98,7 +100,7 @@ pub(crate) async fn http1(
         match next.await {
             Ok(Some(parsed)) => {
                 // Boxed: an idle connection holds nothing of a request.
-                let kept = Box::pin(exchange(&io, parsed, &connection, &handler, &metrics)).await;
+                let kept = Box::pin(exchange(&io, parsed, &connection, &handler, (&metrics, stall))).await;
                 if !kept {
                     return;
                 }
@@ -107,7 +109,7 @@ pub(crate) async fn http1(
             Err(failure) => {
                 let _in_flight = connection.request_starts();
                 let answer = handler.refuse(&failure);
-                write(&io, &connection, answer, &Asked::default(), true).await;
+                write(&io, &connection, answer, &Asked::default(), true, stall).await;
                 return linger(&io).await;
             }
         }
@@ -144,7 +146,7 @@ async fn exchange(
     parsed: ParsedRequest,
     connection: &Arc<Connection>,
     handler: &Arc<impl Handler>,
-    metrics: &Metrics,
+    (metrics, stall): (&Metrics, Timeouts),
 ) -> bool {
     let in_flight = connection.request_starts();
     let ParsedRequest { head: request, framing, absolute, .. } = parsed;
@@ -160,7 +162,7 @@ async fn exchange(
             head
         }
         Err(failure) => {
-            write(io, connection, handler.refuse(&failure), &asked, true).await;
+            write(io, connection, handler.refuse(&failure), &asked, true, stall).await;
             linger(io).await;
             return false;
         }
@@ -198,7 +200,7 @@ async fn exchange(
         return false;
     }
     let last = connection.is_closing();
-    if !write(io, connection, answer, &asked, last).await {
+    if !write(io, connection, answer, &asked, last, stall).await {
         return false;
     }
     let reusable = io.lock().is_reusable() && !last;
@@ -223,7 +225,14 @@ fn caught(
 }
 
 /// Writes an answer. Returns whether it was written in whole.
-async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &Asked, last: bool) -> bool {
+async fn write(
+    io: &SharedIo,
+    connection: &Connection,
+    answer: Answer,
+    asked: &Asked,
+    last: bool,
+    stall: Timeouts,
+) -> bool {
     let Answer { mut head, body, .. } = answer;
     let bodiless = asked.head_only || matches!(head.status, 204 | 304);
     let framing = match body.exact() {
@@ -244,12 +253,26 @@ async fn write(io: &SharedIo, connection: &Connection, answer: Answer, asked: &A
     }
     let mut body = (!bodiless).then_some(body);
     let chunked = framing == Framing::Chunked;
+    let mut watch = Watch::new(stall);
     let written = poll_fn(|cx| {
         let written = http1::poll_body(io, cx, &mut body, chunked, asked.trailers);
-        if written.is_pending() && (connection.why_cut().is_some() || io.lock().poll_gone(cx).is_ready()) {
-            return Poll::Ready(Err(None));
+        if written.is_ready() {
+            return written;
         }
-        written
+        let mut io = io.lock();
+        let failure = match connection.why_cut() {
+            Some(failure) => failure,
+            None if io.poll_gone(cx).is_ready() => return Poll::Ready(Err(None)),
+            None if io.poll_stalled(cx, &mut watch).is_ready() => {
+                io.reset();
+                Failure::Stalled
+            }
+            None => return Poll::Pending,
+        };
+        if let Some(body) = &mut body {
+            body.break_off(&failure);
+        }
+        Poll::Ready(Err(Some(failure)))
     });
     let written = written.await.is_ok();
     if written {

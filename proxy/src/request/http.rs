@@ -42,7 +42,7 @@ pub(crate) fn serve<H: Handler>(
     let metrics = worker.metrics.clone();
     match version {
         Version::Http1 => {
-            worker.spawn(serve::http1(stream, connection, handler, metrics).map(|()| drop(guards)));
+            worker.spawn(serve::http1(stream, connection, handler, metrics, worker.muxes.stall).map(|()| drop(guards)));
         }
         Version::Http2 => {
             let (muxes, streams) = (worker.muxes.clone(), worker.shared.max_streams);

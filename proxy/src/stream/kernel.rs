@@ -43,7 +43,7 @@ pub(crate) fn notice_gone(socket: &impl AsFd) {
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Zero: closing the connection resets it.
-pub(super) fn linger(socket: Option<&TcpStream>, time: Option<Duration>) {
+pub(crate) fn linger(socket: Option<&TcpStream>, time: Option<Duration>) {
     if let Some(socket) = socket
         && let Err(error) = SockRef::from(socket).set_linger(time)
     {

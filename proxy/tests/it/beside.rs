@@ -362,3 +362,28 @@ async fn an_application_that_takes_no_request_is_refused_and_costs_one_connectio
     let (answer, _) = client.send_request(Request::get("http://shop.example/").body(()).unwrap(), true).unwrap();
     assert_eq!(timeout(SECOND * 5, answer).await.expect("answered").unwrap().status(), 503);
 }
+
+/// (3)
+#[tokio::test]
+async fn requests_wait_for_the_settings_of_an_application_that_stands_still() {
+    let application = raw_app(|stream| async move {
+        sleep(SECOND * 2).await;
+        let mut server = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = server.accept().await {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from_static(b"ok"), true).unwrap();
+        }
+    })
+    .await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let client = connect(mesh.address).await;
+    let calls: Vec<_> = (0..50)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { call(&client, "/", 0).await })
+        })
+        .collect();
+    for one in calls {
+        assert_eq!(timeout(HANGS, one).await.expect("answered").unwrap(), 2);
+    }
+}

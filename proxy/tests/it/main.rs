@@ -40,4 +40,5 @@ mod same;
 mod stall;
 mod telemetry;
 mod traffic;
+mod unread;
 mod upgrade;

@@ -159,6 +159,8 @@ impl Proxy {
             spread: Spread::new(1, 1000, 1000).0,
             max_streams: None,
             heads: Arc::default(),
+            stalled: Duration::from_secs(60),
+            paused: Duration::ZERO,
             discovery_wait: Duration::from_secs(3),
             self_probe: Arc::default(),
         };

@@ -221,3 +221,16 @@ fn a_peer_that_holds_back_the_credit_of_its_connection_clogs_it() {
     assert!(client.send_data(other, &mut Bytes::from(vec![7; 55_000]), false).unwrap());
     assert!(client.is_clogged(), "at once when nothing is left");
 }
+
+/// (32)
+#[test]
+fn a_reader_that_takes_little_gives_credit_within_a_tick() {
+    let mut pair = Pair::new();
+    let [id] = stall(&mut pair, 1)[..] else { unreachable!() };
+    pair.server.consumed(id, 1);
+    assert!(pair.talk(usize::MAX).is_empty());
+    pair.server.tick();
+    let events = pair.talk(usize::MAX);
+    assert!(matches!(events[..], [(false, Event::Writable { .. })]), "{events:?}");
+    assert!(pair.client.streams[&id].taken);
+}

@@ -6,6 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -24,7 +25,7 @@ use crate::{
         limits::{MAX_INTERIM, too_large},
         remember,
     },
-    stream::Stream,
+    stream::{Duplex, Stream, kernel::linger},
 };
 
 /// Queued bytes that are written at once, without waiting for more.
@@ -165,6 +166,11 @@ impl<F: FnMut(Arrival)> Driver<F> {
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         {
             let mut inner = self.mux.inner.lock();
+            if matches!(inner.over, Some(Failure::Stalled)) {
+                // The peer does not read: what the kernel holds for it is discarded.
+                linger(self.stream.socket(), Some(Duration::ZERO));
+                return Poll::Ready(Ok(()));
+            }
             ready!(write(&mut self.stream, &mut inner, cx))?;
             if !inner.connection.unsent().is_empty() {
                 return Poll::Pending;
@@ -195,6 +201,7 @@ impl<F: FnMut(Arrival)> Driver<F> {
     fn receive(&mut self, input: &mut BytesMut) -> Result<(), weft_http::http2::Error> {
         let mut inner = self.mux.inner.lock();
         inner.heard = true;
+        let had_settings = inner.connection.has_settings();
         while let Some(event) = inner.connection.receive(input)? {
             match event {
                 Event::Request { id, mut head, end } => {
@@ -302,8 +309,8 @@ impl<F: FnMut(Arrival)> Driver<F> {
                 }
             }
         }
-        if inner.connection.has_settings() {
-            inner.wake_opener();
+        if inner.connection.has_settings() && !had_settings {
+            inner.settled.notify_waiters();
         }
         Ok(())
     }
@@ -325,7 +332,7 @@ fn write(stream: &mut Stream, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<i
     while unsent.has_remaining() {
         match tokio_util::io::poll_write_buf(Pin::new(stream), cx, unsent) {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(_)) => {}
+            Poll::Ready(Ok(_)) => inner.wrote = true,
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => break,
         }

@@ -113,6 +113,13 @@ impl StreamRef {
         }
     }
 
+    /// Whether it was ended because its reader took nothing.
+    fn is_stalled(&self) -> bool {
+        let mut inner = self.mux.inner.lock();
+        let over = matches!(inner.over, Some(Failure::Stalled));
+        over || inner.state(self.id).is_some_and(|state| state.stalled)
+    }
+
     /// Ends a body with trailers.
     pub(crate) fn send_trailers(&self, fields: &Fields) -> Result<(), Failure> {
         let mut inner = self.mux.inner.lock();
@@ -177,14 +184,19 @@ impl StreamRef {
     /// Sends the rest of a body, until all of it is sent or the stream is over. `rest` and errors: as for
     /// [`StreamRef::poll_body`].
     pub(crate) async fn send_body(&self, mut body: Body, mut rest: Bytes) -> Result<(), Option<Failure>> {
-        poll_fn(|cx| {
+        let sent = poll_fn(|cx| {
             let sent = self.poll_body(cx, &mut body, &mut rest, false);
             if sent.is_pending() && self.poll_gone(cx).is_ready() {
                 return Poll::Ready(Err(None));
             }
             sent
         })
-        .await
+        .await;
+        if sent.as_ref().is_err_and(Option::is_none) && self.is_stalled() {
+            body.break_off(&Failure::Stalled);
+            return Err(Some(Failure::Stalled));
+        }
+        sent
     }
 }
 

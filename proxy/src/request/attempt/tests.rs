@@ -54,6 +54,8 @@ fn worker() -> Arc<Worker> {
         spread: Spread::new(1, 10, 10).0,
         max_streams: None,
         heads: Arc::default(),
+        stalled: Duration::ZERO,
+        paused: Duration::ZERO,
         discovery_wait: Duration::ZERO,
         self_probe: Arc::default(),
     };

@@ -25,6 +25,7 @@ use crate::{
         http1::{self, Incoming, Io, SharedIo},
         interim::Interim,
         limits::MAX_INTERIM,
+        stall::{Timeouts, Watch},
         upgrade::Switched,
     },
     slot::Slot,
@@ -65,7 +66,7 @@ impl Pool {
                 Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
             },
         };
-        let sent = exchange(&io, head, body).await;
+        let sent = exchange(&io, head, body, opener.muxes.stall).await;
         let (response, framing) = sent.map_err(|failure| SendError { failure, unsent: None, reused })?;
         if response.status == 101 {
             if head.upgrade.is_none() || io.lock().writing {
@@ -124,7 +125,7 @@ impl Pool {
 }
 
 /// Writes a request and reads the head of its answer.
-async fn exchange(io: &SharedIo, head: &Head, body: Body) -> Result<(Response, Framing), Failure> {
+async fn exchange(io: &SharedIo, head: &Head, body: Body, stall: Timeouts) -> Result<(Response, Framing), Failure> {
     let Head { request: head, upgrade, interim: caller, .. } = head;
     let framing = match body.exact() {
         // Only a method that anticipates a body says that it is empty (RFC 9110 §8.6).
@@ -146,6 +147,7 @@ async fn exchange(io: &SharedIo, head: &Head, body: Body) -> Result<(Response, F
     let (mut body, chunked) = (Some(body), framing == Framing::Chunked);
     let mut writing = true;
     let mut interim = 0;
+    let mut watch = Watch::new(stall);
     let parsed = poll_fn(|cx| {
         if writing {
             match http1::poll_body(io, cx, &mut body, chunked, true) {
@@ -156,6 +158,9 @@ async fn exchange(io: &SharedIo, head: &Head, body: Body) -> Result<(Response, F
                 Poll::Ready(Err(Some(failure))) => return Poll::Ready(Err(failure)),
                 // The application has stopped reading: it may have answered all the same.
                 Poll::Ready(Err(None)) => writing = false,
+                Poll::Pending if io.lock().poll_stalled(cx, &mut watch).is_ready() => {
+                    return Poll::Ready(Err(Failure::Stalled));
+                }
                 Poll::Pending => {}
             }
         }

@@ -97,18 +97,30 @@ impl Pool {
         switched: &mut Option<Switched>,
     ) -> Result<Sent, SendError> {
         let end = body.is_end() && head.protocol().is_none();
-        let (stream, usage) = loop {
-            let connection = match self.acquire_http2(opener, bounds, !end).await {
+        let unsent = |failure, body| SendError { failure, unsent: Some(body), reused: false };
+        let (stream, usage, lease) = loop {
+            let Multiplexed { mux, usage, .. } = match self.acquire_http2(opener, bounds, !end).await {
                 Ok(connection) => connection,
-                Err(failure) => return Err(SendError { failure, unsent: Some(body), reused: false }),
+                Err(failure) => return Err(unsent(failure, body)),
             };
-            // It may have been closed since it was chosen; then it is not chosen again.
-            match connection.mux.open(head, end) {
-                Ok(stream) => break (stream, connection.usage),
-                Err(_full) => drop(Lease(Some(Held::Http2(connection.usage)))),
+            let lease = Lease(Some(Held::Http2(usage.clone())));
+            // A proxy takes as many requests as we send, or refuses what it does not take so that it may be sent again. An
+            // application may take fewer, and its SETTINGS say so first (RFC 9113 §3.4).
+            if self.target.transport == Transport::Plain
+                && let Err(failure) = mux.settings().await
+            {
+                return Err(unsent(failure, body));
+            }
+            // It may be full or closed since it was chosen; then it is not chosen again.
+            match mux.open(head, end) {
+                Ok(stream) => break (stream, usage, lease),
+                Err(_full) if mux.takes_none() => {
+                    mux.retire();
+                    return Err(unsent(Failure::RefusedStream, body));
+                }
+                Err(_full) => {}
             }
         };
-        let lease = Lease(Some(Held::Http2(usage.clone())));
         let body = if end { Body::Empty } else { body };
         let mesh = self.target.transport != Transport::Plain;
         let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref(), mesh).await;
@@ -195,17 +207,6 @@ impl Pool {
             }
             drop(slot);
         });
-        // A proxy takes as many as we send, or refuses what it does not take so that it may be sent again. An application may take
-        // fewer, and its SETTINGS say so first (RFC 9113 §3.4).
-        if self.target.transport == Transport::Plain {
-            let settings = timeout(bounds.connect, mux.settings()).await;
-            let settings = settings.unwrap_or(Err(Failure::ConnectTimeout));
-            let usable = settings.and_then(|()| if mux.has_room() { Ok(()) } else { Err(Failure::RefusedStream) });
-            if let Err(failure) = usable {
-                mux.retire();
-                return Err(failure);
-            }
-        }
         let usage = Usage {
             streams: AtomicU32::new(1),
             last: Mutex::new(Instant::now()),
