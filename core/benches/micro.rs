@@ -67,7 +67,7 @@ impl RequestHead for Head {
         &self.path
     }
     fn header<'a>(&'a self, name: &'a str) -> Option<std::borrow::Cow<'a, [u8]>> {
-        let values = self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let values = self.headers.iter().filter(|(known, _)| *known == name);
         weft_core::route::joined(name, values.map(|(_, value)| value.as_bytes()))
     }
 }

@@ -32,6 +32,7 @@ use weft_http::{
 
 pub(crate) use self::{
     driver::{Arrival, Driver},
+    heads::Sender,
     incoming::Incoming,
     stream::StreamRef,
     tunnel::Tunnel,
@@ -124,8 +125,8 @@ impl Mux {
     }
 
     /// The connection of a caller. `heads`: bytes of the heads of requests in flight on all such connections.
-    pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, is_proxy: bool) -> Arc<Self> {
-        Self::new(Role::Server, config, Heads::new(heads, is_proxy))
+    pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, sender: Sender) -> Arc<Self> {
+        Self::new(Role::Server, config, Heads::new(heads, sender))
     }
 
     fn new(role: Role, config: Config, heads: Heads) -> Arc<Self> {

@@ -4,7 +4,8 @@
 //!
 //! # Defaults
 //! A head counts with what is above 4 KiB. 64 KiB for one connection of a caller; 16 MiB for the proxy, of which one connection takes
-//! at most an eighth of what is left. A connection of another proxy, whose callers were bounded there, is bounded by the second only.
+//! at most an eighth of what is left. The workload's own connections, which carry all calls of a process, know no 64 KiB; a connection
+//! of another proxy, whose callers were bounded there, knows the 16 MiB only.
 
 use std::sync::{
     Arc,
@@ -22,19 +23,30 @@ const PROXY: usize = 16 * 1024 * 1024;
 /// A connection takes at most this part of what is left for all.
 const PART: usize = 8;
 
+/// Whose requests a connection carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Those of a caller outside the mesh.
+    #[default]
+    Caller,
+    /// Those of the workload beside the proxy.
+    Workload,
+    /// Those of another proxy's callers.
+    Proxy,
+}
+
 /// The heads of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     /// Of all connections, in bytes.
     total: Arc<AtomicUsize>,
     own: usize,
-    /// The peer is a proxy.
-    is_proxy: bool,
+    sender: Sender,
 }
 
 impl Heads {
-    pub(super) fn new(total: Arc<AtomicUsize>, is_proxy: bool) -> Self {
-        Self { total, own: 0, is_proxy }
+    pub(super) fn new(total: Arc<AtomicUsize>, sender: Sender) -> Self {
+        Self { total, own: 0, sender }
     }
 
     /// Takes the memory of a head; `None` if it is above a bound. What was taken is to be released.
@@ -44,7 +56,11 @@ impl Heads {
             return Some(0);
         }
         let left = PROXY.saturating_sub(self.total.load(Relaxed));
-        let most = if self.is_proxy { left } else { CONNECTION.saturating_sub(self.own).min(left / PART) };
+        let most = match self.sender {
+            Sender::Caller => CONNECTION.saturating_sub(self.own).min(left / PART),
+            Sender::Workload => left / PART,
+            Sender::Proxy => left,
+        };
         if size > most {
             return None;
         }
@@ -74,7 +90,7 @@ mod tests {
     #[test]
     fn connections_share_what_is_left_and_small_heads_always_pass() {
         let total = Arc::new(AtomicUsize::new(0));
-        let mut connections: Vec<_> = (0..400).map(|_| Heads::new(total.clone(), false)).collect();
+        let mut connections: Vec<_> = (0..400).map(|_| Heads::new(total.clone(), Sender::Caller)).collect();
         let mut taken = Vec::new();
         for (number, heads) in connections.iter_mut().enumerate() {
             while let Some(size) = heads.take(&mut head(16_000)) {
@@ -83,7 +99,7 @@ mod tests {
             assert!(heads.own <= CONNECTION);
         }
         assert!((PROXY / 2..=PROXY).contains(&total.load(Relaxed)), "{total:?}");
-        let mut honest = Heads::new(total.clone(), false);
+        let mut honest = Heads::new(total.clone(), Sender::Caller);
         assert_eq!(honest.take(&mut head(1_000)), Some(0));
         let size = honest.take(&mut head(5_000)).expect("something is left");
         honest.release(size);
@@ -91,5 +107,14 @@ mod tests {
             connections[number].release(size);
         }
         assert_eq!(total.load(Relaxed), 0);
+    }
+
+    /// (31)
+    #[test]
+    fn one_channel_of_the_workload_carries_many_calls_with_large_heads() {
+        let mut heads = Heads::new(Arc::default(), Sender::Workload);
+        for call in 0..100 {
+            assert!(heads.take(&mut head(8_000)).is_some(), "call {call}");
+        }
     }
 }
