@@ -367,7 +367,7 @@ pub struct Demo {
     /// Directory of weft-proxy, weft-control-plane, shop-order and shop-load [default: the directory of weft]
     #[arg(long, env = "WEFT_BIN", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bin: Option<PathBuf>,
-    /// Directory deploy/demo of the repository [default: searched in the parents of the current directory and of the program]
+    /// Directory to use instead of the files that the program contains, in the form of deploy/demo of the repository
     #[arg(long, env = "WEFT_DEMO", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub shop: Option<PathBuf>,
 }

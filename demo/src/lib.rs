@@ -1,7 +1,7 @@
 //! The demo: a shop of real services in network namespaces of this machine, with a proxy beside each. A guided tour on a
 //! terminal, and a test with `--check`.
 //!
-//! - `places`: required programs and files. `netns`, `process`, `capture`, `relay`, `exchange`, `wait`: mechanics.
+//! - `places`: required programs and files. `embedded`: the files that this program contains. `netns`, `process`, `capture`, `relay`, `exchange`, `wait`: mechanics.
 //! - `plan`: the members of the shop. `shop`: their start. `load`, `metrics`: measurements.
 //! - `stage`: the output. `story`: the steps, one file each. `state`: the lock and the demo's directory.
 //!
@@ -9,6 +9,7 @@
 //! next start, and `--cleanup`, remove the remains of a killed demo.
 
 mod capture;
+mod embedded;
 mod exchange;
 mod load;
 mod metrics;
@@ -29,6 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     places::{LOGS, Places},
+    relay::Relay,
     stage::Stage,
     story::Story,
 };
@@ -54,11 +56,13 @@ pub async fn run(args: &Demo) -> Result<()> {
     if let Some(removed) = removed {
         stage.note(&format!("# {removed}"));
     }
+    // A wrong address is told before anything is started.
+    let edge = Relay::listen(args.edge, args.check).await?;
     let places = Places::find(args)?;
     // Compared at the end, so that the demo proves it left nothing on the machine's own network.
     let before = story::Machine::look().await?;
 
-    let mut story = Story::new(stage.clone(), args.clone(), places);
+    let mut story = Story::new(stage.clone(), args.clone(), places, edge);
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::embedded;
 use weft::args::Demo;
 
 /// The demo's own directory while it runs: data, sockets, configuration, lock.
@@ -25,9 +26,9 @@ pub(crate) struct Places {
     pub(crate) order: String,
     /// `shop-load`
     pub(crate) load: String,
-    /// `deploy/demo`: the mesh's objects.
+    /// The mesh's objects: `deploy/demo`, or the copy that the program contains.
     pub(crate) objects: PathBuf,
-    /// `deploy/demo/shop`
+    /// The shop's scripts: `shop` in `objects`.
     pub(crate) shop: PathBuf,
     /// A Python with grpcio.
     pub(crate) python: String,
@@ -64,17 +65,16 @@ impl Places {
         let order = program("shop-order", "weft-demo-order");
         let load = program("shop-load", "weft-demo-order");
 
-        // The repository is found from the current directory or from the program, which is usually in its target/.
         let objects = match &args.shop {
-            Some(directory) => Some(directory.clone()),
-            None => look_for("deploy/demo/shop", &here).map(|shop| shop.parent().map_or(shop.clone(), Path::to_owned)),
+            Some(directory) => {
+                fs::canonicalize(directory).with_context(|| format!("--shop {}", directory.display()))?
+            }
+            None => Path::new(STATE).join("files"),
         };
-        let objects = objects.map(|path| fs::canonicalize(&path).unwrap_or(path)).unwrap_or_default();
-        if !objects.join("shop/product/product.py").is_file() {
-            missing.push(
-                "the shop (deploy/demo of the repository): run from the repository, or give the directory with --shop"
-                    .into(),
-            );
+        if args.shop.is_none() {
+            embedded::unpack(&objects)?;
+        } else if !objects.join("shop/product/product.py").is_file() {
+            missing.push(format!("--shop {}: no shop/product/product.py in it", objects.display()));
         }
 
         for (tool, package) in [
@@ -92,8 +92,9 @@ impl Places {
             missing.push("node: apt-get install nodejs".to_owned());
             PathBuf::new()
         });
-        // Set-up installs grpcio in a venv, because Debian's Python takes no packages from elsewhere.
-        let venv = look_for(".tools/venv/bin/python", &objects).or_else(|| look_for(".tools/venv/bin/python", &here));
+        // `make demo` installs grpcio in a venv of the repository, because Debian's Python takes no packages from elsewhere.
+        // The repository is found from the current directory or from the program, which is usually in its target/.
+        let venv = look_for(".tools/venv/bin/python", &here);
         let python = venv.or_else(|| on_path("python3")).unwrap_or_default();
         let postgres = newest_postgres().unwrap_or_else(|| {
             missing.push("PostgreSQL: apt-get install postgresql".to_owned());
@@ -123,7 +124,8 @@ impl Places {
         let output = output.with_context(|| format!("start {}", self.python))?;
         ensure!(
             output.status.success(),
-            "{} has no grpcio, which payment requires: `make demo` installs it in .tools/venv",
+            "{} has no grpcio, which payment requires: apt-get install python3-grpcio; in the repository `make demo` installs it \
+             in .tools/venv",
             self.python
         );
         Ok(())

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, os::unix::fs::DirBuilderEx
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, test_kill_process};
 use tokio::{
+    net::TcpListener,
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval},
 };
@@ -36,9 +37,6 @@ use weft::{
     table::{Cell, Table, Tone},
 };
 
-/// Default address of the edge on this machine.
-const EDGE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8888);
-
 /// A running demo.
 #[derive(Debug)]
 pub(crate) struct Story {
@@ -46,6 +44,8 @@ pub(crate) struct Story {
     args: Demo,
     places: Places,
     shop: Option<Shop>,
+    /// The edge's listener on this machine, until the relay serves it.
+    listener: Option<TcpListener>,
     relay: Option<Relay>,
     load: Option<Load>,
     view: Option<JoinHandle<()>>,
@@ -53,9 +53,10 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// A demo before its first step.
-    pub(crate) fn new(stage: Stage, args: Demo, places: Places) -> Self {
-        Self { stage, args, places, shop: None, relay: None, load: None, view: None, processes: Vec::new() }
+    /// A demo before its first step; `edge` accepts the customers.
+    pub(crate) fn new(stage: Stage, args: Demo, places: Places, edge: TcpListener) -> Self {
+        let listener = Some(edge);
+        Self { stage, args, places, shop: None, listener, relay: None, load: None, view: None, processes: Vec::new() }
     }
 
     /// Runs all steps; without `--check` the shop then runs until this is dropped.
@@ -245,7 +246,8 @@ impl Story {
         let (edge, style) = (self.edge()?, self.stage.style());
         let socket = self.shop()?.client.server().to_string();
         self.stage.step("The shop keeps running");
-        self.stage.say(&format!("The edge is at {}. Try, in another terminal:", style.cyan(&format!("http://{edge}"))));
+        self.stage.say(&format!("The shop is at {}, for a browser too.", style.cyan(&format!("http://{edge}/"))));
+        self.stage.say("Try, in another terminal:");
         for command in [
             format!("curl http://{edge}/products/p1"),
             format!("curl -d '{{\"user\":\"u1\",\"product\":\"p3\",\"quantity\":1}}' http://{edge}/orders"),

@@ -115,8 +115,9 @@ fn named(list: &Value, kind: &str) -> BTreeMap<String, Value> {
     };
     let without = |object: &Value| {
         let mut object = object.clone();
-        // The addresses that a service was given do count.
-        let addresses = object.pointer("/status/addresses").cloned();
+        // The addresses that a service was given do count; those of a Gateway are of its proxies that are connected now.
+        let given = object.pointer("/status/addresses").filter(|_| kind == Kind::Service.as_str());
+        let addresses = given.cloned();
         if let Some(fields) = object.as_object_mut() {
             fields.remove("status");
             fields.extend(addresses.map(|addresses| ("addresses".to_owned(), addresses)));

@@ -32,9 +32,20 @@ impl Story {
             let how = if service == "edge" { "" } else { ", all over mutual TLS" };
             self.stage.check(&format!("traffic: {service} answers every request{how}"), result);
         }
+        let page = self.page().await;
+        self.stage.check("traffic: the edge's URL shows a page of the shop", page);
         let places = self.placed().await;
         self.stage.check("traffic: an order passes through all services", places);
         Ok(())
+    }
+
+    /// Reads the page that a browser shows at the edge's URL; the URL.
+    async fn page(&self) -> Result<String> {
+        let page = Self::customer(self.edge()?, http::Method::GET, "/", None).await?;
+        let text = String::from_utf8_lossy(&page.body);
+        ensure!(page.status == 200, "GET / returns {}: {text}", page.status);
+        ensure!(text.contains("<title>Weft demo shop</title>"), "GET / returns another page: {text}");
+        Ok(format!("http://{}/", self.edge()?))
     }
 
     /// Places one order; the instances that took part.

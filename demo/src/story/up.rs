@@ -45,13 +45,8 @@ impl Story {
         self.shop_mut()?.start_apps().await.context("start the applications")?;
 
         let (inside, gateway) = self.shop()?.gateway()?;
-        let any = ([127, 0, 0, 1], 0).into();
-        let listen = match self.args.edge {
-            Some(edge) => vec![edge],
-            None if self.args.check => vec![any],
-            None => vec![super::EDGE, any],
-        };
-        self.relay = Some(Relay::start(&listen, inside, gateway).await?);
+        let listener = self.listener.take().context("the relay runs already")?;
+        self.relay = Some(Relay::start(listener, inside, gateway)?);
         for (service, result) in self.healthy().await {
             self.stage.check(&format!("up: {service} is healthy through the mesh, by IPv4 and IPv6"), result);
         }

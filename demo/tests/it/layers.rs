@@ -7,6 +7,7 @@ const FLOORS: &[&[&str]] = &[
     &["capture", "load", "metrics", "plan", "relay", "stage", "state"],
     &["netns", "process"],
     &["exchange", "places", "wait"],
+    &["embedded"],
 ];
 
 #[test]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The product service: a catalogue over HTTP/1.1, kept in its own SQLite file.
 
-GET /products, GET /products/{id}, GET /healthz. Standard library only.
-Every answer names the instance (field `instance`, header `x-instance`) and the
+GET / (a page for browsers, page.html), GET /products, GET /products/{id}, GET
+/healthz. Standard library only. Every JSON answer names the instance (field `instance`, header `x-instance`) and the
 version (field `version`, header `x-version`); v2 adds `recommended`.
 Settings come from the environment: BIND, VERSION, INSTANCE, DATABASE, LOG.
 """
@@ -11,6 +11,7 @@ import datetime
 import http.server
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -34,6 +35,9 @@ CATALOGUE = [
     ("p11", "Reading lamp", "home", 5600),
     ("p12", "Beeswax candle", "home", 1250),
 ]
+
+# Beside this file, and read once.
+PAGE = pathlib.Path(__file__).with_name("page.html").read_bytes()
 
 MAX_CONNECTIONS = 512
 IDLE_SECONDS = 75  # longer than proxies usually keep an idle connection, so that they close first
@@ -145,6 +149,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         catalogue, path = self.server.catalogue, self.path.split("?", 1)[0]
+        if path == "/":
+            return 200, PAGE
         if path == "/healthz":
             ready = catalogue.healthy() and not self.server.draining
             return (200, {"ready": True}) if ready else (503, {"ready": False})
@@ -172,9 +178,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def reply(self, status, body, allow=None):
         server = self.server
-        data = json.dumps({**body, "version": server.version, "instance": server.instance}).encode()
+        if isinstance(body, bytes):
+            kind, data = "text/html; charset=utf-8", body
+        else:
+            kind = "application/json"
+            data = json.dumps({**body, "version": server.version, "instance": server.instance}).encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.send_header("x-instance", server.instance)
         self.send_header("x-version", server.version)

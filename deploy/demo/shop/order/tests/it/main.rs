@@ -75,6 +75,8 @@ fn product_answers_with_its_version_and_instance() {
         assert_eq!(answer.status, status, "{method} {path}");
         assert!(answer.body["error"].is_string(), "{}", answer.body);
     }
+    let page = v1.get("/");
+    assert!(page.body.as_str().is_some_and(|page| page.contains("<title>")), "{}", page.body);
     assert_two_requests_share_a_connection(&v1, "/products/p1");
     assert_ends_soon([v1, v2]);
 }

@@ -220,8 +220,12 @@ impl Program {
         let cut = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut)?;
-        let body = serde_json::from_str(body).map_err(std::io::Error::other)?;
-        Ok(Answer { status, head: head.to_ascii_lowercase(), body })
+        let head = head.to_ascii_lowercase();
+        // A page is a text, everything else JSON.
+        let body =
+            if head.contains("content-type: text/html") { Ok(Value::from(body)) } else { serde_json::from_str(body) };
+        let body = body.map_err(std::io::Error::other)?;
+        Ok(Answer { status, head, body })
     }
 
     fn end(&mut self, signal: Signal) {
