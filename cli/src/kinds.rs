@@ -17,7 +17,7 @@ pub fn unknown(text: &str) -> String {
 pub fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::MeshConfig => &["INBOUND", "AUTHORIZATION", "OUTBOUND"],
-        Kind::Service => &["ADDRESSES", "PORTS", "SELECTOR"],
+        Kind::Service => &["ADDRESSES", "PORTS", "ENDPOINTS", "SELECTOR"],
         Kind::Workload => &["SERVICE-ACCOUNT", "ADDRESSES", "PORTS", "LABELS", "HEALTH", "SOURCE"],
         Kind::Gateway => &["LISTENERS", "PROGRAMMED"],
         Kind::HttpRoute => &["PARENTS", "BACKENDS", "ACCEPTED"],
@@ -43,6 +43,7 @@ pub fn cells(kind: Kind, object: &Value) -> Vec<Cell> {
                 let app = if app.is_empty() { app } else { format!("/{app}") };
                 format!("{}{target}{app}", number("port"))
             })),
+            endpoints(object),
             pairs(object.pointer("/spec/selector")).into(),
         ],
         Kind::Workload => vec![
@@ -142,6 +143,18 @@ fn target(reference: &Value) -> String {
     format!("{}/{}", if kind.is_empty() { "Gateway" } else { &kind }, of("name"))
 }
 
+/// `2/3`: those that take new work, of those that the Service's selector picks.
+fn endpoints(service: &Value) -> Cell {
+    let count = |name: &str| service.pointer(&format!("/status/endpoints/{name}")).and_then(Value::as_u64);
+    let (Some(healthy), Some(total)) = (count("healthy"), count("total")) else { return Cell::default() };
+    let tone = match healthy {
+        0 => Tone::Bad,
+        _ if healthy < total => Tone::Notice,
+        _ => Tone::Good,
+    };
+    Cell::toned(format!("{healthy}/{total}"), tone)
+}
+
 /// The state of a condition over all that report it: the worst.
 fn condition<'a>(conditions: impl Iterator<Item = &'a Value>, wanted: &str) -> Cell {
     let mut cell = Cell::default();
@@ -189,10 +202,11 @@ mod tests {
     #[test]
     fn cells_say_what_matters() {
         let service = json!({
+            "status": {"endpoints": {"healthy": 2, "total": 3}},
             "spec": {"selector": {"app": "a"}, "ports": [{"port": 80, "targetPort": 8080, "appProtocol": "http"}, {"port": 81}],
                 "clusterIP": "240.0.0.1", "clusterIPs": ["240.0.0.1", "fd77::1"]},
         });
-        assert_eq!(row("svc", &service), "240.0.0.1,fd77::1 80->8080/http,81 app=a");
+        assert_eq!(row("svc", &service), "240.0.0.1,fd77::1 80->8080/http,81 2/3 app=a");
         let route = json!({
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "product"}],
                 "rules": [{"backendRefs": [{"name": "v1", "weight": 90}, {"name": "v2", "weight": 10}]}]},

@@ -82,6 +82,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
     let desired = DesiredState::open(Arc::clone(&store)).await?;
     let tokens = Tokens::new(store, *authority.root_hash());
+    tokens.read_accounts().await?;
     let admin_token = tokens.first_admin(Timestamp::now()).await?;
     let (file, loaded) = RegistryFile::open(&config.data_dir.join("registry.redb"))?;
     let file = Arc::new(file);
@@ -122,7 +123,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .add_service(ads.service())
         .prepare()
         .into_axum_router();
-    let status = Arc::new(StatusBook::new(config.trust_domain.clone(), Arc::clone(&proxies)));
+    let status = Arc::new(StatusBook::new(config.trust_domain.clone(), &mesh, Arc::clone(tokens.accounts())));
     let rest = api::router(Arc::new(Api {
         desired: desired.clone(),
         mesh: mesh.clone(),

@@ -8,9 +8,11 @@ use tokio::sync::watch;
 
 use crate::{desired::Desired, registry::Registered};
 
+mod index;
 mod proxies;
 mod source;
 
+pub use index::{WorkloadChange, WorkloadIndex};
 pub use proxies::{
     AgentStatus, AgentStream, DiscoveryStatus, DiscoveryStream, Nack, ProxyKey, ProxyStatus, ProxyTable, WorkloadHealth,
 };

@@ -1,5 +1,5 @@
 //! The status of objects, computed when it is read: the conditions from compile, and whether the proxies have applied it.
-//! Shape: [`StatusBook`] keeps one compiled world, of the revision that was last read, and the time since which each
+//! Shape: [`StatusBook`] keeps the two indexes that were last read, of objects and of workloads, and the time since which each
 //! condition has its status (`times`). [`StatusBook::follow`] computes the status of all objects after a change, so that
 //! these times do not depend on readers.
 
@@ -22,7 +22,7 @@ use weft_core::{
         meta::{Address, ListenerStatus},
         proxy_config::ProxyMode,
     },
-    compile::{NamePattern, Objects, Requester, Workloads, World, resources_of},
+    compile::{NamePattern, Named, Objects, Requester, Workloads, World, resources_of},
     identity::TrustDomain,
     names::{ListenerName, named_in},
     wire::REVISION_NAME,
@@ -30,8 +30,11 @@ use weft_core::{
 
 use self::times::Times;
 use crate::{
+    ca::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
     desired::Desired,
-    state::{ProxyStatus, ProxyTable},
+    registry::Registered,
+    state::{Mesh, ProxyStatus, ProxyTable, WorkloadIndex},
+    tokens::Accounts,
 };
 
 mod times;
@@ -47,14 +50,25 @@ const TOGETHER: usize = 64;
 pub struct StatusBook {
     trust_domain: TrustDomain,
     proxies: Arc<ProxyTable>,
-    world: Mutex<Option<Arc<World>>>,
+    registered: watch::Receiver<Arc<Registered>>,
+    accounts: Arc<Accounts>,
+    compiled: Mutex<Compiled>,
     times: Arc<Mutex<Times>>,
+}
+
+/// What was compiled last.
+#[derive(Default)]
+struct Compiled {
+    workloads: WorkloadIndex,
+    objects: Option<Arc<Objects>>,
 }
 
 /// Computes the status of the objects of one snapshot.
 pub struct StatusView {
-    world: Arc<World>,
+    world: World,
     proxies: Proxies,
+    /// The accounts that there is a join token for.
+    accounts: Arc<BTreeSet<(String, String)>>,
     /// `None` for the snapshot of a dry run.
     times: Option<Arc<Mutex<Times>>>,
 }
@@ -87,38 +101,47 @@ struct Refusal {
 }
 
 impl StatusBook {
-    /// For a mesh.
-    pub fn new(trust_domain: TrustDomain, proxies: Arc<ProxyTable>) -> Self {
-        Self { trust_domain, proxies, world: Mutex::new(None), times: Arc::default() }
+    /// For a mesh. `accounts`: those that a workload may come with.
+    pub fn new(trust_domain: TrustDomain, mesh: &Mesh, accounts: Arc<Accounts>) -> Self {
+        Self {
+            trust_domain,
+            proxies: Arc::clone(&mesh.proxies),
+            registered: mesh.registered.clone(),
+            accounts,
+            compiled: Mutex::default(),
+            times: Arc::default(),
+        }
     }
 
-    /// For a snapshot that is or was current. Cost: linear in the objects if another revision was read last.
+    /// For a snapshot that is or was current. Cost: linear in the workloads that changed since the last reading, and in the
+    /// objects if another revision was read last.
     pub fn view(&self, desired: &Desired) -> StatusView {
-        let mut cached = self.world.lock();
-        let world = match cached.as_ref().filter(|world| world.revision() == desired.revision) {
-            Some(world) => Arc::clone(world),
-            None => {
-                let world = self.compile(desired);
-                *cached = Some(Arc::clone(&world));
-                world
-            }
+        let mut compiled = self.compiled.lock();
+        let workloads = self.workloads(&mut compiled);
+        let objects = match compiled.objects.as_ref().filter(|objects| objects.revision() == desired.revision) {
+            Some(objects) => Arc::clone(objects),
+            None => Arc::clone(compiled.objects.insert(self.index(desired))),
         };
-        drop(cached);
-        StatusView { world, proxies: Proxies::new(self.proxies.list()), times: Some(Arc::clone(&self.times)) }
+        drop(compiled);
+        let (world, proxies) = (World::new(objects, workloads), Proxies::new(self.proxies.list()));
+        StatusView { world, proxies, accounts: self.accounts.known(), times: Some(Arc::clone(&self.times)) }
     }
 
     /// For a snapshot that may never become current, as of a dry run.
     pub fn view_once(&self, desired: &Desired) -> StatusView {
-        StatusView { world: self.compile(desired), proxies: Proxies::default(), times: None }
+        let workloads = self.workloads(&mut self.compiled.lock());
+        let world = World::new(self.index(desired), workloads);
+        StatusView { world, proxies: Proxies::default(), accounts: self.accounts.known(), times: None }
     }
 
-    /// Follows changes, until `stop`. Cost: linear in the objects after a change, every 5 s at most.
+    /// Follows changes, until `stop`. Cost: linear in the objects after a change of objects, proxies, workloads or tokens, every
+    /// 5 s at most.
     pub async fn follow(&self, desired: watch::Receiver<Arc<Desired>>, stop: CancellationToken) {
         let mut last = None;
         loop {
             let now = desired.borrow().clone();
             let view = self.view(&now);
-            if last.as_ref().is_none_or(|(revision, proxies)| (*revision, proxies) != (now.revision, &view.proxies)) {
+            if last.as_ref().is_none_or(|last: &StatusView| !view.is_like(last)) {
                 for (at, object) in now.objects.values().enumerate() {
                     if at % TOGETHER == TOGETHER - 1 {
                         tokio::task::yield_now().await;
@@ -126,7 +149,7 @@ impl StatusBook {
                     view.status(object);
                 }
                 self.times.lock().keep(&now);
-                last = Some((now.revision, view.proxies));
+                last = Some(view);
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -135,24 +158,41 @@ impl StatusBook {
         }
     }
 
-    fn compile(&self, desired: &Desired) -> Arc<World> {
-        let objects = Objects::new(&desired.objects, self.trust_domain.clone(), desired.revision);
-        Arc::new(World::new(Arc::new(objects), Arc::new(Workloads::default())))
+    fn index(&self, desired: &Desired) -> Arc<Objects> {
+        Arc::new(Objects::new(&desired.objects, self.trust_domain.clone(), desired.revision))
+    }
+
+    fn workloads(&self, compiled: &mut Compiled) -> Arc<Workloads> {
+        let registered = Arc::clone(&self.registered.borrow());
+        compiled.workloads.advance(registered);
+        Arc::clone(compiled.workloads.index())
     }
 }
 
 impl StatusView {
     /// An object with its status.
     pub fn with_status(&self, object: &Object) -> Object {
-        let status = self.status(object);
+        let mut status = self.status(object);
+        if let Object::Service(service) = object {
+            status.endpoints = Some(self.world.endpoint_count(service));
+        }
         let mut object = object.clone();
         *object.status_mut() = Some(status);
         object
     }
 
+    /// Whether it was made of the same snapshots as another one.
+    fn is_like(&self, other: &Self) -> bool {
+        self.world.revision() == other.world.revision()
+            && Arc::ptr_eq(self.world.registered(), other.world.registered())
+            && Arc::ptr_eq(&self.accounts, &other.accounts)
+            && self.proxies == other.proxies
+    }
+
     fn status(&self, object: &Object) -> Status {
         let mut status = self.world.status(&object.key()).unwrap_or_default();
         let generation = object.metadata().generation;
+        status.conditions.extend(self.accounts_known(object));
         if !status.conditions.iter().any(|condition| condition.kind == "Accepted") && status.parents.is_empty() {
             status.conditions.push(condition("Accepted", ConditionStatus::True, "Accepted", String::new(), generation));
         }
@@ -178,11 +218,40 @@ impl StatusView {
             "Conflicted" => condition.status == ConditionStatus::True,
             _ => condition.status == ConditionStatus::False,
         };
-        let conditions = self.world.conditions(&object.key());
+        let conditions = self.world.conditions(&object.key()).into_iter().chain(self.accounts_known(object));
         let mut texts: Vec<String> =
-            conditions.into_iter().filter(bad).map(|it| format!("{}: {}", it.reason, it.message)).collect();
+            conditions.filter(bad).map(|it| format!("{}: {}", it.reason, it.message)).collect();
         texts.dedup();
         texts
+    }
+
+    /// Whether somebody has each account that an object names; `None` if it names none.
+    fn accounts_known(&self, object: &Object) -> Option<Condition> {
+        let named = self.world.named_accounts(object);
+        if named.is_empty() {
+            return None;
+        }
+        let domain = self.world.objects().trust_domain().as_str();
+        let own = (OWN_NAMESPACE.to_owned(), OWN_SERVICE_ACCOUNT.to_owned());
+        let is_issued =
+            |named: &Named| match named.account() {
+                Some(account) => account == own || self.accounts.contains(&account),
+                None => self.accounts.iter().chain([&own]).any(|(namespace, account)| {
+                    named.includes(&format!("spiffe://{domain}/ns/{namespace}/sa/{account}"))
+                }),
+            };
+        let unknown = named.iter().filter(|named| !self.world.has_account(named) && !is_issued(named));
+        let mut texts: Vec<&str> = unknown.map(|named| named.text.as_str()).collect();
+        let generation = object.metadata().generation;
+        if texts.is_empty() {
+            let (reason, message) = ("AccountsKnown", String::new());
+            return Some(condition("AccountsKnown", ConditionStatus::True, reason, message, generation));
+        }
+        let more = texts.len().saturating_sub(3);
+        texts.truncate(3);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let message = format!("no workload and no join token is of {}{more}", texts.join(", "));
+        Some(condition("AccountsKnown", ConditionStatus::False, "UnknownAccount", message, generation))
     }
 
     /// Whether a listener of a Gateway is in force at every proxy that serves the Gateway.

@@ -2,10 +2,11 @@
 //! Texts: `weft1.<id>.<secret>.<sha256 of the root, hex>` and `weftadmin.<id>.<secret>`. Only the SHA-256 of a secret is
 //! stored, and compared in constant time. A secret has 256 random bits, so no rate limit is needed against guessing.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::RwLock;
 use subtle::ConstantTimeEq;
 
 use crate::{
@@ -30,6 +31,15 @@ const ADMIN: &str = "weftadmin";
 pub struct Tokens {
     store: Arc<dyn Store>,
     root_hash: [u8; 32],
+    accounts: Arc<Accounts>,
+}
+
+/// The accounts that there is a join token for, used up or not: a workload has them or may soon. Readable without the store.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    known: RwLock<Arc<BTreeSet<Account>>>,
+    /// One reading of the store after another, so that the last one has seen every change.
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// A token's text, shown once. Its `Debug` hides the secret.
@@ -105,7 +115,25 @@ impl fmt::Debug for Secret {
 impl Tokens {
     /// Tokens of a store, for a mesh with this root.
     pub fn new(store: Arc<dyn Store>, root_hash: [u8; 32]) -> Self {
-        Self { store, root_hash }
+        Self { store, root_hash, accounts: Arc::default() }
+    }
+
+    /// The accounts of the join tokens, as of [`Tokens::read_accounts`] and the changes since.
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
+    }
+
+    /// Reads the accounts of the join tokens. Cost: linear in the tokens.
+    /// Errors: the store.
+    pub async fn read_accounts(&self) -> Result<(), TokenError> {
+        let _one = self.accounts.reading.lock().await;
+        let accounts = self.store.tokens().await?.into_iter().filter_map(|token| match token.purpose {
+            TokenPurpose::Join { namespace, service_account } => Some((namespace, service_account)),
+            TokenPurpose::Admin { .. } => None,
+        });
+        let accounts = Arc::new(accounts.collect());
+        *self.accounts.known.write() = accounts;
+        Ok(())
     }
 
     /// Creates the admin token if there is none; its text is returned only here.
@@ -161,6 +189,7 @@ impl Tokens {
         let uses = if request.reusable { None } else { Some(1) };
         let record = record(&id, &secret, purpose, now, Some(expires), uses, &request.author);
         self.store.put_token(record.clone()).await?;
+        self.read_accounts().await?;
         let root = HEXLOWER.encode(&self.root_hash);
         Ok((record, Secret(format!("{JOIN}.{id}.{secret}.{root}"))))
     }
@@ -178,7 +207,9 @@ impl Tokens {
         if !self.list().await?.iter().any(|token| token.id == id) {
             return Ok(false);
         }
-        Ok(self.store.delete_token(id).await?)
+        let deleted = self.store.delete_token(id).await?;
+        self.read_accounts().await?;
+        Ok(deleted)
     }
 
     /// Uses a join token once: the namespace and service account that it authorises. `key`: the public key that is to be
@@ -235,6 +266,13 @@ impl Tokens {
             },
             Some(_) | None => Err(TokenError::Unknown),
         }
+    }
+}
+
+impl Accounts {
+    /// The accounts: namespace and service account.
+    pub fn known(&self) -> Arc<BTreeSet<(String, String)>> {
+        Arc::clone(&self.known.read())
     }
 }
 

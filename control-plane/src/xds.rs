@@ -63,11 +63,7 @@ use weft_proto::envoy::service::discovery::v3::{
 };
 
 use self::cache::Cache;
-pub use self::{
-    client::WEFT_USER_AGENT,
-    feed::Feed,
-    publish::{Change, WorkloadChange},
-};
+pub use self::{client::WEFT_USER_AGENT, feed::Feed, publish::Change};
 use crate::{quota::Quota, serve::Peer, state::ProxyTable};
 
 mod access;

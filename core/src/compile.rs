@@ -6,7 +6,7 @@
 //!   one does not rebuild the other.
 //! - `route` (with `precedence`), `gateway`, `cluster`, `inbound`: one kind of resource each.
 //! - `affected`: the names of the resources that an object has a part in.
-//! - `status`: the status of an object, in the Gateway API's conditions.
+//! - `status`: the status of an object, in the Gateway API's conditions; `selected`: whom its selectors and accounts pick.
 //!
 //! Spec: Gateway API v1 (HTTPRoute, Gateway), GAMMA (GEP-1226, GEP-1294: HTTPRoutes attached to a Service).
 
@@ -31,11 +31,13 @@ mod inbound;
 mod objects;
 mod precedence;
 mod route;
+mod selected;
 mod status;
 mod workloads;
 
 pub use affected::{NamePattern, resources_of};
 pub use objects::Objects;
+pub use selected::Named;
 pub use status::CONTROLLER;
 pub use workloads::{Instance, InstancePort, Workloads, selects};
 

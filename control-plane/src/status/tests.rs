@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use weft_core::{
-    api::{ObjectKey, parse_documents, proxy_config::ProxyMode},
+    api::{ObjectKey, meta::EndpointCount, parse_documents, proxy_config::ProxyMode},
     identity::Identity,
 };
 
@@ -29,6 +29,20 @@ fn desired() -> Desired {
     Desired { revision: 4, objects: objects.collect() }
 }
 
+/// Without workloads and tokens.
+fn book(table: &Arc<ProxyTable>) -> StatusBook {
+    book_of(table, &watch::Sender::default(), Arc::default())
+}
+
+fn book_of(
+    table: &Arc<ProxyTable>,
+    registered: &watch::Sender<Arc<Registered>>,
+    accounts: Arc<Accounts>,
+) -> StatusBook {
+    let mesh = Mesh::new(&watch::Sender::<Arc<Desired>>::default(), registered, Arc::clone(table));
+    StatusBook::new(TrustDomain::parse("weft.local").unwrap(), &mesh, accounts)
+}
+
 fn programmed(view: &StatusView, desired: &Desired, key: &str) -> (ConditionStatus, String, String) {
     let object = view.with_status(&desired.objects[&key.parse::<ObjectKey>().unwrap()]);
     let all = object.status().unwrap().conditions.clone();
@@ -40,7 +54,7 @@ fn programmed(view: &StatusView, desired: &Desired, key: &str) -> (ConditionStat
 #[test]
 fn a_refusal_and_a_proxy_that_is_behind_are_told_on_the_object() {
     let table = Arc::new(ProxyTable::default());
-    let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table));
+    let book = book(&table);
     let desired = desired();
     let told = |key| programmed(&book.view(&desired), &desired, key);
     assert_eq!(told("Service/shop/a").1, "NoProxy");
@@ -101,7 +115,7 @@ fn a_gateway_is_programmed_by_the_proxies_that_serve_it() {
 ";
     let desired = stated(text);
     let table = Arc::new(ProxyTable::default());
-    let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table));
+    let book = book(&table);
     let status = |key: &str| {
         let object = &desired.objects[&key.parse::<ObjectKey>().unwrap()];
         book.view(&desired).with_status(object).status().unwrap().clone()
@@ -168,7 +182,7 @@ fn a_refusal_blames_the_objects_it_is_about_and_no_others() {
     let desired = stated(&text);
     let blamed = |name: &str, message: &str, applied: u64| {
         let table = Arc::new(ProxyTable::default());
-        let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table));
+        let book = book(&table);
         let sidecar = connect(&table, "order", None);
         let _edges = ["edge", "edge2"].map(|it| connect(&table, it, Some(&format!("gateway/shop/{it}"))));
         sidecar.update(|status| status.applied_revision = Some(applied));
@@ -195,7 +209,7 @@ fn a_refusal_blames_the_objects_it_is_about_and_no_others() {
 #[tokio::test]
 async fn a_transition_time_is_that_of_the_last_change_of_the_status() {
     let table = Arc::new(ProxyTable::default());
-    let book = Arc::new(StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&table)));
+    let book = Arc::new(book(&table));
     let desired = Arc::new(desired());
     let object = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
     // What was seen an hour ago, as if it had been then.
@@ -235,11 +249,85 @@ async fn a_transition_time_is_that_of_the_last_change_of_the_status() {
 
 #[test]
 fn a_dangling_reference_is_a_warning_and_a_condition() {
-    let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::default());
+    let book = book(&Arc::default());
     let desired = desired();
     let view = book.view_once(&desired);
     let route = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
     assert_eq!(view.warnings(route), ["BackendNotFound: there is no Service shop/missing with port 80"]);
     let parent = view.with_status(route).status().unwrap().parents[0].clone();
     assert!(parent.conditions.iter().any(|c| c.kind == "ResolvedRefs" && c.status == ConditionStatus::False));
+}
+
+/// (24)
+#[test]
+fn a_selector_without_workloads_is_a_warning_and_a_condition_until_one_registers() {
+    let text = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {selector: {app: a}, ports: [{port: 80}]}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {selector: {matchLabels: {app: a}}, action: Allow, rules: [{from: [{serviceAccounts: [shop/a, shop/ordr]}]}]}
+";
+    let desired = stated(text);
+    let registered = watch::Sender::default();
+    let book = book_of(&Arc::default(), &registered, Arc::default());
+    let object = |key: &str| &desired.objects[&key.parse::<ObjectKey>().unwrap()];
+    let (service, policy) = (object("Service/shop/a"), object("AuthorizationPolicy/shop/p"));
+    let status = |object: &Object, kind: &str| {
+        let status = book.view(&desired).with_status(object).status().unwrap().clone();
+        let found = status.conditions.iter().find(|it| it.kind == kind).unwrap().clone();
+        (found.status, found.reason)
+    };
+    let none = "NoWorkload: no workload of namespace shop has the labels app=a";
+    assert_eq!(book.view(&desired).warnings(service), [none]);
+    assert_eq!(book.view_once(&desired).warnings(service), [none], "a dry run");
+    assert_eq!(
+        book.view(&desired).warnings(policy),
+        [
+            "NoWorkload: no workload with a proxy in namespace shop has the labels app=a, so nothing is guarded",
+            "UnknownAccount: no workload and no join token is of shop/a, shop/ordr",
+        ]
+    );
+    assert_eq!(status(service, "Selected"), (ConditionStatus::False, "NoWorkload".to_owned()));
+    assert_eq!(status(policy, "AccountsKnown"), (ConditionStatus::False, "UnknownAccount".to_owned()));
+
+    let key = crate::registry::WorkloadKey::new("shop", "a-1");
+    let workload = |health| {
+        Arc::new(crate::registry::RegisteredWorkload {
+            key: key.clone(),
+            identity: Identity::parse("spiffe://weft.local/ns/shop/sa/a").unwrap(),
+            service_account: "a".into(),
+            labels: [("app".to_owned(), "a".to_owned())].into(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            unproven: Vec::new(),
+            ports: Vec::new(),
+            skipped_ports: Vec::new(),
+            weight: std::num::NonZeroU32::MIN,
+            zone: String::new(),
+            gateway: false,
+            health,
+            incarnation: "one".into(),
+            source: None,
+        })
+    };
+    let put = |health| {
+        registered.send_modify(|now| {
+            let workloads = now.workloads.insert(key.clone(), workload(health));
+            *now = Arc::new(now.next(workloads, [key.clone()].into()));
+        });
+    };
+    let endpoints = || book.view(&desired).with_status(service).status().unwrap().endpoints.unwrap();
+    assert_eq!(endpoints(), EndpointCount { healthy: 0, total: 0 });
+    put(weft_core::endpoint::Health::Healthy);
+    assert_eq!(book.view(&desired).warnings(service), Vec::<String>::new());
+    assert_eq!(
+        book.view_once(&desired).warnings(policy),
+        ["UnknownAccount: no workload and no join token is of shop/ordr"]
+    );
+    assert_eq!(endpoints(), EndpointCount { healthy: 1, total: 1 });
+    put(weft_core::endpoint::Health::Unhealthy);
+    assert_eq!(endpoints(), EndpointCount { healthy: 0, total: 1 });
+    registered.send_modify(|now| *now = Arc::new(now.next(now.workloads.remove(&key), [key.clone()].into())));
+    assert_eq!(status(service, "Selected").0, ConditionStatus::False, "it is gone again");
 }

@@ -1,19 +1,18 @@
 //! The feed of worlds: follows desired state and registered workloads, and publishes what changes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use weft_core::{
-    compile::{Instance, InstancePort, Objects, Workloads, World},
+    compile::{Objects, World},
     identity::TrustDomain,
 };
 
-use super::{Ads, Change, Limits, WorkloadChange};
+use super::{Ads, Change, Limits};
 use crate::{
     desired::Desired,
-    registry::{Registered, RegisteredWorkload},
-    state::Mesh,
+    state::{Mesh, WorkloadIndex},
 };
 
 /// The last world and the snapshots it was made of, so that the next one is made of what changed.
@@ -22,7 +21,7 @@ pub struct Feed {
     mesh: Mesh,
     trust_domain: TrustDomain,
     desired: Arc<Desired>,
-    registered: Arc<Registered>,
+    workloads: WorkloadIndex,
     world: Arc<World>,
 }
 
@@ -30,14 +29,12 @@ impl Feed {
     /// Makes the first world of the current snapshots.
     pub fn new(mut mesh: Mesh, trust_domain: TrustDomain) -> Self {
         let desired = Arc::clone(&mesh.desired.borrow_and_update());
+        let mut workloads = WorkloadIndex::default();
         let registered = Arc::clone(&mesh.registered.borrow_and_update());
-        let mut workloads = Workloads::default();
-        for workload in registered.workloads.values() {
-            workloads.insert(Arc::new(instance(workload)));
-        }
+        workloads.advance(registered);
         let objects = Objects::new(&desired.objects, trust_domain.clone(), desired.revision);
-        let world = Arc::new(World::new(Arc::new(objects), Arc::new(workloads)));
-        Self { mesh, trust_domain, desired, registered, world }
+        let world = Arc::new(World::new(Arc::new(objects), Arc::clone(workloads.index())));
+        Self { mesh, trust_domain, desired, workloads, world }
     }
 
     /// The server for it.
@@ -81,65 +78,18 @@ impl Feed {
     fn advance(&mut self) -> Option<Change> {
         let desired = Arc::clone(&self.mesh.desired.borrow_and_update());
         let registered = Arc::clone(&self.mesh.registered.borrow_and_update());
-        let workloads = self.take_workloads(registered);
+        let changed = self.workloads.advance(registered);
         let objects = (!Arc::ptr_eq(&desired, &self.desired))
             .then(|| Arc::new(Objects::new(&desired.objects, self.trust_domain.clone(), desired.revision)));
-        let change = match (&objects, workloads.1.is_empty()) {
+        let change = match (&objects, changed.is_empty()) {
             (None, true) => return None,
-            (None, false) => Change::Workloads(workloads.1),
+            (None, false) => Change::Workloads(changed),
             (Some(_), _) => Change::Objects,
         };
         self.desired = desired;
         let objects = objects.unwrap_or_else(|| Arc::clone(self.world.objects()));
-        self.world = Arc::new(World::new(objects, workloads.0));
+        self.world = Arc::new(World::new(objects, Arc::clone(self.workloads.index())));
         Some(change)
-    }
-
-    /// The index of registered workloads, and the changes. Cost: linear in the changes.
-    fn take_workloads(&mut self, registered: Arc<Registered>) -> (Arc<Workloads>, Vec<WorkloadChange>) {
-        let mut index = Workloads::clone(self.world.registered());
-        let mut changed = Vec::new();
-        let (old, new) = (&self.registered.workloads, &registered.workloads);
-        let names = registered.changed_since(self.registered.version);
-        for key in names.unwrap_or_else(|| old.keys().chain(new.keys()).collect()) {
-            let (before, after) = (old.get(key), new.get(key));
-            let Some(workload) = after else {
-                changed.extend(index.remove(&key.namespace, &key.name).map(|before| (Some(before), None)));
-                continue;
-            };
-            if before.is_some_and(|before| Arc::ptr_eq(before, workload)) {
-                continue;
-            }
-            let after = Arc::new(instance(workload));
-            let before = index.insert(Arc::clone(&after));
-            if before.as_ref() != Some(&after) {
-                changed.push((before, Some(after)));
-            }
-        }
-        self.registered = registered;
-        (Arc::new(index), changed)
-    }
-}
-
-/// A registered workload as input of compile. A gateway belongs to no service, so it has no address and no labels here.
-fn instance(workload: &RegisteredWorkload) -> Instance {
-    let ports = workload.ports.iter().map(|port| InstancePort {
-        name: port.name.clone(),
-        port: port.port,
-        protocol: port.protocol,
-        proxy_port: port.proxy_port,
-    });
-    Instance {
-        namespace: workload.key.namespace.clone(),
-        name: workload.key.name.clone(),
-        labels: if workload.gateway { BTreeMap::new() } else { workload.labels.clone() },
-        identity: Some(workload.identity.clone()),
-        addresses: if workload.gateway { Vec::new() } else { workload.addresses.clone() },
-        ports: ports.collect(),
-        skipped_ports: workload.skipped_ports.clone(),
-        weight: workload.weight,
-        zone: workload.zone.clone(),
-        health: workload.health,
     }
 }
 

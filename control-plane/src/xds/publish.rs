@@ -6,13 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use weft_core::compile::{Instance, World};
+use weft_core::compile::World;
 
 use super::{
     Ads,
     cache::{Cache, Key},
     content::{Answer, Class, Kind},
 };
+use crate::state::WorkloadChange;
 
 /// Resources that are compiled before other tasks get a turn.
 const TOGETHER: usize = 32;
@@ -25,9 +26,6 @@ pub enum Change {
     /// Only these workloads.
     Workloads(Vec<WorkloadChange>),
 }
-
-/// A workload before and after; `None` where there is none.
-pub type WorkloadChange = (Option<Arc<Instance>>, Option<Arc<Instance>>);
 
 impl Ads {
     /// Switches every stream to another world. One call at a time, in the order of the worlds.

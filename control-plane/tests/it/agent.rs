@@ -109,6 +109,60 @@ async fn a_workload_registers_reports_and_leaves() {
         .await;
 }
 
+/// (24)
+#[tokio::test]
+async fn an_apply_warns_of_selectors_and_accounts_that_nobody_has_until_somebody_comes() {
+    let mesh = Mesh::start().await;
+    let text = "
+{apiVersion: v1, kind: Service, metadata: {name: order, namespace: shop}, spec: {selector: {app: order}, ports: [{port: 80}]}}
+---
+apiVersion: weft.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop}
+spec: {selector: {matchLabels: {app: order}}, action: Allow, rules: [{from: [{serviceAccounts: [shop/web, shop/order]}]}]}
+";
+    let warnings = |answer: &Value| {
+        let objects = answer["objects"].as_array().unwrap().iter();
+        let texts = objects.flat_map(|object| object["warnings"].as_array().cloned().unwrap_or_default());
+        texts.map(|text| text.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let no_service = "NoWorkload: no workload of namespace shop has the labels app=order";
+    let no_guard =
+        "NoWorkload: no workload with a proxy in namespace shop has the labels app=order, so nothing is guarded";
+    let unknown = "UnknownAccount: no workload and no join token is of shop/order, shop/web";
+    let (status, dry) = mesh.local(Method::POST, "/api/v1/apply?dryRun=true", text).await;
+    assert_eq!((status.as_u16(), warnings(&dry)), (200, vec![no_service.into(), no_guard.into(), unknown.into()]));
+    assert_eq!(warnings(&mesh.apply(text).await), [no_service, no_guard, unknown]);
+
+    // A join token is enough for an account: its workload may be on its way.
+    let id = mesh.join_token("web", json!({})).await.split('.').nth(1).unwrap().to_owned();
+    let svid = mesh.svid("order").await;
+    assert_eq!(warnings(&mesh.apply(text).await), [no_service, no_guard]);
+    let service = async || mesh.get("/api/v1/services/shop/order").await["status"].clone();
+    let selected = |status: &Value| {
+        let conditions = status["conditions"].as_array().unwrap();
+        conditions.iter().find(|it| it["type"] == "Selected").unwrap()["status"].clone()
+    };
+    let status = service().await;
+    assert_eq!((selected(&status), &status["endpoints"]), (json!("False"), &json!({"healthy": 0, "total": 0})));
+
+    let mut agent = Agent::connect(&mesh, Some(&svid)).await.unwrap();
+    agent.register(register("order-1")).await;
+    agent.say(heartbeat(Health::Healthy)).await;
+    let status = soon("the registration", async || {
+        let status = service().await;
+        (status["endpoints"] == json!({"healthy": 1, "total": 1})).then_some(status)
+    })
+    .await;
+    assert_eq!(selected(&status), "True");
+    assert_eq!(warnings(&mesh.apply(text).await), Vec::<String>::new());
+    agent.say(heartbeat(Health::Draining)).await;
+    soon("the heartbeat", async || (service().await["endpoints"] == json!({"healthy": 0, "total": 1})).then_some(()))
+        .await;
+    assert_eq!(mesh.local(Method::DELETE, &format!("/api/v1/tokens/{id}"), "").await.0, 204);
+    assert_eq!(warnings(&mesh.apply(text).await), ["UnknownAccount: no workload and no join token is of shop/web"]);
+}
+
 #[tokio::test]
 async fn only_ones_own_namespace_and_only_with_a_certificate() {
     let mesh = Mesh::start().await;

@@ -56,6 +56,21 @@ pub struct Status {
     /// Route: how it stands with each parent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<ParentStatus>,
+    /// Service: how many workloads it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<EndpointCount>,
+}
+
+/// The workloads of a Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EndpointCount {
+    /// Those that take new work at every port of the Service.
+    #[serde(default)]
+    pub healthy: usize,
+    /// Those that its selector picks.
+    #[serde(default)]
+    pub total: usize,
 }
 
 /// One aspect of an object's state.

@@ -64,30 +64,44 @@ impl World {
     fn service_endpoints(&self, at: &ServicePort) -> Option<Vec<Endpoint>> {
         let service = self.service(at)?;
         let target = service.spec.port(at.port)?.target();
-        let instances = self.instances_of(service);
-        let endpoints = instances.filter_map(|instance| {
-            let port = target_port(instance, &target)?;
-            // One endpoint for one workload, whatever number of addresses it has: else it would count twice.
-            let endpoint = self.endpoint(instance, *instance.addresses.first()?, port);
-            // Where the service names its accounts, an endpoint must prove that it has one.
-            (endpoint.identity.is_some() || !service.metadata.annotations.contains_key(SERVICE_ACCOUNTS))
-                .then_some(endpoint)
-        });
-        Some(endpoints.collect())
+        Some(self.instances_of(service).filter_map(|it| self.service_endpoint(service, &target, it)).collect())
     }
 
-    /// The workloads of a service; only those of its service accounts, when it names any ([`SERVICE_ACCOUNTS`]). One that registered itself stands for one of the same name that a person wrote down.
+    /// An instance as an endpoint of a service's port; `None` where it has no address or no such port.
+    pub(super) fn service_endpoint(
+        &self,
+        service: &Service,
+        target: &TargetPort,
+        instance: &Instance,
+    ) -> Option<Endpoint> {
+        let port = target_port(instance, target)?;
+        // One endpoint for one workload, whatever number of addresses it has: else it would count twice.
+        let endpoint = self.endpoint(instance, *instance.addresses.first()?, port);
+        // Where the service names its accounts, an endpoint must prove that it has one.
+        (endpoint.identity.is_some() || !service.metadata.annotations.contains_key(SERVICE_ACCOUNTS))
+            .then_some(endpoint)
+    }
+
+    /// The workloads of a service; only those of its service accounts, when it names any.
     pub(super) fn instances_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Instance>> {
+        self.labelled(service).filter(|instance| Self::takes(service, instance))
+    }
+
+    /// The workloads that have the labels of a service. One that registered itself stands for one of the same name that a person
+    /// wrote down.
+    pub(super) fn labelled<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Arc<Instance>> {
         let (namespace, selector) = (&service.metadata.namespace, &service.spec.selector);
         let written = self.objects.workloads().select(namespace, selector);
         let written = written.filter(|instance| !self.is_registered(instance));
-        let accounts = service.metadata.annotations.get(SERVICE_ACCOUNTS);
-        self.registered.select(namespace, selector).chain(written).filter(move |instance| {
-            let Some(accounts) = accounts else { return true };
-            // One without an identity (a written one outside the mesh) has no account that could be on the list.
-            let own = instance.identity.as_ref().and_then(|identity| identity.service_account());
-            own.is_some_and(|own| accounts.split(',').any(|account| account.trim() == own))
-        })
+        self.registered.select(namespace, selector).chain(written)
+    }
+
+    /// Whether a service takes an instance that has its labels: where it names its accounts ([`SERVICE_ACCOUNTS`]), one without
+    /// an identity (a written one outside the mesh) has no account that could be on the list.
+    pub(super) fn takes(service: &Service, instance: &Instance) -> bool {
+        let Some(accounts) = service.metadata.annotations.get(SERVICE_ACCOUNTS) else { return true };
+        let own = instance.identity.as_ref().and_then(|identity| identity.service_account());
+        own.is_some_and(|own| accounts.split(',').any(|account| account.trim() == own))
     }
 
     /// One port of an instance at one of its addresses. A port that is reached without the proxy has no identity.

@@ -33,8 +33,16 @@ impl World {
             },
             Object::Gateway(gateway) => self.gateway_status(gateway),
             Object::TrafficPolicy(policy) => accepted(self.traffic_problem(policy)),
-            Object::AuthorizationPolicy(policy) => accepted(self.authorization_problem(policy)),
-            Object::MeshConfig(_) | Object::Service(_) | Object::Workload(_) => Status::default(),
+            Object::AuthorizationPolicy(policy) => {
+                let mut status = accepted(self.authorization_problem(policy));
+                status.conditions.push(selected(self.unselected_policy(policy)));
+                status
+            }
+            Object::Service(service) => {
+                let selected = selected(self.unselected_service(service));
+                Status { conditions: vec![selected], ..Status::default() }
+            }
+            Object::MeshConfig(_) | Object::Workload(_) => Status::default(),
         };
         let parents = status.parents.iter_mut().flat_map(|parent| &mut parent.conditions);
         let listeners = status.listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
@@ -227,6 +235,11 @@ fn expression_problem(route: &HttpRoute) -> Option<Problem> {
 
 fn accepted(problem: Option<Problem>) -> Status {
     Status { conditions: vec![condition("Accepted", "Accepted", problem)], ..Status::default() }
+}
+
+/// Whether a selector picks a workload.
+fn selected(problem: Option<String>) -> Condition {
+    condition("Selected", "Selected", problem.map(|message| ("NoWorkload", message)))
 }
 
 /// A condition that holds, with `reason`, unless there is a problem.

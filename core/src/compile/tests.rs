@@ -13,6 +13,7 @@ mod destinations;
 mod gateways;
 mod policies;
 mod routes;
+mod selected;
 
 fn objects(yaml: &str) -> BTreeMap<ObjectKey, Arc<Object>> {
     let parsed = parse_documents(yaml).unwrap_or_else(|errors| panic!("{errors:#?}"));

@@ -56,6 +56,8 @@ pub struct InstancePort {
 pub struct Workloads {
     namespaces: Map<Arc<str>, Namespace>,
     by_address: Map<IpAddr, Map<InstanceKey, Arc<Instance>>>,
+    /// The number of instances of each identity.
+    by_identity: Map<Identity, usize>,
 }
 
 /// Namespace and name.
@@ -100,6 +102,9 @@ impl Workloads {
         for address in &instance.addresses {
             at(&mut self.by_address, *address, |there| there.insert_mut(key.clone(), Arc::clone(&instance)));
         }
+        if let Some(identity) = &instance.identity {
+            at(&mut self.by_identity, identity.clone(), |count| *count += 1);
+        }
         let (namespace, name) = key;
         at(&mut self.namespaces, namespace, |index| {
             for (label, value) in &instance.labels {
@@ -137,6 +142,13 @@ impl Workloads {
         }
         if index.instances.is_empty() {
             self.namespaces.remove_mut(namespace);
+        }
+        if let Some(identity) = &old.identity {
+            if let Some(count) = self.by_identity.get_mut(identity).filter(|count| **count > 1) {
+                *count -= 1;
+            } else {
+                self.by_identity.remove_mut(identity);
+            }
         }
         let key: InstanceKey = (namespace.into(), name.into());
         for address in &old.addresses {
@@ -177,6 +189,21 @@ impl Workloads {
                 .filter_map(|name| index.instances.get(name))
                 .filter(move |instance| selects(selector, &instance.labels))
         })
+    }
+
+    /// Whether any instance has this identity. Cost: logarithmic.
+    pub fn has_identity(&self, identity: &Identity) -> bool {
+        self.by_identity.contains_key(identity)
+    }
+
+    /// Every identity that an instance has, each once, in order.
+    pub fn identities(&self) -> impl Iterator<Item = &Identity> {
+        self.by_identity.keys()
+    }
+
+    /// Every namespace that has an instance, in order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(|name| &**name)
     }
 
     /// Every instance, in the order of namespace and name.
@@ -285,7 +312,9 @@ mod tests {
                 } else {
                     let labels = [("app", app.to_string()), ("version", version.to_string())];
                     let labels: Vec<(&str, &str)> = labels.iter().map(|(k, v)| (*k, v.as_str())).collect();
-                    let new = instance(&name, &labels, &format!("10.0.0.{address}"));
+                    let account = (version > 0).then(|| format!("spiffe://weft.local/ns/shop/sa/{app}"));
+                    let identity = account.map(|id| Identity::parse(&id).unwrap());
+                    let new = Instance { identity, ..instance(&name, &labels, &format!("10.0.0.{address}")) };
                     plain.insert(name, new.clone());
                     index.insert(Arc::new(new));
                 }
@@ -296,6 +325,8 @@ mod tests {
             let scanned: Vec<&str> =
                 plain.values().filter(|i| selects(&selector, &i.labels)).map(|i| i.name.as_str()).collect();
             prop_assert_eq!(found, scanned);
+            let identities: std::collections::BTreeSet<_> = plain.values().filter_map(|i| i.identity.clone()).collect();
+            prop_assert!(index.identities().eq(&identities));
             for last in 0..4 {
                 let address: IpAddr = format!("10.0.0.{last}").parse().unwrap();
                 let scanned = plain.values().find(|i| i.addresses[0] == address).map(|i| i.name.as_str());

@@ -7,7 +7,7 @@ use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
 
 use super::*;
 use crate::{
-    registry::{RegisteredPort, Registry, WorkloadKey},
+    registry::{RegisteredPort, RegisteredWorkload, Registry, WorkloadKey},
     state::ProxyTable,
 };
 

@@ -144,7 +144,10 @@ async fn a_refusal_is_recorded_and_ends_with_the_next_acceptance() {
     let (name, key, nack) = plane.proxies.standing_nacks().remove(0);
     assert_eq!((name.as_str(), key.name.as_ref(), nack.message.as_str()), (CART, "shop/web", reason));
     // It is on the status of the object that it was made of, and of no other.
-    let book = StatusBook::new(TrustDomain::parse("weft.local").unwrap(), Arc::clone(&plane.proxies));
+    let book = {
+        let mesh = Mesh::new(&plane.desired, &plane.registered, Arc::clone(&plane.proxies));
+        StatusBook::new(TrustDomain::parse("weft.local").unwrap(), &mesh, Arc::default())
+    };
     let refused = |name: &str| {
         let desired = Arc::clone(&plane.desired.borrow());
         let key = weft_core::api::ObjectKey::new(weft_core::api::Kind::Service, "shop", name);

@@ -154,7 +154,10 @@ fn a_policy_for_a_service_guards_its_workloads_and_one_for_a_port_only_that_port
     for port in [8080, 9090, 1234] {
         assert_eq!(ask(&world, &me, None, port, Some("/")), "not allowed");
     }
-    assert_eq!(reasons(&world, Kind::AuthorizationPolicy, "p"), ["Accepted=False/TargetNotFound"]);
+    assert_eq!(
+        reasons(&world, Kind::AuthorizationPolicy, "p"),
+        ["Accepted=False/TargetNotFound", "Selected=True/Selected"]
+    );
     let cart = requester("cart-1", &[("app", "cart")], &[]);
     assert_eq!(ask(&world, &cart, None, 80, Some("/")), "allow all");
 }
