@@ -159,7 +159,7 @@ impl Run {
             self.connection.go_away();
         }
         match event {
-            Event::Request { id, head, end } => {
+            Event::Request { id, head, end, .. } => {
                 self.opened(id);
                 self.headed(id, end);
                 request(&head, end);

@@ -116,6 +116,8 @@ pub enum Event {
         head: Request,
         /// No body and no trailers follow.
         end: bool,
+        /// Bytes of its header block, as it came.
+        wire: usize,
     },
     /// A request with a head that is too large or an invalid target (server). The caller answers it; its body is discarded.
     BadRequest {

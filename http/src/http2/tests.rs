@@ -98,7 +98,9 @@ fn requests_and_responses_are_decoded_at_every_split() {
         for round in 0..5 {
             let id = pair.client.send_request(&get("/a?b"), true, ()).unwrap();
             let events = pair.talk(step);
-            let [(true, Event::Request { id: arrived, head, end: true })] = &events[..] else { panic!("{events:?}") };
+            let [(true, Event::Request { id: arrived, head, end: true, .. })] = &events[..] else {
+                panic!("{events:?}")
+            };
             assert_eq!((*arrived, head.target(), head.host()), (id, "/a?b", "shop"), "{round}");
             assert_eq!(head.fields, get("/").fields);
             pair.server.send_response(id, &ok(), false).unwrap();

@@ -32,12 +32,14 @@ use weft_http::{
 
 pub(crate) use self::{
     driver::{Arrival, Driver},
-    heads::Sender,
     incoming::Incoming,
     stream::StreamRef,
     tunnel::Tunnel,
 };
-use self::{heads::Heads, waiting::Waiting};
+use self::{
+    heads::{Heads, Held},
+    waiting::Waiting,
+};
 use super::stall::Timeouts;
 
 /// Seconds of silence before a peer is sent a PING.
@@ -106,7 +108,7 @@ struct StreamState {
     /// Reset with NO_ERROR: the end of an answer whose Content-Length has come. Node ends answers this way when it is busy.
     no_error: bool,
     /// Memory of its head, taken from [`Heads`].
-    head: usize,
+    head: Held,
     /// The caller of the request has closed its sending side (server).
     half_closed: bool,
     /// Interim answers that were not taken, and the number of all.
@@ -125,8 +127,8 @@ impl Mux {
     }
 
     /// The connection of a caller. `heads`: bytes of the heads of requests in flight on all such connections.
-    pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, sender: Sender) -> Arc<Self> {
-        Self::new(Role::Server, config, Heads::new(heads, sender))
+    pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, is_proxy: bool) -> Arc<Self> {
+        Self::new(Role::Server, config, Heads::new(heads, is_proxy))
     }
 
     fn new(role: Role, config: Config, heads: Heads) -> Arc<Self> {

@@ -31,7 +31,7 @@ use super::{
     head::Head,
     hop,
     http1::{self, Incoming, Io, SharedIo},
-    http2::{Arrival, Driver, Mux, Sender, StreamRef, Tunnel},
+    http2::{Arrival, Driver, Mux, StreamRef, Tunnel},
     interim::Interim,
     limits::{MAX_FIELDS, MAX_HEAD_HOP, MAX_HEAD_HTTP2, Peer, Windows},
     muxes::Muxes,
@@ -41,7 +41,7 @@ use super::{
 use crate::{
     connection::{Close, Connection, InFlight},
     stream::{self, DELIVERY, Stream},
-    telemetry::{Direction, Metrics},
+    telemetry::Metrics,
 };
 
 /// Longest wait for a caller to close after GOAWAY while it has no request in flight.
@@ -343,12 +343,7 @@ pub(crate) async fn http2(
         max_fields: MAX_FIELDS,
         connect_protocol: true,
     };
-    let sender = match (peer, connection.flow.direction) {
-        (Peer::Proxy, _) => Sender::Proxy,
-        (_, Direction::Outbound) => Sender::Workload,
-        _ => Sender::Caller,
-    };
-    let mux = Mux::server(config, muxes.heads.clone(), sender);
+    let mux = Mux::server(config, muxes.heads.clone(), peer == Peer::Proxy);
     muxes.watch(&mux);
     let mut driver = Driver::new(stream, mux.clone(), |arrival| {
         let in_flight = connection.request_starts();

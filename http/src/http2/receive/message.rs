@@ -121,7 +121,7 @@ impl<T: Default> Connection<T> {
         let event = match decoded {
             Ok((head, body_left)) => {
                 stream.body_left = body_left;
-                Event::Request { id, head, end: kind.end }
+                Event::Request { id, head, end: kind.end, wire: block.len() }
             }
             // RFC 9113 §8.1.1: a malformed request is a stream error; the caller does not see it.
             Err(Refusal::Malformed(_)) => {

@@ -204,14 +204,14 @@ impl<F: FnMut(Arrival)> Driver<F> {
         let had_settings = inner.connection.has_settings();
         while let Some(event) = inner.connection.receive(input)? {
             match event {
-                Event::Request { id, mut head, end } => {
-                    let Some(size) = inner.heads.take(&mut head.fields) else {
+                Event::Request { id, mut head, end, wire } => {
+                    let Some(held) = inner.heads.take(&mut head.fields, wire) else {
                         inner.connection.refuse(id);
                         continue;
                     };
                     // One holder is the task of the request, another its body.
                     if let Some(state) = inner.state(id) {
-                        state.head = size;
+                        state.head = held;
                         state.ended = end;
                         state.holders = if end { 1 } else { 2 };
                     }
