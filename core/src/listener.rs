@@ -126,6 +126,19 @@ pub struct Gateway {
     pub ports: BTreeMap<NonZeroU16, RouteName>,
     /// Which requests get an access log line.
     pub access_log: AccessLog,
+    /// What is done with a path that holds an escaped slash.
+    pub encoded_slashes: EncodedSlashes,
+}
+
+/// What a gateway does with a path that holds `%2f`, which some applications read as `/` and others do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncodedSlashes {
+    /// Refuse the request: 400.
+    #[default]
+    Refuse,
+    /// Pass it on as it came; routes see a part of a segment in it, never its end.
+    Keep,
 }
 
 impl Inbound {

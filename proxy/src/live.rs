@@ -30,7 +30,7 @@ use tokio::{sync::Notify, time::Instant};
 use weft_core::{endpoint::EndpointSet, names::ClusterName};
 
 pub use self::snapshot::Snapshot;
-pub(crate) use self::snapshot::{OutboundListener, Routes};
+pub(crate) use self::snapshot::{GatewayListener, OutboundListener, Routes};
 use self::{authorize::evadable::Reported, interest::Interest, meshed::Meshed, returning::Returning};
 use crate::{
     connection::Proven,

@@ -21,6 +21,9 @@ pub struct MeshConfigSpec {
     /// Which requests and connections are logged. Default `errors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogMode>,
+    /// What gateways do with a path that holds `%2f`. Default `refuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded_slashes: Option<EncodedSlashesMode>,
 }
 
 /// Whether workloads take plaintext.
@@ -69,4 +72,15 @@ pub enum AccessLogMode {
     Errors,
     /// Every one.
     All,
+}
+
+/// What gateways do with a path that holds `%2f`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncodedSlashesMode {
+    /// Answer 400.
+    #[default]
+    Refuse,
+    /// Pass it on as it came.
+    Keep,
 }

@@ -15,8 +15,9 @@ use crate::{
         self, HttpRoute,
         gateway::{GATEWAY_CLASS, Listener, ListenerProtocol},
         http_route::{GATEWAY_GROUP, ParentReference, RefKind},
+        mesh_config::EncodedSlashesMode,
     },
-    listener::Gateway,
+    listener::{EncodedSlashes, Gateway},
     names::RouteName,
     policy::Authorization,
     route::{RouteTable, VirtualHost},
@@ -49,6 +50,10 @@ impl World {
             name: name.to_owned(),
             ports: ports.collect(),
             access_log: self.access_log(),
+            encoded_slashes: match self.objects.mesh().encoded_slashes.unwrap_or_default() {
+                EncodedSlashesMode::Refuse => EncodedSlashes::Refuse,
+                EncodedSlashesMode::Keep => EncodedSlashes::Keep,
+            },
         })
     }
 

@@ -15,6 +15,7 @@
 //! | … `http` | `api_listener`: HTTP connection manager, `rds.route_config_name` |
 //! | … `tcp` | `default_filter_chain` with `tcp_proxy`: `cluster` for one of weight 1, else `weighted_clusters` |
 //! | **gateway** `ports` | `address` and `additional_addresses` (`[::]`, both families), and a chain per `destination_port` with its `rds` |
+//! | … `encoded_slashes` | `path_with_escaped_slashes_action` of the HTTP connection managers, the same in all: `REJECT_REQUEST` or the default, `KEEP_UNCHANGED` |
 //!
 //! Certificates are named by SDS ([`CERTIFICATE_SECRET`], [`TRUST_SECRET`], never sent): the form that gRPC wants is in
 //! no message, since Envoy takes it and verifies nothing. A transport socket other than this one is refused.

@@ -306,7 +306,10 @@ const CASES: &[Case] = &[
         "spec.defaultAuthorization: must be one of allow, authenticated, deny, not \"no\"",
     ]),
     ("MeshConfig", "{inbound: strict, mtls: on}", &[
-        "spec.mtls: unknown field; known are inbound, defaultAuthorization, outbound, accessLog",
+        "spec.mtls: unknown field; known are inbound, defaultAuthorization, outbound, accessLog, encodedSlashes",
+    ]),
+    ("MeshConfig", "{encodedSlashes: decode}", &[
+        "spec.encodedSlashes: must be one of refuse, keep, not \"decode\"",
     ]),
     ("MeshConfig", "{accessLog: false}", &[
         "spec.accessLog: must be one of off, errors, all, not false",

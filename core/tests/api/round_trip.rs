@@ -320,6 +320,7 @@ fn object() -> impl Strategy<Value = Object> {
                 default_authorization: some.then_some(DefaultAuthorization::Authenticated),
                 outbound: some.then_some(OutboundMode::RegisteredOnly),
                 access_log: some.then_some(AccessLogMode::Off),
+                encoded_slashes: some.then_some(EncodedSlashesMode::Keep),
             };
             Resource::new(ObjectMeta::new("default", "default"), spec).into()
         }),

@@ -37,6 +37,12 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, &'static str> {
     Ok(if whole == bare { vec![whole] } else { vec![whole, bare] })
 }
 
+/// A path whose escaped slashes are slashes: what is refused in it is refused on whichever side of one it stands. Slashes
+/// that are escaped twice stay.
+pub(crate) fn with_slashes(path: &str) -> String {
+    path.replace("%2f", "/").replace("%2F", "/")
+}
+
 /// Segments as a path without empty ones; a slash at the end stays.
 fn merged(segments: impl Iterator<Item = String>) -> String {
     let (mut out, mut last_is_empty) = (String::new(), false);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use weft_core::{
-    listener::{AccessLog, Inbound, Listener, Outbound, OutboundPolicy},
+    listener::{AccessLog, EncodedSlashes, Inbound, Listener, Outbound, OutboundPolicy},
     names::{ClusterName, ListenerName, RouteName},
     policy::Engine,
     route::{Action, Matcher, RouteTable, WeightedCluster},
@@ -59,6 +59,7 @@ pub(crate) struct OutboundListener {
 /// A gateway's route tables by port.
 #[derive(Debug)]
 pub(crate) struct GatewayListener {
+    pub(crate) encoded_slashes: EncodedSlashes,
     pub(crate) routes: HashMap<u16, Arc<Routes>>,
 }
 
@@ -138,7 +139,8 @@ impl Snapshot {
                         routes.insert(port.get(), find_table(name, route)?);
                     }
                     snapshot.access_log = gateway.access_log;
-                    snapshot.gateway = Some(Arc::new(GatewayListener { routes }));
+                    snapshot.gateway =
+                        Some(Arc::new(GatewayListener { routes, encoded_slashes: gateway.encoded_slashes }));
                 }
             }
         }

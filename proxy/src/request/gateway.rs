@@ -5,7 +5,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use tokio::net::TcpStream;
-use weft_core::failure::Failure;
+use weft_core::{failure::Failure, listener::EncodedSlashes};
 use weft_http::fields::{Fields, Name};
 
 use super::{exchange::Exchange, http, phases, prelude, refuse};
@@ -22,7 +22,7 @@ use crate::{
         detect::{PATIENCE, Speaks},
         socket::Accepted,
     },
-    live::{Routes, Snapshot},
+    live::{GatewayListener, Snapshot},
     telemetry::Security,
     worker::Worker,
 };
@@ -67,9 +67,10 @@ impl Handler for Gateway {
         let mut exchange = Exchange::start(&self.worker, &self.connection, in_flight, &live, Security::Plain, head);
         let body = exchange.count_request(body);
         // route -> filters -> attempt -> filters, on the way back
-        let routes = path::readings(exchange.head.request.path())
-            .map_err(Failure::BadRequest)
-            .and_then(|_readings| routes(&live, self.port));
+        let routes = gateway(&live).and_then(|gateway| {
+            check(exchange.head.request.path(), gateway.encoded_slashes)?;
+            gateway.routes.get(&self.port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
+        });
         let result = phases::forward(&self.worker, routes, &mut exchange, body).await;
         // answer
         Ok(phases::answer(exchange, result))
@@ -91,10 +92,17 @@ fn is_claim(name: &[u8]) -> bool {
     is(b"x-envoy-") || CLAIMS.iter().any(|claim| name.len() == claim.len() && is(claim))
 }
 
-/// The route table of a port.
-fn routes(live: &Snapshot, port: u16) -> Result<&Routes, Failure> {
-    let gateway = live.gateway.as_ref().ok_or(Failure::NotConfigured)?;
-    gateway.routes.get(&port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
+fn gateway(live: &Snapshot) -> Result<&GatewayListener, Failure> {
+    live.gateway.as_deref().ok_or(Failure::NotConfigured)
+}
+
+/// Refuses a path that applications read in different ways.
+fn check(path: &str, slashes: EncodedSlashes) -> Result<(), Failure> {
+    let readings = match slashes {
+        EncodedSlashes::Refuse => path::readings(path),
+        EncodedSlashes::Keep => path::readings(&path::with_slashes(path)),
+    };
+    readings.map(drop).map_err(Failure::BadRequest)
 }
 
 /// Tells the application where a request from outside came from, as gateways do.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU16};
 use http::{Request, Response};
 use weft_core::{
     cluster::Cluster,
-    listener::{AccessLog as LogPolicy, Gateway, Listener},
+    listener::{AccessLog as LogPolicy, EncodedSlashes, Gateway, Listener},
     names::{ClusterName, ListenerName, RouteName},
     policy::Authorization,
     route::{Action, Forward, Match, PathMatch, RouteTable, Rule, VirtualHost},
@@ -22,16 +22,24 @@ const PORT: NonZeroU16 = NonZeroU16::new(8080).unwrap();
 
 /// A gateway that takes `shop.example` to an application: everything, but `/teapot`, which is answered with 418.
 pub(crate) fn gateway(application: SocketAddr) -> (Proxy, SocketAddr) {
+    gateway_reading(application, EncodedSlashes::Refuse)
+}
+
+fn gateway_reading(application: SocketAddr, slashes: EncodedSlashes) -> (Proxy, SocketAddr) {
     let rule = |path: &str, action| Rule {
         matches: Match { path: PathMatch::Prefix(path.into()), method: None, headers: Vec::new() },
         ..Rule::all(&format!("shop/edge{path}"), action)
     };
     let all = rule("/", Action::Forward(Forward::to(cluster_name())));
-    gateway_with(application, vec![rule("/teapot", Action::Respond(418)), all])
+    gateway_as(application, vec![rule("/teapot", Action::Respond(418)), all], slashes)
 }
 
 /// A gateway with these rules for `shop.example`.
 pub(crate) fn gateway_with(application: SocketAddr, rules: Vec<Rule>) -> (Proxy, SocketAddr) {
+    gateway_as(application, rules, EncodedSlashes::Refuse)
+}
+
+fn gateway_as(application: SocketAddr, rules: Vec<Rule>, encoded_slashes: EncodedSlashes) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(None);
     let route = RouteName::Gateway { namespace: "shop".into(), name: "edge".into(), port: PORT };
     let name: ClusterName = cluster_name();
@@ -42,6 +50,7 @@ pub(crate) fn gateway_with(application: SocketAddr, rules: Vec<Rule>) -> (Proxy,
         name: "edge".into(),
         ports: BTreeMap::from([(PORT, route.clone())]),
         access_log: LogPolicy::Off,
+        encoded_slashes,
     };
     let key = ListenerName::Gateway { namespace: "shop".into(), name: "edge".into() };
     let resources = Resources {
@@ -143,11 +152,41 @@ async fn a_path_that_applications_read_in_different_ways_is_refused_before_routi
         ("/caf%C3%A9/a%20b;c=1//d", 200),
         ("/teapot", 418),
     ] {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
-        let (answer, _) = raw(address, request.as_bytes(), std::time::Duration::from_secs(5)).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
-        assert!(status != 200 || answer.contains(path), "the path is sent as it came: {path}: {answer}");
+        assert_answer(address, path, status).await;
     }
+}
+
+/// Names of packages and of branches hold slashes (`/@scope%2fname`). A dot segment beside one is refused as beside any slash,
+/// and so is a slash that is escaped twice. (37)
+#[tokio::test]
+async fn where_encoded_slashes_are_kept_they_pass_and_nothing_else_does() {
+    let (_proxy, address) = gateway_reading(crate::traffic::mirror().await, EncodedSlashes::Keep);
+    for (path, status) in [
+        ("/@scope%2fname", 200),
+        ("/branches/a%2Fb%2fc/", 200),
+        ("/teapot%2fx", 200),
+        ("/teapot/x%2fy", 418),
+        ("/x%2f..%2fteapot", 400),
+        ("/x/..%2fteapot", 400),
+        ("/x%2F%2e%2e/teapot", 400),
+        ("/x%2f.", 400),
+        ("/x%252fteapot", 400),
+        ("/x%5cteapot", 400),
+        ("/x%2f%5cteapot", 400),
+        ("/x%2f%00", 400),
+        ("/x%c0%afteapot", 400),
+        ("/x/../teapot", 400),
+    ] {
+        assert_answer(address, path, status).await;
+    }
+}
+
+/// A path that passes is sent as it came.
+async fn assert_answer(address: SocketAddr, path: &str, status: u16) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n\r\n");
+    let (answer, _) = raw(address, request.as_bytes(), std::time::Duration::from_secs(5)).await;
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    assert!(status != 200 || answer.contains(path), "the path is sent as it came: {path}: {answer}");
 }
 
 /// (37)

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{api::Status, route::Action};
+use crate::{api::Status, listener::EncodedSlashes, route::Action};
 
 /// A gateway with nested hostnames on one port, a conflict and a protocol that is not supported.
 const EDGE: &str = r#"
@@ -113,4 +113,19 @@ fn a_gateway_has_its_ports_and_other_namespaces_a_different_one() {
     assert_eq!(ports, [(80, "gateway/shop/edge:80".into()), (81, "gateway/shop/edge:81".into())]);
     assert!(listener(&world, "gateway/other/edge").is_none());
     assert!(routes(&world, "gateway/shop/edge:82").is_none());
+}
+
+/// (37)
+#[test]
+fn a_gateway_refuses_encoded_slashes_unless_the_mesh_keeps_them() {
+    for (spec, expected) in [
+        ("{}", EncodedSlashes::Refuse),
+        ("{encodedSlashes: refuse}", EncodedSlashes::Refuse),
+        ("{encodedSlashes: keep}", EncodedSlashes::Keep),
+    ] {
+        let mesh = "apiVersion: weft.dev/v1alpha1\nkind: MeshConfig\nmetadata: {name: default}\nspec:";
+        let world = shop(&format!("{EDGE}---\n{mesh} {spec}\n"));
+        let Some(Listener::Gateway(gateway)) = listener(&world, "gateway/shop/edge") else { panic!() };
+        assert_eq!(gateway.encoded_slashes, expected, "{spec}");
+    }
 }

@@ -46,7 +46,7 @@ pub(super) fn inbound_chains(port: Option<NonZeroU16>, settings: &InboundPort) -
             ..FilterChainMatch::default()
         }),
         transport_socket: Some(mesh_tls()),
-        ..http_chain(format!("{name}/http"), "inbound", &settings.routes, &[DENY_FILTER, ALLOW_FILTER])
+        ..http_chain(format!("{name}/http"), http_manager("inbound", &settings.routes, &[DENY_FILTER, ALLOW_FILTER]))
     };
     let rbac = authorization::encode(&settings.authorization);
     let mut filters: Vec<Filter> =
@@ -68,9 +68,9 @@ pub(super) fn inbound_chains(port: Option<NonZeroU16>, settings: &InboundPort) -
 }
 
 /// A chain with an HTTP connection manager and nothing else.
-pub(super) fn http_chain(name: String, statistics: &str, routes: &RouteName, filters: &[&str]) -> FilterChain {
-    let manager = filter("envoy.filters.network.http_connection_manager", &http_manager(statistics, routes, filters));
-    FilterChain { name, filters: vec![manager], ..FilterChain::default() }
+pub(super) fn http_chain(name: String, manager: HttpConnectionManager) -> FilterChain {
+    let filter = filter("envoy.filters.network.http_connection_manager", &manager);
+    FilterChain { name, filters: vec![filter], ..FilterChain::default() }
 }
 
 /// An HTTP connection manager: routes by RDS, empty RBAC filters of these names, and the router.

@@ -12,7 +12,9 @@ use weft_proto::envoy::{
         filters::{
             http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
             network::{
-                http_connection_manager::v3::{HttpConnectionManager, HttpFilter},
+                http_connection_manager::v3::{
+                    HttpConnectionManager, HttpFilter, http_connection_manager::PathWithEscapedSlashesAction,
+                },
                 rbac::v3::Rbac as NetworkRbac,
                 tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier},
             },
@@ -27,7 +29,8 @@ use super::{
 };
 use crate::{
     listener::{
-        Gateway, Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault, OutboundPolicy, Protocol,
+        EncodedSlashes, Gateway, Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault,
+        OutboundPolicy, Protocol,
     },
     names::{ListenerName, RouteName},
     policy::Authorization,
@@ -72,12 +75,17 @@ pub(super) fn listener(
             let (protocol, http, tcp) = outbound(message, at, errors)?;
             Listener::Outbound(Outbound { address: *address, protocol, http, tcp })
         }
-        ListenerName::Gateway { namespace, name } => Listener::Gateway(Gateway {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            ports: gateway_ports(message, at, errors)?,
-            access_log: access_log(message, at, errors),
-        }),
+        ListenerName::Gateway { namespace, name } => {
+            let (ports, encoded_slashes) = gateway_ports(message, at, errors)?;
+            let access_log = access_log(message, at, errors);
+            Listener::Gateway(Gateway {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                ports,
+                access_log,
+                encoded_slashes,
+            })
+        }
     };
     Some((parsed, listener))
 }
@@ -175,7 +183,7 @@ fn inbound_http(chain: &FilterChain, at: &At<'_>, errors: &mut Errors) -> Option
         Some(socket) => check_mesh_tls(socket, &at.field("transport_socket"), errors),
         None => errors.add(&at.field("transport_socket"), Reason::Required),
     }
-    http_routes(chain, &[DENY_FILTER, ALLOW_FILTER], at, errors)
+    http_routes(chain, &[DENY_FILTER, ALLOW_FILTER], at, errors).map(|(_manager, routes)| routes)
 }
 
 fn inbound_other(
@@ -286,10 +294,12 @@ fn outbound(message: &Message, at: &At<'_>, errors: &mut Errors) -> Option<Outbo
     Some((protocol, http, tcp))
 }
 
-fn gateway_ports(message: &Message, at: &At<'_>, errors: &mut Errors) -> Option<BTreeMap<NonZeroU16, RouteName>> {
+type GatewayParts = (BTreeMap<NonZeroU16, RouteName>, EncodedSlashes);
+
+fn gateway_ports(message: &Message, at: &At<'_>, errors: &mut Errors) -> Option<GatewayParts> {
     refuse_if(message.api_listener.is_some(), &at.field("api_listener"), errors);
     refuse_if(message.default_filter_chain.is_some(), &at.field("default_filter_chain"), errors);
-    let mut ports = BTreeMap::new();
+    let (mut ports, mut slashes) = (BTreeMap::new(), None);
     for (index, chain) in message.filter_chains.iter().enumerate() {
         let at = at.index("filter_chains", index);
         refuse_if(chain.transport_socket.is_some(), &at.field("transport_socket"), errors);
@@ -297,8 +307,17 @@ fn gateway_ports(message: &Message, at: &At<'_>, errors: &mut Errors) -> Option<
         let Some(Some(port)) = destination_port(chain, &at, errors) else {
             return errors.refuse(&at.field("filter_chain_match"), Reason::Required);
         };
-        if ports.insert(port, http_routes(chain, &[], &at, errors)?).is_some() {
+        let (manager, routes) = http_routes(chain, &[], &at, errors)?;
+        if ports.insert(port, routes).is_some() {
             errors.add(&at, Reason::Duplicate);
+        }
+        let at = at.index("filters", 0);
+        let at = at.field(HttpConnectionManager::NAME);
+        let at = at.field("path_with_escaped_slashes_action");
+        let action = manager.path_with_escaped_slashes_action();
+        let read = encoded_slashes(action, &at, errors)?;
+        if *slashes.get_or_insert(read) != read {
+            errors.add(&at, Reason::expected(action.as_str_name(), "the same in every filter chain"));
         }
     }
     let first = message.address.iter().map(|address| (at.field("address"), address));
@@ -313,7 +332,18 @@ fn gateway_ports(message: &Message, at: &At<'_>, errors: &mut Errors) -> Option<
     if !bound.iter().eq(ports.keys()) {
         errors.add(&at.field("address"), Reason::expected(format!("{bound:?}"), "the ports of the filter chains"));
     }
-    Some(ports)
+    Some((ports, slashes.unwrap_or_default()))
+}
+
+fn encoded_slashes(action: PathWithEscapedSlashesAction, at: &At<'_>, errors: &mut Errors) -> Option<EncodedSlashes> {
+    use PathWithEscapedSlashesAction as Asked;
+    match action {
+        Asked::ImplementationSpecificDefault | Asked::RejectRequest => Some(EncodedSlashes::Refuse),
+        Asked::KeepUnchanged => Some(EncodedSlashes::Keep),
+        Asked::UnescapeAndRedirect | Asked::UnescapeAndForward => {
+            errors.refuse(at, Reason::expected(action.as_str_name(), "KEEP_UNCHANGED or REJECT_REQUEST"))
+        }
+    }
 }
 
 fn wildcard_port(address: &Address, at: &At<'_>, errors: &mut Errors) -> Option<NonZeroU16> {
@@ -329,12 +359,18 @@ fn wildcard_port(address: &Address, at: &At<'_>, errors: &mut Errors) -> Option<
     .or_else(|| errors.refuse(&at.field("port_value"), Reason::Required))
 }
 
-/// The routes of a chain that holds an HTTP connection manager and nothing else.
-fn http_routes(chain: &FilterChain, rbac: &[&str], at: &At<'_>, errors: &mut Errors) -> Option<RouteName> {
+/// The manager and the routes of a chain that holds an HTTP connection manager and nothing else.
+fn http_routes(
+    chain: &FilterChain,
+    rbac: &[&str],
+    at: &At<'_>,
+    errors: &mut Errors,
+) -> Option<(HttpConnectionManager, RouteName)> {
     let filter = only_filter(chain, at, errors)?;
     let at = at.index("filters", 0);
     let manager: HttpConnectionManager = read_filter(filter, &at, errors)?;
-    manager_routes(&manager, rbac, &at.field(HttpConnectionManager::NAME), errors)
+    let routes = manager_routes(&manager, rbac, &at.field(HttpConnectionManager::NAME), errors)?;
+    Some((manager, routes))
 }
 
 fn only_tcp_proxy(chain: &FilterChain, at: &At<'_>, errors: &mut Errors) -> Option<TcpProxy> {

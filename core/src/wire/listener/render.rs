@@ -2,9 +2,14 @@
 
 use std::num::NonZeroU16;
 
-use weft_proto::envoy::config::{
-    core::v3::{Address, SocketAddress, TrafficDirection, socket_address::PortSpecifier},
-    listener::v3::{AdditionalAddress, ApiListener, FilterChain, FilterChainMatch, Listener as Message},
+use weft_proto::envoy::{
+    config::{
+        core::v3::{Address, SocketAddress, TrafficDirection, socket_address::PortSpecifier},
+        listener::v3::{AdditionalAddress, ApiListener, FilterChain, FilterChainMatch, Listener as Message},
+    },
+    extensions::filters::network::http_connection_manager::v3::{
+        HttpConnectionManager, http_connection_manager::PathWithEscapedSlashesAction,
+    },
 };
 
 use super::{
@@ -13,7 +18,7 @@ use super::{
     listener_name,
 };
 use crate::{
-    listener::{Gateway, Inbound, Listener, Outbound, OutboundDefault, OutboundPolicy},
+    listener::{EncodedSlashes, Gateway, Inbound, Listener, Outbound, OutboundDefault, OutboundPolicy},
     route::WeightedCluster,
     wire::{ClientClass, Encoded, NotForClient, ResourceType, metadata, types::pack},
 };
@@ -85,12 +90,22 @@ fn render_gateway(gateway: &Gateway) -> Message {
     let mut addresses = gateway.ports.keys().map(|port| wildcard_address(*port));
     let address = addresses.next();
     let additional_addresses = addresses.map(|address| AdditionalAddress { address: Some(address) }).collect();
+    let slashes = match gateway.encoded_slashes {
+        EncodedSlashes::Refuse => PathWithEscapedSlashesAction::RejectRequest,
+        EncodedSlashes::Keep => PathWithEscapedSlashesAction::KeepUnchanged,
+    };
     let chains = gateway.ports.iter().map(|(port, routes)| FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             destination_port: Some(u32::from(port.get())),
             ..FilterChainMatch::default()
         }),
-        ..http_chain(port.to_string(), "gateway", routes, &[])
+        ..http_chain(
+            port.to_string(),
+            HttpConnectionManager {
+                path_with_escaped_slashes_action: slashes.into(),
+                ..http_manager("gateway", routes, &[])
+            },
+        )
     });
     Message {
         address,

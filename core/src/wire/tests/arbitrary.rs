@@ -15,8 +15,8 @@ use crate::{
     filter::{Filters, Header, HeaderModifier, header_modifier::check_value},
     identity::Identity,
     listener::{
-        AccessLog, Gateway, Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault, OutboundPolicy,
-        Protocol,
+        AccessLog, EncodedSlashes, Gateway, Inbound, InboundMode, InboundPort, Listener, Outbound, OutboundDefault,
+        OutboundPolicy, Protocol,
     },
     names::{ClusterName, RouteName, ServicePort},
     policy::{Authorization, Operation, PathPattern, Principal, Rule as PolicyRule},
@@ -169,9 +169,11 @@ fn outbound() -> impl Strategy<Value = Listener> {
 
 fn gateway() -> impl Strategy<Value = Listener> {
     let ports = vec((port(), route_name()), 0..4);
-    (label(), label(), ports, access_log()).prop_map(|(namespace, name, ports, access_log)| {
+    (label(), label(), ports, access_log(), any::<bool>()).prop_map(|(namespace, name, ports, access_log, keep)| {
         let ports: BTreeMap<_, _> = ports.into_iter().collect();
-        Listener::Gateway(Gateway { namespace, name, ports, access_log })
+        // It is a setting of the ports' managers.
+        let encoded_slashes = if keep && !ports.is_empty() { EncodedSlashes::Keep } else { EncodedSlashes::Refuse };
+        Listener::Gateway(Gateway { namespace, name, ports, access_log, encoded_slashes })
     })
 }
 

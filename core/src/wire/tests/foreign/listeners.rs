@@ -170,3 +170,75 @@ fn what_decides_about_connections_is_refused_when_it_is_not_known() {
         refused_listener(&gateway).starts_with("filter_chains[0].filter_chain_match.server_names: not supported\n")
     );
 }
+
+/// What Envoy would change in a path is not done, so it is refused. (37)
+#[test]
+fn escaped_slashes_are_kept_or_refused_at_every_port_alike() {
+    use hcm::http_connection_manager::PathWithEscapedSlashesAction as Action;
+    let source = core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
+        ..Default::default()
+    };
+    let router = hcm::HttpFilter {
+        name: "envoy.filters.http.router".into(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(
+            "envoy.extensions.filters.http.router.v3.Router",
+            &pb::Empty {},
+        ))),
+        ..Default::default()
+    };
+    let socket = |port| core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: "::".into(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    };
+    let chain = |port: u32, action: Action| {
+        let manager = hcm::HttpConnectionManager {
+            route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
+                config_source: Some(source.clone()),
+                route_config_name: format!("gateway/a/b:{port}"),
+            })),
+            http_filters: vec![router.clone()],
+            path_with_escaped_slashes_action: action.into(),
+            ..Default::default()
+        };
+        let url = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        listener::FilterChain {
+            filter_chain_match: Some(listener::FilterChainMatch {
+                destination_port: Some(pb::UInt32Value { value: port }),
+                ..Default::default()
+            }),
+            filters: vec![listener::Filter {
+                name: "http".into(),
+                config_type: Some(listener::filter::ConfigType::TypedConfig(any(url, &manager))),
+            }],
+            ..Default::default()
+        }
+    };
+    let gateway = |one, two| listener::Listener {
+        name: "gateway/a/b".into(),
+        address: Some(socket(80)),
+        additional_addresses: vec![listener::AdditionalAddress { address: Some(socket(81)), ..Default::default() }],
+        filter_chains: vec![chain(80, one), chain(81, two)],
+        ..Default::default()
+    };
+    let read = |message: &listener::Listener| {
+        let any = Any { type_url: ResourceType::Listener.type_url().into(), value: message.encode_to_vec() };
+        match parse_listener(&message.name, &any) {
+            Ok((_, Listener::Gateway(gateway))) => format!("{:?}", gateway.encoded_slashes),
+            Ok(_) => panic!("another kind"),
+            Err(error) => error.to_string(),
+        }
+    };
+    for (one, two, expected) in [
+        (Action::KeepUnchanged, Action::KeepUnchanged, "Keep"),
+        (Action::RejectRequest, Action::ImplementationSpecificDefault, "Refuse"),
+        (Action::KeepUnchanged, Action::RejectRequest, "must be the same in every filter chain"),
+        (Action::UnescapeAndForward, Action::UnescapeAndForward, "must be KEEP_UNCHANGED or REJECT_REQUEST"),
+    ] {
+        let found = read(&gateway(one, two));
+        assert!(found.contains(expected), "{one:?} {two:?}: {found}");
+    }
+}
