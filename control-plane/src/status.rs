@@ -215,7 +215,7 @@ impl StatusView {
     /// Faults of an object that are no reason to reject it.
     pub fn warnings(&self, object: &Object) -> Vec<String> {
         let bad = |condition: &Condition| match condition.kind.as_str() {
-            "Conflicted" => condition.status == ConditionStatus::True,
+            "Conflicted" | "Shadowed" => condition.status == ConditionStatus::True,
             _ => condition.status == ConditionStatus::False,
         };
         let conditions = self.world.conditions(&object.key()).into_iter().chain(self.accounts_known(object));

@@ -6,7 +6,8 @@
 //!   one does not rebuild the other.
 //! - `route` (with `precedence`), `gateway`, `cluster`, `inbound`: one kind of resource each.
 //! - `affected`: the names of the resources that an object has a part in.
-//! - `status`: the status of an object, in the Gateway API's conditions; `selected`: whom its selectors and accounts pick.
+//! - `status`: the status of an object, in the Gateway API's conditions; `selected`: whom its selectors and accounts pick;
+//!   `shadowed`: rules that no request reaches.
 //!
 //! Spec: Gateway API v1 (HTTPRoute, Gateway), GAMMA (GEP-1226, GEP-1294: HTTPRoutes attached to a Service).
 
@@ -32,6 +33,7 @@ mod objects;
 mod precedence;
 mod route;
 mod selected;
+mod shadowed;
 mod status;
 mod workloads;
 

@@ -331,3 +331,27 @@ spec: {selector: {matchLabels: {app: a}}, action: Allow, rules: [{from: [{servic
     registered.send_modify(|now| *now = Arc::new(now.next(now.workloads.remove(&key), [key.clone()].into())));
     assert_eq!(status(service, "Selected").0, ConditionStatus::False, "it is gone again");
 }
+
+/// (24)
+#[test]
+fn a_shadowed_rule_is_a_warning_and_a_condition() {
+    let text = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{port: 80}], clusterIPs: [240.0.0.1]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: a}]
+  rules: [{backendRefs: [{name: a, port: 80}]}, {name: canary, backendRefs: [{name: a, port: 80}]}]
+";
+    let desired = stated(text);
+    let book = book(&Arc::default());
+    let route = &desired.objects[&"HTTPRoute/shop/r".parse::<ObjectKey>().unwrap()];
+    let view = book.view_once(&desired);
+    let message = "rule shop/r#canary gets no request: shop/r#0 takes all";
+    assert_eq!(view.warnings(route), [format!("RulesShadowed: {message}")]);
+    let parent = view.with_status(route).status().unwrap().parents[0].clone();
+    let shadowed = parent.conditions.iter().find(|it| it.kind == "Shadowed").unwrap();
+    assert_eq!((shadowed.status, shadowed.message.as_str()), (ConditionStatus::True, message));
+}

@@ -2,12 +2,18 @@
 //! target.
 //! Order: every list is in the order of age, namespace and name, so that the oldest object wins a conflict.
 
-use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{Arc, OnceLock},
+};
 
 use jiff::Timestamp;
 
 use super::{
     protocol,
+    shadowed::Shadows,
     workloads::{Instance, InstancePort, Workloads},
 };
 use crate::{
@@ -36,6 +42,8 @@ pub struct Objects {
     gateways: BTreeMap<Name, GatewayEntry>,
     authorization: BTreeMap<String, Vec<Arc<Object>>>,
     workloads: Workloads,
+    /// Made when a status is first asked for: no resource needs it.
+    shadows: OnceLock<Shadows>,
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +72,7 @@ impl Objects {
             gateways: BTreeMap::new(),
             authorization: BTreeMap::new(),
             workloads: Workloads::default(),
+            shadows: OnceLock::new(),
         };
         let mut by_age: Vec<&Arc<Object>> = all.values().collect();
         by_age.sort_by_key(|object| age(object.metadata()));
@@ -196,6 +205,19 @@ impl Objects {
     pub(super) fn gateway_routes(&self, namespace: &str, name: &str) -> impl Iterator<Item = &HttpRoute> {
         let entry = self.gateways.get(&(namespace.to_owned(), name.to_owned()));
         entry.into_iter().flat_map(|entry| entry.routes.iter().filter_map(|object| as_route(object)))
+    }
+
+    /// The Services and Gateways that HTTPRoutes name as a parent: namespace, name and kind.
+    pub(super) fn parents(&self) -> impl Iterator<Item = (&str, &str, RefKind)> {
+        let services = self.services.iter().filter(|(_, entry)| !entry.routes.is_empty());
+        let services = services.map(|((namespace, name), _)| (namespace.as_str(), name.as_str(), RefKind::Service));
+        let gateways = self.gateways.iter().filter(|(_, entry)| !entry.routes.is_empty());
+        services.chain(gateways.map(|((namespace, name), _)| (namespace.as_str(), name.as_str(), RefKind::Gateway)))
+    }
+
+    /// The rules that no request can reach, as `find` finds them at the first call.
+    pub(super) fn shadows(&self, find: impl FnOnce() -> Shadows) -> &Shadows {
+        self.shadows.get_or_init(find)
     }
 
     /// The AuthorizationPolicies of a namespace.

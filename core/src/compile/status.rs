@@ -68,14 +68,14 @@ impl World {
         };
         let problem = problem.or_else(|| expression_problem(route));
         let resolved = self.backend_problem(route);
-        ParentStatus {
-            parent_ref: parent.clone(),
-            controller_name: CONTROLLER.into(),
-            conditions: vec![
-                condition("Accepted", "Accepted", problem),
-                condition("ResolvedRefs", "ResolvedRefs", resolved),
-            ],
-        }
+        let mut conditions =
+            vec![condition("Accepted", "Accepted", problem), condition("ResolvedRefs", "ResolvedRefs", resolved)];
+        // As the Gateway API's `PartiallyInvalid`: there only while it is true.
+        conditions.extend(self.shadowed_rules(route, parent).map(|message| Condition {
+            status: status(true),
+            ..condition("Shadowed", "", Some(("RulesShadowed", message)))
+        }));
+        ParentStatus { parent_ref: parent.clone(), controller_name: CONTROLLER.into(), conditions }
     }
 
     fn service_parent_problem(&self, route: &HttpRoute, parent: &ParentReference) -> Option<Problem> {

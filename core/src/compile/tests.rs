@@ -14,6 +14,7 @@ mod gateways;
 mod policies;
 mod routes;
 mod selected;
+mod shadowed;
 
 fn objects(yaml: &str) -> BTreeMap<ObjectKey, Arc<Object>> {
     let parsed = parse_documents(yaml).unwrap_or_else(|errors| panic!("{errors:#?}"));
