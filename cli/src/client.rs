@@ -342,7 +342,7 @@ impl ClientError {
                     .to_owned(),
             ),
             Self::Rejected { status: StatusCode::UNAUTHORIZED, .. } => Some(
-                "Give an admin token: --token-file FILE, --token or WEFT_TOKEN. The control plane printed one at its first start; \
+                "Give an admin token: --token-file FILE, --token or WEFT_TOKEN. It is in admin-token of the control plane's data directory; \
                  its Unix socket, on its machine, needs no token."
                     .to_owned(),
             ),

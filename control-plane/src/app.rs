@@ -4,7 +4,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -33,7 +33,7 @@ use crate::{
     status::StatusBook,
     store::{Embedded, Store},
     tls::{self, Certificates, TlsProver},
-    tokens::{Secret, Tokens},
+    tokens::Tokens,
     xds::{Feed, Limits},
 };
 
@@ -59,7 +59,7 @@ pub struct Addresses {
 /// A running control plane.
 pub struct Running {
     addresses: Addresses,
-    admin_token: Option<Secret>,
+    admin_token: Option<PathBuf>,
     mesh: Mesh,
     metrics: Arc<Metrics>,
     registry: Arc<Registry>,
@@ -81,9 +81,10 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     }
     let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
     let desired = DesiredState::open(Arc::clone(&store)).await?;
-    let tokens = Tokens::new(store, *authority.root_hash());
+    let admin_file = config.data_dir.join("admin-token");
+    let tokens = Tokens::new(store, *authority.root_hash(), admin_file.clone());
     tokens.read_accounts().await?;
-    let admin_token = tokens.first_admin(Timestamp::now()).await?;
+    let admin_token = tokens.first_admin(Timestamp::now()).await?.map(|_in_the_file| admin_file);
     let (file, loaded) = RegistryFile::open(&config.data_dir.join("registry.redb"))?;
     let file = Arc::new(file);
     let metrics = Arc::new(Metrics::default());
@@ -201,9 +202,9 @@ impl Running {
         &self.addresses
     }
 
-    /// The admin token, if this was the first start.
-    pub fn admin_token(&self) -> Option<&Secret> {
-        self.admin_token.as_ref()
+    /// The file with the admin token, if this was the first start.
+    pub fn admin_token(&self) -> Option<&Path> {
+        self.admin_token.as_deref()
     }
 
     /// The state of the mesh.

@@ -72,7 +72,7 @@ impl Service {
         }
         let consumed = self.tokens.consume(&token, key.der_bytes(), expected.as_ref(), Timestamp::now()).await;
         let (namespace, account) = consumed.map_err(|error| match &error {
-            TokenError::Store(_) | TokenError::Random(_) | TokenError::TooMany => {
+            TokenError::Store(_) | TokenError::Random(_) | TokenError::AdminFile { .. } | TokenError::TooMany => {
                 tracing::error!(error = &error as &dyn std::error::Error, "checking a join token failed");
                 Status::unavailable("the token cannot be checked now")
             }

@@ -63,18 +63,18 @@ async fn run(config: Config) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Prints the admin token and its use at the first start, and never again.
+/// Says at the first start where the admin token is and how it is used. The token itself is never printed: logs are kept and
+/// read by others.
 fn welcome(running: &Running, data_dir: &std::path::Path) {
     let Some(token) = running.admin_token() else { return };
-    let addresses = running.addresses();
+    let (addresses, data_dir) = (running.addresses(), data_dir.display());
     eprintln!(
-        "\nThis is the first start. The admin token of the API, shown only now:\n\n    {}\n\n\
-         From elsewhere:     weft --server https://HOST:{} --ca root.pem --token-file FILE status\n\
-         \x20                   ({}/root.pem is the certificate to check it against)\n\
-         On this machine:    weft --server unix:{} status   (needs no token)\n",
-        token.reveal(),
-        addresses.api.port(),
-        data_dir.display(),
+        "\nThis is the first start. The admin token of the API is in {}.\n\n\
+         On this machine:    weft --server unix:{} status   (needs no token)\n\
+         From elsewhere:     weft --server https://HOST:{} --ca root.pem --token-file admin-token status\n\
+         \x20                   (with copies of {data_dir}/root.pem and of the token)\n",
+        token.display(),
         addresses.api_socket.display(),
+        addresses.api.port(),
     );
 }

@@ -1,8 +1,9 @@
 //! Tokens: join tokens for a workload's first certificate, and the API's admin token.
 //! Texts: `weft1.<id>.<secret>.<sha256 of the root, hex>` and `weftadmin.<id>.<secret>`. Only the SHA-256 of a secret is
-//! stored, and compared in constant time. A secret has 256 random bits, so no rate limit is needed against guessing.
+//! stored, and compared in constant time; the admin token is in a private file of the data directory too. A secret has
+//! 256 random bits, so no rate limit is needed against guessing.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use jiff::{SignedDuration, Timestamp};
@@ -11,6 +12,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     crypto::{self, RandomError, sha256},
+    files,
     store::{LastUse, Store, StoreError, TokenPurpose, TokenRecord},
 };
 
@@ -31,6 +33,8 @@ const ADMIN: &str = "weftadmin";
 pub struct Tokens {
     store: Arc<dyn Store>,
     root_hash: [u8; 32],
+    /// The file of the admin token.
+    admin_file: PathBuf,
     accounts: Arc<Accounts>,
 }
 
@@ -91,6 +95,15 @@ pub enum TokenError {
     /// There are too many tokens.
     #[error("there are {MAX_TOKENS} tokens; delete some")]
     TooMany,
+    /// The file of the admin token was not written.
+    #[error("writing the admin token to {path} failed")]
+    AdminFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The store failed.
     #[error("reading or writing tokens failed")]
     Store(#[from] StoreError),
@@ -113,9 +126,9 @@ impl fmt::Debug for Secret {
 }
 
 impl Tokens {
-    /// Tokens of a store, for a mesh with this root.
-    pub fn new(store: Arc<dyn Store>, root_hash: [u8; 32]) -> Self {
-        Self { store, root_hash, accounts: Arc::default() }
+    /// Tokens of a store, for a mesh with this root; the admin token is written to `admin_file` with mode 0600.
+    pub fn new(store: Arc<dyn Store>, root_hash: [u8; 32], admin_file: PathBuf) -> Self {
+        Self { store, root_hash, admin_file, accounts: Arc::default() }
     }
 
     /// The accounts of the join tokens, as of [`Tokens::read_accounts`] and the changes since.
@@ -136,7 +149,8 @@ impl Tokens {
         Ok(())
     }
 
-    /// Creates the admin token if there is none; its text is returned only here.
+    /// Creates the admin token if there is none; its text is returned only here, and in its file.
+    /// Errors: the file or the store; the next call tries again.
     pub async fn first_admin(&self, now: Timestamp) -> Result<Option<Secret>, TokenError> {
         if self.store.tokens().await?.iter().any(|token| matches!(token.purpose, TokenPurpose::Admin { .. })) {
             return Ok(None);
@@ -145,7 +159,7 @@ impl Tokens {
     }
 
     /// Creates a new admin token and deletes every other one.
-    /// Errors: the store; there may be two tokens then, and the older one still works.
+    /// Errors: the file or the store; there may be two tokens then, and the older one still works.
     pub async fn replace_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
         let all = self.store.tokens().await?;
         let secret = self.new_admin(author, now).await?;
@@ -158,8 +172,12 @@ impl Tokens {
     async fn new_admin(&self, author: &str, now: Timestamp) -> Result<Secret, TokenError> {
         let (id, secret) = (crypto::hex::<8>()?, BASE64URL_NOPAD.encode(&crypto::bytes::<32>()?));
         let purpose = TokenPurpose::Admin { name: "admin".into() };
+        let text = format!("{ADMIN}.{id}.{secret}");
+        // The file comes first: a crash in between leaves a token that does not work yet, never one that nobody can know.
+        files::write_private(&self.admin_file, format!("{text}\n").as_bytes())
+            .map_err(|source| TokenError::AdminFile { path: self.admin_file.clone(), source })?;
         self.store.put_token(record(&id, &secret, purpose, now, None, None, author)).await?;
-        Ok(Secret(format!("{ADMIN}.{id}.{secret}")))
+        Ok(Secret(text))
     }
 
     /// Creates a join token.
@@ -348,7 +366,8 @@ mod tests {
     fn tokens() -> (tempfile::TempDir, Tokens) {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap());
-        (dir, Tokens::new(store, [7; 32]))
+        let file = dir.path().join("admin-token");
+        (dir, Tokens::new(store, [7; 32], file))
     }
 
     fn wish(reusable: bool) -> JoinTokenRequest {
@@ -396,11 +415,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_admin_token_ends_the_old_one_and_no_join_token() {
-        let (_dir, tokens) = tokens();
+        let (dir, tokens) = tokens();
         let old = tokens.first_admin(NOW).await.unwrap().unwrap();
         let (_, join) = tokens.create(&wish(false), NOW).await.unwrap();
         let new = tokens.replace_admin("local", NOW).await.unwrap();
         assert_eq!(tokens.admin(new.reveal(), NOW).await.unwrap(), "admin");
+        let file = std::fs::read_to_string(dir.path().join("admin-token")).unwrap();
+        assert_eq!(file.trim(), new.reveal(), "the file has the one that works");
         assert!(matches!(tokens.admin(old.reveal(), NOW).await, Err(TokenError::Unknown)));
         assert!(tokens.consume(join.reveal(), KEY, None, NOW).await.is_ok());
         assert!(tokens.first_admin(NOW).await.unwrap().is_none());

@@ -48,7 +48,7 @@ pub async fn run(client: &Client, args: &Token) -> anyhow::Result<()> {
         Token::Admin => {
             let answer = client.request::<AdminToken>(Method::POST, "/api/v1/admin-token", None).await?;
             output::lines(&[answer.meaning.token])?;
-            let note = "new admin token; not shown again. The old one is no longer valid";
+            let note = "new admin token, also in admin-token of the control plane's data directory. The old one is no longer valid";
             eprintln!("{}", Style::stderr().dim(note));
         }
     }

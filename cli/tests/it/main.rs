@@ -247,7 +247,7 @@ fn remote_access_requires_tls_and_a_token() {
     let world = World::start();
     let url = format!("https://{}", world.api);
     let ca = world.path("data/root.pem");
-    let token = world.file("token", &world.admin_token());
+    let token = world.admin_token();
     let args = |more: &[&str]| -> Vec<String> {
         ["--server", &url].iter().chain(more).chain(&["status"]).map(|word| (*word).to_owned()).collect()
     };
@@ -291,7 +291,7 @@ const COMMANDS: &[&[&str]] = &[
 fn the_grpc_port_is_not_taken_for_the_api() {
     let world = World::start();
     let server = format!("https://{}", world.grpc);
-    let (ca, token) = (world.path("data/root.pem"), world.file("token", &world.admin_token()));
+    let (ca, token) = (world.path("data/root.pem"), world.admin_token());
     for command in COMMANDS {
         let said = world::program(&[&["--server", &server, "--ca", &ca, "--token-file", &token], *command].concat());
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{command:?}: {}", said.err);

@@ -6,7 +6,6 @@ use std::{
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -58,17 +57,9 @@ impl World {
         Self { api: of("api"), grpc: of("grpc"), directory, process }
     }
 
-    /// The admin token, which it prints at its first start, to standard error.
+    /// The file of the admin token, which the first start writes.
     pub(crate) fn admin_token(&self) -> String {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            let log = fs::read_to_string(self.path("log")).unwrap();
-            match log.lines().map(str::trim).find(|line| line.starts_with("weftadmin.")) {
-                Some(token) => return token.to_owned(),
-                None => assert!(Instant::now() < deadline, "no token: {log}"),
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.path("data/admin-token")
     }
 
     /// Runs `weft` through the Unix socket.

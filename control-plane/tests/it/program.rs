@@ -1,6 +1,9 @@
 //! The program itself: flags, output, a second one on the same data, the end.
 
-use std::process::{Command, Output};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Output},
+};
 
 use crate::crash::Program;
 
@@ -18,8 +21,9 @@ fn wrong_flags_are_all_told_with_exit_code_64() {
     assert_eq!(run(&["--help"]).status.code(), Some(0));
 }
 
+/// (26)
 #[test]
-fn the_token_is_told_once_and_a_second_program_is_refused() {
+fn the_admin_token_is_in_a_private_file_and_never_in_the_log_and_a_second_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::start(dir.path());
     let data = dir.path().join("data").display().to_string();
@@ -29,9 +33,15 @@ fn the_token_is_told_once_and_a_second_program_is_refused() {
     assert!(!second.status.success() && text.contains("in use by another weft-control-plane"), "{text}");
     let (status, log) = program.terminate();
     assert!(status.success(), "{log}");
-    assert_eq!(log.matches("weftadmin.").count(), 1, "{log}");
+    let file = dir.path().join("data/admin-token");
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert!(token.starts_with("weftadmin.") && token.ends_with('\n'), "{token}");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(log.contains(&format!("The admin token of the API is in {}.", file.display())), "{log}");
+    assert!(!log.contains("weftadmin."), "{log}");
     let (_, log) = Program::start(dir.path()).terminate();
-    assert_eq!(log.matches("weftadmin.").count(), 0, "{log}");
+    assert!(!log.contains("admin token") && !log.contains("weftadmin."), "{log}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), token, "the same token after a restart");
 }
 
 #[test]
