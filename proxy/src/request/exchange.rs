@@ -140,9 +140,21 @@ impl Exchange {
         answer
     }
 
+    /// What the caller is told of what its request was sent to. A workload may know the service that it calls and its endpoints; a
+    /// caller at the edge may not, and an answer of the inbound side may travel on to the edge.
+    fn told(&self) -> respond::Called<'_> {
+        match self.direction() {
+            Direction::Outbound => respond::Called {
+                cluster: self.called.as_ref().map(|cluster| &*cluster.name),
+                endpoint: self.progress.endpoint,
+            },
+            Direction::Inbound | Direction::Gateway => respond::Called::default(),
+        }
+    }
+
     /// Ends with an answer of our own.
     pub(crate) fn fail(mut self: Box<Self>, failure: Failure) -> Answer {
-        let answer = respond::to(&failure, self.is_grpc());
+        let answer = respond::at(&failure, self.is_grpc(), self.told());
         // That of gRPC is 200, whatever has failed.
         self.status = failure.reply().status;
         self.failure = Some(failure);
@@ -288,7 +300,7 @@ impl Watcher for Exchange {
             && self.connection.protocol == Protocol::Http2
             && (self.connection.identity.is_none() || error.is_too_large())
             && http2::reset_code(error).is_none();
-        let trailers = told.then(|| respond::trailers(error));
+        let trailers = told.then(|| respond::trailers(error, self.told()));
         self.finish();
         trailers
     }

@@ -122,6 +122,9 @@ async fn failures_of_the_proxy_are_told_as_a_grpc_status() {
     let answer = client.send_request(call("/unary", full(message("hi")))).await.unwrap();
     assert_eq!((answer.status().as_u16(), &answer.headers()["grpc-status"]), (200, &"14".parse().unwrap()));
     assert!(answer.headers()["grpc-message"].to_str().unwrap().starts_with("weft: connect failed"));
+    // (26)
+    let message = answer.headers()["grpc-message"].to_str().unwrap();
+    assert!(message.contains(&format!(", endpoint {gone})")), "{message}");
 }
 
 crate::records::with_rustls! {
