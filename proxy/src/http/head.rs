@@ -1,7 +1,7 @@
 //! The head of a request, and the checks at its arrival.
 //! Spec: RFC 9110 §7.6.1 (Connection), RFC 9113 §8.2.2 (connection-specific fields in HTTP/2).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use weft_core::{
     failure::Failure,
@@ -27,6 +27,8 @@ pub(crate) struct Head {
     pub(crate) absolute: bool,
     /// The length of the body of a request that asks for another protocol, where it has one. Its bytes precede the tunnel's.
     pub(crate) upgrade_body: Option<u64>,
+    /// How long its application may take to be connected, where the caller's policy says more than the default.
+    pub(crate) connect: Option<Duration>,
     /// Where interim answers go; `None` for a caller that knows none.
     pub(crate) interim: Option<Interim>,
     /// It is written for the hop, not for the application.
@@ -47,7 +49,16 @@ impl Head {
             Framing::Length(length) if upgrade.is_some() => Some(length),
             Framing::Length(_) | Framing::None | Framing::Chunked | Framing::UntilClose => None,
         };
-        Ok(Self { version: request.version, request, upgrade, absolute, upgrade_body, interim: None, on_hop: false })
+        Ok(Self {
+            version: request.version,
+            request,
+            upgrade,
+            absolute,
+            upgrade_body,
+            connect: None,
+            interim: None,
+            on_hop: false,
+        })
     }
 
     /// Takes a head that came by HTTP/2. `hop`: from another proxy, which passes on a request of HTTP/1.0 without Host too.
@@ -75,6 +86,7 @@ impl Head {
             upgrade,
             absolute: false,
             upgrade_body: None,
+            connect: None,
             interim: None,
             on_hop: false,
         })

@@ -7,11 +7,14 @@
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
 //! | `weft-body` | on an extended CONNECT: the length of the body of the request that asks for another protocol, whose bytes precede the tunnel's; Content-Length would be the length of all that follows |
+//! | `weft-connect` | on a request: how long the application may take to be connected, in milliseconds, when the caller's policy says more than the default |
 //! | `weft-names` | the spelling of the field names of a message of HTTP/1: `weft_http::spelling` |
 //! | `weft-reason` | on an answer: the reason phrase, when it is not the standard one |
 //! | `weft-upgrade` | on an answer of 426: the protocols that the application asks for |
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; `BUDGET` beside it, or on the application's own answer: no retry was left in the budget; not stripped on the way back |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
+
+use std::time::Duration;
 
 use weft_core::failure::Failure;
 use weft_http::{
@@ -37,6 +40,9 @@ const UPGRADE: &str = "weft-upgrade";
 /// Longest reason phrase that is carried; a longer one is replaced by the standard one.
 const MAX_REASON: usize = 512;
 const BODY: &str = "weft-body";
+const CONNECT: &str = "weft-connect";
+/// The longest time to connect to an application, whatever a policy says.
+pub(crate) const MAX_CONNECT: Duration = Duration::from_secs(300);
 /// For the application: the SPIFFE ID of the caller.
 pub(crate) const CLIENT_ID: &str = "weft-client-id";
 
@@ -111,6 +117,9 @@ pub(crate) fn send(head: &mut Head) {
         head.set_method(b"CONNECT");
         head.upgrade = Some(protocol);
     }
+    if let Some(connect) = head.connect {
+        head.request.fields.push(CONNECT.as_bytes(), connect.as_millis().to_string().as_bytes());
+    }
     match head.version {
         Version::Http10 => head.request.fields.push(VERSION.as_bytes(), b"1.0"),
         Version::Http2 => head.request.fields.push(VERSION.as_bytes(), b"2"),
@@ -145,6 +154,12 @@ pub(crate) fn upgrade_body(fields: &Fields) -> Option<u64> {
     std::str::from_utf8(reserved(fields, BODY)?).ok()?.parse().ok()
 }
 
+/// How long the application may take to be connected.
+fn connect(fields: &Fields) -> Option<Duration> {
+    let millis = std::str::from_utf8(reserved(fields, CONNECT)?).ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis).min(MAX_CONNECT))
+}
+
 /// Restores the head from the reserved fields, and strips them. The method that the peer names is judged as the method of a request
 /// is. Errors: it is refused.
 pub(crate) fn receive(head: &mut Head) -> Result<(), Failure> {
@@ -165,6 +180,7 @@ pub(crate) fn receive(head: &mut Head) -> Result<(), Failure> {
         head.upgrade_body = Some(length);
         head.request.fields.push(b"content-length", length.to_string().as_bytes());
     }
+    head.connect = connect(&head.request.fields);
     head.version = match reserved(&head.request.fields, VERSION) {
         Some(b"1.0") => Version::Http10,
         Some(b"2") => Version::Http2,

@@ -44,12 +44,13 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Longest wait for a caller to close after GOAWAY while it has no request in flight.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Longest wait for a caller to close after GOAWAY while it has no request in flight: longer than the 1 s of a lost segment.
+const FAREWELL: Duration = Duration::from_millis(1_500);
 /// Longest wait after GOAWAY for a caller to read the end of its last answers.
 const TAIL: Duration = Duration::from_secs(10);
-/// How long the rest of a request that was answered early is read, so that the answer is not lost.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the rest of a request that was answered early is read, so that the answer is not lost: longer than the 1 s after which
+/// a lost segment is sent again (RFC 6298).
+const LINGER: Duration = Duration::from_millis(2_500);
 
 /// Answers the requests of a connection.
 pub(crate) trait Handler: Send + Sync + 'static {

@@ -24,11 +24,11 @@ use crate::{
         cluster::{Cluster, EndpointState},
         pool::{Bounds, Lease, SendError},
     },
-    worker::Worker,
+    worker::{APPLICATION, Worker},
 };
 
-/// How long a request waits for the first endpoints of a cluster that was just learned of.
-const FIRST_ENDPOINTS: Duration = Duration::from_secs(1);
+/// How long a request waits for the first endpoints of a cluster that was just learned of: longer than a lost segment costs.
+const FIRST_ENDPOINTS: Duration = Duration::from_secs(3);
 
 /// The time that connections which were just closed take to end.
 const CLOSING: Duration = Duration::from_millis(1);
@@ -261,6 +261,8 @@ async fn send(
     mut flight: Flight,
 ) -> Result<(Answer, Flight), Failure> {
     let target = &endpoint.endpoint;
+    let connect = cluster.settings.connect_timeout;
+    head.connect = (connect > APPLICATION.connect).then_some(connect);
     // The workload itself: no hop.
     if worker.is_local(target.address, target.identity.as_ref()) {
         let delivered = Box::pin(deliver::request_to_self(worker, target.address, head, body));

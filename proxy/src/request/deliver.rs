@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::io::AsyncReadExt;
 use weft_core::{
     failure::{Failure, Limit},
     identity::Identity,
@@ -44,8 +45,25 @@ impl AsMut<Stream> for Application {
 
 /// Connects to the application for opaque bytes.
 pub(crate) async fn connect(worker: &Worker, destination: SocketAddr) -> Result<Application, Failure> {
+    connect_within(worker, destination, APPLICATION.connect).await
+}
+
+/// The same for a caller's proxy that waits for the verdict: that one knows the policy, and gives up when it says so.
+pub(crate) async fn connect_for(
+    worker: &Worker,
+    destination: SocketAddr,
+    caller: &mut Stream,
+) -> Result<Application, Failure> {
+    tokio::select! {
+        connected = connect_within(worker, destination, hop::MAX_CONNECT) => connected,
+        // It sends nothing before the verdict.
+        _gone = caller.read_u8() => Err(Failure::CallerGone),
+    }
+}
+
+async fn connect_within(worker: &Worker, destination: SocketAddr, within: Duration) -> Result<Application, Failure> {
     let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, Limit::Connections)?;
-    let stream = worker.dialer.tcp(destination, APPLICATION.connect).await?;
+    let stream = worker.dialer.tcp(destination, within).await?;
     bound_unread(&stream);
     Ok(Application { stream: plain(stream), slot })
 }
@@ -79,14 +97,15 @@ pub(crate) async fn request(
     let repeatable = head.upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(head.request.method());
     let pool = if version == Version::Http1 { http1 } else { http2 };
     let pool = pool.get_or_init(|| worker.application(application, version));
+    let bounds = Bounds { connect: APPLICATION.connect.max(head.connect.unwrap_or_default()), ..APPLICATION };
     let mut flight = Flight::default();
-    let mut sent = pool.send(worker.opener(), APPLICATION, head, body, &mut flight.switched).await;
+    let mut sent = pool.send(worker.opener(), bounds, head, body, &mut flight.switched).await;
     // The application closed an idle connection while the request was on its way (RFC 9112 §9.3.1). The caller does not know
     // our pool, so the request is repeated here, on a connection that is not out of it.
     if let Err(SendError { failure: Failure::Reset(_), reused: true, .. }) = &sent
         && repeatable
     {
-        let fresh = Bounds { idle: Duration::ZERO, ..APPLICATION };
+        let fresh = Bounds { idle: Duration::ZERO, ..bounds };
         sent = pool.send(worker.opener(), fresh, head, Body::Empty, &mut flight.switched).await;
     }
     let (mut response, body, lease) = sent.map_err(|error| error.failure)?;

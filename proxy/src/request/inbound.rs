@@ -184,7 +184,14 @@ async fn told_opaque(worker: Arc<Worker>, mut stream: Stream, accepted: Accepted
         }
     };
     let connected = match allowed {
-        Ok(protocol) => deliver::connect(&worker, flow.destination).await.map(|application| (protocol, application)),
+        Ok(protocol) => {
+            let connected = if waits {
+                deliver::connect_for(&worker, flow.destination, &mut stream).await
+            } else {
+                deliver::connect(&worker, flow.destination).await
+            };
+            connected.map(|application| (protocol, application))
+        }
         Err(failure) => Err(failure),
     };
     let (protocol, application) = match connected {

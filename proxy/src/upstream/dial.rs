@@ -61,7 +61,7 @@ impl Dialer {
     }
 
     /// The same for opaque bytes, and waits for the peer's verdict: the application was reached, unless the peer is of a kind that
-    /// does not say. `within`: the time until the handshake is done.
+    /// does not say. `within`: the time until the handshake is done, and if it is longer than the default, until the verdict.
     pub(crate) async fn opaque(
         &self,
         address: SocketAddr,
@@ -70,7 +70,7 @@ impl Dialer {
     ) -> Result<Stream, Failure> {
         let (mut stream, alpn) = self.handshake(address, expected, &[ALPN_VERDICT, ALPN_TCP], within).await?;
         if alpn == ALPN_VERDICT {
-            verdict::read(&mut stream).await?;
+            verdict::read(&mut stream, within).await?;
         }
         Ok(stream)
     }

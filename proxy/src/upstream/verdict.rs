@@ -22,15 +22,16 @@ const CONNECTED: u8 = 0;
 const NOT_REACHED: u8 = 1;
 const REFUSED: u8 = 2;
 
-/// The longest wait for a verdict: longer than any proxy takes to connect to its application.
-const WAIT: Duration = Duration::from_secs(30);
+/// The longest wait for a verdict, where the policy does not allow more to connect. The peer waits for its application until this
+/// one gives up.
+const WAIT: Duration = Duration::from_secs(10);
 /// The longest time that a refusal takes to be sent.
-const SEND: Duration = Duration::from_secs(1);
+const SEND: Duration = Duration::from_millis(2_500);
 
-/// Waits for the peer's verdict.
+/// Waits for the peer's verdict. `within`: the policy's time to connect.
 /// Errors: the application was not reached. Nothing was sent to it.
-pub(super) async fn read(stream: &mut Stream) -> Result<(), Failure> {
-    match timeout(WAIT, stream.read_u8()).await {
+pub(super) async fn read(stream: &mut Stream, within: Duration) -> Result<(), Failure> {
+    match timeout(WAIT.max(within), stream.read_u8()).await {
         Ok(Ok(CONNECTED)) => Ok(()),
         Ok(Ok(NOT_REACHED)) => Err(Failure::RefusedStream),
         Ok(Ok(_other)) => Err(Failure::DeniedByPeer),

@@ -25,6 +25,7 @@ mod hostile;
 mod http1;
 mod http2;
 mod interim;
+mod lasting;
 mod layers;
 mod limits;
 mod outliers;

@@ -54,7 +54,18 @@ impl Authority {
 
     /// A certificate for an account, good or expired.
     pub(crate) fn svid(&self, account: &str, good: bool) -> MeshTls {
-        let (leaf, key) = self.leaf(account, good);
+        self.mesh_tls(self.leaf(account, good))
+    }
+
+    /// A certificate for an account that ends after a time.
+    pub(crate) fn svid_for(&self, account: &str, time: Duration) -> MeshTls {
+        let end = UnixTime::now().as_secs() + time.as_secs();
+        self.mesh_tls(self.leaf_with(account, |params| {
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        }))
+    }
+
+    fn mesh_tls(&self, (leaf, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> MeshTls {
         MeshTls::new(Svid::new(vec![leaf], key, vec![self.0.der().clone()]).unwrap(), crate::records::used()).unwrap()
     }
 
@@ -74,12 +85,20 @@ impl Authority {
     }
 
     fn leaf(&self, account: &str, good: bool) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.leaf_with(account, |params| params.not_after = rcgen::date_time_ymd(if good { 4000 } else { 2020 }, 1, 1))
+    }
+
+    fn leaf_with(
+        &self,
+        account: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         let name = if account.contains("://") { Identity::parse(account).unwrap() } else { identity(account) };
         params.subject_alt_names = vec![SanType::URI(name.as_str().try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_after = rcgen::date_time_ymd(if good { 4000 } else { 2020 }, 1, 1);
+        change(&mut params);
         let leaf = params.signed_by(&key, &self.0).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         (leaf.der().clone(), key)

@@ -38,7 +38,7 @@ const MAX_STREAMS: u32 = 100;
 /// has no such thing: then the stream is cancelled.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How long a connection without requests may take to close.
-const CLOSE: Duration = Duration::from_secs(1);
+const CLOSE: Duration = Duration::from_millis(2_500);
 
 /// An HTTP/2 connection.
 #[derive(Clone, Debug)]
