@@ -10,14 +10,14 @@ use weft_core::api::Kind;
 pub struct Answer<T> {
     /// As it came, to be printed.
     pub json: Value,
-    /// As it is understood.
+    /// Its meaning.
     pub meaning: T,
 }
 
 /// `{"revision": N, "items": […]}`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct List<T> {
-    /// The revision of desired state that it is of.
+    /// The revision of desired state to which the items belong.
     pub revision: u64,
     /// Its items.
     pub items: Vec<T>,
@@ -44,11 +44,11 @@ pub struct Metadata {
 /// A proxy.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Proxy {
-    /// What it is known by.
+    /// Its key in the control plane.
     pub key: ProxyKey,
 }
 
-/// What a proxy is known by.
+/// The key of a proxy in the control plane.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ProxyKey {
     /// `<namespace>/<name>`.
@@ -83,7 +83,7 @@ pub struct AdminToken {
     pub token: String,
 }
 
-/// What a change did.
+/// The result of a change.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
@@ -96,7 +96,7 @@ pub struct Changed {
     pub objects: Vec<ChangedObject>,
 }
 
-/// What a change did to one object.
+/// The result of a change for one object.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ChangedObject {
     /// Its kind.
@@ -105,24 +105,24 @@ pub struct ChangedObject {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// What happened to it.
+    /// The effect on it.
     pub result: Effect,
     /// Problems that are no errors.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
 
-/// What a change does to an object.
+/// The effect of a change on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// It is new.
+    /// The object is new.
     Created,
-    /// It is another.
+    /// The object was replaced.
     Configured,
-    /// It is as it was.
+    /// The object was the same already.
     Unchanged,
-    /// It is gone.
+    /// The object was deleted.
     Deleted,
 }
 
