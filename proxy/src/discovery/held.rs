@@ -176,25 +176,36 @@ impl Held {
                     Err(missing) => incomplete.push(missing),
                 }
             }
-            // The listener in force stays, unless its own tree has gaps that nothing fills: then it is left out, as its
-            // replacement was.
-            if let Some(listener) = before.listeners.get(name)
-                && let Err(gap) = self.add_tree(name, listener, before, &mut out)
-            {
+            // The listener in force stays, with the new versions of its route tables, or with those in force where the new ones
+            // have gaps.
+            let Some(listener) = before.listeners.get(name) else { continue };
+            if self.add_tree(name, listener, before, &mut out).is_ok() {
+                continue;
+            }
+            let cluster = |cluster: &ClusterName| self.cluster(cluster).or_else(|| before.clusters.get(cluster));
+            if let Err(gap) = out.add(name, listener, |route| before.routes.get(route), cluster) {
                 tracing::debug!(%gap, "a listener in force has become incomplete");
             }
         }
         (out, incomplete)
     }
 
-    /// Every name that these listeners need, for a server that does not send it unasked.
-    pub(super) fn needs<'a>(&self, wanted: impl Iterator<Item = &'a ListenerName>) -> BTreeSet<(ResourceType, String)> {
+    /// Every name that these listeners need, for a server that does not send it unasked: as they were sent last, and as they are in
+    /// force, which they stay until their new versions are complete.
+    pub(super) fn needs<'a>(
+        &self,
+        wanted: impl Iterator<Item = &'a ListenerName>,
+        in_force: &Resources,
+    ) -> BTreeSet<(ResourceType, String)> {
         let mut needs = BTreeSet::new();
-        for listener in wanted.filter_map(|name| self.listener(name)) {
+        let versions = |name| self.listener(name).into_iter().chain(in_force.listeners.get(name));
+        for listener in wanted.flat_map(versions) {
             let mut clusters = listener.clusters();
             for route in listener.routes() {
                 needs.insert((ResourceType::Route, route.to_string()));
-                clusters.extend(self.route(route).map(RouteTable::clusters).unwrap_or_default());
+                for table in self.route(route).into_iter().chain(in_force.routes.get(route)) {
+                    clusters.extend(table.clusters());
+                }
             }
             for cluster in clusters {
                 needs.insert((ResourceType::Cluster, cluster.to_string()));

@@ -120,8 +120,7 @@ impl Discovery {
                     tracing::info!("the control plane sends no revisions; each complete listener comes into force");
                     wire.foreign_at = None;
                     self.foreign = true;
-                    self.follow(&mut wire)?;
-                    self.take_over()?;
+                    self.settle(&mut wire)?;
                 }
                 () = sleep_until(silent_at), if !self.status.discovery.is_up() => return Err(StreamError::Silent),
             }
@@ -135,7 +134,7 @@ impl Discovery {
         self.in_force = None;
         self.unsubscribing = false;
         if self.foreign {
-            wire.asked = self.held.needs(self.subscriptions.names());
+            wire.asked = self.needs();
         }
         for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Route] {
             let names = wire.asked.iter().filter(|(asked, _)| *asked == kind).map(|(_, name)| name.clone()).collect();
@@ -180,8 +179,8 @@ impl Discovery {
             (self.foreign, wire.foreign_at) = (true, None);
         }
         if self.foreign {
-            self.follow(wire)?;
-            return if kind == ResourceType::Endpoints { Ok(()) } else { self.take_over() };
+            // Endpoints have applied, and are needed by nothing.
+            return if kind == ResourceType::Endpoints { Ok(()) } else { self.settle(wire) };
         }
         if wire.foreign_at.is_none() && self.status.applied.borrow().hash.is_none() {
             wire.foreign_at = Some(Instant::now() + BARRIER);
@@ -287,7 +286,7 @@ impl Discovery {
                 }
             }
         }
-        self.unsubscribed(&gone)?;
+        self.unsubscribed(&gone, wire)?;
         if new.is_empty() && gone.is_empty() {
             return Ok(());
         }
@@ -306,13 +305,13 @@ impl Discovery {
             return Ok(());
         }
         tracing::debug!(count = idle.len(), "unsubscribed from destinations that are not called");
-        self.unsubscribed(&idle)?;
+        self.unsubscribed(&idle, wire)?;
         let names = idle.iter().map(ToString::to_string).collect();
         wire.request(ResourceType::Listener, Vec::new(), names, BTreeMap::new())
     }
 
     /// Forgets names that were unsubscribed from: a listener in force goes with the next barrier, an absence goes now.
-    fn unsubscribed(&mut self, names: &[ListenerName]) -> Result<(), StreamError> {
+    fn unsubscribed(&mut self, names: &[ListenerName], wire: &mut Wire) -> Result<(), StreamError> {
         for name in names {
             self.unsubscribing |= self.held.forget(ResourceType::Listener, &name.to_string());
         }
@@ -325,7 +324,7 @@ impl Discovery {
             resources.absent.retain(|name| !names.contains(name));
             self.apply(resources, &before)?;
         }
-        if self.foreign { self.take_over() } else { Ok(()) }
+        if self.foreign { self.settle(wire) } else { Ok(()) }
     }
 
     /// Subscribes again to destinations that are called between their unsubscription and the barrier that removes them.
@@ -341,9 +340,26 @@ impl Discovery {
         self.subscribe(given_up, wire)
     }
 
-    /// With a server that is not ours: subscribes to the names that the listeners need, and unsubscribes from the others.
+    /// With a server that is not ours: subscribes to the names that the listeners need, puts in force what is complete, and
+    /// unsubscribes from the names that nothing needs any more.
+    fn settle(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
+        self.follow(wire)?;
+        let before = self.live.load().resources.clone();
+        let (resources, incomplete) =
+            self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
+        for missing in incomplete {
+            tracing::debug!(%missing, "waiting for a resource; what it is for stays as it is");
+        }
+        if resources == *before {
+            return Ok(());
+        }
+        self.apply(resources, &before)?;
+        self.follow(wire)
+    }
+
+    /// Subscribes to the names that are needed and not subscribed to, and unsubscribes from the others.
     fn follow(&mut self, wire: &mut Wire) -> Result<(), StreamError> {
-        let needs = self.held.needs(self.subscriptions.names());
+        let needs = self.needs();
         for kind in [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Route] {
             let of = |names: &mut dyn Iterator<Item = &(ResourceType, String)>| -> Vec<String> {
                 names.filter(|(of, _)| *of == kind).map(|(_, name)| name.clone()).collect()
@@ -361,15 +377,9 @@ impl Discovery {
         Ok(())
     }
 
-    /// With a server that is not ours: a complete configuration comes into force.
-    fn take_over(&self) -> Result<(), StreamError> {
-        let before = self.live.load().resources.clone();
-        let (resources, incomplete) =
-            self.held.resources(self.subscriptions.names(), self.subscriptions.absent(), &before);
-        if !incomplete.is_empty() {
-            return Ok(());
-        }
-        self.apply(resources, &before)
+    /// The names that the listeners need, by their newest versions and by those in force.
+    fn needs(&self) -> BTreeSet<(ResourceType, String)> {
+        self.held.needs(self.subscriptions.names(), &self.live.load().resources)
     }
 }
 

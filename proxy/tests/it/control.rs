@@ -61,12 +61,12 @@ pub(crate) fn settings(plane: &Plane, token: &str, destinations: &[&str], more: 
     Settings::parse(&text, &Overrides::default()).unwrap_or_else(|mistakes| panic!("{mistakes:?}\n{text}"))
 }
 
-async fn start(plane: &Plane, destinations: &[&str]) -> App {
+pub(crate) async fn start(plane: &Plane, destinations: &[&str]) -> App {
     App::start(settings(plane, &plane.ca.token("client"), destinations, "")).await.unwrap()
 }
 
 /// A mesh with one TCP service, `shop/server:80`, whose workloads have no proxy.
-fn world(targets: &[SocketAddr]) -> World {
+pub(crate) fn world(targets: &[SocketAddr]) -> World {
     let mut text = "apiVersion: v1\nkind: Service\nmetadata: {name: server, namespace: shop}\nspec: {selector: {app: \
                     server}, clusterIPs: [240.0.0.1], ports: [{name: p, port: 80, targetPort: app, appProtocol: tcp}]}\n"
         .to_owned();
@@ -83,7 +83,7 @@ fn world(targets: &[SocketAddr]) -> World {
     World::new(Arc::new(Objects::new(&objects, domain, 1)), Arc::new(Workloads::default()))
 }
 
-fn requester() -> Requester {
+pub(crate) fn requester() -> Requester {
     Requester {
         namespace: "shop".into(),
         name: "client-1".into(),
@@ -100,7 +100,7 @@ fn listener(world: &World, name: &str) -> Encoded {
 }
 
 /// The tree of `inbound` and `outbound`.
-fn first(world: &World) -> Vec<Encoded> {
+pub(crate) fn first(world: &World) -> Vec<Encoded> {
     let routes = world.routes(&RouteName::Inbound(None), &requester()).unwrap();
     let routes = render_route(&routes, ClientClass::Weft).unwrap();
     vec![listener(world, "inbound"), listener(world, "outbound"), routes]

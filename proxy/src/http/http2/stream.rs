@@ -11,7 +11,7 @@ use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
     head::Response,
-    http2::{Code, StreamId},
+    http2::{Code, Role, StreamId},
 };
 
 use super::{Incoming, Mux, reset_code};
@@ -130,11 +130,16 @@ impl StreamRef {
 
     /// Ends the stream before its end.
     pub(crate) fn reset(&self, code: Code) {
+        self.reset_for(code, &Failure::reset("the other half of the exchange broke off"));
+    }
+
+    /// The same with what the other half of the exchange is told: that its caller has gone is no failure of the peer.
+    fn reset_for(&self, code: Code, failure: &Failure) {
         let mut inner = self.mux.inner.lock();
         inner.connection.reset(self.id, code);
         // Nothing more comes on it: a task that still reads or writes it would wait for ever.
         if let Some(state) = inner.state(self.id) {
-            state.fail(&Failure::reset("the other half of the exchange broke off"));
+            state.fail(failure);
         }
         inner.kick();
     }
@@ -165,7 +170,7 @@ impl StreamRef {
                 }
                 Some(Err(failure)) => {
                     // Callers take CANCEL for an end that they asked for (Node, hyper): a cut answer must not look like one.
-                    self.reset(match (&failure, reset_code(&failure)) {
+                    let code = match (&failure, reset_code(&failure)) {
                         (Failure::CallerGone, _) => Code::Cancel,
                         (Failure::Unended, _) => Code::NoError,
                         (_, Some(Code::NoError | Code::Cancel)) => Code::InternalError,
@@ -173,7 +178,8 @@ impl StreamRef {
                         (_, Some(code)) => code,
                         (Failure::Reset(_), None) => Code::ConnectError,
                         (_, None) => Code::InternalError,
-                    });
+                    };
+                    self.reset_for(code, &failure);
                     return Poll::Ready(Err(Some(failure)));
                 }
                 None => return self.poll_send(cx, rest, true).map_err(|_over| None),
@@ -212,13 +218,15 @@ impl Clone for StreamRef {
 impl Drop for StreamRef {
     fn drop(&mut self) {
         let mut inner = self.mux.inner.lock();
+        let is_server = inner.connection.role() == Role::Server;
         let Some(stream) = inner.connection.stream(self.id) else { return };
         stream.value.holders = stream.value.holders.saturating_sub(1);
         if stream.value.holders > 0 {
             return;
         }
         // A server that has answered does not need the rest of the request (RFC 9113 §8.1).
-        let code = if stream.has_sent_all() { Code::NoError } else { Code::Cancel };
+        let has_answered = stream.has_sent_all() && is_server;
+        let code = if has_answered { Code::NoError } else { Code::Cancel };
         if let Some(state) = inner.connection.remove(self.id, code) {
             inner.heads.release(state.head);
         }

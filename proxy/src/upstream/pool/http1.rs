@@ -190,7 +190,14 @@ async fn exchange(io: &SharedIo, head: &Head, body: Body, stall: Timeouts) -> Re
                 Ok(()) => io.lock().writing = false,
                 // The application has stopped reading; its answer may be there all the same.
                 Err(None) => {}
-                Err(Some(_)) => io.lock().abort(),
+                Err(Some(failure)) => {
+                    let mut io = io.lock();
+                    // That the caller has left is no failure of the application.
+                    if matches!(failure, Failure::CallerGone) {
+                        io.dismiss();
+                    }
+                    io.abort();
+                }
             }
         });
     }
