@@ -73,6 +73,9 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// By segments: `/v2` matches `/v2` and `/v2/x`, not `/v2x`. No trailing slash but for `/` itself.
     Prefix(Arc<str>),
+    /// Every path that starts with this text: `/v2` matches `/v2x` too. Objects have no such match; other control planes have
+    /// (`prefix` of Envoy's RouteMatch).
+    Start(Arc<str>),
     /// The whole path, by an RE2 expression.
     Regex(Pattern),
 }
@@ -91,6 +94,13 @@ pub struct HeaderMatch {
 pub enum ValueMatch {
     /// The whole value.
     Exact(Arc<str>),
+    /// Every value that starts with this text; with the empty one, every value. This and the next two are from other control
+    /// planes only.
+    Start(Arc<str>),
+    /// Every value that ends with this text.
+    End(Arc<str>),
+    /// Every value that contains this text.
+    Part(Arc<str>),
     /// The whole value, by an RE2 expression.
     Regex(Pattern),
 }
@@ -262,6 +272,7 @@ impl PathMatch {
             Self::Prefix(prefix) => {
                 path.strip_prefix(prefix.as_ref()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
+            Self::Start(start) => path.starts_with(start.as_ref()),
             Self::Regex(pattern) => pattern.test(path),
         }
     }
@@ -272,9 +283,17 @@ impl ValueMatch {
     pub fn test(&self, value: &[u8]) -> bool {
         match self {
             Self::Exact(wanted) => wanted.as_bytes() == value,
+            Self::Start(start) => value.starts_with(start.as_bytes()),
+            Self::End(end) => value.ends_with(end.as_bytes()),
+            Self::Part(part) => contains(value, part.as_bytes()),
             Self::Regex(pattern) => std::str::from_utf8(value).is_ok_and(|value| pattern.test(value)),
         }
     }
+}
+
+/// Whether `value` has `part` in it. Cost: their lengths multiplied, of which the head's limit and the configuration's bound both.
+fn contains(value: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || value.windows(part.len()).any(|window| window == part)
 }
 
 impl Pattern {

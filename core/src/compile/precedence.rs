@@ -32,7 +32,7 @@ pub(super) fn ordered<T: Ord + Clone>(mut candidates: Vec<Candidate<T>>) -> Vec<
         let (path, length) = match &candidate.matches.path {
             PathMatch::Exact(path) => (0, path.chars().count()),
             PathMatch::Regex(pattern) => (1, pattern.source().chars().count()),
-            PathMatch::Prefix(path) => (2, path.chars().count()),
+            PathMatch::Prefix(path) | PathMatch::Start(path) => (2, path.chars().count()),
         };
         (
             path,

@@ -127,6 +127,7 @@ fn covered(rules: &[Rule]) -> Vec<Option<&Rule>> {
         let own = match &rule.matches.path {
             PathMatch::Exact(path) => (Form::Exact, &**path),
             PathMatch::Prefix(path) => (Form::Prefix, &**path),
+            PathMatch::Start(start) => (Form::Start, &**start),
             PathMatch::Regex(pattern) => (Form::Regex, pattern.source()),
         };
         by_path.entry(own).or_default().push(rule);
@@ -138,6 +139,7 @@ fn covered(rules: &[Rule]) -> Vec<Option<&Rule>> {
 enum Form {
     Exact,
     Prefix,
+    Start,
     Regex,
 }
 
@@ -150,6 +152,7 @@ fn wider(path: &PathMatch) -> Vec<(Form, &str)> {
             prefixes(path, &mut out);
         }
         PathMatch::Prefix(path) => prefixes(path, &mut out),
+        PathMatch::Start(start) => out.push((Form::Start, &**start)),
         PathMatch::Regex(pattern) => out.push((Form::Regex, pattern.source())),
     }
     out.extend([(Form::Prefix, "/"), (Form::Regex, ".*")]);

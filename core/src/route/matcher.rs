@@ -42,6 +42,8 @@ struct Hosts {
 struct Rules {
     exact: Map<Arc<str>, Bucket>,
     prefixes: Prefixes<Bucket>,
+    /// Those that end anywhere in a segment.
+    starts: Prefixes<Bucket>,
     /// Those with the prefix `/`, which every path has.
     always: Bucket,
     expressions: Option<Box<Expressions>>,
@@ -150,6 +152,7 @@ impl Hosts {
 impl Rules {
     fn new(rules: &[Rule]) -> Self {
         let (mut exact, mut prefixes) = (Map::<_, Draft>::default(), Map::<_, Draft>::default());
+        let mut starts = Map::<_, Draft>::default();
         let (mut expressions, mut always) = (BTreeMap::<&str, Draft>::new(), Draft::default());
         let mut patterns = Map::default();
         for (index, rule) in rules.iter().enumerate() {
@@ -157,6 +160,7 @@ impl Rules {
                 PathMatch::Exact(path) => exact.entry(Arc::clone(path)).or_default(),
                 PathMatch::Prefix(prefix) if prefix.as_ref() == "/" => &mut always,
                 PathMatch::Prefix(prefix) => prefixes.entry(Arc::clone(prefix)).or_default(),
+                PathMatch::Start(start) => starts.entry(Arc::clone(start)).or_default(),
                 PathMatch::Regex(pattern) => {
                     patterns.insert(pattern.source(), pattern);
                     expressions.entry(pattern.source()).or_default()
@@ -170,6 +174,7 @@ impl Rules {
         Self {
             exact: exact.into_iter().map(|(path, draft)| (path, draft.finish(rules))).collect(),
             prefixes: prefixes.into_iter().map(|(prefix, draft)| (prefix, draft.finish(rules))).collect(),
+            starts: starts.into_iter().map(|(start, draft)| (start, draft.finish(rules))).collect(),
             always: always.finish(rules),
             expressions: Expressions::new(expressions.collect(), rules).map(Box::new),
         }
@@ -185,6 +190,9 @@ impl Rules {
             if path.as_bytes().get(prefix.len()).is_none_or(|next| *next == b'/') {
                 best = bucket.find(rules, head, best);
             }
+        }
+        for (_start, bucket) in self.starts.of(path) {
+            best = bucket.find(rules, head, best);
         }
         best = self.always.find(rules, head, best);
         if let Some(expressions) = &self.expressions {
@@ -268,6 +276,6 @@ impl Draft {
 fn exact(header: &HeaderMatch) -> Option<(&HeaderMatch, &str)> {
     match &header.value {
         ValueMatch::Exact(value) => Some((header, value)),
-        ValueMatch::Regex(_) => None,
+        ValueMatch::Start(_) | ValueMatch::End(_) | ValueMatch::Part(_) | ValueMatch::Regex(_) => None,
     }
 }

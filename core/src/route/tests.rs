@@ -127,7 +127,7 @@ fn naive<'a>(table: &'a RouteTable, head: &Head) -> Option<&'a Rule> {
                 let path: Vec<&str> = head.path.split('/').skip(1).collect();
                 path.len() >= wanted.len() && path[..wanted.len()] == wanted[..]
             }
-            PathMatch::Regex(_) => unreachable!("not generated"),
+            PathMatch::Start(_) | PathMatch::Regex(_) => unreachable!("not generated"),
         };
         let method = rule.matches.method.as_ref().is_none_or(|m| m.as_ref() == head.method);
         let headers = rule.matches.headers.iter().all(|h| match &h.value {
@@ -136,7 +136,9 @@ fn naive<'a>(table: &'a RouteTable, head: &Head) -> Option<&'a Rule> {
                 let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
                 !values.is_empty() && values.join(", ") == wanted.as_ref()
             }
-            ValueMatch::Regex(_) => unreachable!("not generated"),
+            ValueMatch::Start(_) | ValueMatch::End(_) | ValueMatch::Part(_) | ValueMatch::Regex(_) => {
+                unreachable!("not generated")
+            }
         });
         path && method && headers
     })
@@ -216,6 +218,7 @@ fn pattern() -> impl Strategy<Value = Pattern> {
 fn any_header_match() -> impl Strategy<Value = HeaderMatch> {
     let value = prop_oneof![
         4 => prop::sample::select(vec!["1", "2", "3", "4"]).prop_map(|value| ValueMatch::Exact(value.into())),
+        1 => prop::sample::select(vec!["", "1", "3"]).prop_map(|text| ValueMatch::Start(text.into())),
         1 => prop::sample::select(vec!["[12]", "3|4", ".*"]).prop_map(|source| ValueMatch::Regex(Pattern::new(source).unwrap())),
     ];
     (prop::sample::select(vec!["h", "k"]), value).prop_map(|(name, value)| HeaderMatch { name: name.into(), value })
@@ -225,6 +228,7 @@ fn any_match() -> impl Strategy<Value = Match> {
     let path = prop_oneof![
         3 => odd_path().prop_map(|path| PathMatch::Exact(path.into())),
         3 => odd_path().prop_map(|path| PathMatch::Prefix(path.into())),
+        2 => odd_path().prop_map(|path| PathMatch::Start(path.into())),
         1 => pattern().prop_map(PathMatch::Regex),
     ];
     let method = prop::option::weighted(0.3, prop::sample::select(vec!["GET", "POST"]));

@@ -1,3 +1,4 @@
 //! Tests of the whole crate `weft-core`.
 
 mod layers;
+mod routes;

@@ -1,4 +1,7 @@
-//! Matches of routes. Forms that the model has no variant for are read as a regular expression with the same meaning.
+//! Matches of routes. Forms that the model has no variant for (without regard to case) are read as a regular expression with the
+//! same meaning.
+
+use std::sync::Arc;
 
 use weft_proto::envoy::{
     config::route::v3::{HeaderMatcher, RouteMatch, header_matcher::HeaderMatchSpecifier, route_match::PathSpecifier},
@@ -17,14 +20,15 @@ use crate::{
 /// A match on the authority: as users write it, and on the wire.
 const HOST: &str = "host";
 const AUTHORITY: &str = ":authority";
-/// Longest regular expression, in bytes.
-const MAX_REGEX: usize = 4096;
+/// Longest regular expression, and longest text of a prefix, suffix or part, in bytes.
+const MAX_TEXT: usize = 4096;
 
 pub(super) fn encode(matches: &Match) -> RouteMatch {
     let path = match &matches.path {
         PathMatch::Exact(path) => PathSpecifier::Path(path.as_ref().into()),
         PathMatch::Prefix(prefix) if prefix.as_ref() == "/" => PathSpecifier::Prefix("/".into()),
         PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.as_ref().into()),
+        PathMatch::Start(start) => PathSpecifier::Prefix(start.as_ref().into()),
         PathMatch::Regex(pattern) => PathSpecifier::SafeRegex(regex(pattern)),
     };
     let method = matches.method.iter().map(|method| method_matcher(method));
@@ -37,13 +41,23 @@ pub(super) fn encode(matches: &Match) -> RouteMatch {
 
 fn encode_header(header: &HeaderMatch) -> HeaderMatcher {
     let pattern = match &header.value {
-        ValueMatch::Exact(text) => MatchPattern::Exact(text.as_ref().into()),
-        ValueMatch::Regex(pattern) => MatchPattern::SafeRegex(regex(pattern)),
+        ValueMatch::Exact(text) => Some(MatchPattern::Exact(text.as_ref().into())),
+        // Envoy refuses an empty prefix.
+        ValueMatch::Start(text) if text.is_empty() => None,
+        ValueMatch::Start(text) => Some(MatchPattern::Prefix(text.as_ref().into())),
+        ValueMatch::End(text) => Some(MatchPattern::Suffix(text.as_ref().into())),
+        ValueMatch::Part(text) => Some(MatchPattern::Contains(text.as_ref().into())),
+        ValueMatch::Regex(pattern) => Some(MatchPattern::SafeRegex(regex(pattern))),
     };
-    let matcher = StringMatcher { match_pattern: Some(pattern), ..StringMatcher::default() };
+    let specifier = match pattern {
+        Some(_) => {
+            HeaderMatchSpecifier::StringMatch(StringMatcher { match_pattern: pattern, ..StringMatcher::default() })
+        }
+        None => HeaderMatchSpecifier::PresentMatch(true),
+    };
     HeaderMatcher {
         name: if header.name.as_ref() == HOST { AUTHORITY } else { &header.name }.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
+        header_match_specifier: Some(specifier),
         ..HeaderMatcher::default()
     }
 }
@@ -81,9 +95,11 @@ fn read_path(message: &RouteMatch, at: &At<'_>, errors: &mut Errors) -> Option<P
         Some(PathSpecifier::Prefix(prefix)) if prefix.is_empty() || prefix == "/" => {
             Some(PathMatch::Prefix("/".into()))
         }
+        Some(PathSpecifier::Prefix(prefix)) if sensitive => {
+            read_text(prefix, &at.field("prefix"), errors).map(PathMatch::Start)
+        }
         Some(PathSpecifier::Prefix(prefix)) => {
-            let pattern = format!("{}(?s:.*)", regex::escape(prefix));
-            let pattern = if sensitive { pattern } else { insensitive(pattern) };
+            let pattern = insensitive(format!("{}(?s:.*)", regex::escape(prefix)));
             read_pattern(&pattern, &at.field("prefix"), errors).map(PathMatch::Regex)
         }
         Some(PathSpecifier::Path(path)) if path.is_empty() => errors.refuse(&at.field("path"), Reason::Required),
@@ -113,10 +129,21 @@ fn read_pattern(source: &str, at: &At<'_>, errors: &mut Errors) -> Option<Patter
     if source.is_empty() {
         return errors.refuse(at, Reason::Required);
     }
-    if source.len() > MAX_REGEX {
-        return errors.refuse(at, Reason::expected(format!("{} bytes", source.len()), "at most 4096 bytes"));
-    }
+    check_length(source, at, errors)?;
     Pattern::new(source).map_err(|error| errors.add(at, error.into())).ok()
+}
+
+/// A text that is compared with the start, the end or a part of another.
+fn read_text(text: &str, at: &At<'_>, errors: &mut Errors) -> Option<Arc<str>> {
+    check_length(text, at, errors)?;
+    Some(text.into())
+}
+
+fn check_length(text: &str, at: &At<'_>, errors: &mut Errors) -> Option<()> {
+    if text.len() > MAX_TEXT {
+        return errors.refuse(at, Reason::expected(format!("{} bytes", text.len()), "at most 4096 bytes"));
+    }
+    Some(())
 }
 
 fn read_header(header: &HeaderMatcher, at: &At<'_>, errors: &mut Errors) -> Option<HeaderMatch> {
@@ -135,14 +162,20 @@ fn read_header(header: &HeaderMatcher, at: &At<'_>, errors: &mut Errors) -> Opti
         }
     }
     let value = match &header.header_match_specifier {
-        None | Some(HeaderMatchSpecifier::PresentMatch(true)) => expression("(?s:.*)", at, errors),
+        None | Some(HeaderMatchSpecifier::PresentMatch(true)) => Some(ValueMatch::Start("".into())),
         Some(HeaderMatchSpecifier::PresentMatch(false)) => {
             errors.refuse(&at.field("present_match"), Reason::NotSupported)
         }
         Some(HeaderMatchSpecifier::ExactMatch(text)) => Some(ValueMatch::Exact(text.as_str().into())),
-        Some(HeaderMatchSpecifier::PrefixMatch(text)) => starts_with(text, "", &at.field("prefix_match"), errors),
-        Some(HeaderMatchSpecifier::SuffixMatch(text)) => ends_with(text, "", &at.field("suffix_match"), errors),
-        Some(HeaderMatchSpecifier::ContainsMatch(text)) => contains(text, "", &at.field("contains_match"), errors),
+        Some(HeaderMatchSpecifier::PrefixMatch(text)) => {
+            read_text(text, &at.field("prefix_match"), errors).map(ValueMatch::Start)
+        }
+        Some(HeaderMatchSpecifier::SuffixMatch(text)) => {
+            read_text(text, &at.field("suffix_match"), errors).map(ValueMatch::End)
+        }
+        Some(HeaderMatchSpecifier::ContainsMatch(text)) => {
+            read_text(text, &at.field("contains_match"), errors).map(ValueMatch::Part)
+        }
         Some(HeaderMatchSpecifier::SafeRegexMatch(regex)) => {
             let at = at.field("safe_regex_match");
             expression(&regex.regex, &at.field("regex"), errors)
@@ -154,33 +187,35 @@ fn read_header(header: &HeaderMatcher, at: &At<'_>, errors: &mut Errors) -> Opti
 }
 
 fn read_string(matcher: &StringMatcher, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {
-    let flags = if matcher.ignore_case { "(?i)" } else { "" };
-    match &matcher.match_pattern {
-        None => errors.refuse(at, Reason::Required),
-        Some(MatchPattern::Exact(text)) if matcher.ignore_case => {
-            expression(&format!("(?i){}", regex::escape(text)), &at.field("exact"), errors)
-        }
-        Some(MatchPattern::Exact(text)) => Some(ValueMatch::Exact(text.as_str().into())),
-        Some(MatchPattern::Prefix(text)) => starts_with(text, flags, &at.field("prefix"), errors),
-        Some(MatchPattern::Suffix(text)) => ends_with(text, flags, &at.field("suffix"), errors),
-        Some(MatchPattern::Contains(text)) => contains(text, flags, &at.field("contains"), errors),
-        Some(MatchPattern::SafeRegex(regex)) => {
+    let Some(pattern) = &matcher.match_pattern else { return errors.refuse(at, Reason::Required) };
+    let (text, field) = match pattern {
+        MatchPattern::Exact(text) => (text, "exact"),
+        MatchPattern::Prefix(text) => (text, "prefix"),
+        MatchPattern::Suffix(text) => (text, "suffix"),
+        MatchPattern::Contains(text) => (text, "contains"),
+        MatchPattern::SafeRegex(regex) => {
             let at = at.field("safe_regex");
-            expression(&regex.regex, &at.field("regex"), errors)
+            return expression(&regex.regex, &at.field("regex"), errors);
         }
+    };
+    let at = at.field(field);
+    if matcher.ignore_case {
+        let text = regex::escape(text);
+        let source = match pattern {
+            MatchPattern::Exact(_) | MatchPattern::SafeRegex(_) => format!("(?i){text}"),
+            MatchPattern::Prefix(_) => format!("(?i){text}(?s:.*)"),
+            MatchPattern::Suffix(_) => format!("(?i)(?s:.*){text}"),
+            MatchPattern::Contains(_) => format!("(?i)(?s:.*){text}(?s:.*)"),
+        };
+        return expression(&source, &at, errors);
     }
-}
-
-fn starts_with(text: &str, flags: &str, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {
-    expression(&format!("{flags}{}(?s:.*)", regex::escape(text)), at, errors)
-}
-
-fn ends_with(text: &str, flags: &str, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {
-    expression(&format!("{flags}(?s:.*){}", regex::escape(text)), at, errors)
-}
-
-fn contains(text: &str, flags: &str, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {
-    expression(&format!("{flags}(?s:.*){}(?s:.*)", regex::escape(text)), at, errors)
+    let text = read_text(text, &at, errors)?;
+    Some(match pattern {
+        MatchPattern::Exact(_) | MatchPattern::SafeRegex(_) => ValueMatch::Exact(text),
+        MatchPattern::Prefix(_) => ValueMatch::Start(text),
+        MatchPattern::Suffix(_) => ValueMatch::End(text),
+        MatchPattern::Contains(_) => ValueMatch::Part(text),
+    })
 }
 
 fn expression(source: &str, at: &At<'_>, errors: &mut Errors) -> Option<ValueMatch> {

@@ -197,6 +197,7 @@ fn path_match() -> impl Strategy<Value = PathMatch> {
         "/[a-z0-9/%]{0,12}".prop_map(|path| PathMatch::Exact(path.into())),
         Just(PathMatch::Prefix("/".into())),
         "(/[a-z0-9%]{1,6}){1,3}".prop_map(|path| PathMatch::Prefix(path.into())),
+        "/[a-z0-9/%]{1,12}".prop_map(|start| PathMatch::Start(start.into())),
         pattern().prop_map(PathMatch::Regex),
     ]
 }
@@ -204,6 +205,9 @@ fn path_match() -> impl Strategy<Value = PathMatch> {
 fn header_match() -> impl Strategy<Value = HeaderMatch> {
     let value = prop_oneof![
         "[ -~]{0,12}".prop_map(|text| ValueMatch::Exact(text.into())),
+        "[ -~]{0,12}".prop_map(|text| ValueMatch::Start(text.into())),
+        "[ -~]{1,12}".prop_map(|text| ValueMatch::End(text.into())),
+        "[ -~]{1,12}".prop_map(|text| ValueMatch::Part(text.into())),
         pattern().prop_map(ValueMatch::Regex),
     ];
     ("[a-z][a-z0-9-]{0,8}", value).prop_map(|(name, value)| HeaderMatch { name: name.into(), value })
