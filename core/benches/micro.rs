@@ -255,7 +255,7 @@ fn budget() -> Box<dyn FnMut(usize)> {
     let settings = RetryBudget { ratio: 0.2, min_per_second: 10 };
     let budget = Budget::new(&settings, Duration::ZERO);
     Box::new(move |index| {
-        budget.deposit(&settings);
+        budget.deposit(&settings, 0);
         black_box(budget.withdraw(&settings, Duration::from_millis(index as u64)));
     })
 }

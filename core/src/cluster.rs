@@ -84,7 +84,7 @@ pub struct OutlierDetection {
 pub struct RetryBudget {
     /// Retries per request. Ratio 0..=1.
     pub ratio: f64,
-    /// Retries per second that are always allowed.
+    /// Retries per second that are allowed in any case, but of at most every second request (`retry::SHARE`).
     pub min_per_second: u32,
 }
 

@@ -1,8 +1,11 @@
 //! Retries: when to try again, how long to wait, and how many retries there may be.
-//! Shape: [`RetryPolicy`] belongs to a rule; [`Budget`] to a cluster, shared by all workers of a proxy.
+//! Shape: [`RetryPolicy`] belongs to a rule; [`Budget`] to a cluster, shared by all workers of a proxy; [`Behind`] to a workload.
 //! Spec: Envoy `retry_policy`; Linkerd's retry budget (ratio plus a minimum per second).
 //! Invariant: in any span of t seconds with n requests at most `ratio * n + min_per_second * t + capacity` retries of requests
-//! that may have reached an application; others cost no budget and are bounded by the attempts of their rule.
+//! that may have reached an application, and at most [`SHARE`] of the requests, [`BURST`] and one for each request in flight;
+//! others cost no budget and are bounded by the attempts of their rule.
+
+mod behind;
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering},
@@ -11,6 +14,7 @@ use std::{
 
 use serde::Serialize;
 
+pub use self::behind::Behind;
 use crate::cluster::RetryBudget;
 
 /// Largest request body that is kept for another try, in bytes; a longer one is sent once.
@@ -140,7 +144,14 @@ pub fn is_idempotent(method: &str) -> bool {
 pub struct Budget {
     balance: AtomicI64,
     refilled_ms: AtomicU64,
+    /// What requests alone have given, whatever the time: at a low rate `min_per_second` would allow a retry of each.
+    share: AtomicI64,
 }
+
+/// Retries for each request, at most, whatever `min_per_second` says; `ratio` where that is more.
+pub const SHARE: f64 = 0.5;
+/// Retries beyond [`SHARE`], so that the first requests have the tries that their rule promises.
+pub const BURST: i64 = 10;
 
 const RETRY: i64 = 1000;
 /// The bucket holds what this many seconds of `min_per_second` give.
@@ -150,15 +161,21 @@ impl Budget {
     /// A full bucket, so that the first requests have the tries that their rule promises. `now`: since any fixed point,
     /// monotonic.
     pub fn new(settings: &RetryBudget, now: Duration) -> Self {
-        Self { balance: AtomicI64::new(capacity(settings)), refilled_ms: AtomicU64::new(millis(now)) }
+        Self {
+            balance: AtomicI64::new(capacity(settings)),
+            refilled_ms: AtomicU64::new(millis(now)),
+            share: AtomicI64::new(BURST * RETRY),
+        }
     }
 
-    /// Counts a request. Cost: two atomic operations.
-    pub fn deposit(&self, settings: &RetryBudget) {
-        #[expect(clippy::cast_possible_truncation, reason = "a ratio of 0..=1 in thousandths")]
-        let amount = (settings.ratio.clamp(0.0, 1.0) * RETRY as f64) as i64;
+    /// Counts a request. `in_flight`: the others to the cluster; they may all fail at once. Cost: two to four atomic operations.
+    pub fn deposit(&self, settings: &RetryBudget, in_flight: u32) {
+        let ratio = settings.ratio.clamp(0.0, 1.0);
         if self.balance.load(Ordering::Relaxed) < capacity(settings) {
-            self.balance.fetch_add(amount, Ordering::Relaxed);
+            self.balance.fetch_add(thousandths(ratio), Ordering::Relaxed);
+        }
+        if self.share.load(Ordering::Relaxed) < (BURST + i64::from(in_flight)) * RETRY {
+            self.share.fetch_add(thousandths(ratio.max(SHARE)), Ordering::Relaxed);
         }
     }
 
@@ -174,12 +191,24 @@ impl Budget {
             self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
         }
         let take = |balance: i64| (balance >= RETRY).then(|| balance - RETRY);
-        self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        if self.share.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return false;
+        }
+        let granted = self.balance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        if !granted {
+            self.share.fetch_add(RETRY, Ordering::Relaxed);
+        }
+        granted
     }
 }
 
 fn capacity(settings: &RetryBudget) -> i64 {
     (i64::from(settings.min_per_second) * RETRY * CAPACITY_SECONDS).max(RETRY)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a ratio of 0..=1 in thousandths")]
+fn thousandths(ratio: f64) -> i64 {
+    (ratio * RETRY as f64) as i64
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -234,9 +263,30 @@ mod tests {
     #[test]
     fn a_budget_starts_full() {
         let settings = RetryBudget { ratio: 0.0, min_per_second: 10 };
-        let budget = Budget::new(&settings, Duration::ZERO);
-        let granted = (0..1000).filter(|_| budget.withdraw(&settings, Duration::ZERO)).count();
-        assert_eq!(granted, 100);
+        let granted = |requests: u32| {
+            let budget = Budget::new(&settings, Duration::ZERO);
+            (0..requests).for_each(|in_flight| budget.deposit(&settings, in_flight));
+            (0..1000).filter(|_| budget.withdraw(&settings, Duration::ZERO)).count()
+        };
+        assert_eq!(granted(0), 10);
+        assert_eq!(granted(100), 59, "of the others every second one, and ten");
+        assert_eq!(granted(1000), 100, "that of ten seconds is all that it holds");
+    }
+
+    /// (27.8)
+    #[test]
+    fn at_a_low_rate_at_most_every_second_request_is_tried_again() {
+        let settings = RetryBudget::default();
+        for (rate, most) in [(1, 0.67), (5, 0.67), (20, 0.67), (200, 0.35)] {
+            let budget = Budget::new(&settings, Duration::ZERO);
+            let (calls, mut granted) = (60 * rate, 0);
+            for n in 0..calls {
+                budget.deposit(&settings, 0);
+                granted += u32::from(budget.withdraw(&settings, Duration::from_secs(1) * n / rate));
+            }
+            let share = f64::from(granted) / f64::from(calls);
+            assert!(share <= most && share >= 0.2, "{share} at {rate}/s");
+        }
     }
 
     proptest! {
@@ -251,8 +301,8 @@ mod tests {
             let (mut now, mut requests, mut granted) = (0u64, 0u64, 0u64);
             for (wait, deposits, asks) in steps {
                 now += wait;
-                for _ in 0..deposits {
-                    budget.deposit(&settings);
+                for in_flight in 0..deposits {
+                    budget.deposit(&settings, in_flight);
                     requests += 1;
                 }
                 for _ in 0..asks {
@@ -260,6 +310,8 @@ mod tests {
                 }
                 let allowed = ratio * requests as f64 + f64::from(min) * (now as f64 / 1000.0) + capacity(&settings) as f64 / RETRY as f64;
                 prop_assert!(granted as f64 <= allowed + 1e-6, "{granted} retries, {allowed} allowed");
+                let share = ratio.max(SHARE) * requests as f64 + BURST as f64;
+                prop_assert!(granted as f64 <= share + 1e-6, "{granted} retries, a share of {share}");
             }
         }
     }

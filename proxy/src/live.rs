@@ -27,7 +27,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
-use weft_core::{endpoint::EndpointSet, names::ClusterName};
+use weft_core::{endpoint::EndpointSet, names::ClusterName, retry::Behind};
 
 pub use self::snapshot::Snapshot;
 pub(crate) use self::snapshot::{GatewayListener, OutboundListener, Routes};
@@ -51,6 +51,8 @@ pub struct Live {
     pub(crate) interest: Interest,
     /// How long the identities of peers are proven.
     pub(crate) proven: Arc<Proven>,
+    /// Which failures of the workload come from what it calls.
+    pub(crate) behind: Behind,
     /// Notified after each swap.
     pub(crate) swapped: Notify,
     start: Instant,
@@ -69,6 +71,7 @@ impl Live {
             reported: Reported::default(),
             interest: Interest::default(),
             proven: Arc::default(),
+            behind: Behind::default(),
             swapped: Notify::new(),
             start: Instant::now(),
             workers,

@@ -12,6 +12,7 @@
 //! | `weft-reason` | on an answer: the reason phrase, when it is not the standard one |
 //! | `weft-upgrade` | on an answer of 426: the protocols that the application asks for |
 //! | `weft-error` | on an answer that a proxy gave instead of the application: the flag of the failure; `BUDGET` beside it, or on the application's own answer: no retry was left in the budget; not stripped on the way back |
+//! | `weft-retried` | on an answer of 5xx: it comes from a service behind the one called, and its call was retried there, or would have been with a budget; the caller's proxy does not retry it |
 //! | `weft-client-id` | added for the application by its proxy: the caller's SPIFFE ID |
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ const REASON: &str = "weft-reason";
 const UPGRADE: &str = "weft-upgrade";
 /// Longest reason phrase that is carried; a longer one is replaced by the standard one.
 const MAX_REASON: usize = 512;
+const RETRIED: &str = "weft-retried";
 const BODY: &str = "weft-body";
 const CONNECT: &str = "weft-connect";
 /// The longest time to connect to an application, whatever a policy says.
@@ -69,6 +71,16 @@ pub(crate) fn send_answer(answer: &mut Response) {
         let protocols = answer.fields.all(Name::Upgrade).collect::<Vec<_>>().join(&b", "[..]);
         answer.fields.push(UPGRADE.as_bytes(), &protocols);
     }
+}
+
+/// Marks a failing answer as one whose cause was retried behind the service that gives it.
+pub(crate) fn mark_retried(answer: &mut Response) {
+    answer.fields.push(RETRIED.as_bytes(), b"1");
+}
+
+/// Whether an answer of another proxy is marked so.
+pub(crate) fn is_retried(answer: &Response) -> bool {
+    answer.status >= 500 && reserved(&answer.fields, RETRIED).is_some()
 }
 
 /// Restores an answer from the reserved fields, and strips them, except `weft-error`, which carries the flag of a failure.

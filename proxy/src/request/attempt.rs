@@ -54,6 +54,15 @@ pub(crate) struct Progress {
     pub(crate) meshed: bool,
     /// Another try was due, and the cluster's budget had none left.
     pub(crate) over_budget: bool,
+    /// It failed, and tries elsewhere have not helped or were not to be had, here or behind: the caller need not try.
+    pub(crate) retried: bool,
+}
+
+impl Progress {
+    /// Whether a failure that the rule retries was retried, or would have been with a budget.
+    fn is_retried(&self, wanted: bool) -> bool {
+        wanted && (self.attempts > 1 || self.over_budget)
+    }
 }
 
 /// An attempt in flight at its endpoint, until its answer has ended. Each attempt owns its own.
@@ -130,7 +139,7 @@ pub(crate) async fn run(
 ) -> Result<(Answer, Flight), Failure> {
     let Target { worker, forward: rule, cluster, .. } = target;
     let (settings, state) = (&cluster.settings, &cluster.state);
-    state.budget.deposit(&settings.budget);
+    state.budget.deposit(&settings.budget, state.requests.load(Relaxed));
     let deadline = rule.request_timeout.map(|limit| Instant::now() + limit);
     let mut body = if rule.retry.attempts > 1 { body.replayable() } else { body };
     let mut tried: Vec<SocketAddr> = Vec::new();
@@ -153,8 +162,14 @@ pub(crate) async fn run(
         let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
             Ok((answer, mut flight)) => {
                 let outcome = Outcome::Status(answer.head.status);
-                let retry = !last && rule.retry.retries(outcome, head.request.method());
-                if !retry || body.again().is_none() || !may_retry(worker, cluster, outcome, "status", progress) {
+                let wanted = rule.retry.retries(outcome, head.request.method());
+                let behind = hop::is_retried(&answer.head);
+                let retry = wanted && !last && body.again().is_some();
+                if retry && behind {
+                    count_retry(worker, cluster, "status", "behind");
+                }
+                if !retry || behind || !may_retry(worker, cluster, outcome, "status", progress) {
+                    progress.retried = behind || progress.is_retried(wanted);
                     return Ok((bounded(answer, deadline, rule.idle_timeout), flight));
                 }
                 flight.judge(worker, None);
@@ -165,12 +180,15 @@ pub(crate) async fn run(
             Err(failure) => {
                 let timed_out = deadline.is_some_and(|deadline| Instant::now() >= deadline);
                 if timed_out {
+                    progress.retried = progress.is_retried(true);
                     return Err(Failure::RequestTimeout);
                 }
                 let Some(outcome) = failure.retry() else { return Err(failure) };
-                let retry = !last && rule.retry.retries(outcome, head.request.method());
+                let wanted = rule.retry.retries(outcome, head.request.method());
+                let retry = wanted && !last && body.again().is_some();
                 let cause = failure.reply().flag;
-                if !retry || body.again().is_none() || !may_retry(worker, cluster, outcome, cause, progress) {
+                if !retry || !may_retry(worker, cluster, outcome, cause, progress) {
+                    progress.retried = progress.is_retried(wanted);
                     return Err(failure);
                 }
                 Some(failure)
@@ -180,7 +198,10 @@ pub(crate) async fn run(
         tried.push(endpoint.endpoint.address);
         let wait = rule.retry.backoff(progress.attempts + 1, fastrand::f64());
         match deadline {
-            Some(deadline) if Instant::now() + wait >= deadline => return Err(Failure::RequestTimeout),
+            Some(deadline) if Instant::now() + wait >= deadline => {
+                progress.retried = true;
+                return Err(Failure::RequestTimeout);
+            }
             _ => sleep(wait).await,
         }
         started = Instant::now();
@@ -376,9 +397,12 @@ fn may_retry(worker: &Worker, cluster: &Cluster, outcome: Outcome, cause: &str, 
     let granted =
         outcome.is_unreached() || cluster.state.budget.withdraw(&cluster.settings.budget, worker.shared.live.now());
     progress.over_budget = !granted;
-    let result = if granted { "tried" } else { "over_budget" };
-    worker.metrics.event("weft_retries_total", &[("cluster", &cluster.name), ("cause", cause), ("result", result)]);
+    count_retry(worker, cluster, cause, if granted { "tried" } else { "over_budget" });
     granted
+}
+
+fn count_retry(worker: &Worker, cluster: &Cluster, cause: &str, result: &str) {
+    worker.metrics.event("weft_retries_total", &[("cluster", &cluster.name), ("cause", cause), ("result", result)]);
 }
 
 /// Cuts an answer whose body is not done by the deadline of the request, or does not move for the idle time.

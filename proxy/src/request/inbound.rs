@@ -17,6 +17,7 @@ use weft_core::{
     identity::Identity,
     listener::{InboundMode, Protocol as PortProtocol},
 };
+use weft_http::fields::Name;
 
 use super::{
     authorize,
@@ -354,6 +355,9 @@ impl Inbound {
             Ok(mut answer) => {
                 if mesh {
                     hop::send_answer(&mut answer.head);
+                    if self.is_from_behind(&exchange, answer.head.status) {
+                        hop::mark_retried(&mut answer.head);
+                    }
                 }
                 if mesh && exchange.head.upgrade.is_some() {
                     hop::hide_success(&mut answer.head);
@@ -370,8 +374,24 @@ impl Inbound {
                 exchange.refuse(failure);
                 Err(Refused)
             }
+            Err(failure) if mesh => {
+                let marked = self.is_from_behind(&exchange, failure.reply().status);
+                let mut answer = exchange.fail(failure);
+                if marked {
+                    hop::mark_retried(&mut answer.head);
+                }
+                Ok(answer)
+            }
             Err(failure) => Ok(exchange.fail(failure)),
         }
+    }
+
+    /// Whether an answer with this status is the consequence of a failure behind the workload, which its proxy, this one, has
+    /// retried already.
+    fn is_from_behind(&self, exchange: &Exchange, status: u16) -> bool {
+        let live = &self.worker.shared.live;
+        let trace = exchange.head.request.fields.first(Name::Traceparent);
+        status >= 500 && live.behind.explains(trace, live.at(exchange.started), live.now())
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop, respond, upgrade},
     live::Routes,
-    telemetry::Protocol,
+    telemetry::{Direction, Protocol},
     upstream::cluster::Cluster,
     worker::Worker,
 };
@@ -101,6 +101,11 @@ async fn attempt(
     let body = known_length(&mut exchange.head, body).await?;
     let target = Target { worker, forward, cluster, direction: exchange.direction(), started: exchange.started };
     let attempted = attempt::run(target, &mut exchange.head, body, &mut exchange.progress).await;
+    // Before the workload is answered, so that its own answer is known to come from here.
+    if exchange.progress.retried && exchange.direction() == Direction::Outbound {
+        let live = &worker.shared.live;
+        live.behind.failed(exchange.head.request.fields.first(Name::Traceparent), live.now());
+    }
     exchange.hold(attempted)
 }
 

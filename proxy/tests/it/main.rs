@@ -10,6 +10,7 @@
 mod apps;
 mod balance;
 mod beside;
+mod chain;
 mod control;
 mod drain;
 mod ends;
