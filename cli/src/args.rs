@@ -71,7 +71,7 @@ pub enum Command {
     Token(Token),
     /// Run a shop in the mesh on this machine, as a guided tour or as a test (as root)
     Demo(Demo),
-    /// Print a completion script for a shell
+    /// Print the script that sets up completion in a shell
     Completion(Completion),
     /// Print the version
     Version,
@@ -376,9 +376,13 @@ pub struct Demo {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
-  weft completion bash > /etc/bash_completion.d/weft
-  weft completion zsh > ~/.zfunc/_weft
-  weft completion fish > ~/.config/fish/completions/weft.fish")]
+  weft completion bash                    in ~/.bashrc: source <(weft completion bash)
+  weft completion zsh                     in ~/.zshrc, after compinit: source <(weft completion zsh)
+  weft completion fish                    in ~/.config/fish/config.fish: weft completion fish | source
+
+Tab completes commands, flags, files and kinds, and what the control plane has: names, namespaces, service accounts, revisions
+and tokens. It uses the control plane of the flags already typed, of WEFT_SERVER, or of this machine, and completes nothing
+if that does not answer within a second.")]
 pub struct Completion {
     /// The shell
     #[arg(value_enum)]

@@ -150,6 +150,28 @@ fn user() -> Option<String> {
     ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
 }
 
+/// The variable by which a shell asks for completions.
+pub(crate) const COMPLETE: &str = "COMPLETE";
+
+/// A shell's question for completions.
+pub(crate) struct Completing {
+    /// Its name.
+    pub(crate) shell: String,
+    /// Index of the word to complete; fish completes the last one.
+    pub(crate) index: Option<usize>,
+    /// What bash expects between the completions.
+    pub(crate) separator: Option<String>,
+}
+
+/// The question of a shell, if it is one that runs this program. The names of the variables are clap_complete's.
+#[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
+pub(crate) fn completing() -> Option<Completing> {
+    let set = |name| std::env::var(name).ok();
+    let shell = set(COMPLETE).filter(|shell| !matches!(shell.as_str(), "" | "0"))?;
+    let index = set("_CLAP_COMPLETE_INDEX").and_then(|index| index.parse().ok());
+    Some(Completing { shell, index, separator: set("_CLAP_IFS") })
+}
+
 /// Whether the user's environment allows colour (<https://no-color.org>).
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
 pub(crate) fn colour_wanted() -> bool {

@@ -20,7 +20,14 @@ const USAGE: u8 = 64;
 
 /// The program `weft`.
 pub fn main() -> ExitCode {
-    program(run)
+    match command::completion::answer() {
+        Ok(false) => program(run),
+        Ok(true) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error}", Style::stderr().red("error:"));
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 /// Parses the command line as `P`, runs the program with it, prints its error, and returns the exit code.
