@@ -39,7 +39,7 @@ pub struct Rule {
 pub enum Principal {
     /// Anyone, with or without an identity.
     Any,
-    /// Anyone with a verified identity.
+    /// Anyone with a verified identity. From other control planes only, and see [`Authorization::confine`].
     Authenticated,
     /// This identity.
     Identity(Identity),
@@ -113,6 +113,15 @@ impl Authorization {
     pub fn reads_paths(&self) -> bool {
         let mut rules = self.deny.iter().chain(self.allow.iter().flatten());
         rules.any(|rule| rule.to.iter().any(|operation| !operation.paths.is_empty()))
+    }
+
+    /// Reads [`Principal::Authenticated`] in rules that allow as every identity of this trust domain: others may have the same
+    /// root. A rule that denies stays as wide as it is.
+    pub fn confine(&mut self, trust_domain: &str) {
+        let callers = self.allow.iter_mut().flatten().flat_map(|rule| &mut rule.from);
+        for caller in callers.filter(|caller| **caller == Principal::Authenticated) {
+            *caller = Principal::Prefix(format!("spiffe://{trust_domain}/").into());
+        }
     }
 
     /// Whether everything is allowed without a look at the request.
@@ -191,6 +200,23 @@ mod tests {
         assert_eq!(ask(Some(&user)), Decision::DeniedBy("shop/no-user#0"));
         assert_eq!(ask(Some(&order)), Decision::Allow(Some("shop/all#0")));
         assert_eq!(ask(None), Decision::NotAllowed);
+    }
+
+    /// (20.37)
+    #[test]
+    fn authenticated_is_confined_to_a_trust_domain_where_it_allows_and_not_where_it_denies() {
+        let all = || rule("all", vec![Principal::Authenticated], Operation::default());
+        let other = Identity::parse("spiffe://weft.local.evil/ns/shop/sa/user").unwrap();
+        let ask = |policy: &Authorization, identity: Option<&Identity>| {
+            matches!(policy.check(&Request { identity, port: 80, http: None }), Decision::Allow(_))
+        };
+        let mut allow = Authorization { deny: vec![], allow: Some(vec![all()]) };
+        assert!(ask(&allow, Some(&other)));
+        allow.confine("weft.local");
+        assert_eq!([Some(&id("user")), Some(&other), None].map(|caller| ask(&allow, caller)), [true, false, false]);
+        let mut deny = Authorization { deny: vec![all()], allow: None };
+        deny.confine("weft.local");
+        assert_eq!([Some(&id("user")), Some(&other), None].map(|caller| ask(&deny, caller)), [false, false, true]);
     }
 
     #[test]

@@ -93,6 +93,22 @@ pub enum Parsed {
     Revision(Revision),
 }
 
+impl Parsed {
+    /// The same with its policies confined to a trust domain ([`Authorization::confine`]).
+    pub fn confined(mut self, trust_domain: &str) -> Self {
+        match &mut self {
+            Self::Listener(_, Listener::Inbound(inbound)) => {
+                for port in inbound.ports.values_mut().chain([&mut inbound.default]) {
+                    port.authorization.confine(trust_domain);
+                }
+            }
+            Self::Route(table) => table.authorization.confine(trust_domain),
+            Self::Listener(..) | Self::Cluster(_) | Self::Endpoints(_) | Self::Revision(_) => {}
+        }
+        self
+    }
+}
+
 impl ResourceType {
     /// Every type, in the order in which a server sends them (make before break).
     pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Revision];

@@ -150,4 +150,4 @@ pub fn provider() -> Arc<CryptoProvider> {
 #[cfg(test)]
 mod cost;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

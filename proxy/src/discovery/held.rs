@@ -61,14 +61,20 @@ pub(super) struct Taken {
 pub(crate) struct TooManyError;
 
 impl Held {
-    /// Stages a response. A good resource is kept even if others are bad (gRFC A46).
-    pub(super) fn take(&mut self, kind: ResourceType, response: DeltaDiscoveryResponse) -> Result<Taken, TooManyError> {
+    /// Stages a response. A good resource is kept even if others are bad (gRFC A46). `trust_domain`: that of this proxy, to which
+    /// policies are confined.
+    pub(super) fn take(
+        &mut self,
+        kind: ResourceType,
+        response: DeltaDiscoveryResponse,
+        trust_domain: Option<&str>,
+    ) -> Result<Taken, TooManyError> {
         let mut taken = Taken::default();
         if !matches!(kind, ResourceType::Endpoints | ResourceType::Revision) {
             self.changes += 1;
         }
         for resource in response.resources {
-            self.add(kind, resource, &mut taken);
+            self.add(kind, resource, trust_domain, &mut taken);
         }
         for name in response.removed_resources {
             if kind == ResourceType::Revision {
@@ -83,11 +89,14 @@ impl Held {
         if self.entries.len() > MAX_HELD { Err(TooManyError) } else { Ok(taken) }
     }
 
-    fn add(&mut self, kind: ResourceType, sent: Sent, taken: &mut Taken) {
+    fn add(&mut self, kind: ResourceType, sent: Sent, trust_domain: Option<&str>, taken: &mut Taken) {
         let Sent { version, resource: value, name, .. } = sent;
         // Without a value it renews the time to live of a resource, which the proxy does not use.
         let Some(any) = value else { return };
-        let parsed = wire::parse(kind, &name, &any);
+        let parsed = wire::parse(kind, &name, &any).map(|parsed| match trust_domain {
+            Some(domain) => parsed.confined(domain),
+            None => parsed,
+        });
         if let (ResourceType::Revision, Ok(Parsed::Revision(revision))) = (kind, &parsed) {
             taken.revision = Some(*revision);
             return;

@@ -160,7 +160,11 @@ impl Discovery {
                 self.subscriptions.set_absent(&name, false);
             }
         }
-        let Taken { refused, endpoints, absent, revision, no_revision } = self.held.take(kind, response)?;
+        // There is a certificate wherever there is a stream.
+        let tls = self.tls.load_full();
+        let trust_domain = tls.as_deref().map(|tls| tls.identity.trust_domain());
+        let taken = self.held.take(kind, response, trust_domain)?;
+        let Taken { refused, endpoints, absent, revision, no_revision } = taken;
         endpoints.iter().for_each(|set| self.live.set_endpoints(set));
         self.note_absent(&absent)?;
         if let Some(revision) = revision {

@@ -369,3 +369,54 @@ async fn discovery_is_back_as_soon_as_the_agent_is_and_a_slow_connect_is_no_succ
     advance(Duration::from_secs(15)).await;
     assert_eq!(status.agent.down(), Duration::ZERO, "it was never up");
 }
+
+/// (27.8) The address takes connections and says nothing, as one whose packets are dropped: each connect times out.
+#[tokio::test(start_paused = true)]
+async fn the_backoff_grows_to_its_most_while_connects_time_out_and_only_a_good_stream_resets_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (attempted, mut attempts) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+            attempted.send(Instant::now()).unwrap();
+        }
+    });
+    let Bench { mut client, open: _open, .. } = Bench::new();
+    let tls = crate::tls::tests::Authority::new().tls("client", Default::default(), crate::tls::provider());
+    client.tls.store(Some(Arc::new(tls)));
+    client.plane.address = address;
+    let status = client.status.clone();
+    status.certificates.send_modify(|count| *count += 1);
+    let running = tokio::spawn(client.run());
+    let mut last = attempts.recv().await.unwrap();
+    let (connect, longest) = (Duration::from_secs(5), Duration::from_secs(10));
+    let mut next = async || {
+        let now = attempts.recv().await.unwrap();
+        let wait = now - std::mem::replace(&mut last, now);
+        wait.checked_sub(connect).expect("the connect times out")
+    };
+    let within = |wait: Duration, most: Duration| {
+        assert!(wait >= most / 2 && wait <= most + Duration::from_millis(20), "{wait:?} of at most {most:?}");
+    };
+    let mut at_most = HashSet::new();
+    for failures in 0..20 {
+        let most = Duration::from_millis(100 << failures).min(longest);
+        let wait = next().await;
+        within(wait, most);
+        if most == longest {
+            at_most.insert(wait);
+        }
+    }
+    assert!(at_most.len() > 3, "at random: {at_most:?}");
+    // The server answers, and the stream ends at once: it may do so again and again.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    status.discovery.up();
+    within(next().await, longest);
+    // Now it is up for long enough.
+    status.discovery.up();
+    within(next().await, Duration::from_millis(100));
+    within(next().await, Duration::from_millis(200));
+    running.abort();
+}

@@ -32,7 +32,7 @@ const SHORT: Duration = Duration::from_secs(3);
 const WAIT: Duration = Duration::from_secs(10);
 
 /// A certificate authority, and what leads from it to its own root.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     between: Vec<CertificateDer<'static>>,
 }
@@ -48,7 +48,7 @@ fn authority(life: Duration) -> CertificateParams {
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let issuer = CertifiedIssuer::self_signed(authority(LONG), KeyPair::generate().unwrap()).unwrap();
         Self { issuer, between: Vec::new() }
     }
@@ -73,7 +73,7 @@ impl Authority {
         Svid::new(chain, key, roots.iter().map(|root| root.issuer.der().clone()).collect()).unwrap()
     }
 
-    pub(super) fn tls(&self, account: &str, records: TlsRecords, provider: Arc<CryptoProvider>) -> MeshTls {
+    pub(crate) fn tls(&self, account: &str, records: TlsRecords, provider: Arc<CryptoProvider>) -> MeshTls {
         MeshTls::with_provider(self.svid(account, LONG, &[self]), records, provider).unwrap()
     }
 }

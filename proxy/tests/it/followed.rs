@@ -2,22 +2,31 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpStream,
+    time::{Instant, sleep},
+};
 use weft_core::{
     cluster::Cluster,
     endpoint::{Endpoint, EndpointSet, Health},
-    listener::{Listener, Outbound, Protocol},
+    listener::{InboundMode, Listener, Outbound, Protocol},
     names::{ClusterName, RouteName, ServicePort},
-    policy::Authorization,
+    policy::{Authorization, Operation, Principal},
     route::{Action, Forward, RouteTable, Rule, VirtualHost},
     wire::{ClientClass, Encoded, ResourceType, render_cluster, render_endpoints, render_listener, render_route},
 };
-use weft_proxy::app::App;
+use weft_proxy::{
+    app::App,
+    config::{Overrides, Settings},
+};
 
 use crate::{
     apps::{fixed_app, once},
     control::{first, start, world},
-    plane::{Discovery, PATIENCE, Plane},
+    pair::{Anyone, inbound_model},
+    plane::{Ca, Discovery, PATIENCE, Plane},
 };
 
 /// The service's address.
@@ -148,4 +157,65 @@ async fn a_new_route_that_waits_delays_no_other_listener() {
     let answer = called.await.unwrap();
     assert!(answer.ends_with("two"), "{answer}");
     assert!(once(address, "GET", "/").await.ends_with("one"), "as it was");
+}
+
+/// The client's side of mesh TLS for an ID, with a certificate of this authority.
+fn caller(ca: &Ca, id: &str) -> tokio_rustls::TlsConnector {
+    let (chain, key) = ca.pem(id, Duration::from_secs(3600));
+    let mut config = rustls::ClientConfig::builder_with_provider(weft_proxy::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone))
+        .with_client_auth_cert(
+            CertificateDer::pem_slice_iter(chain.as_bytes()).map(Result::unwrap).collect(),
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"weft-tcp-2".to_vec()];
+    Arc::new(config).into()
+}
+
+/// (20.37) Envoy's `authenticated` without a name.
+#[tokio::test]
+async fn a_caller_of_another_trust_domain_is_not_authenticated_for_a_foreign_policy() {
+    let application = fixed_app(200, "one").await;
+    let mut plane = Plane::start().await;
+    let text = format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {{name: client-1, namespace: shop}}\nspec:\n  \
+         mode: sidecar\n  workload: {{serviceAccount: client, labels: {{app: client}}, addresses: [127.0.0.1]}}\n  \
+         controlPlane: {{address: \"{}\", joinToken: {}}}\n  mark: 0\n  drain: 2s\n  \
+         ports: {{outbound: 0, inbound: 0, admin: 0, metrics: 0}}\n  \
+         forward: {{inbound: [{{listen: \"127.0.0.1:0\", destination: \"{application}\"}}]}}\n",
+        plane.address,
+        plane.ca.token("client"),
+    );
+    let app = App::start(Settings::parse(&text, &Overrides::default()).unwrap()).await.unwrap();
+    let mut stream = plane.stream().await;
+    // Authenticated, without a name, is how others say it; ours names the trust domain.
+    let rule = weft_core::policy::Rule {
+        name: "a".into(),
+        from: vec![Principal::Authenticated],
+        to: vec![Operation::default()],
+    };
+    let model = inbound_model(InboundMode::Strict, Authorization { deny: Vec::new(), allow: Some(vec![rule]) });
+    let listener = model.listeners.values().map(|listener| render_listener(listener, ClientClass::Weft).unwrap());
+    stream.send(ResourceType::Listener, &listener.collect::<Vec<_>>(), &["outbound"]).await;
+    stream.subscribed(ResourceType::Route, "inbound").await;
+    let routes = model.routes.values().map(|table| render_route(table, ClientClass::Weft).unwrap());
+    stream.send(ResourceType::Route, &routes.collect::<Vec<_>>(), &[]).await;
+    let end = Instant::now() + PATIENCE;
+    while !app.not_ready().is_empty() {
+        assert!(Instant::now() < end, "{:?}", app.not_ready());
+        sleep(Duration::from_millis(10)).await;
+    }
+    for (id, allowed) in
+        [("spiffe://weft.local/ns/shop/sa/other", true), ("spiffe://other.test/ns/shop/sa/other", false)]
+    {
+        let stream = TcpStream::connect(app.addresses.forward_inbound[0]).await.unwrap();
+        let name = rustls::pki_types::ServerName::from(stream.peer_addr().unwrap().ip());
+        let mut mesh = caller(&plane.ca, id).connect(name, stream).await.unwrap();
+        let verdict = mesh.read_u8().await.unwrap();
+        assert_eq!(verdict == 0, allowed, "{id}: {verdict}");
+    }
 }
