@@ -107,6 +107,14 @@ impl Head {
         }
     }
 
+    /// The method of the request, also where the head is written for the hop, where a request for another protocol is a CONNECT.
+    pub(crate) fn callers_method(&self) -> &str {
+        match self.upgrade {
+            Some(_) if self.on_hop => hop::told_method(&self.request.fields),
+            _ => self.request.method(),
+        }
+    }
+
     /// Rewrites the head for the hop (`true`) or for the application, whichever it was written for before.
     pub(crate) fn write_for_hop(&mut self, hop: bool) {
         match (std::mem::replace(&mut self.on_hop, hop), hop) {

@@ -161,6 +161,11 @@ pub(crate) fn is_http10(fields: &Fields) -> bool {
     reserved(fields, VERSION) == Some(b"1.0")
 }
 
+/// The method of a request that asks for another protocol.
+pub(crate) fn told_method(fields: &Fields) -> &str {
+    reserved(fields, METHOD).and_then(|method| std::str::from_utf8(method).ok()).unwrap_or("GET")
+}
+
 /// The length of the body in front of a tunnel.
 pub(crate) fn upgrade_body(fields: &Fields) -> Option<u64> {
     std::str::from_utf8(reserved(fields, BODY)?).ok()?.parse().ok()

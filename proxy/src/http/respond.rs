@@ -1,7 +1,10 @@
 //! The one place that turns a failure into an answer: a status, the flag in `weft-error`, a line of text; for gRPC callers
 //! a status in the way of gRPC (gRPC over HTTP/2, "Responses", Trailers-Only).
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt::{self, Write as _},
+    net::SocketAddr,
+};
 
 use bytes::Bytes;
 use weft_core::failure::Failure;
@@ -12,23 +15,69 @@ use weft_http::{
 
 use super::{answer::Answer, body::Body, hop::ERROR};
 
-/// What a failed request was sent to, as its caller is told: ` (service shop/order:80, endpoint 10.0.0.7:8080)`. Empty where
-/// nothing was chosen, and wherever the caller may be outside the mesh: names and addresses of the inside are not for it.
+/// What a failed request was sent to, as its caller is told. Nothing wherever the caller may be outside the mesh: names and
+/// addresses of the inside are not for it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Called<'a> {
-    /// The cluster that the route chose.
-    pub(crate) cluster: Option<&'a str>,
-    /// The endpoint tried last.
-    pub(crate) endpoint: Option<SocketAddr>,
+pub(crate) enum Called<'a> {
+    /// Nothing that the caller may know.
+    #[default]
+    Unnamed,
+    /// No service was chosen.
+    Destination {
+        /// The host and port of the request.
+        host: Option<&'a str>,
+        /// The address that the caller has connected to.
+        address: SocketAddr,
+    },
+    /// The route chose this cluster.
+    Service {
+        /// Its name.
+        cluster: &'a str,
+        /// The endpoint tried last.
+        endpoint: Option<SocketAddr>,
+    },
 }
 
+/// Longest host that is named.
+const MAX_HOST: usize = 255;
+
+impl Called<'_> {
+    /// The names and values, at most two.
+    fn each(&self, mut say: impl FnMut(&str, &dyn fmt::Display) -> fmt::Result) -> fmt::Result {
+        match self {
+            Self::Unnamed => Ok(()),
+            Self::Destination { host, address } => {
+                if let Some(host) = host.filter(|host| is_plain(host)) {
+                    say("host", &host)?;
+                }
+                say("destination", address)
+            }
+            Self::Service { cluster, endpoint } => {
+                say("service", cluster)?;
+                endpoint.as_ref().map_or(Ok(()), |endpoint| say("endpoint", endpoint))
+            }
+        }
+    }
+
+    /// The value of `weft-error`: an item of structured fields (RFC 9651 §3.3), the flag with what was called as parameters.
+    fn error(&self, flag: &str) -> Result<String, fmt::Error> {
+        let mut out = flag.to_owned();
+        self.each(|name, value| write!(out, ";{name}=\"{value}\""))?;
+        Ok(out)
+    }
+}
+
+/// Whether a host can be repeated as it is: it is the caller's own word.
+fn is_plain(host: &str) -> bool {
+    host.len() <= MAX_HOST && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(&byte))
+}
+
+/// ` (service shop/order:80, endpoint 10.0.0.7:8080)`.
 impl fmt::Display for Called<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.cluster, self.endpoint) {
-            (None, _) => Ok(()),
-            (Some(cluster), None) => write!(f, " (service {cluster})"),
-            (Some(cluster), Some(endpoint)) => write!(f, " (service {cluster}, endpoint {endpoint})"),
-        }
+        let mut before = " (";
+        self.each(|name, value| write!(f, "{}{name} {value}", std::mem::replace(&mut before, ", ")))?;
+        if before == ", " { f.write_str(")") } else { Ok(()) }
     }
 }
 
@@ -62,11 +111,22 @@ pub(crate) fn at(failure: &Failure, grpc: bool, called: Called<'_>) -> Answer {
         push_grpc(failure, called, &mut fields);
         return Answer::new(Response::new(Version::Http11, 200, fields), Body::Empty);
     }
-    let text = Bytes::from(format!("weft: {}{called} ({})\n", failure.report(), reply.flag));
+    let text = Bytes::from(text(failure, called) + "\n");
     fields.push(b"content-type", b"text/plain; charset=utf-8");
     fields.push(b"content-length", text.len().to_string().as_bytes());
-    fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+    push_error(reply.flag, called, &mut fields);
     Answer::new(Response::new(Version::Http11, reply.status, fields), Body::Full(text))
+}
+
+/// `weft: connect timed out (service shop/order:80) (UF)`.
+fn text(failure: &Failure, called: Called<'_>) -> String {
+    format!("weft: {}{called} ({})", failure.report(), failure.reply().flag)
+}
+
+fn push_error(flag: &str, called: Called<'_>, fields: &mut Fields) {
+    // Writing to a text cannot fail.
+    let value = called.error(flag).unwrap_or_else(|_never| flag.to_owned());
+    fields.push(ERROR.as_bytes(), value.as_bytes());
 }
 
 /// The trailers of an answer to a gRPC caller that broke off.
@@ -82,8 +142,8 @@ fn push_grpc(failure: &Failure, called: Called<'_>, fields: &mut Fields) {
     // RESOURCE_EXHAUSTED: what gRPC's own implementations say of metadata above their limit.
     let status = if failure.is_too_large() { "8" } else { grpc_status(reply.status) };
     fields.push(b"grpc-status", status.as_bytes());
-    fields.push(b"grpc-message", percent_encode(&format!("weft: {}{called}", failure.report())).as_bytes());
-    fields.push(ERROR.as_bytes(), reply.flag.as_bytes());
+    fields.push(b"grpc-message", percent_encode(&text(failure, called)).as_bytes());
+    push_error(reply.flag, called, fields);
 }
 
 /// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation; 504 told apart).
@@ -124,7 +184,7 @@ mod tests {
         assert_eq!((answer.head.status, field(&answer, "weft-error")), (503, b"UH".to_vec()));
     }
 
-    /// (26)
+    /// (26) (20.26)
     #[test]
     fn a_failure_names_what_was_called_where_the_caller_may_know_it() {
         let text = |called: Called<'_>| {
@@ -132,14 +192,36 @@ mod tests {
             String::from_utf8(text.to_vec()).unwrap()
         };
         let endpoint = Some("10.0.0.7:8080".parse().unwrap());
-        assert_eq!(text(Called::default()), "weft: connect timed out (UF)\n");
-        let called = Called { cluster: Some("shop/order:80"), endpoint: None };
-        assert_eq!(text(called), "weft: connect timed out (service shop/order:80) (UF)\n");
-        let called = Called { endpoint, ..called };
-        assert_eq!(text(called), "weft: connect timed out (service shop/order:80, endpoint 10.0.0.7:8080) (UF)\n");
-        let fields = trailers(&Failure::ConnectTimeout, called);
-        let message = fields.named("grpc-message").next().unwrap();
-        assert_eq!(message, b"weft: connect timed out (service shop/order:80, endpoint 10.0.0.7:8080)");
+        let address = "240.0.0.9:80".parse().unwrap();
+        let cluster = "shop/order:80";
+        for (called, named, error) in [
+            (Called::Unnamed, "", "UF"),
+            (Called::Service { cluster, endpoint: None }, " (service shop/order:80)", "UF;service=\"shop/order:80\""),
+            (
+                Called::Service { cluster, endpoint },
+                " (service shop/order:80, endpoint 10.0.0.7:8080)",
+                "UF;service=\"shop/order:80\";endpoint=\"10.0.0.7:8080\"",
+            ),
+            (
+                Called::Destination { host: Some("order:80"), address },
+                " (host order:80, destination 240.0.0.9:80)",
+                "UF;host=\"order:80\";destination=\"240.0.0.9:80\"",
+            ),
+            (
+                Called::Destination { host: Some("a\"b"), address },
+                " (destination 240.0.0.9:80)",
+                "UF;destination=\"240.0.0.9:80\"",
+            ),
+        ] {
+            let expected = format!("weft: connect timed out{named} (UF)");
+            assert_eq!(text(called), format!("{expected}\n"));
+            // A caller of gRPC is told the same.
+            let fields = trailers(&Failure::ConnectTimeout, called);
+            assert_eq!(fields.named("grpc-message").next(), Some(expected.as_bytes()));
+            for fields in [fields, at(&Failure::ConnectTimeout, false, called).head.fields] {
+                assert_eq!(fields.named("weft-error").next(), Some(error.as_bytes()));
+            }
+        }
     }
 
     #[test]

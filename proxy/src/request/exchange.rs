@@ -140,15 +140,18 @@ impl Exchange {
         answer
     }
 
-    /// What the caller is told of what its request was sent to. A workload may know the service that it calls and its endpoints; a
-    /// caller at the edge may not, and an answer of the inbound side may travel on to the edge.
+    /// What the caller is told of what its request was sent to. A workload may know the service that it calls and its endpoints, or
+    /// else where it has connected to; a caller at the edge may not, and an answer of the inbound side may travel on to the edge.
     fn told(&self) -> respond::Called<'_> {
-        match self.direction() {
-            Direction::Outbound => respond::Called {
-                cluster: self.called.as_ref().map(|cluster| &*cluster.name),
-                endpoint: self.progress.endpoint,
+        match (self.direction(), &self.called) {
+            (Direction::Outbound, Some(cluster)) => {
+                respond::Called::Service { cluster: &cluster.name, endpoint: self.progress.endpoint }
+            }
+            (Direction::Outbound, None) => respond::Called::Destination {
+                host: self.head.request.authority(),
+                address: self.connection.flow.destination,
             },
-            Direction::Inbound | Direction::Gateway => respond::Called::default(),
+            (Direction::Inbound | Direction::Gateway, _) => respond::Called::Unnamed,
         }
     }
 
@@ -245,7 +248,11 @@ impl Exchange {
         self.worker.record_as(
             self.policy,
             &Outcome {
-                subject: Subject::Request { series: &series, head: Some(&self.head.request) },
+                subject: Subject::Request {
+                    series: &series,
+                    head: Some(&self.head.request),
+                    method: self.head.callers_method(),
+                },
                 flow: self.connection.flow,
                 protocol: self.protocol,
                 status: self.status,

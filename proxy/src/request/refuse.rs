@@ -51,7 +51,7 @@ pub(crate) fn head(worker: &Worker, connection: &Connection, failure: &Failure) 
     let (flow, security) = (connection.flow, Security::of(connection.identity.as_ref()));
     let labels = RequestLabels { direction: flow.direction, destination: "".into(), source: "".into(), security };
     worker.record(&Outcome {
-        subject: Subject::Request { series: &worker.metrics.series(&labels), head: None },
+        subject: Subject::Request { series: &worker.metrics.series(&labels), head: None, method: "" },
         flow,
         protocol: connection.protocol,
         status: answer.head.status,

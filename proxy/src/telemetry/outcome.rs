@@ -43,8 +43,9 @@ pub(crate) struct Outcome<'a> {
 /// The kind of thing that ended.
 #[derive(Debug)]
 pub(crate) enum Subject<'a> {
-    /// A request; no head where it was not fit to be read further.
-    Request { series: &'a RequestSeries, head: Option<&'a Request> },
+    /// A request; no head where it was not fit to be read further. `method`: the caller's, which the head of a tunnel over the hop
+    /// has no more.
+    Request { series: &'a RequestSeries, head: Option<&'a Request>, method: &'a str },
     /// A connection that carried opaque bytes.
     Connection,
     /// A connection that was closed without a byte.
@@ -83,16 +84,16 @@ impl Outcome<'_> {
     }
 
     fn line(&self) -> Line<'_> {
-        let head = match &self.subject {
-            Subject::Request { head, .. } => *head,
-            Subject::Connection | Subject::RefusedConnection => None,
+        let (head, method) = match &self.subject {
+            Subject::Request { head, method, .. } => (*head, *method),
+            Subject::Connection | Subject::RefusedConnection => (None, ""),
         };
         let traceparent = head.and_then(|head| head.fields.first(Name::Traceparent));
         Line {
             time: access_log::timestamp(),
             direction: self.flow.direction.as_str(),
             protocol: self.protocol.as_str(),
-            method: head.map_or("", Request::method),
+            method,
             authority: head.and_then(Request::authority).unwrap_or_default(),
             path: head.map_or("", Request::target),
             status: self.status,

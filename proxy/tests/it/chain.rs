@@ -13,7 +13,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpListener,
+    net::TcpSocket,
     time::{MissedTickBehavior, interval},
 };
 use weft_core::{listener::InboundMode, policy::Authorization};
@@ -46,6 +46,8 @@ struct Service {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     _proxy: Option<Proxy>,
+    /// Keeps the port of an application that does not listen: another test's must not.
+    _refusing: Option<TcpSocket>,
 }
 
 impl Service {
@@ -56,9 +58,13 @@ impl Service {
 
 /// The last service.
 async fn last(authority: &Authority, fails: Fails) -> Service {
-    let requests = Arc::<AtomicUsize>::default();
+    let (requests, mut refusing) = (Arc::<AtomicUsize>::default(), None);
     let application = match fails {
-        Fails::Refuses | Fails::Gone => TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap(),
+        Fails::Refuses | Fails::Gone => {
+            let socket = refusing.insert(TcpSocket::new_v4().unwrap());
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.local_addr().unwrap()
+        }
         Fails::Answers | Fails::Resets => {
             let count = requests.clone();
             raw_app(move |mut stream| {
@@ -77,11 +83,11 @@ async fn last(authority: &Authority, fails: Fails) -> Service {
         }
     };
     if fails == Fails::Gone {
-        return Service { address: application, requests, _proxy: None };
+        return Service { address: application, requests, _proxy: None, _refusing: refusing };
     }
     let svid = authority.svid("product", true);
     let (proxy, address) = inbound(svid, application, InboundMode::Strict, Authorization::default());
-    Service { address, requests, _proxy: Some(proxy) }
+    Service { address, requests, _proxy: Some(proxy), _refusing: refusing }
 }
 
 /// What the application of a service in between answers when the service behind it has answered.
@@ -124,7 +130,7 @@ async fn between(authority: &Authority, behind: &[SocketAddr], answers: Answers)
     proxy.shared.live.set_endpoints(&meshed(behind));
     next.set(proxy.listen(Role::Outbound(Some(service())))).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
-    Service { address, requests, _proxy: Some(proxy) }
+    Service { address, requests, _proxy: Some(proxy), _refusing: None }
 }
 
 fn meshed(addresses: &[SocketAddr]) -> weft_core::endpoint::EndpointSet {

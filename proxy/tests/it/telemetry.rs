@@ -10,7 +10,8 @@ use tokio::{
     time::sleep,
 };
 use weft_core::{
-    listener::{AccessLog as LogPolicy, InboundMode},
+    listener::{AccessLog as LogPolicy, InboundMode, Listener, OutboundDefault, OutboundPolicy},
+    names::ListenerName,
     policy::{Authorization, Operation, PathPattern, Principal, Rule},
 };
 use weft_proxy::listener::socket::Role;
@@ -340,5 +341,63 @@ async fn a_refused_grpc_call_does_not_count_as_a_success() {
             "{class}"
         );
         assert_eq!(proxy.metric("weft_requests_total", &["status=\"2xx\""]), 0.0);
+    }
+}
+
+/// (20.26) Over the hop the request of a tunnel is a CONNECT, which its caller never sent.
+#[tokio::test]
+async fn a_tunnel_is_logged_with_its_callers_method_on_both_sides() {
+    let application = crate::apps::raw_app(|mut stream| async move {
+        crate::apps::read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n";
+        stream.write_all(answer).await.ok();
+    })
+    .await;
+    let mesh = logged_with(application, Authorization::default());
+    for (number, method) in ["GET", "POST"].into_iter().enumerate() {
+        let request = format!("{method} /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: tcp\r\n\r\n");
+        let (answer, closed) = raw(mesh.address, request.as_bytes(), SECOND * 5).await;
+        assert!(closed && answer.starts_with("HTTP/1.1 101"), "{answer}");
+        for proxy in [&mesh.outbound, &mesh.inbound] {
+            let line = &lines(proxy, number + 1).await[number];
+            assert_eq!((&line["method"], &line["status"]), (&Value::from(method), &Value::from(101)), "{line}");
+        }
+    }
+}
+
+/// (20.26) Where no route exists, no service was chosen: the caller is told what it has asked for.
+#[tokio::test]
+async fn a_failure_before_any_route_names_the_destination_in_http_and_grpc() {
+    let outside = "192.0.2.7:81";
+    for (flag, status, destination) in [
+        ("NS", "503", "240.0.0.9:80"),
+        ("REG", "502", outside),
+        ("DISC", "503", "240.0.0.9:80"),
+        ("NR", "404", "240.0.0.1:80"),
+    ] {
+        // Nobody answers the questions of this discovery.
+        let (interest, _asked) = tokio::sync::mpsc::channel(8);
+        let proxy = Proxy::start_with(None, |shared| {
+            shared.interest = (flag == "DISC").then_some(interest);
+            shared.discovery_wait = Duration::from_millis(50);
+        });
+        let mut model = outbound_model(|_, _| {});
+        model.routes.values_mut().for_each(|table| table.hosts.clear());
+        let default = OutboundDefault { policy: OutboundPolicy::RegisteredOnly };
+        model.listeners.insert(ListenerName::OutboundDefault, Listener::OutboundDefault(default));
+        proxy.shared.live.replace(model).unwrap();
+        let address = proxy.listen(Role::Outbound(Some(destination.parse().unwrap())));
+        let named = format!(" (host product, destination {destination}) ({flag})");
+        let error = format!("{flag};host=\"product\";destination=\"{destination}\"");
+        let answer = once(address, "GET", "/").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains(&named) && answer.contains(&format!("weft-error: {error}\r\n")), "{answer}");
+        let mut client = http2_client(address).await;
+        let mut call = crate::apps::request("POST", "/a.B/C");
+        call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let answer = client.send_request(call).await.unwrap();
+        let message = answer.headers()["grpc-message"].to_str().unwrap();
+        assert!(message.ends_with(&named), "{message}");
+        assert_eq!(answer.headers()["weft-error"], error.as_str());
     }
 }
