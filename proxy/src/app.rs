@@ -203,6 +203,7 @@ impl App {
             heads: Arc::default(),
             stalled: settings.stalled,
             paused: settings.paused,
+            half_closed: settings.half_closed,
             discovery_wait: settings.discovery_wait,
             self_probe: Arc::new(SelfProbe::new(capture::target(&settings))),
         });

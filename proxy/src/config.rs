@@ -121,6 +121,8 @@ pub struct Settings {
     pub stalled: Duration,
     /// The same for a reader that has read some.
     pub paused: Duration,
+    /// How long a half-closed caller waits for an application that speaks HTTP/2; zero: for ever.
+    pub half_closed: Duration,
     /// Longest wait for discovery to answer about a destination.
     pub discovery_wait: Duration,
     /// Addresses that can only be services of the mesh.
@@ -267,6 +269,7 @@ impl Settings {
                 max_connections_per_source: usize::try_from(spec.limits.per_source()).unwrap_or(usize::MAX),
                 stalled: spec.limits.stalled.std(),
                 paused: spec.limits.paused.std(),
+                half_closed: spec.limits.half_closed.std(),
                 discovery_wait: DISCOVERY_WAIT,
                 mesh_ranges: [MESH_RANGE_V4, MESH_RANGE_V6].iter().filter_map(|range| range.parse().ok()).collect(),
                 effective,

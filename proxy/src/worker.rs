@@ -63,6 +63,8 @@ pub struct Shared {
     pub stalled: Duration,
     /// The same for a reader that has read some.
     pub paused: Duration,
+    /// How long a half-closed caller waits for an application that speaks HTTP/2; zero: for ever.
+    pub half_closed: Duration,
     /// Longest wait for discovery of a destination.
     pub discovery_wait: Duration,
     /// The self-probe of the redirection.
@@ -103,7 +105,8 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>, log: AccessLog, drain: Drain) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         let stall = Timeouts::new(shared.stalled, shared.paused);
-        let muxes = Muxes::new(shared.heads.clone(), stall);
+        let half_closed = Some(shared.half_closed).filter(|wait| !wait.is_zero());
+        let muxes = Muxes::new(shared.heads.clone(), stall, half_closed);
         let dialer =
             Dialer { mark: shared.mark, tls: shared.tls.clone(), metrics: metrics.clone(), shown: Arc::default() };
         Arc::new(Self {

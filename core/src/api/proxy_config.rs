@@ -257,6 +257,9 @@ pub struct ProxyLimits {
     pub stalled: Duration,
     /// The same for a reader that has read some before. Default zero: for ever.
     pub paused: Duration,
+    /// How long a caller over HTTP/1 that has closed its sending side waits for an application that speaks HTTP/2 while nothing of
+    /// the answer comes; zero: for ever. Default 30 s.
+    pub half_closed: Duration,
 }
 
 /// The mark on a proxy's own connections when its file says none: `weft` in ASCII.
@@ -313,6 +316,7 @@ impl Default for ProxyLimits {
             connections_per_source: None,
             stalled: Duration::from_secs(60),
             paused: Duration::ZERO,
+            half_closed: Duration::from_secs(30),
         }
     }
 }

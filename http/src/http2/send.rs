@@ -108,9 +108,12 @@ impl<T> Connection<T> {
         Ok(())
     }
 
-    /// Tells a peer that is a proxy that the caller of a request has closed its sending side (client).
+    /// Tells a peer that is a proxy, once, that the caller of a request has closed its sending side (client).
     pub fn half_close(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(|stream| !stream.is_closed()) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.is_closed()
+            && !std::mem::replace(&mut stream.caller_half_closed, true)
+        {
             self.out.put(&FrameHeader { len: 0, kind: HALF_CLOSED, flags: 0, id }.bytes());
         }
     }

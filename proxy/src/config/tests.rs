@@ -18,8 +18,8 @@ fn what_is_not_said_has_the_documented_defaults() {
     let settings = Settings::parse(&file(""), &Overrides::default()).unwrap();
     assert_eq!((settings.mark, settings.workers, settings.max_connections), (Some(0x7765_6674), 1, 10_000));
     assert_eq!(
-        (settings.max_streams, settings.stalled, settings.paused),
-        (None, Duration::from_secs(60), Duration::ZERO)
+        (settings.max_streams, settings.stalled, settings.paused, settings.half_closed),
+        (None, Duration::from_secs(60), Duration::ZERO, Duration::from_secs(30))
     );
     assert_eq!((settings.ports.outbound, settings.ports.metrics), (15001, 15020));
     assert_eq!((settings.drain, settings.mesh_ranges.len()), (Duration::from_secs(30), 2));

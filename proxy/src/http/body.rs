@@ -78,6 +78,10 @@ pub(crate) struct Timed {
 
 /// The observer of a body. Dropped when the body is dropped before its end.
 pub(crate) trait Watcher: Send {
+    /// Whether the reader of the body has closed its sending side. The task that polls the body is woken then.
+    fn has_half_closed(&self) -> bool {
+        false
+    }
     /// Bytes passed.
     fn bytes(&mut self, count: usize);
     /// Trailers passed.
@@ -184,6 +188,19 @@ impl Body {
             Self::Counted(counted) => counted.poll(cx),
             Self::Timed(timed) => timed.poll(cx),
         }
+    }
+
+    /// To be polled while more of an answer is awaited whose caller has closed its sending side: the application is told, or the
+    /// body breaks off.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        match self {
+            Self::Http1(incoming) => incoming.half_close(cx),
+            Self::Http2(incoming) => return incoming.poll_half_closed(cx),
+            Self::Counted(counted) => return counted.body.poll_half_closed(cx),
+            Self::Timed(timed) => return timed.body.poll_half_closed(cx),
+            Self::Empty | Self::Full(_) | Self::Replay(_) => {}
+        }
+        Poll::Pending
     }
 
     /// Gives it up before its end, and says why.
@@ -301,7 +318,11 @@ impl Timed {
 
 impl Counted {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut polled = ready!(self.body.poll_piece(cx));
+        let polled = match (self.body.poll_piece(cx), &self.watcher) {
+            (Poll::Pending, Some(watcher)) if watcher.has_half_closed() => self.body.poll_half_closed(cx),
+            (polled, _) => polled,
+        };
+        let mut polled = ready!(polled);
         match (&mut polled, self.watcher.take()) {
             (Some(Ok(piece)), Some(mut watcher)) => {
                 let last = match piece {

@@ -61,6 +61,12 @@ impl Head {
         })
     }
 
+    /// Whether the caller has closed its sending side behind the request: it may be gone. The task that waits for the answer or for
+    /// more of it is woken then.
+    pub(crate) fn has_half_closed(&self) -> bool {
+        self.interim.as_ref().is_some_and(Interim::has_half_closed)
+    }
+
     /// Takes a head that came by HTTP/2. `hop`: from another proxy, which passes on a request of HTTP/1.0 without Host too.
     pub(crate) fn http2(request: Request, hop: bool) -> Result<Self, Failure> {
         if request.target().len() > MAX_URI {

@@ -19,6 +19,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, atomic::AtomicUsize},
     task::Waker,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -64,6 +65,16 @@ pub(crate) fn reset_code(failure: &Failure) -> Option<Code> {
 #[derive(Debug)]
 pub(crate) struct Mux {
     inner: Mutex<Inner>,
+    half_closed: HalfClosed,
+}
+
+/// What becomes of a request whose caller has closed its sending side (client).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HalfClosed {
+    /// The peer is a proxy, and is told.
+    Told,
+    /// It is cancelled after so long without a byte of its answer; `None`: never.
+    Cancelled(Option<Duration>),
 }
 
 /// The part of a connection that the driver and the tasks of its streams share.
@@ -122,17 +133,18 @@ struct StreamState {
 
 impl Mux {
     /// A connection of the pool.
-    pub(crate) fn client(config: Config) -> Arc<Self> {
-        Self::new(Role::Client, config, Heads::default())
+    pub(crate) fn client(config: Config, half_closed: HalfClosed) -> Arc<Self> {
+        Self::new(Role::Client, config, Heads::default(), half_closed)
     }
 
     /// The connection of a caller. `heads`: bytes of the heads of requests in flight on all such connections.
     pub(crate) fn server(config: Config, heads: Arc<AtomicUsize>, is_proxy: bool) -> Arc<Self> {
-        Self::new(Role::Server, config, Heads::new(heads, is_proxy))
+        Self::new(Role::Server, config, Heads::new(heads, is_proxy), HalfClosed::Cancelled(None))
     }
 
-    fn new(role: Role, config: Config, heads: Heads) -> Arc<Self> {
+    fn new(role: Role, config: Config, heads: Heads, half_closed: HalfClosed) -> Arc<Self> {
         Arc::new(Self {
+            half_closed,
             inner: Mutex::new(Inner {
                 connection: Connection::new(role, config),
                 heads,

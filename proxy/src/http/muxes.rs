@@ -1,6 +1,9 @@
 //! The HTTP/2 connections of a worker, whose clocks tick once a second.
 
-use std::sync::{Arc, Weak, atomic::AtomicUsize};
+use std::{
+    sync::{Arc, Weak, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -14,12 +17,15 @@ pub(crate) struct Muxes {
     pub(crate) heads: Arc<AtomicUsize>,
     /// For bodies that are not read, over HTTP/1 too.
     pub(crate) stall: Timeouts,
+    /// How long the caller of an answer that does not come may have closed its sending side, where the application speaks HTTP/2,
+    /// which has no such thing; `None`: for ever.
+    pub(crate) half_closed: Option<Duration>,
 }
 
 impl Muxes {
     /// None yet. `heads`: bytes of the heads of requests in flight, of all workers.
-    pub(crate) fn new(heads: Arc<AtomicUsize>, stall: Timeouts) -> Self {
-        Self { muxes: Arc::default(), heads, stall }
+    pub(crate) fn new(heads: Arc<AtomicUsize>, stall: Timeouts, half_closed: Option<Duration>) -> Self {
+        Self { muxes: Arc::default(), heads, stall, half_closed }
     }
 
     /// Adds a connection.

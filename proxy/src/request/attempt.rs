@@ -162,7 +162,7 @@ pub(crate) async fn run(
         let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
             Ok((answer, mut flight)) => {
                 let outcome = Outcome::Status(answer.head.status);
-                let wanted = rule.retry.retries(outcome, head.request.method());
+                let wanted = rule.retry.retries(outcome, head.request.method()) && !head.has_half_closed();
                 let behind = hop::is_retried(&answer.head);
                 let retry = wanted && !last && body.again().is_some();
                 if retry && behind {
@@ -184,7 +184,9 @@ pub(crate) async fn run(
                     return Err(Failure::RequestTimeout);
                 }
                 let Some(outcome) = failure.retry() else { return Err(failure) };
-                let wanted = rule.retry.retries(outcome, head.request.method());
+                // A caller that has closed its sending side may be gone, and the application, which was told, may have ended the request.
+                let awaited = outcome.is_unreached() || !head.has_half_closed();
+                let wanted = rule.retry.retries(outcome, head.request.method()) && awaited;
                 let retry = wanted && !last && body.again().is_some();
                 let cause = failure.reply().flag;
                 if !retry || !may_retry(worker, cluster, outcome, cause, progress) {

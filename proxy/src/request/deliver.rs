@@ -104,6 +104,7 @@ pub(crate) async fn request(
     // our pool, so the request is repeated here, on a connection that is not out of it.
     if let Err(SendError { failure: Failure::Reset(_), reused: true, .. }) = &sent
         && repeatable
+        && !head.has_half_closed()
     {
         let fresh = Bounds { idle: Duration::ZERO, ..bounds };
         sent = pool.send(worker.opener(), fresh, head, Body::Empty, &mut flight.switched).await;

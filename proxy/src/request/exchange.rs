@@ -272,6 +272,10 @@ impl Exchange {
 }
 
 impl Watcher for Exchange {
+    fn has_half_closed(&self) -> bool {
+        self.head.has_half_closed()
+    }
+
     fn bytes(&mut self, count: usize) {
         self.received += count as u64;
     }

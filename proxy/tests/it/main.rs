@@ -22,6 +22,7 @@ mod foreign;
 mod forge;
 mod gateway;
 mod grpc;
+mod half_closed;
 mod heads;
 mod hostile;
 mod http1;

@@ -180,6 +180,7 @@ impl Proxy {
             heads: Arc::default(),
             stalled: Duration::from_secs(60),
             paused: Duration::ZERO,
+            half_closed: Duration::from_secs(30),
             discovery_wait: Duration::from_secs(3),
             self_probe: Arc::default(),
         };

@@ -117,6 +117,13 @@ impl Incoming {
         Poll::Ready(piece)
     }
 
+    /// To be polled while more of an answer is awaited whose caller has closed its sending side: so does the proxy.
+    pub(crate) fn half_close(&self, cx: &mut Context<'_>) {
+        if !self.ended {
+            self.io.lock().poll_half_close(cx);
+        }
+    }
+
     pub(crate) fn is_end(&self) -> bool {
         self.ended || self.io.lock().body.is_done()
     }

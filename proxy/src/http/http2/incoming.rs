@@ -1,7 +1,11 @@
 //! The body that comes on a stream of HTTP/2.
 
-use std::task::{Context, Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
+use tokio::time::Sleep;
 use weft_core::failure::Failure;
 use weft_http::{
     fields::{Fields, Name},
@@ -24,18 +28,20 @@ pub(crate) struct Incoming {
     request: bool,
     /// Bytes after which the body ends although the stream goes on: a tunnel's follow.
     first: Option<u64>,
+    /// Runs while the caller of an answer has closed its sending side and none of the answer comes.
+    silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
     pub(super) fn new(stream: StreamRef, fields: &Fields, request: bool) -> Self {
         let length = fields.first(Name::ContentLength);
         let left = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-        Self { stream, left, request, first: None }
+        Self { stream, left, request, first: None, silence: None }
     }
 
     /// The bytes that come on a stream without an announced end, a tunnel's: only END_STREAM is their end.
     pub(super) fn open(stream: StreamRef) -> Self {
-        Self { stream, left: None, request: false, first: None }
+        Self { stream, left: None, request: false, first: None, silence: None }
     }
 
     /// The body in front of a tunnel: so many bytes of the stream.
@@ -65,6 +71,7 @@ impl Incoming {
                 inner.kick();
             }
             self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+            self.silence = None;
             return Poll::Ready(Some(Ok(Piece::Data(data))));
         }
         if let Some(trailers) = state.trailers.take() {
@@ -87,6 +94,12 @@ impl Incoming {
         }
         remember(&mut state.reader, cx);
         Poll::Pending
+    }
+
+    /// To be polled while more of an answer is awaited whose caller has closed its sending side.
+    pub(crate) fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        ready!(self.stream.poll_half_closed(cx, &mut self.silence));
+        Poll::Ready(Some(Err(Failure::CallerGone)))
     }
 
     pub(crate) fn is_end(&self) -> bool {

@@ -1,12 +1,14 @@
 //! One stream of an HTTP/2 connection, as the task of its request uses it.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use tokio::time::{Sleep, sleep};
 use weft_core::failure::Failure;
 use weft_http::{
     fields::Fields,
@@ -14,7 +16,7 @@ use weft_http::{
     http2::{Code, Role, StreamId},
 };
 
-use super::{Incoming, Mux, reset_code};
+use super::{HalfClosed, Incoming, Mux, reset_code};
 use crate::http::{
     body::{Body, Piece},
     interim::Interim,
@@ -35,11 +37,21 @@ impl StreamRef {
         caller(self.mux.clone(), self.id)
     }
 
-    /// Tells the peer, a proxy, that the caller has closed its sending side (client).
-    pub(crate) fn half_close(&self) {
-        let mut inner = self.mux.inner.lock();
-        inner.connection.half_close(self.id);
-        inner.kick();
+    /// To be polled while an answer is awaited whose caller has closed its sending side behind the whole request (client). Ready
+    /// when the request is to be cancelled. `silence`: until the next byte of the answer.
+    pub(crate) fn poll_half_closed(&self, cx: &mut Context<'_>, silence: &mut Option<Pin<Box<Sleep>>>) -> Poll<()> {
+        match self.mux.half_closed {
+            HalfClosed::Told => {
+                let mut inner = self.mux.inner.lock();
+                inner.connection.half_close(self.id);
+                if !inner.connection.unsent().is_empty() {
+                    inner.kick();
+                }
+                Poll::Pending
+            }
+            HalfClosed::Cancelled(None) => Poll::Pending,
+            HalfClosed::Cancelled(Some(wait)) => silence.get_or_insert_with(|| Box::pin(sleep(wait))).as_mut().poll(cx),
+        }
     }
 
     /// The next interim answer that came before the answer (client).

@@ -56,6 +56,7 @@ fn worker() -> Arc<Worker> {
         heads: Arc::default(),
         stalled: Duration::ZERO,
         paused: Duration::ZERO,
+        half_closed: Duration::ZERO,
         discovery_wait: Duration::ZERO,
         self_probe: Arc::default(),
     };

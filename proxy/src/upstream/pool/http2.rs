@@ -1,8 +1,7 @@
 //! HTTP/2 in a pool: up to [`MAX_STREAMS`] requests in flight on a connection; another is opened when all are full.
 
 use std::{
-    future::{Future, poll_fn},
-    pin::Pin,
+    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -13,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use weft_core::failure::{Failure, Limit};
 use weft_http::{head::Response, http2::Config};
 
@@ -22,7 +21,7 @@ use crate::{
     http::{
         body::Body,
         head::Head,
-        http2::{Driver, Mux, StreamRef},
+        http2::{Driver, HalfClosed, Mux, StreamRef},
         interim::Interim,
         limits::{MAX_FIELDS, MAX_HEAD_HOP, Peer, Windows},
         upgrade::Switched,
@@ -34,9 +33,6 @@ use crate::{
 
 /// Requests in flight on one connection before another is opened.
 const MAX_STREAMS: u32 = 100;
-/// How long a caller of HTTP/1 that has closed its sending side waits for the answer of an application that speaks HTTP/2, which
-/// has no such thing: then the stream is cancelled.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How long a connection without requests may take to close.
 const CLOSE: Duration = Duration::from_millis(2_500);
 
@@ -122,8 +118,7 @@ impl Pool {
             }
         };
         let body = if end { Body::Empty } else { body };
-        let mesh = self.target.transport != Transport::Plain;
-        let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref(), mesh).await;
+        let answered = exchange(&stream, body, head.protocol().is_some(), interim.as_ref()).await;
         match answered {
             Ok(response) => {
                 usage.answered.store(true, Relaxed);
@@ -184,7 +179,11 @@ impl Pool {
             max_fields: 2 * MAX_FIELDS,
             connect_protocol: false,
         };
-        let mux = Mux::client(config);
+        let half_closed = match peer {
+            Peer::Proxy => HalfClosed::Told,
+            _ => HalfClosed::Cancelled(opener.muxes.half_closed),
+        };
+        let mux = Mux::client(config, half_closed);
         opener.muxes.watch(&mux);
         let mut driver = Driver::new(stream, mux.clone(), drop);
         let (dialer, target) = (opener.dialer.clone(), self.target.clone());
@@ -271,9 +270,8 @@ async fn exchange(
     mut body: Body,
     open: bool,
     interim: Option<&Interim>,
-    mesh: bool,
 ) -> Result<Response, Failure> {
-    let (mut half_closed, mut given_up) = (false, None::<Pin<Box<Sleep>>>);
+    let mut silence = None;
     let mut rest = Bytes::new();
     let mut writing = !matches!(body, Body::Empty);
     let response = poll_fn(|cx| {
@@ -289,16 +287,11 @@ async fn exchange(
                 caller.send(head);
             }
         }
-        if !half_closed && !writing && !open && interim.is_some_and(Interim::has_half_closed) {
-            half_closed = true;
-            if mesh {
-                // Its proxy passes it on.
-                stream.half_close();
-            } else {
-                given_up = Some(Box::pin(sleep(HALF_CLOSED)));
-            }
-        }
-        if given_up.as_mut().is_some_and(|given_up| given_up.as_mut().poll(cx).is_ready()) {
+        if !writing
+            && !open
+            && interim.is_some_and(Interim::has_half_closed)
+            && stream.poll_half_closed(cx, &mut silence).is_ready()
+        {
             return Poll::Ready(Err(Failure::CallerGone));
         }
         stream.poll_answer(cx)
