@@ -91,8 +91,8 @@ pub struct Worker {
     pub(crate) application_counts: Counts,
 }
 
-/// Bounds of connections to the workload itself. The time to connect has room for four SYNs: the kernel sends them after 0, 1, 3
-/// and 7 s (RFC 6298), and an application that stands still for a moment answers the next one.
+/// Bounds of connections to the workload itself. The time to connect, where the caller's policy says none, has room for an
+/// application that stands still for a moment.
 pub(crate) const APPLICATION: Bounds =
     Bounds { connect: Duration::from_secs(10), connections: 10_000, pending: 1_024, idle: Duration::from_secs(300) };
 /// How often timeouts of connections are checked.
@@ -172,7 +172,7 @@ impl Worker {
     /// The pool of connections to the workload at this address.
     pub(crate) fn application(&self, address: SocketAddr, version: Version) -> Arc<Pool> {
         let make = || {
-            let target = Target { address, transport: Transport::Plain };
+            let target = Target { address, transport: Transport::Plain, near: true };
             Arc::new(Pool::new(target, version, self.application_counts.clone()))
         };
         self.application.lock().entry((address, version)).or_insert_with(make).clone()

@@ -27,7 +27,7 @@ pub(crate) struct Head {
     pub(crate) absolute: bool,
     /// The length of the body of a request that asks for another protocol, where it has one. Its bytes precede the tunnel's.
     pub(crate) upgrade_body: Option<u64>,
-    /// How long its application may take to be connected, where the caller's policy says more than the default.
+    /// How long its application may take to be connected, where the caller's policy says so.
     pub(crate) connect: Option<Duration>,
     /// Where interim answers go; `None` for a caller that knows none.
     pub(crate) interim: Option<Interim>,

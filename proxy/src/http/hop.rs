@@ -7,7 +7,7 @@
 //! | `weft-status` | on the answer to an extended CONNECT: the application answered with this 2xx and did not switch |
 //! | `weft-method` | on an extended CONNECT: the method of the request that asks for another protocol, when it is not GET |
 //! | `weft-body` | on an extended CONNECT: the length of the body of the request that asks for another protocol, whose bytes precede the tunnel's; Content-Length would be the length of all that follows |
-//! | `weft-connect` | on a request: how long the application may take to be connected, in milliseconds, when the caller's policy says more than the default |
+//! | `weft-connect` | on a request: how long the application may take to be connected, in milliseconds, when the caller's policy says other than its default |
 //! | `weft-names` | the spelling of the field names of a message of HTTP/1: `weft_http::spelling` |
 //! | `weft-reason` | on an answer: the reason phrase, when it is not the standard one |
 //! | `weft-upgrade` | on an answer of 426: the protocols that the application asks for |

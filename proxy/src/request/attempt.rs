@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::Dur
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::{
-    cluster::HttpVersion as ClusterVersion,
+    cluster::{CONNECT_TIMEOUT, HttpVersion as ClusterVersion},
     failure::{Failure, Limit},
     outlier::Failed,
     retry::Outcome,
@@ -24,7 +24,7 @@ use crate::{
         cluster::{Cluster, EndpointState},
         pool::{Bounds, Lease, SendError},
     },
-    worker::{APPLICATION, Worker},
+    worker::Worker,
 };
 
 /// How long a request waits for the first endpoints of a cluster that was just learned of: longer than a lost segment costs.
@@ -285,7 +285,7 @@ async fn send(
 ) -> Result<(Answer, Flight), Failure> {
     let target = &endpoint.endpoint;
     let connect = cluster.settings.connect_timeout;
-    head.connect = (connect > APPLICATION.connect).then_some(connect);
+    head.connect = (connect != CONNECT_TIMEOUT).then_some(connect);
     // The workload itself: no hop.
     if worker.is_local(target.address, target.identity.as_ref()) {
         let delivered = Box::pin(deliver::request_to_self(worker, target.address, head, body));

@@ -63,7 +63,7 @@ pub(crate) async fn connect_for(
 
 async fn connect_within(worker: &Worker, destination: SocketAddr, within: Duration) -> Result<Application, Failure> {
     let slot = Slot::take(&worker.application_counts.connections, APPLICATION.connections, Limit::Connections)?;
-    let stream = worker.dialer.tcp(destination, within).await?;
+    let stream = worker.dialer.near(destination, within).await?;
     bound_unread(&stream);
     Ok(Application { stream: plain(stream), slot })
 }
@@ -97,7 +97,7 @@ pub(crate) async fn request(
     let repeatable = head.upgrade.is_none() && matches!(body, Body::Empty) && is_idempotent(head.request.method());
     let pool = if version == Version::Http1 { http1 } else { http2 };
     let pool = pool.get_or_init(|| worker.application(application, version));
-    let bounds = Bounds { connect: APPLICATION.connect.max(head.connect.unwrap_or_default()), ..APPLICATION };
+    let bounds = Bounds { connect: head.connect.unwrap_or(APPLICATION.connect), ..APPLICATION };
     let mut flight = Flight::default();
     let mut sent = pool.send(worker.opener(), bounds, head, body, &mut flight.switched).await;
     // The application closed an idle connection while the request was on its way (RFC 9112 §9.3.1). The caller does not know

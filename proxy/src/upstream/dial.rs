@@ -37,6 +37,8 @@ pub(crate) struct Dialer {
 const MAX_SHOWN: usize = 16_384;
 /// Longest handshake that shows a new certificate.
 const SHOW: Duration = Duration::from_secs(10);
+/// How long a SYN to the workload on this host waits for its answer before another is sent instead.
+const AGAIN: Duration = Duration::from_millis(250);
 /// Pauses between two looks for a newer certificate, at least.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -50,6 +52,22 @@ impl Dialer {
         }
     }
 
+    /// Opens a plain TCP connection to the workload on this host. No segment is lost on the way there: a SYN without an answer found
+    /// the queue of the application full. The kernel sends the next ones after seconds, for all callers at once, and ever later; a
+    /// fresh one goes out here about every [`AGAIN`].
+    pub(crate) async fn near(&self, address: SocketAddr, within: Duration) -> Result<TcpStream, Failure> {
+        let connect = async {
+            loop {
+                // At random, so that those who wait do not come together.
+                if let Ok(connected) = timeout(AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64()), self.connect(address)).await
+                {
+                    return connected.map_err(Failure::socket);
+                }
+            }
+        };
+        timeout(within, connect).await.unwrap_or(Err(Failure::ConnectTimeout))
+    }
+
     /// Opens mesh TLS for HTTP to the proxy that captures the traffic of `address`, and checks the peer's identity.
     pub(crate) async fn mesh(
         &self,
@@ -61,7 +79,7 @@ impl Dialer {
     }
 
     /// The same for opaque bytes, and waits for the peer's verdict: the application was reached, unless the peer is of a kind that
-    /// does not say. `within`: the time until the handshake is done, and if it is longer than the default, until the verdict.
+    /// does not say. `within`: the time until the handshake is done, and unless it is the default, until the verdict.
     pub(crate) async fn opaque(
         &self,
         address: SocketAddr,

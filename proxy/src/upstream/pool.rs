@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     pub(crate) transport: Transport,
+    /// It is the workload on this host.
+    pub(crate) near: bool,
 }
 
 /// How a pool's connections are protected.
@@ -185,7 +187,13 @@ impl Pool {
     async fn open(&self, dialer: &Dialer, within: Duration) -> Result<(Stream, Arc<AtomicBool>), Failure> {
         match &self.target.transport {
             Transport::Plain => {
-                Ok((plain(dialer.tcp(self.target.address, within).await?), Arc::new(AtomicBool::new(false))))
+                let address = self.target.address;
+                let stream = if self.target.near {
+                    dialer.near(address, within).await
+                } else {
+                    dialer.tcp(address, within).await
+                };
+                Ok((plain(stream?), Arc::new(AtomicBool::new(false))))
             }
             Transport::Mesh(identity) => {
                 let mut stream = dialer.mesh(self.target.address, identity, within).await?;

@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
-use weft_core::failure::Failure;
+use weft_core::{cluster::CONNECT_TIMEOUT, failure::Failure};
 
 use crate::stream::Stream;
 
@@ -22,8 +22,8 @@ const CONNECTED: u8 = 0;
 const NOT_REACHED: u8 = 1;
 const REFUSED: u8 = 2;
 
-/// The longest wait for a verdict, where the policy does not allow more to connect. The peer waits for its application until this
-/// one gives up.
+/// The longest wait for a verdict, where no policy says how long connecting may take. The peer waits for its application until
+/// this one gives up.
 const WAIT: Duration = Duration::from_secs(10);
 /// The longest time that a refusal takes to be sent.
 const SEND: Duration = Duration::from_millis(2_500);
@@ -31,7 +31,8 @@ const SEND: Duration = Duration::from_millis(2_500);
 /// Waits for the peer's verdict. `within`: the policy's time to connect.
 /// Errors: the application was not reached. Nothing was sent to it.
 pub(super) async fn read(stream: &mut Stream, within: Duration) -> Result<(), Failure> {
-    match timeout(WAIT.max(within), stream.read_u8()).await {
+    let within = if within == CONNECT_TIMEOUT { WAIT } else { within };
+    match timeout(within, stream.read_u8()).await {
         Ok(Ok(CONNECTED)) => Ok(()),
         Ok(Ok(NOT_REACHED)) => Err(Failure::RefusedStream),
         Ok(Ok(_other)) => Err(Failure::DeniedByPeer),

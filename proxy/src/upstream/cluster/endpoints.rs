@@ -126,7 +126,7 @@ impl EndpointMemory {
             None => Transport::Plain,
         };
         let pool = |version| {
-            let target = Target { address: endpoint.address, transport: transport.clone() };
+            let target = Target { address: endpoint.address, transport: transport.clone(), near: false };
             Arc::new(Pool::new(target, version, counts.clone()))
         };
         let pools =

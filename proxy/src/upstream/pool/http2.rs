@@ -181,7 +181,7 @@ impl Pool {
         };
         let half_closed = match peer {
             Peer::Proxy => HalfClosed::Told,
-            _ => HalfClosed::Cancelled(opener.muxes.half_closed),
+            Peer::Plain | Peer::Outside => HalfClosed::Cancelled(opener.muxes.half_closed),
         };
         let mux = Mux::client(config, half_closed);
         opener.muxes.watch(&mux);
