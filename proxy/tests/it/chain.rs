@@ -14,13 +14,13 @@ use futures_util::future::join_all;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpSocket,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use weft_core::{listener::InboundMode, policy::Authorization};
 use weft_proxy::listener::socket::Role;
 
 use crate::{
-    apps::{fixed_app, once, raw_app, read_head},
+    apps::{fixed_app, once, raw, raw_app, read_head},
     pair::{Authority, Proxy, endpoint_set, identity, inbound, inbound_model, outbound, outbound_model, service},
 };
 
@@ -119,7 +119,17 @@ async fn between(authority: &Authority, behind: &[SocketAddr], answers: Answers)
         }
     })
     .await;
-    // One proxy, as beside a workload: what it calls and what it answers meet there.
+    let (proxy, address) = beside(authority, application, behind, &next);
+    Service { address, requests, _proxy: Some(proxy), _refusing: None }
+}
+
+/// One proxy, as beside a workload: what it calls and what it answers meet there. `calls`: where its application calls.
+fn beside(
+    authority: &Authority,
+    application: SocketAddr,
+    behind: &[SocketAddr],
+    calls: &OnceLock<SocketAddr>,
+) -> (Proxy, SocketAddr) {
     let proxy = Proxy::start(Some(authority.svid("product", true)));
     let mut resources = inbound_model(InboundMode::Strict, Authorization::default());
     let outbound = outbound_model(|_, _| {});
@@ -128,9 +138,9 @@ async fn between(authority: &Authority, behind: &[SocketAddr], answers: Answers)
     resources.clusters.extend(outbound.clusters);
     proxy.shared.live.replace(resources).unwrap();
     proxy.shared.live.set_endpoints(&meshed(behind));
-    next.set(proxy.listen(Role::Outbound(Some(service())))).unwrap();
+    calls.set(proxy.listen(Role::Outbound(Some(service())))).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
-    Service { address, requests, _proxy: Some(proxy), _refusing: None }
+    (proxy, address)
 }
 
 fn meshed(addresses: &[SocketAddr]) -> weft_core::endpoint::EndpointSet {
@@ -257,4 +267,51 @@ async fn no_application_sees_or_sets_the_mark_of_a_retried_failure() {
     let answer = once(address, "GET", "/").await;
     assert!(status(&answer) == "503" && !answer.contains("weft-"), "{answer}");
     assert_eq!(proxy.metric("weft_retries_total", &["result=\"behind\""]), 1.0, "{}", proxy.metrics());
+}
+
+/// (27.8) Two requests at a time: one fails by what is behind, and the other by itself, later. Only traces tell them apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_that_passes_on_traces_has_its_own_failures_tried_again() {
+    for (traced, tried) in [(true, 1.0), (false, 0.0)] {
+        let authority = Authority::new();
+        let c = last(&authority, Fails::Answers).await;
+        let next = Arc::<OnceLock<SocketAddr>>::default();
+        let calls = next.clone();
+        let application = raw_app(move |mut stream| {
+            let calls = calls.clone();
+            async move {
+                while let Some(head) = read_head(&mut stream).await {
+                    if head.contains("GET /own ") {
+                        sleep(Duration::from_secs(1)).await;
+                    } else {
+                        let trace = head.lines().find(|line| line.starts_with("traceparent: "));
+                        ask(*calls.get().unwrap(), "/", trace).await;
+                    }
+                    stream.write_all(b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n").await.ok();
+                }
+            }
+        })
+        .await;
+        let (_proxy, b) = beside(&authority, application, &[c.address], &next);
+        let (edge, address) = edge(&authority, &[b]);
+        let trace = |id: u8| {
+            traced.then(|| format!("traceparent: 00-4bf92f3577b34da6a3ce929d0e0e47{id:02x}-00f067aa0ba902b7-01"))
+        };
+        let own = async { ask(address, "/own", trace(1).as_deref()).await };
+        let behind = async {
+            sleep(Duration::from_millis(300)).await;
+            ask(address, "/behind", trace(2).as_deref()).await;
+        };
+        tokio::join!(own, behind);
+        let counted = |result: &str| edge.metric("weft_retries_total", &[&format!("result=\"{result}\"")]);
+        assert_eq!((counted("tried"), counted("behind")), (tried, 2.0 - tried), "traced {traced}: {}", edge.metrics());
+    }
+}
+
+/// One request with a further field.
+async fn ask(address: SocketAddr, path: &str, field: Option<&str>) {
+    let field = field.map(|field| format!("{field}\r\n")).unwrap_or_default();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: product\r\nconnection: close\r\n{field}\r\n");
+    let (answer, _) = raw(address, request.as_bytes(), Duration::from_secs(10)).await;
+    assert_eq!(status(&answer), "503", "{answer}");
 }
