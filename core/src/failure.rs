@@ -166,6 +166,9 @@ pub enum Limit {
     /// Open connections from one source.
     #[error("connections from one source")]
     Source,
+    /// Open connections of other proxies under one identity.
+    #[error("connections of one identity")]
+    Identity,
     /// Files, ports or memory for sockets on the machine of this proxy.
     #[error("files, ports or memory for sockets on the proxy's machine")]
     Sockets,

@@ -187,7 +187,8 @@ impl App {
         // The workers, and all that they share.
         let (interest, wanted) = mpsc::channel(INTEREST);
         let limit = (settings.max_connections / settings.workers).max(1);
-        let (spread, handed) = Spread::new(settings.workers, limit, settings.max_connections_per_source);
+        let (source, identity) = (settings.max_connections_per_source, settings.max_connections_per_identity);
+        let (spread, handed) = Spread::with_shares(settings.workers, limit, source, identity);
         let shared = Arc::new(Shared {
             live: live.clone(),
             tls: tls.clone(),

@@ -117,6 +117,8 @@ pub struct Settings {
     pub max_streams: Option<NonZeroU32>,
     /// Most of those to the workload that come from one source.
     pub max_connections_per_source: usize,
+    /// Most of those to the workload under one identity.
+    pub max_connections_per_identity: usize,
     /// How long bytes of a body may wait for a reader that has read none; zero: for ever.
     pub stalled: Duration,
     /// The same for a reader that has read some.
@@ -267,6 +269,7 @@ impl Settings {
                 max_connections: usize::try_from(spec.limits.connections.get()).unwrap_or(usize::MAX),
                 max_streams: spec.limits.streams,
                 max_connections_per_source: usize::try_from(spec.limits.per_source()).unwrap_or(usize::MAX),
+                max_connections_per_identity: usize::try_from(spec.limits.per_identity()).unwrap_or(usize::MAX),
                 stalled: spec.limits.stalled.std(),
                 paused: spec.limits.paused.std(),
                 half_closed: spec.limits.half_closed.std(),

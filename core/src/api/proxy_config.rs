@@ -250,6 +250,9 @@ pub struct ProxyLimits {
     /// Of those to the workload or the gateway, from one source: an IPv4 address, or a /64 of IPv6. Default: half of `connections`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_source: Option<NonZeroU32>,
+    /// Of those to the workload, by mesh TLS under one identity. Default: half of `connections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_identity: Option<NonZeroU32>,
     /// Requests in flight on one HTTP/2 connection from a caller. Default 1,000; for a gateway 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<NonZeroU32>,
@@ -314,6 +317,7 @@ impl Default for ProxyLimits {
             connections: NonZeroU32::MIN.saturating_add(9_999),
             streams: None,
             connections_per_source: None,
+            connections_per_identity: None,
             stalled: Duration::from_secs(60),
             paused: Duration::ZERO,
             half_closed: Duration::from_secs(30),
@@ -341,7 +345,16 @@ impl ProxyWorkload {
 impl ProxyLimits {
     /// Most connections from one source.
     pub fn per_source(self) -> u32 {
-        self.connections_per_source.map_or_else(|| (self.connections.get() / 2).max(1), NonZeroU32::get)
+        self.share(self.connections_per_source)
+    }
+
+    /// Most connections of one identity.
+    pub fn per_identity(self) -> u32 {
+        self.share(self.connections_per_identity)
+    }
+
+    fn share(self, limit: Option<NonZeroU32>) -> u32 {
+        limit.map_or_else(|| (self.connections.get() / 2).max(1), NonZeroU32::get)
     }
 }
 

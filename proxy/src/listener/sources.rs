@@ -1,12 +1,12 @@
 //! Open connections by source, so that one source cannot take all of them.
 //! A source is an address, of IPv6 the /64 that it is in: a host may use every address of it. On the outbound side there is
-//! one source, the workload, and so no share.
+//! one source, the workload, and so no share. One identity has a share of its own: its workloads may have many addresses.
 //! Shape: [`Sources::take`] counts a connection, [`Sources::release`] its end. A lock is shared by a few sources, and held for one
 //! look-up.
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -14,46 +14,65 @@ use parking_lot::Mutex;
 
 const SHARDS: usize = 64;
 
+/// By address.
 #[derive(Debug)]
-pub(super) struct Sources {
-    /// Most connections of one source.
+pub(super) struct Sources(Shares<IpAddr>);
+
+/// By any key.
+#[derive(Debug)]
+pub(super) struct Shares<K> {
+    /// Most connections under one key.
     share: u32,
     hasher: RandomState,
-    shards: [Mutex<HashMap<IpAddr, u32>>; SHARDS],
+    shards: [Mutex<HashMap<K, u32>>; SHARDS],
 }
 
 impl Sources {
+    pub(super) fn new(share: usize) -> Self {
+        Self(Shares::new(share))
+    }
+
+    /// Counts one more connection; `false` where the source has its share already.
+    pub(super) fn take(&self, caller: IpAddr) -> bool {
+        self.0.take(&source(caller))
+    }
+
+    /// Counts the end of one.
+    pub(super) fn release(&self, caller: IpAddr) {
+        self.0.release(&source(caller));
+    }
+}
+
+impl<K: Clone + Eq + Hash> Shares<K> {
     pub(super) fn new(share: usize) -> Self {
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         Self { share, hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
     }
 
-    /// Counts one more connection; `false` where the source has its share already.
-    pub(super) fn take(&self, caller: IpAddr) -> bool {
-        let source = source(caller);
-        let Some(shard) = self.shard(source) else { return false };
+    /// Counts one more connection; `false` where the key has its share already.
+    pub(super) fn take(&self, key: &K) -> bool {
+        let Some(shard) = self.shard(key) else { return false };
         let mut counts = shard.lock();
-        let count = counts.entry(source).or_default();
+        let count = counts.entry(key.clone()).or_default();
         let granted = *count < self.share;
         *count += u32::from(granted);
         granted
     }
 
     /// Counts the end of one.
-    pub(super) fn release(&self, caller: IpAddr) {
-        let source = source(caller);
-        let Some(shard) = self.shard(source) else { return };
+    pub(super) fn release(&self, key: &K) {
+        let Some(shard) = self.shard(key) else { return };
         let mut counts = shard.lock();
-        if let Some(count) = counts.get_mut(&source) {
+        if let Some(count) = counts.get_mut(key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                counts.remove(&source);
+                counts.remove(key);
             }
         }
     }
 
-    fn shard(&self, source: IpAddr) -> Option<&Mutex<HashMap<IpAddr, u32>>> {
-        self.shards.get(usize::try_from(self.hasher.hash_one(source) % SHARDS as u64).unwrap_or(0))
+    fn shard(&self, key: &K) -> Option<&Mutex<HashMap<K, u32>>> {
+        self.shards.get(usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0))
     }
 }
 
@@ -81,6 +100,6 @@ mod tests {
         sources.release(same);
         assert!(sources.take(one));
         [one, one, other].into_iter().for_each(|caller| sources.release(caller));
-        assert!(sources.shards.iter().all(|shard| shard.lock().is_empty()), "a scan by many leaves nothing");
+        assert!(sources.0.shards.iter().all(|shard| shard.lock().is_empty()), "a scan by many leaves nothing");
     }
 }

@@ -16,9 +16,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use weft_core::failure::Limit;
+use weft_core::{failure::Limit, identity::Identity};
 
-use super::{socket::Role, sources::Sources};
+use super::{
+    socket::Role,
+    sources::{Shares, Sources},
+};
 use crate::telemetry::Direction;
 
 /// Buckets for callers, by a hash of their addresses; two callers in one bucket are spread as one.
@@ -33,6 +36,8 @@ pub struct Spread {
     limit: usize,
     /// Of those to the workload or the gateway, by where they come from.
     sources: Sources,
+    /// Of those to the workload by mesh TLS, by the caller's identity.
+    identities: Shares<Identity>,
     workers: Vec<Load>,
     doors: Vec<mpsc::Sender<Handed>>,
 }
@@ -69,15 +74,28 @@ pub(crate) struct Reservation {
     worker: usize,
     direction: Direction,
     caller: IpAddr,
+    /// Once the caller has proven one.
+    identity: Option<Box<Identity>>,
 }
 
 impl Spread {
-    /// For `workers` workers, each with at most `limit` connections in each direction, of which at most `share` at all workers
-    /// together are of one source; and the receiver of each worker's handed connections.
+    /// For `workers` workers, each with at most `limit` connections in each direction, of which at all workers together at most
+    /// `share` are of one source, and as many of one identity; and the receiver of each worker's handed connections.
     pub fn new(workers: usize, limit: usize, share: usize) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
+        Self::with_shares(workers, limit, share, share)
+    }
+
+    /// The same with a share of its own for an identity.
+    pub fn with_shares(
+        workers: usize,
+        limit: usize,
+        source: usize,
+        identity: usize,
+    ) -> (Arc<Self>, Vec<mpsc::Receiver<Handed>>) {
         let (doors, handed) = (0..workers).map(|_| mpsc::channel(WAITING)).unzip();
         let workers = (0..workers).map(|_| Load::default()).collect();
-        (Arc::new(Self { limit, sources: Sources::new(share), workers, doors }), handed)
+        let (sources, identities) = (Sources::new(source), Shares::new(identity));
+        (Arc::new(Self { limit, sources, identities, workers, doors }), handed)
     }
 
     /// The worker for a connection that the worker `here` has accepted: `here` among equals.
@@ -95,7 +113,7 @@ impl Spread {
         if has_sources(direction) && !self.sources.take(caller) {
             return Err(Limit::Source);
         }
-        let reservation = Reservation { spread: self.clone(), worker, direction, caller };
+        let reservation = Reservation { spread: self.clone(), worker, direction, caller, identity: None };
         reservation.count(|count| _ = count.fetch_add(1, Relaxed));
         Ok(reservation)
     }
@@ -130,6 +148,15 @@ impl Reservation {
         self.worker
     }
 
+    /// The caller has proven an identity, and is counted under it. Errors: that one has its share already.
+    pub(crate) fn identify(&mut self, identity: &Identity) -> Result<(), Limit> {
+        if !self.spread.identities.take(identity) {
+            return Err(Limit::Identity);
+        }
+        self.identity = Some(Box::new(identity.clone()));
+        Ok(())
+    }
+
     fn count(&self, change: impl Fn(&AtomicU32)) {
         if let Some(counts) = self.spread.counts(self.worker, self.direction) {
             change(&counts.all);
@@ -141,6 +168,9 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.count(|count| _ = count.fetch_sub(1, Relaxed));
+        if let Some(identity) = self.identity.as_deref() {
+            self.spread.identities.release(identity);
+        }
         if has_sources(self.direction) {
             self.spread.sources.release(self.caller);
         }

@@ -43,7 +43,7 @@ use crate::{
         detect::{IDLE, PATIENCE, Speaks},
         socket::Accepted,
     },
-    stream::{Duplex, Stream, tls_error},
+    stream::{self, Duplex, Stream, tls_error},
     tcp::{
         self,
         guard::{Guard, Guarded},
@@ -144,7 +144,7 @@ fn settings(worker: &Worker, port: u16) -> Option<(InboundMode, PortProtocol)> {
 }
 
 /// A connection from another proxy: its handshake, then HTTP or opaque bytes as its ALPN says.
-async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted: Accepted) {
+async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), mut accepted: Accepted) {
     let flow = accepted.flow;
     let Some(tls) = worker.shared.tls.load_full() else {
         return refuse::connection(&worker, stream, flow, None, "", &Failure::NotConfigured);
@@ -165,10 +165,20 @@ async fn mesh(worker: Arc<Worker>, (stream, first): (TcpStream, Bytes), accepted
     worker.shared.live.proven.record(&verified.identity, verified.valid_for());
     worker.metrics.event("weft_tls_handshakes_total", &[("direction", "inbound"), ("kind", established.kind)]);
     let stream = Stream::Tls(established.session);
-    if established.alpn.as_deref() == Some(ALPN_HTTP) {
+    let is_http = established.alpn.as_deref() == Some(ALPN_HTTP);
+    let waits = established.alpn.as_deref() == Some(ALPN_VERDICT);
+    if let Err(limit) = accepted.reservation.identify(&verified.identity) {
+        let failure = Failure::Overloaded(limit);
+        refuse::outcome(&worker, flow, Some(&verified.identity), "", &failure);
+        return match (is_http, waits) {
+            (true, _) => refuse::http2(stream).await,
+            (false, true) => verdict::refuse(stream, &failure).await,
+            (false, false) => stream::refuse(stream),
+        };
+    }
+    if is_http {
         return serve(&worker, stream, accepted, Some(verified), Caller::Proxy, Version::Http2);
     }
-    let waits = established.alpn.as_deref() == Some(ALPN_VERDICT);
     told_opaque(worker, stream, accepted, verified, waits).await;
 }
 

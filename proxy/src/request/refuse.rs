@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::{io::AsyncWriteExt, time::timeout};
 use weft_core::{failure::Failure, identity::Identity};
 
 use crate::{
     connection::Connection,
     http::{answer::Answer, respond},
-    stream::{self, Duplex},
+    stream::{self, Duplex, Stream},
     telemetry::{Flow, Outcome, Protocol, RequestLabels, Security, Subject},
     worker::Worker,
 };
@@ -23,6 +24,24 @@ pub(crate) fn connection(
 ) {
     stream::refuse(stream);
     outcome(worker, flow, identity, cluster, failure);
+}
+
+/// SETTINGS, and GOAWAY with NO_ERROR and no stream: every request is safe to send elsewhere (RFC 9113 §6.8).
+const GOAWAY: [u8; 26] = *b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// The longest time that a refusal takes.
+const REFUSAL: Duration = Duration::from_millis(2_500);
+
+/// Refuses a connection of another proxy for HTTP/2 so that its requests may go elsewhere.
+pub(crate) async fn http2(mut stream: Stream) {
+    let refusal = async {
+        stream.write_all(&GOAWAY).await?;
+        stream.shutdown().await?;
+        // Closed with unread bytes, the kernel would reset it in front of the refusal.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    if !matches!(timeout(REFUSAL, refusal).await, Ok(Ok(_))) {
+        tracing::debug!("a peer did not take the refusal of its connection");
+    }
 }
 
 /// The outcome of a connection that was refused.

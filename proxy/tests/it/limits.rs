@@ -1,6 +1,6 @@
 //! Limits: of a cluster, of heads, of the proxy. What is above is refused at once, and what is below goes on.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use http::Request;
 use tokio::{
@@ -8,21 +8,23 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::{Instant, sleep, timeout},
 };
-use weft_core::policy::Authorization;
+use weft_core::{listener::InboundMode, policy::Authorization};
 use weft_proxy::listener::{socket::Role, spread::Spread};
 
 use crate::{
     apps::{direct, empty, fixed_app, get, http2_app, http2_client, mesh, once, raw, raw_app, read_head, text, until},
-    pair::{Authority, Proxy},
+    pair::{Authority, Proxy, identity},
     traffic::{exchange, mirror},
 };
 
+/// The longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 /// In which a refusal must be there, on a quiet machine with optimised code; tests run beside each other without it.
 const AT_ONCE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
 
 /// An application that answers a while after each request.
-async fn slow() -> std::net::SocketAddr {
+async fn slow() -> SocketAddr {
     raw_app(|mut stream| async move {
         while read_head(&mut stream).await.is_some() {
             sleep(SECOND / 2).await;
@@ -62,7 +64,7 @@ async fn only_so_many_requests_wait_for_a_connection() {
         stream.read_to_end(&mut Vec::new()).await.ok();
     })
     .await;
-    let endpoints = [(dead, Some(crate::pair::identity("product")))];
+    let endpoints = [(dead, Some(identity("product")))];
     let (_proxy, address) =
         crate::pair::outbound(Some(Authority::new().svid("order", true)), &endpoints, |cluster, _| {
             cluster.limits.pending = 1;
@@ -161,7 +163,7 @@ async fn heads_above_a_limit_are_refused_at_once_in_http2() {
 async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
     let application = fixed_app(200, "ok").await;
     let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 3, 3).0);
-    let model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
+    let model = crate::pair::inbound_model(InboundMode::Permissive, Authorization::default());
     proxy.shared.live.replace(model).unwrap();
     let address = proxy.listen(Role::Inbound(Some(application)));
     let mut held = Vec::new();
@@ -188,7 +190,7 @@ async fn a_proxy_takes_only_so_many_connections_silent_ones_included() {
 async fn one_source_does_not_take_the_connections_of_others_nor_those_of_the_workload() {
     let application = fixed_app(200, "ok").await;
     let proxy = Proxy::start_with(None, |shared| shared.spread = Spread::new(1, 6, 3).0);
-    let mut model = crate::pair::inbound_model(weft_core::listener::InboundMode::Permissive, Authorization::default());
+    let mut model = crate::pair::inbound_model(InboundMode::Permissive, Authorization::default());
     let outbound = crate::pair::outbound_model(|_, _| {});
     model.listeners.extend(outbound.listeners);
     model.routes.extend(outbound.routes);
@@ -251,4 +253,55 @@ async fn an_application_that_stands_still_for_two_seconds_costs_no_request() {
         let answer = answer.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
+}
+
+/// (20.33) An identity has many addresses, and an address many identities: the proxies here have one address.
+#[tokio::test]
+async fn one_identity_does_not_take_the_connections_of_others() {
+    let application = raw_app(|mut stream| async move {
+        let mut first = [0; 4];
+        if stream.read_exact(&mut first).await.is_ok() && &first == b"POST" {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok();
+        } else {
+            stream.write_all(&first).await.ok();
+            stream.read_to_end(&mut Vec::new()).await.ok();
+        }
+    })
+    .await;
+    let authority = Authority::new();
+    let tls = Some(authority.svid("product", true));
+    let proxy = Proxy::start_with(tls, |shared| shared.spread = Spread::with_shares(1, 100, 100, 3).0);
+    let strict = crate::pair::inbound_model(InboundMode::Strict, Authorization::default());
+    proxy.shared.live.replace(strict).unwrap();
+    let at = proxy.listen(Role::Inbound(Some(application)));
+    let of = |account: &str| {
+        crate::pair::outbound(Some(authority.svid(account, true)), &[(at, Some(identity("product")))], |_, _| {})
+    };
+    let opened = async |address: SocketAddr| {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"\0abc").await.unwrap();
+        let mut echo = [0; 4];
+        let read = timeout(PATIENCE, client.read_exact(&mut echo)).await.expect("an answer or an end");
+        read.ok().map(|_| client)
+    };
+    let (_orders, order) = of("order");
+    let (_others, other) = of("cart");
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(opened(order).await.expect("within the share"));
+    }
+    assert!(opened(order).await.is_none(), "the share is taken");
+    let refused = once(order, "POST", "/").await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    let post = proxy.metric("weft_requests_total", &["direction=\"inbound\""]);
+    assert_eq!(post, 0.0, "it did not reach the proxy's requests");
+    assert!(proxy.metric("weft_failures_total", &["flag=\"UO\""]) >= 2.0, "{}", proxy.metrics());
+    assert!(once(other, "POST", "/").await.starts_with("HTTP/1.1 200"), "nobody else is refused");
+    assert!(opened(other).await.is_some());
+    held.clear();
+    assert!(until(PATIENCE, || proxy.worker.connections.len() <= 1).await.is_some());
+    sleep(Duration::from_millis(50)).await;
+    assert!(opened(order).await.is_some(), "what has ended is forgotten");
+    assert!(once(order, "POST", "/").await.starts_with("HTTP/1.1 200"));
 }
