@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use weft_redirect::original_dst::set_mark;
 
 use crate::{
-    stream::kernel::notice_gone,
+    stream::kernel::notice_stuck,
     tls::{CurrentTls, SvidError, plane},
 };
 
@@ -140,7 +140,7 @@ pub(crate) async fn dial(address: SocketAddr, mark: Option<u32>) -> io::Result<T
         set_mark(&socket, mark)?;
     }
     socket.set_nodelay(true)?;
-    notice_gone(&socket);
+    notice_stuck(&socket);
     socket.connect(address).await
 }
 

@@ -13,4 +13,5 @@ mod outbound;
 mod redirect;
 mod routing;
 mod traffic;
+mod vanished;
 mod world;

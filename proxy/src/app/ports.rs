@@ -11,7 +11,7 @@ use crate::{
     agent::OwnPorts,
     config::{LoopError, Mode, Settings, loops},
     listener::socket::{Role, bind},
-    stream::kernel::notice_gone,
+    stream::kernel::notice_stuck,
 };
 
 /// The addresses that a proxy listens on, with the numbers picked for 0.
@@ -168,7 +168,7 @@ async fn single(field: &str, address: SocketAddr) -> Result<TcpListener, PortErr
         bound => bound,
     };
     let listener = listener.map_err(wrong)?;
-    notice_gone(&listener);
+    notice_stuck(&listener);
     Ok(listener)
 }
 

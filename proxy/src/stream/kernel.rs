@@ -25,17 +25,26 @@ pub(crate) fn bound_unread(workload: &TcpStream) {
 const IDLE: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
-/// TCP_USER_TIMEOUT: time without an acknowledgement of what was sent. Linux counts a peer that acknowledges and takes no more bytes,
-/// too (since 5.11), and an application may pause for long, as one in a debugger or behind a pager: so it is not short.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
+/// TCP_USER_TIMEOUT of the proxy's own exchanges: time without an acknowledgement of what was sent. It replaces the number of
+/// probes, so that it is as long as they take.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// Lets the kernel find out that the peer is gone. On a listener: for the connections that it accepts, which inherit it.
+/// No TCP_USER_TIMEOUT: since 5.11 Linux would also end a peer that lives, acknowledges and takes no more bytes, as an application
+/// in a debugger or behind a pager does, and keep-alive would wait as long. A peer that goes while bytes are on their way is found
+/// by net.ipv4.tcp_retries2.
 pub(crate) fn notice_gone(socket: &impl AsFd) {
-    let options = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(IDLE).with_interval(PROBE).with_retries(PROBES);
-    let set = options.set_tcp_keepalive(&keepalive);
-    if let Err(error) = set.and_then(|()| options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))) {
+    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "TCP keep-alive");
+    }
+}
+
+/// The same for the proxy's own exchanges, whose peers have no reason to pause.
+pub(crate) fn notice_stuck(socket: &impl AsFd) {
+    notice_gone(socket);
+    if let Err(error) = SockRef::from(socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED)) {
+        tracing::debug!(%error, "TCP user timeout");
     }
 }
 
@@ -80,17 +89,22 @@ mod tests {
 
     use super::*;
 
-    /// (32)
+    /// (32, 27.4) A user timeout would end a reader that pauses.
     #[tokio::test]
     async fn a_listener_hands_its_options_to_its_connections() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        notice_gone(&listener);
-        let _peer = TcpSocket::new_v4().unwrap().connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
-        let options = SockRef::from(&accepted);
-        assert!(options.keepalive().unwrap());
-        assert_eq!((options.tcp_keepalive_time().unwrap(), options.tcp_keepalive_interval().unwrap()), (IDLE, PROBE));
-        assert_eq!(options.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        for (set, unacknowledged) in [(notice_gone as fn(&TcpListener), None), (notice_stuck, Some(UNACKNOWLEDGED))] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            set(&listener);
+            let _peer = TcpSocket::new_v4().unwrap().connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let options = SockRef::from(&accepted);
+            assert!(options.keepalive().unwrap());
+            assert_eq!(
+                (options.tcp_keepalive_time().unwrap(), options.tcp_keepalive_interval().unwrap()),
+                (IDLE, PROBE)
+            );
+            assert_eq!(options.tcp_user_timeout().unwrap().filter(|timeout| !timeout.is_zero()), unacknowledged);
+        }
     }
 
     #[tokio::test]
