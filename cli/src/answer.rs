@@ -1,8 +1,10 @@
-//! The answers of the API, as far as `weft` depends on them. Whatever else they contain is only printed.
+//! The answers of the API, as far as `weft` depends on them: the types of `weft_core::answer`, and here parts of those that the
+//! control plane alone writes. Whatever else they contain is only printed.
 //! An answer that is not of the expected shape is an error: another program answered, or another version.
 
 use serde::Deserialize;
 use serde_json::Value;
+pub use weft_core::answer::{Changed, ChangedObject, Detail, Effect, List, Refused};
 use weft_core::api::Kind;
 
 /// One answer: the JSON as it came, and its meaning.
@@ -12,15 +14,6 @@ pub struct Answer<T> {
     pub json: Value,
     /// Its meaning.
     pub meaning: T,
-}
-
-/// `{"revision": N, "items": […]}`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct List<T> {
-    /// The revision of desired state to which the items belong.
-    pub revision: u64,
-    /// Its items.
-    pub items: Vec<T>,
 }
 
 /// An object.
@@ -81,59 +74,4 @@ pub struct JoinToken {
 pub struct AdminToken {
     /// The whole token.
     pub token: String,
-}
-
-/// The result of a change.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Changed {
-    /// The revision that is in force now.
-    pub revision: u64,
-    /// Nothing was changed: this is what would be.
-    #[serde(default)]
-    pub dry_run: bool,
-    /// One per object.
-    pub objects: Vec<ChangedObject>,
-}
-
-/// The result of a change for one object.
-#[derive(Debug, Clone, Deserialize)]
-pub struct ChangedObject {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// The effect on it.
-    pub result: Effect,
-    /// Problems that are no errors.
-    #[serde(default)]
-    pub warnings: Vec<String>,
-}
-
-/// The effect of a change on an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// The object is new.
-    Created,
-    /// The object was replaced.
-    Configured,
-    /// The object was the same already.
-    Unchanged,
-    /// The object was deleted.
-    Deleted,
-}
-
-impl Effect {
-    /// Its name: `created`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Configured => "configured",
-            Self::Unchanged => "unchanged",
-            Self::Deleted => "deleted",
-        }
-    }
 }

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use weft_core::text::{clean, clean_lines, is_unprintable};
 
 use crate::{
-    answer::Answer,
+    answer::{Answer, Detail, Refused},
     config::{Server, Settings},
 };
 
@@ -39,20 +39,6 @@ pub struct Client {
     token: Option<HeaderValue>,
     author: Option<HeaderValue>,
     tls: Option<Arc<ClientConfig>>,
-}
-
-/// One mistake in an object.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Detail {
-    /// Path such as `spec.rules[0].matches[0].path.value`.
-    pub field: String,
-    /// The reason, without the field.
-    pub reason: String,
-    /// `Kind/namespace/name`.
-    pub object: Option<String>,
-    /// Index of the document in the request, from 0.
-    pub document: Option<usize>,
 }
 
 /// A request that failed.
@@ -138,13 +124,6 @@ pub enum ClientError {
     },
 }
 
-#[derive(Deserialize)]
-struct Rejection {
-    error: String,
-    #[serde(default)]
-    details: Vec<Detail>,
-}
-
 impl Client {
     /// Reads the CA file; connects later, once per request.
     ///
@@ -216,8 +195,8 @@ impl Client {
             let meaning = T::deserialize(cleaned(&json)).map_err(|error| wrong(error.to_string()))?;
             return Ok(Answer { json, meaning });
         }
-        match serde_json::from_slice::<Rejection>(&bytes) {
-            Ok(Rejection { error, details }) => Err(ClientError::Rejected { status, message: error, details }),
+        match serde_json::from_slice::<Refused>(&bytes) {
+            Ok(Refused { error, details }) => Err(ClientError::Rejected { status, message: error, details }),
             Err(_other_format) => Err(wrong(printable(&String::from_utf8_lossy(&bytes)))),
         }
     }

@@ -6,8 +6,9 @@ use clap::Parser;
 use weft_core::text::{clean, clean_lines};
 
 use crate::{
+    answer::Detail,
     args::{Args, Command},
-    client::{ClientError, Detail},
+    client::ClientError,
     command::{self, Reported, UsageError, client},
     config::ConfigError,
     documents::DocumentsError,

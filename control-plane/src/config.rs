@@ -11,9 +11,7 @@ use std::{
 
 use clap::Parser;
 use serde::Serialize;
-use weft_core::identity::TrustDomain;
-
-use crate::duration::parse_duration;
+use weft_core::{api::duration::parse_time_within, identity::TrustDomain};
 
 /// The settings of the program.
 ///
@@ -127,11 +125,7 @@ impl Flags {
         let api = address("--api", &self.api);
         let metrics = address("--metrics", &self.metrics);
         let mut duration = |flag, text: &str, least: Duration, most: Duration| {
-            keep(&mut mistakes, flag, text, |text| {
-                let value = parse_duration(text)?;
-                let range = || format!("must be between {least:?} and {most:?}");
-                (least..=most).contains(&value).then_some(value).ok_or_else(range)
-            })
+            keep(&mut mistakes, flag, text, |text| parse_time_within(text, least..=most))
         };
         let day = Duration::from_secs(86_400);
         let svid_ttl = duration("--svid-ttl", &self.svid_ttl, Duration::from_secs(10), day * 90);
@@ -242,6 +236,26 @@ mod tests {
         assert_eq!((config.svid_ttl.as_secs(), config.heartbeat_interval.as_secs()), (86_400, 2));
         assert_eq!(config.probe_mark.map(NonZeroU32::get), Some(0x7765_6674));
         assert_eq!(check(&["--probe-mark", "0"]).unwrap().probe_mark, None);
+    }
+
+    /// (20.26)
+    #[test]
+    fn every_time_has_the_one_grammar_of_all_programs() {
+        for flag in ["--svid-ttl", "--heartbeat-interval", "--publish-interval"] {
+            for (time, reason) in
+                [("0ns", "must be a time such as"), ("-0", "must be a time such as"), ("9999d", "must be ")]
+            {
+                let mistakes = check(&[&format!("{flag}={time}")]).unwrap_err();
+                let mistake = mistakes[0].to_string();
+                assert_eq!(mistakes.len(), 1);
+                assert!(mistake.starts_with(&format!("{flag} {time:?}: {reason}")), "{mistake}");
+            }
+            assert!(check(&[&format!("{flag}=0d0h0m9s500ms")]).is_ok() == (flag != "--svid-ttl"), "{flag}");
+        }
+        assert_eq!(check(&["--svid-ttl=1d12h"]).unwrap().svid_ttl.as_secs(), 129_600);
+        let zero = check(&["--heartbeat-interval=0s"]).unwrap_err();
+        assert_eq!(zero[0].to_string(), "--heartbeat-interval \"0s\": must be 100ms to 1m");
+        assert!(check(&["--publish-interval=0s"]).is_ok());
     }
 
     #[test]

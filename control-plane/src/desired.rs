@@ -10,7 +10,10 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use weft_core::api::{FieldError, Object, ObjectKey};
+use weft_core::{
+    answer::Effect,
+    api::{FieldError, Object, ObjectKey},
+};
 
 use crate::{
     crypto::RandomError,
@@ -72,20 +75,6 @@ pub struct Outcome {
     pub objects: Vec<(ObjectKey, Effect)>,
     /// The snapshot with the change in it.
     pub desired: Arc<Desired>,
-}
-
-/// The effect of a change on an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// The object is new.
-    Created,
-    /// The object was replaced.
-    Configured,
-    /// The object was the same already.
-    Unchanged,
-    /// The object was deleted.
-    Deleted,
 }
 
 /// One reason to reject a change.

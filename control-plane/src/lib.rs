@@ -7,7 +7,7 @@
 //! - [`state`]: the state of the mesh, read from its sources; the connected proxies.
 //! - [`registry`], [`desired`]: the sources: registered workloads, and desired state as numbered revisions.
 //! - [`tokens`], [`ca`]: join and admin tokens, the certificate authority. [`store`]: desired state on disk.
-//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`duration`], [`quota`].
+//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`quota`].
 
 pub mod agent;
 pub mod api;
@@ -16,7 +16,6 @@ pub mod ca;
 pub mod config;
 pub mod crypto;
 pub mod desired;
-pub mod duration;
 pub mod files;
 pub mod identity;
 pub mod metrics;

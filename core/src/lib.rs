@@ -8,8 +8,9 @@
 //! - [`compile`]: objects and workloads -> model.
 //! - [`wire`]: model <-> xDS messages.
 //! - [`balancer`], [`outlier`], [`retry`], [`failure`]: decisions of the data path, without IO.
-//! - [`text`]: what others wrote, for a terminal.
+//! - [`text`]: what others wrote, for a terminal. [`answer`]: what the REST API answers.
 
+pub mod answer;
 pub mod api;
 pub mod balancer;
 pub mod cluster;

@@ -107,7 +107,7 @@ pub struct RedirectArgs {
     /// Undo after this time, unless `redirect --confirm` is run before: 1s to 24h
     ///
     /// A process of its own waits for it, and survives the end of this session.
-    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with_all = ["print", "check", "undo", "confirm"])]
+    #[arg(long, value_name = "TIME", value_parser = parse_undo_after, conflicts_with_all = ["print", "check", "undo", "confirm"])]
     pub undo_after: Option<Duration>,
 
     /// Keep a redirection that was applied with --undo-after
@@ -137,20 +137,30 @@ fn parse_range(text: &str) -> Result<IpNet, String> {
     text.parse().ok().or_else(bare).ok_or_else(|| "expected a range such as 10.0.0.0/8 or fd00::/8".to_owned())
 }
 
-/// A whole number of `ms`, `s`, `m` or `h`, from one second to one day.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a time from 1s to 24h, such as 90s or 2m".to_owned();
-    let split = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at_checked(split).ok_or_else(wrong)?;
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
+/// A time as the other flags of the programs take it, such as `90s` or `1m30s`: from one second to one day. This crate depends
+/// on no other of the workspace (docs/adr/0023), so it reads the grammar itself; a test of weft-proxy holds it to that of
+/// weft-core.
+fn parse_undo_after(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let read = || {
+        let (mut rest, mut total) = (text, 0_u64);
+        loop {
+            let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+            let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+            let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit && !number.is_empty())?;
+            total = total.saturating_add(number.parse().unwrap_or(u64::MAX).saturating_mul(*millis));
+            if tail.is_empty() {
+                return Some(total);
+            }
+            rest = tail;
+        }
     };
-    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)?;
-    (1_000..=86_400_000).contains(&millis).then(|| Duration::from_millis(millis)).ok_or_else(wrong)
+    let form = "must be a time such as 250ms, 30s, 1m30s, 24h or 90d (units d, h, m, s, ms; no sign, no fraction)";
+    let millis = read().ok_or(form)?;
+    (1_000..=86_400_000)
+        .contains(&millis)
+        .then(|| Duration::from_millis(millis))
+        .ok_or_else(|| "must be 1s to 1d".to_owned())
 }
 
 impl From<&RedirectArgs> for Redirect {

@@ -85,7 +85,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::client::Detail;
+    use crate::answer::Detail;
 
     fn changed(dry_run: bool, results: &[&str]) -> Changed {
         let objects: Vec<Value> = results

@@ -68,7 +68,7 @@ pub async fn create(
     let wanted = json!({
         "namespace": namespace,
         "serviceAccount": service_account,
-        "ttl": format!("{}s", ttl.as_secs().max(1)),
+        "ttl": format!("{}ms", ttl.as_millis()),
         "reusable": reusable,
     });
     let body = ("application/json", Bytes::from(wanted.to_string()));

@@ -221,6 +221,7 @@ fn tokens_are_created_listed_without_secret_and_revoked() {
         ("shop", "..", "1h", "serviceAccount"),
         ("shop", "order", "0ns", "ttl"),
         ("shop", "order", "-0", "ttl"),
+        ("shop", "order", "0s", "ttl"),
         ("shop", "order", "400d", "ttl"),
     ] {
         let refused = world.weft(&["token", "create", "-n", namespace, "-s", account, &format!("--ttl={ttl}")]);

@@ -4,8 +4,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use weft_core::api::{ApiError, Fault, ObjectKey};
+use weft_core::{
+    answer::{Detail, Refused},
+    api::{ApiError, Fault, ObjectKey},
+};
 
 use crate::{
     desired::{ChangeError, Refusal},
@@ -40,24 +42,6 @@ pub(super) enum Failure {
     Change(ChangeError),
     Token(TokenError),
     Store(StoreError),
-}
-
-#[derive(Serialize)]
-struct Answer {
-    error: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    details: Vec<Detail>,
-}
-
-/// One mistake.
-#[derive(Serialize)]
-struct Detail {
-    field: String,
-    reason: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<usize>,
 }
 
 impl Failure {
@@ -164,7 +148,7 @@ impl IntoResponse for Failure {
         let challenge = matches!(self, Self::NoCredential | Self::WrongCredential);
         let again = matches!(self, Self::Busy | Self::Store(_) | Self::Change(ChangeError::Store(_)));
         let (status, error, details) = self.parts();
-        let mut response = (status, axum::Json(Answer { error, details })).into_response();
+        let mut response = (status, axum::Json(Refused { error, details })).into_response();
         if challenge {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

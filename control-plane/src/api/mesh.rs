@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use weft_core::{
+    answer::List,
     api::{
         Kind, Object, ObjectKey, ObjectMeta, Workload,
         service::AppProtocol,
@@ -18,7 +19,7 @@ use weft_core::{
 
 use super::{
     ApiState, Failure,
-    objects::{Items, has, labels},
+    objects::{has, labels},
     query::Parameters,
 };
 use crate::{registry::RegisteredWorkload, state::ProxyStatus};
@@ -40,18 +41,18 @@ pub(super) struct Proxy {
     current: bool,
 }
 
-pub(super) async fn proxies(State(api): ApiState, query: Parameters) -> Result<Json<Items<Proxy>>, Failure> {
+pub(super) async fn proxies(State(api): ApiState, query: Parameters) -> Result<Json<List<Proxy>>, Failure> {
     query.only(&[])?;
     let revision = api.desired.current().revision;
     let items = api.mesh.proxies.list().into_iter().map(|status| {
         let applied = status.discovery.as_ref().and_then(|discovery| discovery.applied_revision);
         Proxy { current: applied.is_some_and(|applied| applied >= revision), status }
     });
-    Ok(Json(Items { revision, items: items.collect() }))
+    Ok(Json(List { revision, items: items.collect() }))
 }
 
 /// Registered workloads in the shape of Workload objects, and the Workload objects.
-pub(super) async fn workloads(State(api): ApiState, query: Parameters) -> Result<Json<Items<Object>>, Failure> {
+pub(super) async fn workloads(State(api): ApiState, query: Parameters) -> Result<Json<List<Object>>, Failure> {
     query.only(&["namespace", "label"])?;
     let labels = labels(&query)?;
     let desired = api.desired.current();
@@ -63,7 +64,7 @@ pub(super) async fn workloads(State(api): ApiState, query: Parameters) -> Result
         query.one("namespace").is_none_or(|wanted| object.metadata().namespace == wanted) && has(object, &labels)
     });
     items.sort_by_key(Object::key);
-    Ok(Json(Items { revision: desired.revision, items }))
+    Ok(Json(List { revision: desired.revision, items }))
 }
 
 pub(super) async fn bundle(State(api): ApiState, query: Parameters) -> Result<Response, Failure> {

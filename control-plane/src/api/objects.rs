@@ -6,38 +6,13 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use serde::Serialize;
-use weft_core::api::{Kind, Object, ObjectKey};
+use weft_core::{
+    answer::{Changed, ChangedObject, Effect, List},
+    api::{Kind, Object, ObjectKey},
+};
 
 use super::{ApiState, Caller, Failure, body, mesh, query::Parameters};
-use crate::desired::{Action, Effect, Outcome, Request};
-
-/// The answer to a change.
-#[derive(Serialize)]
-pub(super) struct Changed {
-    revision: u64,
-    #[serde(rename = "dryRun", skip_serializing_if = "std::ops::Not::not")]
-    dry_run: bool,
-    objects: Vec<ChangedObject>,
-}
-
-#[derive(Serialize)]
-struct ChangedObject {
-    kind: Kind,
-    namespace: String,
-    name: String,
-    result: Effect,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
-}
-
-/// A list.
-#[derive(Serialize)]
-pub(super) struct Items<T> {
-    /// The revision of desired state that it is of.
-    pub(super) revision: u64,
-    pub(super) items: Vec<T>,
-}
+use crate::desired::{Action, Outcome, Request};
 
 pub(super) async fn apply(
     State(api): ApiState,
@@ -70,7 +45,7 @@ pub(super) async fn list(
     State(api): ApiState,
     Path(kind): Path<String>,
     query: Parameters,
-) -> Result<Json<Items<Object>>, Failure> {
+) -> Result<Json<List<Object>>, Failure> {
     query.only(&["namespace", "label"])?;
     let kind = kind_of(&kind)?;
     let labels = labels(&query)?;
@@ -83,7 +58,7 @@ pub(super) async fn list(
         .filter(|(_, object)| has(object, &labels))
         .map(|(_, object)| view.with_status(object))
         .collect();
-    Ok(Json(Items { revision: desired.revision, items }))
+    Ok(Json(List { revision: desired.revision, items }))
 }
 
 pub(super) async fn read(

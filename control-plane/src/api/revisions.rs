@@ -6,14 +6,11 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
+use weft_core::answer::{Changed, Effect, List};
 
-use super::{
-    ApiState, Caller, Failure,
-    objects::{Changed, Items, changed},
-    query::Parameters,
-};
+use super::{ApiState, Caller, Failure, objects::changed, query::Parameters};
 use crate::{
-    desired::{Action, Effect, Request},
+    desired::{Action, Request},
     store::Revision,
 };
 
@@ -39,7 +36,7 @@ struct ChangedKey {
     result: Effect,
 }
 
-pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<Items<Summary>>, Failure> {
+pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<List<Summary>>, Failure> {
     query.only(&["limit"])?;
     let limit = query.number("limit")?.unwrap_or(LIMIT.0);
     if !(1..=LIMIT.1).contains(&limit) {
@@ -47,7 +44,7 @@ pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json
     }
     let revision = api.desired.current().revision;
     let items = api.desired.revisions(usize::try_from(limit).unwrap_or(usize::MAX)).await?;
-    Ok(Json(Items { revision, items: items.into_iter().map(summary).collect() }))
+    Ok(Json(List { revision, items: items.into_iter().map(summary).collect() }))
 }
 
 pub(super) async fn read(

@@ -8,12 +8,14 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use weft_core::api::{Object, ObjectMeta, Workload, validate, workload::WorkloadSpec};
+use weft_core::{
+    answer::List,
+    api::{Object, ObjectMeta, Workload, duration::parse_time, validate, workload::WorkloadSpec},
+};
 
-use super::{ApiState, Caller, Failure, body, objects::Items, query::Parameters};
+use super::{ApiState, Caller, Failure, body, query::Parameters};
 use crate::{
     ca::{OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
-    duration::parse_duration,
     store::{TokenPurpose, TokenRecord},
     tokens::{DEFAULT_TTL, JoinTokenRequest, MAX_TTL},
 };
@@ -63,7 +65,7 @@ pub(super) async fn create(
     }
     let ttl = match &request.ttl {
         None => DEFAULT_TTL,
-        Some(text) => parse_duration(text).map_err(|reason| Failure::field("ttl", reason))?,
+        Some(text) => parse_time(text).map_err(|error| Failure::field("ttl", error.to_string()))?,
     };
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(Failure::field("ttl", "must be more than 0s and at most 365d"));
@@ -113,11 +115,11 @@ pub(super) async fn replace_admin(
     Ok((StatusCode::CREATED, Json(serde_json::json!({"token": secret.reveal()}))))
 }
 
-pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<Items<JoinToken>>, Failure> {
+pub(super) async fn list(State(api): ApiState, query: Parameters) -> Result<Json<List<JoinToken>>, Failure> {
     query.only(&[])?;
     let all = api.tokens.list().await?;
     let revision = api.desired.current().revision;
-    Ok(Json(Items { revision, items: all.into_iter().filter_map(token).collect() }))
+    Ok(Json(List { revision, items: all.into_iter().filter_map(token).collect() }))
 }
 
 pub(super) async fn delete(

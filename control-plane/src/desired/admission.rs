@@ -9,9 +9,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use weft_core::api::{FieldError, Kind, Object, ObjectKey};
+use weft_core::{
+    answer::Effect,
+    api::{FieldError, Kind, Object, ObjectKey},
+};
 
-use super::{AddressBook, ChangeError, Desired, Effect, Refusal, addresses::in_mesh_range};
+use super::{AddressBook, ChangeError, Desired, Refusal, addresses::in_mesh_range};
 use crate::{crypto, store::ServiceAddresses};
 
 /// The writes of a change.

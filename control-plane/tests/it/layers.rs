@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["registry"],
     &["desired", "tokens", "ca"],
     &["store", "files", "crypto", "metrics", "config"],
-    &["duration", "quota"],
+    &["quota"],
 ];
 
 #[test]

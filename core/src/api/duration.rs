@@ -1,8 +1,11 @@
 //! Durations as people write them: `10s`, `500ms`, `1m30s`.
 //! Spec: Gateway API GEP-2257: one to four groups of up to five digits and a unit of `h`, `m`, `s`, `ms`; no sign, no
 //! fraction. Written back in the shortest form, largest unit first.
+//!
+//! [`parse_time`] reads the flags and environment of all programs and requests of the API: the same form, also with days and
+//! with any number of digits.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -16,11 +19,15 @@ pub enum DurationError {
     /// Not of the form.
     #[error("must be a duration such as \"10s\", \"500ms\" or \"1m30s\" (units h, m, s, ms; no fractions)")]
     Form,
+    /// Not of the form that flags have.
+    #[error("must be a time such as 250ms, 30s, 1m30s, 24h or 90d (units d, h, m, s, ms; no sign, no fraction)")]
+    Time,
     /// More than 99,999 hours.
     #[error("must be less than 100000h")]
     TooLong,
 }
 
+const DAY: u64 = 86_400_000;
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const END: u64 = 100_000 * 3_600_000;
 
@@ -59,27 +66,62 @@ impl FromStr for Duration {
     type Err = DurationError;
 
     fn from_str(text: &str) -> Result<Self, DurationError> {
-        let (mut rest, mut total, mut groups) = (text, 0u64, 0);
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(DurationError::Form)?;
-            let (number, tail) = rest.split_at(digits);
-            let unit_end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-            let (unit, tail) = tail.split_at(unit_end);
-            let (_, millis) = UNITS.iter().find(|(name, _)| *name == unit).ok_or(DurationError::Form)?;
-            groups += 1;
-            if groups > 4 || !(1..=5).contains(&number.len()) {
-                return Err(DurationError::Form);
-            }
-            let number: u64 = number.parse().ok().ok_or(DurationError::Form)?;
-            total = total.saturating_add(number.saturating_mul(*millis));
-            rest = tail;
-        }
+        let (groups, longest, millis) = read(text, &UNITS).ok_or(DurationError::Form)?;
         match groups {
-            0 => Err(DurationError::Form),
-            _ if total >= END => Err(DurationError::TooLong),
-            _ => Ok(Self(total)),
+            1..=4 if longest <= 5 => below_end(millis).map(Self),
+            _ => Err(DurationError::Form),
         }
     }
+}
+
+/// The time in a flag, a variable or a request of the API.
+///
+/// Errors: not one to many numbers with a unit of `d`, `h`, `m`, `s` or `ms`, or too long.
+pub fn parse_time(text: &str) -> Result<std::time::Duration, DurationError> {
+    let [hours, minutes, seconds, millis] = UNITS;
+    let (_, _, total) = read(text, &[("d", DAY), hours, minutes, seconds, millis]).ok_or(DurationError::Time)?;
+    below_end(total).map(std::time::Duration::from_millis)
+}
+
+/// [`parse_time`] within bounds.
+///
+/// Errors: the reason, with the bounds if the time is out of them.
+pub fn parse_time_within(
+    text: &str,
+    bounds: RangeInclusive<std::time::Duration>,
+) -> Result<std::time::Duration, String> {
+    let time = match parse_time(text) {
+        // Out of any bounds.
+        Err(DurationError::TooLong) => std::time::Duration::MAX,
+        other => other.map_err(|error| error.to_string())?,
+    };
+    let shown = |time: &std::time::Duration| match u64::try_from(time.as_millis()).unwrap_or(END) {
+        millis if millis > 0 && millis % DAY == 0 => format!("{}d", millis / DAY),
+        millis => Duration::from_millis(millis).to_string(),
+    };
+    let outside = || format!("must be {} to {}", shown(bounds.start()), shown(bounds.end()));
+    bounds.contains(&time).then_some(time).ok_or_else(outside)
+}
+
+/// The number of groups of a number and a unit, the digits of the longest number, and the sum in milliseconds.
+fn read(text: &str, units: &[(&str, u64)]) -> Option<(usize, usize, u64)> {
+    let (mut rest, mut groups, mut longest, mut total) = (text, 0, 0, 0_u64);
+    loop {
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let (_, millis) = units.iter().find(|(name, _)| *name == unit && !number.is_empty())?;
+        // Only a number that is too large for the type does not parse, and it is too long in any unit.
+        total = total.saturating_add(number.parse().unwrap_or(u64::MAX).saturating_mul(*millis));
+        (groups, longest) = (groups + 1, longest.max(number.len()));
+        if tail.is_empty() {
+            return Some((groups, longest, total));
+        }
+        rest = tail;
+    }
+}
+
+fn below_end(millis: u64) -> Result<u64, DurationError> {
+    if millis < END { Ok(millis) } else { Err(DurationError::TooLong) }
 }
 
 impl Serialize for Duration {
@@ -150,6 +192,35 @@ mod tests {
             assert_eq!(text.parse::<Duration>(), Err(DurationError::Form), "{text}");
         }
         assert_eq!("99999h99999m".parse::<Duration>(), Err(DurationError::TooLong));
+    }
+
+    /// (20.26)
+    #[test]
+    fn a_time_in_a_flag_may_also_be_in_days_and_has_a_unit() {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("1m30s", 90_000),
+            ("7d", 604_800_000),
+            ("1d12h", 129_600_000),
+            ("604800s", 604_800_000),
+            ("0s", 0),
+            ("00000000000000000000000ms", 0),
+        ] {
+            assert_eq!(parse_time(text).map(|time| time.as_millis()), Ok(millis), "{text}");
+        }
+        for text in
+            ["", "5", "0", "-0", "-1s", "+1s", "s", "1.5h", "0ns", "1us", "1w", "1 s", "1S", "1s ", "１s", "1s5"]
+        {
+            assert_eq!(parse_time(text), Err(DurationError::Time), "{text}");
+        }
+        for text in ["99999999999999999999s", "18446744073709551615d", "100000h", "4167d"] {
+            assert_eq!(parse_time(text), Err(DurationError::TooLong), "{text}");
+        }
+        let (least, most) = (std::time::Duration::from_secs(1), std::time::Duration::from_secs(86_400));
+        assert!(parse_time_within("1s", least..=most).is_ok() && parse_time_within("1d", least..=most).is_ok());
+        for text in ["999ms", "24h1ms", "99999999d"] {
+            assert_eq!(parse_time_within(text, least..=most), Err("must be 1s to 1d".to_owned()), "{text}");
+        }
     }
 
     proptest! {

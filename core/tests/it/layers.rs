@@ -2,7 +2,7 @@
 
 /// From the highest floor to the lowest. A room imports from lower floors, or from its own floor without a circle.
 const FLOORS: &[&[&str]] = &[
-    &["compile", "wire", "snapshot"],
+    &["compile", "wire", "snapshot", "answer"],
     &["api", "listener"],
     &["route", "failure"],
     &["filter", "policy", "retry", "outlier"],

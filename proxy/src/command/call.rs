@@ -14,6 +14,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
+use weft_core::api::duration::parse_time;
 
 use super::runtime;
 
@@ -44,7 +45,7 @@ pub struct ReadyArgs {
     proxy: bool,
 
     /// Repeat the check until it succeeds, for at most this long
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     wait: Option<Duration>,
 }
 
@@ -63,7 +64,7 @@ pub struct DrainArgs {
 
     /// Wait, for at most this long, until no connection from outside is open and none of the workload is active (a request in
     /// flight, or bytes within 3 s); exit 1 if some still are
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     wait: Option<Duration>,
 }
 
@@ -78,11 +79,6 @@ pub struct UndrainArgs {
     /// The admin port of the proxy
     #[arg(long, value_name = "URL", default_value = ADMIN)]
     url: Uri,
-}
-
-/// A time in the format of the files, such as `30s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<weft_core::api::Duration>().map(Duration::from).map_err(|error| error.to_string())
 }
 
 /// Checks readiness, once or until the wait is over.
@@ -222,4 +218,78 @@ async fn exchange(method: Method, url: &Uri) -> anyhow::Result<(StatusCode, Byte
     let body = Limited::new(answer.into_body(), ANSWER).collect().await;
     connection.abort();
     Ok((status, body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use weft_core::api::duration::parse_time_within;
+    use weft_redirect::RedirectArgs;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Waiting {
+        #[command(flatten)]
+        ready: ReadyArgs,
+    }
+
+    #[derive(Parser)]
+    struct Redirecting {
+        #[command(flatten)]
+        redirect: RedirectArgs,
+    }
+
+    const TIMES: &[&str] = &[
+        "1s",
+        "90s",
+        "1m30s",
+        "1d",
+        "24h",
+        "23h60m",
+        "1500ms",
+        "0d2m",
+        "999ms",
+        "24h1ms",
+        "2d",
+        "0s",
+        "0ns",
+        "-0",
+        "-1s",
+        "+1s",
+        "",
+        "5",
+        "s",
+        "1.5h",
+        "1w",
+        "1 s",
+        "1S",
+        "１s",
+        "1s5",
+        "99999999999999999999s",
+        "18446744073709551615d",
+    ];
+
+    /// (20.26)
+    #[test]
+    fn a_wait_and_the_undo_of_a_redirect_have_the_one_grammar_of_all_programs() {
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        for text in TIMES {
+            let wait = Waiting::try_parse_from(["ready", &format!("--wait={text}")]).map(|args| args.ready.wait);
+            match parse_time(text) {
+                Ok(time) => assert_eq!(wait.unwrap(), Some(time), "{text}"),
+                Err(reason) => assert!(wait.unwrap_err().to_string().contains(&reason.to_string()), "{text}"),
+            }
+            let flag = format!("--undo-after={text}");
+            let undo = Redirecting::try_parse_from(["redirect", &flag]).map(|args| args.redirect.undo_after);
+            match parse_time_within(text, bounds.clone()) {
+                Ok(time) => assert_eq!(undo.unwrap(), Some(time), "{text}"),
+                // clap says of an empty value what it says of every flag.
+                Err(reason) => {
+                    let error = undo.unwrap_err().to_string();
+                    assert!(error.contains(&reason) || text.is_empty(), "{text}: {error}");
+                }
+            }
+        }
+    }
 }
