@@ -36,6 +36,9 @@ pub use object::{
     AuthorizationPolicy, Gateway, HttpRoute, Kind, MeshConfig, Object, ObjectKey, Resource, Scope, Service,
     TrafficPolicy, Workload,
 };
-pub use parse::{MAX_DIRECTIVES, MAX_DOCUMENTS, MAX_ERRORS, MAX_PIECES, MAX_TEXT, parse_documents, parse_proxy_file};
+pub use parse::{
+    MAX_DIRECTIVES, MAX_DOCUMENTS, MAX_ERRORS, MAX_PIECES, MAX_TEXT, line_in, line_of_error, parse_documents,
+    parse_proxy_file,
+};
 pub use proxy_config::ProxyConfig;
 pub use validate::validate;

@@ -13,7 +13,7 @@ mod log;
 use std::{io, io::Write as _, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
-use weft_core::text::clean_lines;
+use weft_core::{api::line_in, text::clean_lines};
 use weft_redirect::RedirectArgs;
 
 use self::{
@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     app::{App, Signals},
-    config::{ConfigError, LogArgs, Settings, SettingsArgs, Source},
+    config::{ConfigError, LogArgs, Mistake, Settings, SettingsArgs, Source},
     file,
 };
 
@@ -129,8 +129,11 @@ fn check(args: &RunArgs, settings: &Settings) -> Result<(), ConfigError> {
     log::filter(&args.log)?;
     if let Source::File { identity: Some(files), .. } = &settings.source {
         file::read_identity(files, settings.tls.records).map_err(|error| {
-            let mistake = format!("{:#}", anyhow::Error::from(error));
-            ConfigError::Mistakes { path: args.settings.config.clone(), mistakes: vec![mistake] }
+            let path = args.settings.config.clone();
+            // The settings have no lines; the file is read again for this one mistake.
+            let line = std::fs::read_to_string(&path).ok().map(|text| line_in(&text, 0, "spec.identity"));
+            let text = format!("{:#}", anyhow::Error::from(error));
+            ConfigError::Mistakes { path, mistakes: vec![Mistake { line, text }] }
         })?;
     }
     Ok(())

@@ -14,10 +14,10 @@ mod token;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -27,7 +27,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use weft_core::{
     api::{
-        ApiError, Object, ObjectKey, ProxyConfig,
+        ApiError, Object, ObjectKey, ProxyConfig, line_in, line_of_error,
         mesh_config::AccessLogMode,
         parse_proxy_file,
         proxy_config::{Forward, IdentityFiles, ProxyMode, ProxyPorts, ProxyTls, ProxyWorkload},
@@ -178,19 +178,43 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file has mistakes; all of them, one a line.
-    #[error("{path}: {}", lines(.mistakes))]
+    #[error("{}", lines(.path, .mistakes))]
     Mistakes {
         /// The file.
         path: PathBuf,
         /// Each with its place.
-        mistakes: Vec<String>,
+        mistakes: Vec<Mistake>,
     },
 }
 
-fn lines(mistakes: &[String]) -> String {
+/// A mistake in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Its line, from 1.
+    pub line: Option<usize>,
+    /// The object, unless it is the proxy's own document, the field and the reason.
+    pub text: String,
+}
+
+impl Mistake {
+    /// In a field of the proxy's own document.
+    pub(crate) fn own(file: &str, field: &str, reason: impl fmt::Display) -> Self {
+        Self { line: Some(line_in(file, 0, field)), text: format!("{field}: {reason}") }
+    }
+}
+
+/// `FILE:LINE: FIELD: REASON`, one a line.
+fn lines(path: &Path, mistakes: &[Mistake]) -> String {
+    let line = |mistake: &Mistake| match mistake.line {
+        Some(line) => format!("{}:{line}: {}", path.display(), mistake.text),
+        None => format!("{}: {}", path.display(), mistake.text),
+    };
     match mistakes {
-        [one] => one.clone(),
-        many => many.iter().map(|mistake| format!("\n  {mistake}")).collect(),
+        [one] => line(one),
+        many => {
+            let all: String = many.iter().map(|mistake| format!("\n  {}", line(mistake))).collect();
+            format!("{} mistakes:{all}", many.len())
+        }
     }
 }
 
@@ -207,11 +231,15 @@ impl SettingsArgs {
 
 impl Settings {
     /// Settings from a file's text.
-    /// Errors: every mistake, each with its document and field.
-    pub fn parse(text: &str, overrides: &Overrides) -> Result<Self, Vec<String>> {
-        let text = overrides.apply(text);
+    /// Errors: every mistake, each with its line and field.
+    pub fn parse(file: &str, overrides: &Overrides) -> Result<Self, Vec<Mistake>> {
+        let text = overrides.apply(file);
+        let wrong = |error: &ApiError| {
+            let object = error.object.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
+            Mistake { line: Some(line_of_error(file, error)), text: format!("{object}{}", error.error) }
+        };
         let (config, objects) =
-            parse_proxy_file(&text).map_err(|errors| errors.iter().map(ApiError::to_string).collect::<Vec<_>>())?;
+            parse_proxy_file(&text).map_err(|errors| errors.iter().map(wrong).collect::<Vec<_>>())?;
         // From here on mistakes are collected: the whole list is worth more than the first one.
         let mut mistakes = Vec::new();
         // Before the file is taken apart, so that it shows the defaults too.
@@ -220,19 +248,22 @@ impl Settings {
         // Two sources of one mesh would contradict each other without a word.
         if spec.control_plane.is_some() {
             for object in &objects {
-                mistakes.push(format!("{}: not together with spec.controlPlane, which defines the mesh", object.key()));
+                let text = format!("{}: not together with spec.controlPlane, which defines the mesh", object.key());
+                mistakes.push(Mistake { line: Some(line_in(file, 0, "spec.controlPlane")), text });
             }
         }
         let own = spec.workload.as_ref().map(|workload| workload.addresses.as_slice()).unwrap_or_default();
         let looping = loops(&spec.forward, &listening(&spec), own);
-        mistakes.extend(looping.iter().map(|error| format!("document 1: {error}")));
+        mistakes.extend(
+            looping.iter().map(|error| Mistake { line: Some(line_in(file, 0, &error.field)), text: error.to_string() }),
+        );
         let source = match spec.control_plane {
             Some(plane) => {
                 let token = match (plane.join_token, plane.join_token_file) {
                     (Some(text), _) => match JoinToken::parse(text.trim()) {
                         Ok(token) => Some(TokenSource::Given(token)),
                         Err(error) => {
-                            mistakes.push(format!("document 1: spec.controlPlane.joinToken: {error}"));
+                            mistakes.push(Mistake::own(file, "spec.controlPlane.joinToken", error));
                             None
                         }
                     },

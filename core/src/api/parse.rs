@@ -74,6 +74,19 @@ pub fn parse_proxy_file(text: &str) -> Result<(ProxyConfig, Vec<Object>), Vec<Ap
     config.map(|config| (config, objects)).ok_or_else(Vec::new)
 }
 
+/// The line, from 1, of a mistake in a text of documents.
+pub fn line_of_error(text: &str, error: &ApiError) -> usize {
+    line_in(text, error.document, if error.error.fault == Fault::Syntax { NOWHERE } else { &error.error.path })
+}
+
+/// The line, from 1, of a field in one document of a text (from 0, empty ones do not count).
+pub fn line_in(text: &str, document: usize, path: &str) -> usize {
+    text::document(text, document).map_or(1, |(before, document)| before + super::line_of(document, path))
+}
+
+/// A path that no field has: the search for it ends where the document cannot be read.
+const NOWHERE: &str = ".";
+
 /// Reads one document that is no List. Does not validate.
 pub(super) fn object(node: Node) -> Result<Object, Vec<FieldError>> {
     let mut reader = Reader::new(node, &[]);

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{log, runtime};
 use crate::{
-    config::{ConfigError, LogArgs, SettingsArgs, Source},
+    config::{ConfigError, LogArgs, Mistake, SettingsArgs, Source},
     identity::{Issuer, files},
     tls::{CurrentTls, MeshTls, unix_now},
 };
@@ -42,7 +42,10 @@ pub(super) fn run(args: &IdentityArgs) -> anyhow::Result<ExitCode> {
     let Source::ControlPlane(join) = settings.source else {
         return Err(ConfigError::Mistakes {
             path: args.settings.config.clone(),
-            mistakes: vec!["spec.controlPlane: required, as it issues the certificate".to_owned()],
+            mistakes: vec![Mistake {
+                line: None,
+                text: "spec.controlPlane: required, as it issues the certificate".to_owned(),
+            }],
         }
         .into());
     };

@@ -4,14 +4,14 @@ use std::io;
 
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::config::{ConfigError, LogArgs, LogFormat};
+use crate::config::{ConfigError, LogArgs, LogFormat, Mistake};
 
 /// The filter.
 /// Errors: it is malformed.
 pub(super) fn filter(args: &LogArgs) -> Result<EnvFilter, ConfigError> {
     args.log.parse().map_err(|error: tracing_subscriber::filter::ParseError| ConfigError::Mistakes {
         path: "--log".into(),
-        mistakes: vec![error.to_string()],
+        mistakes: vec![Mistake { line: None, text: error.to_string() }],
     })
 }
 

@@ -54,6 +54,8 @@ impl Overrides {
         let mut documents = Vec::new();
         for document in serde_norway::Deserializer::from_str(text) {
             match Value::deserialize(document) {
+                // The parser of the file leaves out empty documents, which would not be empty any more.
+                Ok(Value::Null) => {}
                 Ok(value) => documents.push(value),
                 Err(_malformed) => return text.to_owned(),
             }

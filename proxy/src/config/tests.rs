@@ -30,8 +30,10 @@ fn what_is_not_said_has_the_documented_defaults() {
 #[test]
 fn every_mistake_is_named_at_once() {
     let text = file("  mark: x\n  colour: red\n  ports: {admin: 1, metrics: 1}\n---\nkind: Nothing\n");
-    let mistakes = Settings::parse(&text, &Overrides::default()).unwrap_err().join("\n");
-    for part in ["spec.mark", "colour", "document 2"] {
+    let path = PathBuf::from("p.yaml");
+    let mistakes = Settings::parse(&text, &Overrides::default()).unwrap_err();
+    let mistakes = ConfigError::Mistakes { path, mistakes }.to_string();
+    for part in ["spec.mark", "colour", "p.yaml:11: apiVersion"] {
         assert!(mistakes.contains(part), "{part}: {mistakes}");
     }
 }
@@ -76,8 +78,9 @@ fn a_forward_listener_to_a_port_of_the_proxy_itself_is_refused_with_its_field() 
     ] {
         let mistakes = mistakes(forward);
         let [mistake] = &mistakes[..] else { panic!("{forward}: {mistakes:?}") };
-        let field = "document 1: spec.forward.inbound[0].destination: ";
-        assert!(mistake.starts_with(field) && mistake.contains(port), "{forward}: {mistake}");
+        let field = "spec.forward.inbound[0].destination: ";
+        assert!(mistake.text.starts_with(field) && mistake.text.contains(port), "{forward}: {mistake:?}");
+        assert!(mistake.line.is_some_and(|line| line > 1), "{mistake:?}");
     }
     let two = "outbound: [{listen: \"127.0.0.1:9001\", destination: \"127.0.0.1:9002\"}], \
                inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.1:9001\"}]";
@@ -87,7 +90,7 @@ fn a_forward_listener_to_a_port_of_the_proxy_itself_is_refused_with_its_field() 
         "inbound: [{listen: \"127.0.0.1:9002\", destination: \"127.0.0.2:9002\"}]",
         "outbound: [{listen: \"127.0.0.1:9001\", destination: \"10.0.0.7:15006\"}]",
     ] {
-        assert_eq!(mistakes(good), Vec::<String>::new(), "{good}");
+        assert_eq!(mistakes(good), Vec::<Mistake>::new(), "{good}");
     }
 }
 
@@ -99,8 +102,8 @@ fn two_forward_listeners_with_one_address_are_refused() {
                    \"127.0.0.1:8081\"}, {listen: \"127.0.0.1:0\", destination: \"127.0.0.1:8082\"}]";
     let mistakes = Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default()).unwrap_err();
     assert_eq!(
-        mistakes,
-        ["document 1: spec.forward.inbound[0].listen: 127.0.0.1:9001 is in use by spec.forward.outbound[0].listen \
+        mistakes.into_iter().map(|mistake| mistake.text).collect::<Vec<_>>(),
+        ["spec.forward.inbound[0].listen: 127.0.0.1:9001 is in use by spec.forward.outbound[0].listen \
              (127.0.0.1:9001): choose another port"]
     );
     // The same address in other words, or all addresses. (26)
@@ -110,8 +113,8 @@ fn two_forward_listeners_with_one_address_are_refused() {
         );
         let mistakes =
             Settings::parse(&file(&format!("  forward: {{{forward}}}\n")), &Overrides::default()).unwrap_err();
-        assert!(mistakes[0].contains("spec.forward.outbound[1].listen: "), "{mistakes:?}");
-        assert!(mistakes[0].contains("spec.forward.outbound[0].listen"), "{mistakes:?}");
+        assert!(mistakes[0].text.contains("spec.forward.outbound[1].listen: "), "{mistakes:?}");
+        assert!(mistakes[0].text.contains("spec.forward.outbound[0].listen"), "{mistakes:?}");
     }
 }
 
@@ -123,5 +126,36 @@ fn a_bad_token_and_objects_beside_a_control_plane_are_refused() {
     );
     let mistakes = Settings::parse(&text, &Overrides::default()).unwrap_err();
     assert_eq!(mistakes.len(), 2, "{mistakes:?}");
-    assert!(mistakes.iter().any(|mistake| mistake.contains("joinToken")), "{mistakes:?}");
+    assert!(mistakes.iter().any(|mistake| mistake.text.contains("joinToken")), "{mistakes:?}");
+}
+
+/// (20.26)
+#[test]
+fn every_mistake_has_the_line_of_its_field_in_the_file_also_when_flags_replace_parts_of_it() {
+    let text = "# the proxy of a\napiVersion: weft.dev/v1alpha1\nkind: ProxyConfig\nmetadata: {name: a, namespace: shop}\nspec:\n  \
+                mode: sidecarr\n  workload:\n    addresses: [10.0.0.1]\n    ports:\n    - port: 99999\n  bogus: 1\n---\n---\n# \
+                nothing\n---\napiVersion: v1\nkind: Service\nmetadata: {name: p}\nspec:\n  ports:\n  - port: http\n---\nkind: [\n";
+    let of = |text: &str, overrides: &Overrides| {
+        let mistakes = Settings::parse(text, overrides).unwrap_err();
+        ConfigError::Mistakes { path: "p.yaml".into(), mistakes }.to_string()
+    };
+    let all = of(text, &Overrides::default());
+    let lines: Vec<&str> = all.lines().collect();
+    for (line, start) in lines.iter().zip([
+        "5 mistakes:",
+        "  p.yaml:6: spec.mode: must be one of ",
+        "  p.yaml:10: spec.workload.ports[0].port: must be ",
+        "  p.yaml:11: spec.bogus: unknown field",
+        "  p.yaml:21: Service/default/p: spec.ports[0].port: must be ",
+        "  p.yaml:24: ",
+    ]) {
+        assert!(line.starts_with(start), "{start}: {all}");
+    }
+    assert_eq!(lines.len(), 6, "{all}");
+    // Flags rewrite the document that is parsed; the lines stay those of the file.
+    let overrides = Overrides { name: Some("b".to_owned()), ..Overrides::default() };
+    let text = text.replace("---\nkind: [\n", "").replace("port: http", "port: 80").replace("  bogus: 1\n", "");
+    let text = text.replace("sidecarr", "sidecar");
+    let one = of(&text, &overrides);
+    assert!(one.starts_with("p.yaml:10: spec.workload.ports[0].port: must be "), "{one}");
 }

@@ -19,6 +19,12 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Result<Node, String>
     too_large.into_iter().chain(too_many).chain(documents.map(|(line, chunk)| read(line, chunk)))
 }
 
+/// The document at an index of [`documents`], with the number of lines before it.
+pub(super) fn document(text: &str, index: usize) -> Option<(usize, &str)> {
+    let (line, chunk) = chunks(text).filter(|(_, chunk)| !is_empty(chunk)).nth(index)?;
+    Some((line, chunk.strip_prefix("...").unwrap_or(chunk)))
+}
+
 /// Cuts a text at its document markers. With each piece the number of lines before it.
 fn chunks(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut rest = Some(text.strip_prefix('\u{feff}').unwrap_or(text));
