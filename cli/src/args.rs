@@ -210,6 +210,9 @@ pub struct Delete {
     /// Delete the objects in this file, directory or - (standard input); repeatable
     #[arg(short, long, value_name = "FILE|DIR|-", value_hint = ValueHint::AnyPath)]
     pub file: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
     /// Namespace
     #[arg(short, long, value_name = "NAME", default_value = "default")]
     pub namespace: String,
@@ -229,8 +232,8 @@ pub struct History {
     /// `show`, or none for the list.
     #[command(subcommand)]
     pub command: Option<HistoryCommand>,
-    /// Number of revisions
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    /// Number of revisions, 1 to 1000
+    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
@@ -243,6 +246,7 @@ pub enum HistoryCommand {
     /// Print one revision and its differences from the previous one
     Show {
         /// Number of the revision
+        #[arg(value_parser = parse_revision)]
         revision: u64,
         /// Output format
         #[arg(short, long, value_enum, default_value_t)]
@@ -261,6 +265,7 @@ Examples:
 Registered workloads are not part of a revision and do not change.")]
 pub struct Rollback {
     /// Number of the revision to restore
+    #[arg(value_parser = parse_revision)]
     pub revision: u64,
     /// Print what would change without changing it
     #[arg(long)]
@@ -397,6 +402,10 @@ pub enum Shell {
     Bash,
     Zsh,
     Fish,
+}
+
+fn parse_revision(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_cause| "must be the number of a revision, as `weft history` prints it".to_owned())
 }
 
 #[cfg(test)]

@@ -328,6 +328,9 @@ impl ClientError {
             Self::Rejected { status: StatusCode::FORBIDDEN, .. } => {
                 Some("This token does not permit the request: use an admin token.".to_owned())
             }
+            Self::Rejected { status: StatusCode::NOT_FOUND, .. } => Some(
+                "`weft get KIND -A`, `weft history` and `weft token list` print what there is.".to_owned(),
+            ),
             Self::Connection { .. } | Self::Stranger { .. } => Some(
                 "Give --server the control plane's API: its port is 8080 unless --api says otherwise, and 15012 is for proxies only."
                     .to_owned(),
@@ -417,6 +420,7 @@ mod tests {
             (connect(io::ErrorKind::PermissionDenied), "sudo"),
             (rejected(StatusCode::UNAUTHORIZED), "--token-file"),
             (ClientError::NoCa(server.clone()), "--ca"),
+            (rejected(StatusCode::NOT_FOUND), "weft get KIND -A"),
         ] {
             assert!(error.hint().unwrap().contains(word), "{error}");
         }

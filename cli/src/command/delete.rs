@@ -3,10 +3,10 @@
 use http::Method;
 use weft_core::{api::Kind, text::clean_lines};
 
-use super::{Reported, UsageError, apply};
+use super::{Reported, UsageError, apply, history};
 use crate::{
     answer::{Changed, ChangedObject, Effect},
-    args::Delete,
+    args::{Delete, Format},
     client::{Client, ClientError, escape, query},
     documents::{Documents, ObjectName},
     kinds, output,
@@ -24,18 +24,25 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
         }
         _ => Documents::read(&args.file)?.named(&args.namespace)?,
     };
+    let table = args.output == Format::Table;
     let mut failed = false;
     let mut last: Option<Changed> = None;
+    let mut all = Vec::new();
     for named in names.iter().rev() {
         match one(client, named, args).await {
             Ok(changed) => {
-                let mut lines = apply::result_lines(&changed, Style::stdout());
-                lines.pop();
-                output::lines(&lines)?;
+                if table {
+                    let mut lines = apply::result_lines(&changed, Style::stdout());
+                    lines.pop();
+                    output::lines(&lines)?;
+                }
+                all.extend(changed.objects.iter().cloned());
                 last = Some(changed);
             }
             Err(error) if error.is_missing() && args.ignore_not_found => {
-                output::lines(&[format!("{} not found", label(named))])?;
+                if table {
+                    output::lines(&[format!("{} not found", label(named))])?;
+                }
             }
             Err(error @ ClientError::Rejected { .. }) if names.len() > 1 => {
                 failed = true;
@@ -44,10 +51,18 @@ pub async fn run(client: &Client, args: &Delete) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    // One line for all: each object has a revision of its own, and the last one contains the others.
-    output::lines(
-        &last.iter().filter_map(|changed| apply::result_lines(changed, Style::stdout()).pop()).collect::<Vec<_>>(),
-    )?;
+    // Each object has a revision of its own, and the last one contains the others: one line, or one answer, for all.
+    if table {
+        let line = last.and_then(|changed| apply::result_lines(&changed, Style::stdout()).pop());
+        output::lines(&line.into_iter().collect::<Vec<_>>())?;
+    } else {
+        let revision = match last {
+            Some(changed) => changed.revision,
+            None => history::newest(client).await?,
+        };
+        let whole = Changed { revision, dry_run: args.dry_run, objects: all };
+        output::print(args.output, &serde_json::to_value(whole)?, |_| Vec::new())?;
+    }
     if failed { Err(Reported.into()) } else { Ok(()) }
 }
 

@@ -1,7 +1,7 @@
 //! `weft get`: objects of one kind, or the list of kinds.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_core::api::Kind;
 
 use super::{UsageError, client};
@@ -19,7 +19,11 @@ use crate::{
 /// Errors: an unknown kind, a missing object, or a failed request.
 pub async fn run(connection: &Connection, args: &Get) -> anyhow::Result<()> {
     if args.kind == "kinds" {
-        return Ok(output::lines(&kinds_table())?);
+        let known = Kind::ALL.iter().map(|kind| {
+            json!({"kind": kind.as_str(), "plural": kind.plural(), "shortNames": kind.short_names(), "apiVersion": kind.api_version()})
+        });
+        let known = Value::Array(known.collect());
+        return Ok(output::print(args.output, &known, |_| kinds_table())?);
     }
     let kind = Kind::named(&args.kind).ok_or_else(|| UsageError(kinds::unknown(&args.kind)))?;
     let client = client(connection)?;

@@ -85,6 +85,17 @@ fn objects_are_applied_read_changed_and_deleted() {
     let gone = world.weft(&["delete", "-f", &file, "--ignore-not-found"]).ok();
     assert_eq!(gone, "httproute shop/product not found\nservice shop/product not found\n");
     assert_eq!(world.weft(&["delete", "svc", "product", "-n", "shop"]).code, 1);
+    // For scripts: one answer for all objects. (20.26)
+    world.weft(&["apply", "-f", &file]).ok();
+    let deleted = |more: &[&str]| -> Value {
+        let args = [&["delete", "-f", &file, "-o", "json", "--ignore-not-found"], more].concat();
+        serde_json::from_str(&world.weft(&args).ok()).unwrap()
+    };
+    let dry = deleted(&["--dry-run"]);
+    assert_eq!((&dry["dryRun"], dry["objects"].as_array().unwrap().len()), (&Value::Bool(true), 2), "{dry}");
+    let gone = deleted(&[]);
+    assert_eq!((&gone["objects"][0]["kind"], &gone["objects"][1]["result"]), (&"HTTPRoute".into(), &"deleted".into()));
+    assert_eq!(deleted(&[]), serde_json::json!({"revision": gone["revision"], "objects": []}));
     assert!(world.weft(&["get", "svc", "-n", "shop"]).ok().starts_with("no services in the namespace shop"));
 }
 
@@ -368,6 +379,7 @@ fn a_wrong_command_line_ends_with_64() {
         &["--server", "cp:8080", "status"],
         &["--server", "http://cp:8080", "status"],
         &["rollback", "last"],
+        &["history", "--limit", "0"],
     ] {
         let wrong = world::program(args);
         assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{args:?}: {}", wrong.err);
@@ -376,6 +388,11 @@ fn a_wrong_command_line_ends_with_64() {
     assert_eq!(world::program(&["--help"]).code, 0);
     assert!(world::program(&["version"]).ok().starts_with("weft "));
     assert!(world::program(&["get", "kinds"]).ok().contains("httproutes"));
+    // Scripts get JSON. (20.26)
+    let kinds: Value = serde_json::from_str(&world::program(&["get", "kinds", "-o", "json"]).ok()).unwrap();
+    assert_eq!(kinds[1]["shortNames"][0], "svc");
+    let wrong = world::program(&["history", "show", "last"]);
+    assert!(wrong.err.contains("must be the number of a revision, as `weft history` prints it"), "{}", wrong.err);
 }
 
 #[test]
