@@ -50,7 +50,20 @@ pub struct Config {
 
 /// The control plane of Weft: desired state, registry of workloads, configuration of proxies, certificate authority and API
 #[derive(Parser, Debug)]
-#[command(name = "weft-control-plane", version)]
+#[command(
+    name = "weft-control-plane",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  weft-control-plane
+  weft-control-plane --data-dir /srv/weft --advertise mesh.example,10.0.0.2
+  weft-control-plane --data-dir try --grpc 127.0.0.1:0 --api 127.0.0.1:0 --metrics 127.0.0.1:0
+
+Once it listens, it prints its addresses as one line of JSON. In the data directory, root.pem is the mesh's root (weft --ca)
+and admin-token the token of the API (weft --token-file).
+Exit codes: 0 success; 64 the command line or a setting is wrong; 1 any other failure."
+)]
 pub struct Flags {
     /// Directory of all state that survives a restart; created with mode 0700
     #[arg(long, env = "WEFT_DATA_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
@@ -256,6 +269,18 @@ mod tests {
         let zero = check(&["--heartbeat-interval=0s"]).unwrap_err();
         assert_eq!(zero[0].to_string(), "--heartbeat-interval \"0s\": must be 100ms to 1m");
         assert!(check(&["--publish-interval=0s"]).is_ok());
+    }
+
+    /// (20.26)
+    #[test]
+    fn every_example_of_the_help_is_accepted() {
+        use clap::CommandFactory as _;
+        let help = Flags::command().get_after_help().unwrap().to_string();
+        let lines: Vec<&str> = help.lines().filter(|line| line.starts_with("  weft-control-plane")).collect();
+        assert_eq!(lines.len(), 3, "{help}");
+        for line in lines {
+            Flags::try_parse_from(line.split_whitespace()).unwrap().check().unwrap_or_else(|e| panic!("{line}: {e:?}"));
+        }
     }
 
     #[test]
