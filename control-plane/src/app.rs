@@ -70,10 +70,45 @@ pub struct Running {
     _lock: DataDirLock,
 }
 
+/// Files that connections never take: the store, the registry, listeners, probes, 16 connections of loopback per TCP port.
+const OTHER_FILES: usize = 192;
+
+/// The number of connections of each listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    grpc: usize,
+    api: usize,
+    socket: usize,
+    metrics: usize,
+}
+
+impl Places {
+    /// The places of a process that may open this many files. Each port has files of its own: however many proxies connect, the
+    /// API, health and metrics answer, and the store is written.
+    fn of(files: usize) -> Self {
+        let free = files.saturating_sub(OTHER_FILES).max(32);
+        Self {
+            grpc: (free / 4 * 3).min(20_000),
+            api: (free / 8).min(1_024),
+            socket: (free / 16).min(1_024),
+            metrics: (free / 16).min(128),
+        }
+    }
+}
+
 /// Starts everything. Returns once the listeners are open.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
     // Before anything else, so that a second process never opens the files of a running one.
     let now = SystemTime::now();
+    let files = files::raise_file_limit().context("raising the limit of open files failed")?;
+    let places = Places::of(files);
+    tracing::info!(
+        files,
+        grpc = places.grpc,
+        api = places.api,
+        metrics = places.metrics,
+        "limit of open files, and of connections"
+    );
     let lock = files::lock_data_dir(&config.data_dir)?;
     let authority = Arc::new(Authority::open(&config.data_dir, &config.trust_domain, now)?);
     for name in ["store.redb", "registry.redb"] {
@@ -151,28 +186,28 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let (short, long) = (Duration::from_secs(30), Duration::from_secs(600));
     loops.spawn(serve::tcp(
         grpc_listener,
-        settings("grpc", Some(grpc_tls), 20_000, short),
+        settings("grpc", Some(grpc_tls), places.grpc, short),
         grpc,
         stop.clone(),
         connections.clone(),
     ));
     loops.spawn(serve::tcp(
         api_listener,
-        settings("api", Some(api_tls), 1_024, long),
+        settings("api", Some(api_tls), places.api, long),
         rest.clone(),
         stop.clone(),
         connections.clone(),
     ));
     loops.spawn(serve::unix(
         socket,
-        settings("api-socket", None, 1_024, long),
+        settings("api-socket", None, places.socket, long),
         rest,
         stop.clone(),
         connections.clone(),
     ));
     loops.spawn(serve::tcp(
         metrics_listener,
-        settings("metrics", None, 128, long),
+        settings("metrics", None, places.metrics, long),
         figures,
         stop.clone(),
         connections.clone(),

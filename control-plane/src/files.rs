@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 /// Locks a data directory for this process until it is dropped.
 #[derive(Debug)]
@@ -55,6 +58,16 @@ pub fn lock_data_dir(path: &Path) -> Result<DataDirLock, DataDirError> {
     }
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at)?;
     Ok(DataDirLock(file))
+}
+
+/// Raises the number of files that this process may open to the hard limit; returns it. Without that the limit of a shell, often
+/// 1024, would bound the number of proxies.
+pub fn raise_file_limit() -> io::Result<usize> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    }
+    Ok(maximum.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX))
 }
 
 /// Writes a file of mode 0600, whole or not at all.

@@ -37,6 +37,10 @@ pub struct Metrics {
     pub api_answers: [Counter; 4],
     /// Workloads that expired.
     pub workloads_expired: Counter,
+    /// Writes of the registry's file that failed.
+    pub registry_write_failures: Counter,
+    /// The last write of the registry's file failed.
+    pub registry_file_failing: AtomicBool,
     /// Claims of addresses that were rejected.
     pub claims_refused: Counter,
     /// Listeners are open and state is loaded.
@@ -93,7 +97,12 @@ type MetricsState = (Arc<Metrics>, Arc<dyn Gauges>);
 
 async fn ready(State((metrics, _)): State<MetricsState>) -> impl IntoResponse {
     if metrics.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n")
+        let degraded = metrics.registry_file_failing.load(Ordering::Relaxed);
+        // The traffic and every change are served all the same, so this is no reason to restart it or to call another one.
+        (
+            StatusCode::OK,
+            if degraded { "ready\ndegraded: the registry's file cannot be written, see the log\n" } else { "ready\n" },
+        )
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
@@ -136,6 +145,18 @@ fn render(metrics: &Metrics, now: &Readings) -> String {
         "counter",
         "Claims of addresses that were refused.",
         &one(metrics.claims_refused.value().to_string()),
+    );
+    add(
+        "weft_registry_write_failures_total",
+        "counter",
+        "Writes of the registry's file that failed.",
+        &one(metrics.registry_write_failures.value().to_string()),
+    );
+    add(
+        "weft_registry_file_failing",
+        "gauge",
+        "1 while the registry's file cannot be written.",
+        &one(u8::from(metrics.registry_file_failing.load(Ordering::Relaxed)).to_string()),
     );
     add("weft_discovery_proxies", "gauge", "Proxies with a configuration stream.", &one(now.proxies.to_string()));
     add("weft_discovery_nacks_total", "counter", "NACKs by proxies.", &one(now.nacks.to_string()));

@@ -10,11 +10,13 @@
 //!    left. The last workload of a service never expires on silence alone.
 //!    A workload without a proven address, which nobody is sent to, is not counted and expires on silence.
 //! 4. A workload whose session was closed without deregistration, and which refuses connections, expires at once.
+//! 5. Time in which the control plane did not run counts for nobody: after a pause of at least one interval (the process or its
+//!    machine was stopped) every workload has a full window again, as after a start.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -56,6 +58,10 @@ pub const MAX_WORKLOADS_OF_IDENTITY: usize = 1_000;
 pub const MAX_EXPIRED: f64 = 0.3;
 /// How long changes are collected before they are published.
 const DEBOUNCE: Duration = Duration::from_millis(5);
+/// How long changes are collected before they are written to the file; also the first backoff after a failed write.
+const WRITE_EVERY: Duration = Duration::from_millis(200);
+/// Longest backoff after failed writes.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// The registry.
 pub struct Registry {
@@ -113,6 +119,8 @@ struct Inner {
     next_session: u64,
     /// When the listeners were opened; nothing expires before.
     opened: Option<Instant>,
+    /// When the clock was last looked at; `None` before [`Registry::maintain`].
+    looked: Option<Instant>,
     /// Workloads that expired under rule 3, for one window.
     expired: VecDeque<(Instant, Arc<RegisteredWorkload>)>,
 }
@@ -182,6 +190,7 @@ impl Registry {
         let key = workload.key.clone();
         let claimed = std::mem::take(&mut workload.addresses);
         let now = Instant::now();
+        inner.notice_pause(now, self.interval);
         let mut proofs = Proofs::default();
         let known = inner.registrations.find(&key);
         if let Some(registration) = known {
@@ -235,7 +244,9 @@ impl Registry {
     pub fn heartbeat(&self, key: &WorkloadKey, session: Session, health: Health) -> HeartbeatResult {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let Some(registration) = inner.registrations.beat(key, session, Instant::now()) else {
+        let now = Instant::now();
+        inner.notice_pause(now, self.interval);
+        let Some(registration) = inner.registrations.beat(key, session, now) else {
             return HeartbeatResult::Lost;
         };
         let complete = registration.refused.is_empty() && registration.missing().is_empty();
@@ -311,14 +322,26 @@ impl Registry {
         }
     }
 
-    /// Writes changes to the file; never returns. A failed write is tried again.
+    /// Writes changes to the file; never returns. A failed write is tried again, with backoff.
     pub async fn persist(&self, file: Arc<RegistryFile>) {
+        let mut backoff = Duration::ZERO;
         loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            if let Err(error) = self.flush(&file).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "writing the registry failed");
-                tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(WRITE_EVERY + backoff).await;
+            let failed = self.flush(&file).await.err();
+            let before = self.metrics.registry_file_failing.swap(failed.is_some(), Ordering::Relaxed);
+            let Some(error) = failed else {
+                if before {
+                    tracing::info!("the registry's file is written again");
+                }
+                backoff = Duration::ZERO;
+                continue;
+            };
+            self.metrics.registry_write_failures.add(1);
+            if !before {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the registry's file cannot be written; trying again until it can");
             }
+            backoff = (backoff * 2).clamp(WRITE_EVERY, MAX_BACKOFF);
         }
     }
 

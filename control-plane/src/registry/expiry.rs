@@ -42,6 +42,17 @@ impl Registry {
     /// Expires workloads; never returns.
     pub async fn maintain(&self, probe: &dyn Probe) {
         let pause = (self.interval / 4).max(Duration::from_millis(10));
+        // A loop of its own, as a pass lasts as long as its probes.
+        let look = async {
+            loop {
+                self.inner.lock().look(Instant::now(), self.interval);
+                tokio::time::sleep(pause).await;
+            }
+        };
+        tokio::join!(look, self.expire_in_turn(probe, pause));
+    }
+
+    async fn expire_in_turn(&self, probe: &dyn Probe, pause: Duration) {
         loop {
             let all = tokio::select! {
                 () = tokio::time::sleep(pause) => true,
@@ -71,6 +82,7 @@ impl Registry {
         {
             let mut inner = self.inner.lock();
             let inner = &mut *inner;
+            inner.notice_pause(now, self.interval);
             while inner.expired.front().is_some_and(|(at, _)| now.duration_since(*at) >= window) {
                 inner.expired.pop_front();
             }
@@ -116,7 +128,8 @@ impl Registry {
     /// The workloads that lost their session, and with `all` the silent ones.
     fn candidates(&self, all: bool) -> Vec<Candidate> {
         let (now, window) = (Instant::now(), self.window());
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        inner.notice_pause(now, self.interval);
         let Some(opened) = inner.opened else { return Vec::new() };
         if now.duration_since(opened) < window {
             return Vec::new();
@@ -139,6 +152,32 @@ impl Registry {
         // In the order of names, so that the outcome of rule 3 does not depend on the order of disconnections.
         found.sort_by(|one, two| one.workload.key.cmp(&two.workload.key));
         found
+    }
+}
+
+impl Inner {
+    /// Looks at the clock, which the loop of [`Registry::maintain`] does four times in an interval.
+    fn look(&mut self, now: Instant, interval: Duration) {
+        self.notice_pause(now, interval);
+        self.looked = Some(now);
+    }
+
+    /// Rule 5: if nothing looked at the clock for an interval, heartbeats could not be read meanwhile either. To be called before
+    /// time is judged. Cost: constant without a pause.
+    pub(super) fn notice_pause(&mut self, now: Instant, interval: Duration) {
+        let Some(pause) = self.looked.map(|looked| now.duration_since(looked)).filter(|pause| *pause >= interval)
+        else {
+            return;
+        };
+        self.looked = Some(now);
+        if self.opened.is_some() {
+            tracing::warn!(
+                ?pause,
+                "the control plane did not run for a while; every workload has a full window for its next heartbeat"
+            );
+            self.opened = Some(now);
+            self.registrations.seen(now);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use weft_core::{endpoint::Health, identity::Identity, listener::Protocol};
@@ -17,10 +18,10 @@ use super::{RegisteredPort, RegisteredWorkload, WorkloadKey};
 const WORKLOADS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("workloads");
 const CACHE: usize = 4 << 20;
 
-/// An open file.
+/// A file. After an error of the disk redb rejects every transaction until the file is opened again, which the next write does.
 pub struct RegistryFile {
     path: PathBuf,
-    database: Database,
+    database: Mutex<Option<Database>>,
 }
 
 /// Why the file cannot be used.
@@ -98,33 +99,43 @@ impl RegistryFile {
 
     fn try_open(path: &Path) -> Result<(Self, Vec<RegisteredWorkload>), RegistryFileError> {
         let at = |source: redb::Error| RegistryFileError::File { path: path.to_owned(), source: Box::new(source) };
-        let opened = Database::builder().set_cache_size(CACHE).create(path).map_err(|error| at(error.into()))?;
-        let file = Self { path: path.to_owned(), database: opened };
+        let file = Self { path: path.to_owned(), database: Mutex::new(None) };
         file.write(&BTreeMap::new())?;
-        let workloads = file.read().map_err(at)?;
+        let workloads = file.database.lock().as_ref().map(read).transpose().map_err(at)?.unwrap_or_default();
         Ok((file, workloads))
     }
 
-    fn read(&self) -> Result<Vec<RegisteredWorkload>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(WORKLOADS)?;
-        let mut workloads = Vec::new();
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            match workload(key.value(), value.value()) {
-                Some(workload) => workloads.push(workload),
-                None => tracing::warn!(workload = key.value(), "a registered workload cannot be read; left out"),
-            }
-        }
-        Ok(workloads)
+    fn database(&self) -> Result<Database, redb::Error> {
+        Ok(Database::builder().set_cache_size(CACHE).create(&self.path)?)
     }
+}
 
+fn read(database: &Database) -> Result<Vec<RegisteredWorkload>, redb::Error> {
+    let table = database.begin_read()?.open_table(WORKLOADS)?;
+    let mut workloads = Vec::new();
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        match workload(key.value(), value.value()) {
+            Some(workload) => workloads.push(workload),
+            None => tracing::warn!(workload = key.value(), "a registered workload cannot be read; left out"),
+        }
+    }
+    Ok(workloads)
+}
+
+impl RegistryFile {
     /// Writes or removes workloads, in one step. Blocks until it is on disk.
     pub fn write(
         &self,
         changes: &BTreeMap<WorkloadKey, Option<Arc<RegisteredWorkload>>>,
     ) -> Result<(), RegistryFileError> {
         let result = || -> Result<(), redb::Error> {
-            let tx = self.database.begin_write()?;
+            let mut slot = self.database.lock();
+            let database = match slot.take() {
+                Some(database) => database,
+                None => self.database()?,
+            };
+            let tx = database.begin_write()?;
             {
                 let mut table = tx.open_table(WORKLOADS)?;
                 for (key, workload) in changes {
@@ -136,6 +147,8 @@ impl RegistryFile {
                 }
             }
             tx.commit()?;
+            // Kept only after a success.
+            *slot = Some(database);
             Ok(())
         };
         result().map_err(|source| RegistryFileError::File { path: self.path.clone(), source: Box::new(source) })

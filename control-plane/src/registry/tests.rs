@@ -111,6 +111,47 @@ impl Running {
     }
 }
 
+/// (27.7)
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_the_control_plane_expires_nobody_and_the_dead_go_in_their_time_after_it() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    let sessions: Vec<_> = ["a", "b", "c"].map(|name| (name, join(&running.registry, workload(name)))).into();
+    running.live(INTERVAL * 6, &sessions).await;
+    assert_eq!(running.names(), ["a", "b", "c"]);
+    // The clock jumps, and nothing ran meanwhile. Even those without a listener have their time again.
+    running.dead.0.lock().extend(["a", "b", "c"].map(str::to_owned));
+    tokio::time::advance(INTERVAL * 30).await;
+    running.live(INTERVAL * 2, &[]).await;
+    assert_eq!(running.names(), ["a", "b", "c"], "right after the pause");
+    running.live(INTERVAL * 4, &sessions[..2]).await;
+    assert_eq!(running.names(), ["a", "b"], "the one without heartbeats since the pause");
+}
+
+/// (27.7)
+#[tokio::test(start_paused = true)]
+async fn an_address_is_not_taken_over_because_the_control_plane_was_paused() {
+    let running = start(Vec::new());
+    running.registry.opened();
+    let session = join(&running.registry, workload("a"));
+    running.live(INTERVAL * 6, &[("a", session)]).await;
+    tokio::time::advance(INTERVAL * 30).await;
+    let other = RegisteredWorkload {
+        key: WorkloadKey::new("shop", "other"),
+        identity: Identity::parse("spiffe://weft.local/ns/shop/sa/cart").unwrap(),
+        service_account: "cart".into(),
+        ..workload("a")
+    };
+    // From the address itself, as behind one NAT: a session with heartbeats outdoes it.
+    let source = other.addresses.first().copied();
+    let refused = register(&running.registry, other, source);
+    assert!(matches!(refused, Err(RegisterError::Claimed(_))), "{refused:?}");
+    assert_eq!(
+        running.registry.heartbeat(&WorkloadKey::new("shop", "a"), session, Health::Healthy),
+        HeartbeatResult::Unchanged
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_loaded_is_shown_at_once_and_has_a_full_window_after_opening() {
     let running = start((0..10).map(|n| workload(&format!("w{n}"))).collect());

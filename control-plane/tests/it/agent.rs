@@ -335,3 +335,24 @@ async fn a_stop_ends_the_stream_with_a_word() {
     assert_eq!(agent.answers.message().await.unwrap_err().code(), Code::Unavailable);
     tokio::time::timeout(std::time::Duration::from_secs(5), stopped).await.unwrap().unwrap();
 }
+
+/// A registered workload, as it is kept.
+pub(crate) fn registered(number: u32) -> weft_control_plane::registry::RegisteredWorkload {
+    use weft_control_plane::registry::{RegisteredWorkload, WorkloadKey};
+    RegisteredWorkload {
+        key: WorkloadKey::new("shop", format!("order-{number}")),
+        identity: weft_core::identity::Identity::parse("spiffe://weft.local/ns/shop/sa/order").unwrap(),
+        service_account: "order".into(),
+        labels: std::collections::BTreeMap::new(),
+        addresses: vec![std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()],
+        unproven: Vec::new(),
+        ports: Vec::new(),
+        skipped_ports: Vec::new(),
+        weight: std::num::NonZeroU32::MIN,
+        zone: "z".repeat(200),
+        gateway: false,
+        health: weft_core::endpoint::Health::Healthy,
+        incarnation: "one".into(),
+        source: None,
+    }
+}

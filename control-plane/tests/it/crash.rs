@@ -28,9 +28,17 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until it says where it listens.
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_by(dir, &[])
+    }
+
+    /// The same, started by another program.
+    pub(crate) fn start_by(dir: &Path, by: &[&str]) -> Self {
         let log = dir.join("log");
         let data = dir.join("data");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_weft-control-plane"))
+        let command = [by, &[env!("CARGO_BIN_EXE_weft-control-plane")]].concat();
+        let (program, first) = command.split_first().unwrap();
+        let mut child = Command::new(program)
+            .args(first)
             .args(["--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data-dir"])
             .arg(&data)
             .stdout(Stdio::piped())
@@ -41,6 +49,18 @@ impl Program {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.starts_with('{'), "{line}{}", std::fs::read_to_string(&log).unwrap());
         Self { child, socket: data.join("api.sock"), log }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     fn kill(&mut self) {
@@ -64,7 +84,7 @@ impl Drop for Program {
 }
 
 /// One request on a connection of its own; `None` when the program died before it answered.
-fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<Value> {
+pub(crate) fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<Value> {
     let mut stream = UnixStream::connect(socket).ok()?;
     let length = body.len();
     write!(

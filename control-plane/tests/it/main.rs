@@ -11,6 +11,7 @@ mod agent;
 mod api;
 mod crash;
 mod docs;
+mod files;
 mod harness;
 mod identity;
 mod layers;
