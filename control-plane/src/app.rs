@@ -23,6 +23,7 @@ use crate::{
     api::{self, Api},
     ca::{Authority, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT},
     config::Config,
+    data_dir,
     desired::DesiredState,
     files::{self, DataDirLock},
     identity,
@@ -31,7 +32,7 @@ use crate::{
     serve::{self, Settings},
     state::{Mesh, ProxyTable},
     status::StatusBook,
-    store::{Embedded, Store},
+    store::{Embedded, Older, Store},
     tls::{self, Certificates, TlsProver},
     tokens::Tokens,
     xds::{Feed, Limits},
@@ -110,11 +111,22 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         "limit of open files, and of connections"
     );
     let lock = files::lock_data_dir(&config.data_dir)?;
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    if config.new_mesh
+        && let Some(aside) = data_dir::move_aside(&config.data_dir, seconds)?
+    {
+        tracing::warn!(old = %aside.display(), "a new mesh begins; the files of the former one were moved, none was deleted");
+    }
+    let found = data_dir::inspect(&config.data_dir)?;
     let authority = Arc::new(Authority::open(&config.data_dir, &config.trust_domain, now)?);
     for name in ["store.redb", "registry.redb"] {
         files::touch_private(&config.data_dir.join(name)).with_context(|| format!("creating {name} failed"))?;
     }
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&config.data_dir.join("store.redb"))?);
+    let older = if config.accept_older_store { Older::Accept } else { Older::Refuse };
+    let store = Embedded::open(&config.data_dir.join("store.redb"), older)?;
+    let root = data_encoding::HEXLOWER.encode(authority.root_hash());
+    let origin = data_dir::bind(&config.data_dir, found, &store, &root, older, seconds)?;
+    let store: Arc<dyn Store> = Arc::new(store);
     let desired = DesiredState::open(Arc::clone(&store)).await?;
     let admin_file = config.data_dir.join("admin-token");
     let tokens = Tokens::new(store, *authority.root_hash(), admin_file.clone());
@@ -138,7 +150,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
     let connections = TaskTracker::new();
     let mut loops = JoinSet::new();
     let feed = Feed::new(mesh.clone(), config.trust_domain.clone());
-    let ads = feed.server(Limits::default());
+    let ads = feed.server(Limits::default(), Some(origin));
     let issue = identity::Service::new(Arc::clone(&authority), tokens.clone(), config.svid_ttl, Arc::clone(&metrics));
     let bind = async |flag: &str, address| {
         serve::bind(address).await.with_context(|| format!("{flag} {address}: cannot listen"))

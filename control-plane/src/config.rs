@@ -21,6 +21,10 @@ use weft_core::{api::duration::parse_time_within, identity::TrustDomain};
 pub struct Config {
     /// Directory of all state that survives a restart.
     pub data_dir: PathBuf,
+    /// Move what the data directory has aside, and begin a new mesh.
+    pub new_mesh: bool,
+    /// Accept a store that is older than the last one, and have proxies accept its revisions.
+    pub accept_older_store: bool,
     /// The trust domain, the first part of every SPIFFE ID. Fixed once the root exists.
     pub trust_domain: TrustDomain,
     /// Address of gRPC (ADS, agent, identity). Port 0 picks a free one.
@@ -68,6 +72,12 @@ pub struct Flags {
     /// Directory of all state that survives a restart; created with mode 0700
     #[arg(long, env = "WEFT_DATA_DIR", default_value = "/var/lib/weft", value_name = "DIR")]
     data_dir: PathBuf,
+    /// Begin a new mesh: moves the files of a former one into <data-dir>/old-mesh-<time>. For one start
+    #[arg(long, env = "WEFT_NEW_MESH")]
+    new_mesh: bool,
+    /// Accept a store restored from a backup, and have proxies accept its older revisions. For one start
+    #[arg(long, env = "WEFT_ACCEPT_OLDER_STORE", conflicts_with = "new_mesh")]
+    accept_older_store: bool,
     /// The trust domain, the first part of every SPIFFE ID; fixed once the root exists
     #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "weft.local", value_name = "NAME")]
     trust_domain: String,
@@ -185,6 +195,8 @@ impl Flags {
                 Some(probe_mark),
             ) if mistakes.is_empty() => Ok(Config {
                 data_dir: self.data_dir,
+                new_mesh: self.new_mesh,
+                accept_older_store: self.accept_older_store,
                 trust_domain,
                 grpc,
                 api,
@@ -289,8 +301,10 @@ mod tests {
         let page = include_str!("../../docs/reference/control-plane.md");
         let mut told = 0;
         for flag in Flags::command().get_arguments() {
-            let row = format!("| `--{} ", flag.get_long().unwrap());
-            let row = page.lines().find(|line| line.starts_with(&row)).unwrap_or_else(|| panic!("no row {row}"));
+            let name = flag.get_long().unwrap();
+            let [row, switch] = [format!("| `--{name} "), format!("| `--{name}` ")];
+            let row = page.lines().find(|line| line.starts_with(&row) || line.starts_with(&switch));
+            let row = row.unwrap_or_else(|| panic!("no row --{name}"));
             assert!(row.contains(&format!("| `{}` |", flag.get_env().unwrap().to_str().unwrap())), "{row}");
             for default in flag.get_default_values() {
                 assert!(row.ends_with(&format!("| `{}` |", default.to_str().unwrap())), "{row}");

@@ -6,8 +6,9 @@
 //! - [`status`]: the status of objects. [`serve`], [`tls`]: listeners.
 //! - [`state`]: the state of the mesh, read from its sources; the connected proxies.
 //! - [`registry`], [`desired`]: the sources: registered workloads, and desired state as numbered revisions.
-//! - [`tokens`], [`ca`]: join and admin tokens, the certificate authority. [`store`]: desired state on disk.
-//! - [`config`]: settings, the only reader of flags and environment. [`metrics`], [`files`], [`crypto`], [`quota`].
+//! - [`tokens`], [`ca`]: join and admin tokens, the certificate authority. [`data_dir`]: its parts belong together.
+//! - [`store`]: desired state on disk. [`config`]: settings, the only reader of flags and environment. [`metrics`],
+//!   [`files`], [`crypto`], [`quota`].
 
 pub mod agent;
 pub mod api;
@@ -15,6 +16,7 @@ pub mod app;
 pub mod ca;
 pub mod config;
 pub mod crypto;
+pub mod data_dir;
 pub mod desired;
 pub mod files;
 pub mod identity;

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 
 mod embedded;
 
-pub use embedded::Embedded;
+pub use embedded::{Embedded, Older};
 
 /// Number of revisions that are kept; an older one cannot be read or rolled back to any more.
 pub const MAX_REVISIONS: u64 = 10_000;
@@ -53,6 +53,24 @@ pub trait Store: Send + Sync + 'static {
     fn replace_token(&self, old: TokenRecord, new: TokenRecord) -> Stored<'_, bool>;
     /// Removes a token; returns whether there was one.
     fn delete_token(&self, id: &str) -> Stored<'_, bool>;
+}
+
+/// The mesh that a store belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshIdentity {
+    /// Random, made with the mesh; 32 lower-case hexadecimal digits.
+    pub mesh: String,
+    /// SHA-256 of the root's certificate, lower-case hexadecimal.
+    pub root: String,
+}
+
+/// Where configuration comes from, as proxies compare it: they refuse another mesh, and an older generation or revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// [`MeshIdentity::mesh`].
+    pub mesh: String,
+    /// Grows when an operator declares an older store to be the one in force; then revisions may go back.
+    pub generation: u64,
 }
 
 /// Everything that is current in a store.
@@ -198,14 +216,29 @@ pub enum StoreError {
         /// The format of this version.
         expected: u64,
     },
-    /// The content of the file cannot be read.
-    #[error("{path} is damaged")]
+    /// The content of the file is not what was written, or cannot be read.
+    #[error(
+        "{path} is damaged; nothing was started. Restore ca.pem and store.redb from a backup, or begin anew with --new-mesh"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file is a former state of the store.
+    #[error(
+        "{path} is older than the last store of this data directory ({found} writes, {expected} are known): restore a newer \
+         copy, or start once with --accept-older-store if the older state is intended"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// The writes that the file contains.
+        found: u64,
+        /// The writes that were committed.
+        expected: u64,
     },
     /// Another revision was committed meanwhile.
     #[error("the newest revision is {found}, not {expected}")]

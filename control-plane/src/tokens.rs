@@ -361,11 +361,11 @@ fn record(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Embedded;
+    use crate::store::{Embedded, Older};
 
     fn tokens() -> (tempfile::TempDir, Tokens) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap());
+        let store = Arc::new(Embedded::open(&dir.path().join("store.redb"), Older::Refuse).unwrap());
         let file = dir.path().join("admin-token");
         (dir, Tokens::new(store, [7; 32], file))
     }

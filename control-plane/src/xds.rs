@@ -45,6 +45,11 @@
 //!     demand applies when the barrier right behind it comes: one round trip for the whole tree.
 //! 11. A revision that changes nothing for a client is only the barrier with the new number.
 //!
+//! # Where it comes from
+//! 12. The headers of the response name mesh, generation and revision (`weft-mesh`, `weft-generation`, `weft-revision`). A
+//!     Weft proxy with configuration in force refuses another mesh, and an older generation or revision, before it takes any
+//!     resource: it answers each message with a NACK that says so (docs/adr/0034). Other clients ignore these headers.
+//!
 //! # Bounds
 //! 50,000 names on a stream, 10,000 streams; 500,000 names and 2,000 streams of one identity; requests of 4 MiB, 1,024 messages in flight per stream. A client that does
 //! not read costs its cursor and one batch of references to shared resources.
@@ -64,7 +69,7 @@ use weft_proto::envoy::service::discovery::v3::{
 
 use self::cache::Cache;
 pub use self::{client::WEFT_USER_AGENT, feed::Feed, publish::Change};
-use crate::{quota::Quota, serve::Peer, state::ProxyTable};
+use crate::{quota::Quota, serve::Peer, state::ProxyTable, store::Origin};
 
 mod access;
 mod cache;
@@ -112,6 +117,7 @@ struct Server {
     names_of: Arc<Quota>,
     limits: Limits,
     proxies: Arc<ProxyTable>,
+    origin: Option<Origin>,
     closed: CancellationToken,
 }
 
@@ -129,7 +135,7 @@ impl Default for Limits {
 
 impl Ads {
     /// A server of this world, until [`Ads::publish`] switches to another one.
-    pub fn new(world: Arc<World>, proxies: Arc<ProxyTable>, limits: Limits) -> Self {
+    pub fn new(world: Arc<World>, proxies: Arc<ProxyTable>, limits: Limits, origin: Option<Origin>) -> Self {
         let server = Server {
             cache: Mutex::new(Cache::new(world)),
             changed: watch::Sender::new(1),
@@ -138,6 +144,7 @@ impl Ads {
             names_of: Quota::new(limits.names_of_identity),
             limits,
             proxies,
+            origin,
             closed: CancellationToken::new(),
         };
         Self { server: Arc::new(server) }
@@ -180,7 +187,20 @@ impl AggregatedDiscoveryService for Ads {
         let share = self.server.streams_of.take(svid.identity.clone());
         let share = share.map_err(|error| Status::resource_exhausted(format!("discovery streams: {error}")))?;
         let answers = stream::answers(Arc::clone(&self.server), svid, request.into_inner(), (permit, share));
-        Ok(Response::new(Box::pin(answers)))
+        let mut response = Response::new(Box::pin(answers) as Self::DeltaAggregatedResourcesStream);
+        if let Some(origin) = &self.server.origin {
+            let revision = self.server.cache.lock().world().revision();
+            let unfit = |_error| Status::internal("the origin is no header value");
+            let fields = [
+                ("weft-mesh", origin.mesh.clone()),
+                ("weft-generation", origin.generation.to_string()),
+                ("weft-revision", revision.to_string()),
+            ];
+            for (name, value) in fields {
+                response.metadata_mut().insert(name, value.parse().map_err(unfit)?);
+            }
+        }
+        Ok(response)
     }
 }
 

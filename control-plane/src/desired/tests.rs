@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use weft_core::api::parse_documents;
 
 use super::*;
-use crate::store::Embedded;
+use crate::store::{Embedded, Older};
 
 async fn open(dir: &tempfile::TempDir) -> DesiredState {
-    DesiredState::open(Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap())).await.unwrap()
+    DesiredState::open(Arc::new(Embedded::open(&dir.path().join("store.redb"), Older::Refuse).unwrap())).await.unwrap()
 }
 
 fn service(name: &str, more: &str) -> String {
@@ -238,7 +238,7 @@ async fn a_caller_that_goes_away_leaves_a_whole_change() {
 #[tokio::test]
 async fn a_revision_of_another_replica_is_published_and_the_next_change_follows_it() {
     let dir = tempfile::tempdir().unwrap();
-    let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store.redb")).unwrap());
+    let store: Arc<dyn Store> = Arc::new(Embedded::open(&dir.path().join("store.redb"), Older::Refuse).unwrap());
     let one = DesiredState::open(Arc::clone(&store)).await.unwrap();
     let two = DesiredState::open(store).await.unwrap();
     let stop = CancellationToken::new();

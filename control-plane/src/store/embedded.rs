@@ -1,9 +1,11 @@
 //! The embedded store: one redb file. redb is a B-tree with copy-on-write pages and checksums; a commit with
 //! `Durability::Immediate` returns after the file is flushed, and a crash leaves the last commit.
+//! [`Embedded::open`] reads every page and compares its checksum, so a damaged file is never served; `mark` notices an older one.
 //! After an error of the disk redb rejects every transaction until the file is opened again, which the next call does.
 
 use std::{
     collections::VecDeque,
+    io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,13 +20,20 @@ use redb::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use super::{Batch, Json, Loaded, MAX_REVISIONS, Revision, ServiceAddresses, Store, StoreError, Stored, TokenRecord};
+use self::mark::Mark;
+use super::{
+    Batch, Json, Loaded, MAX_REVISIONS, MeshIdentity, Origin, Revision, ServiceAddresses, Store, StoreError, Stored,
+    TokenRecord,
+};
+
+mod mark;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const REVISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revisions");
 const ADDRESSES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("addresses");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+const IDENTITY: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("identity");
 
 /// The version of the tables' layout.
 const FORMAT: u64 = 1;
@@ -46,6 +55,16 @@ struct File {
     path: PathBuf,
     database: RwLock<Option<Database>>,
     newest: watch::Sender<Newest>,
+    mark: Mark,
+}
+
+/// Whether a store that is older than the last one of its directory may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Older {
+    /// It is an error.
+    Refuse,
+    /// An operator has said that it is intended.
+    Accept,
 }
 
 /// The newest revision: its number, and the revision itself if this process committed it.
@@ -66,9 +85,19 @@ struct Watch {
 
 impl Embedded {
     /// Opens the file, or creates it. Blocks.
-    /// Errors: another process has it open; it is damaged or of another format; the disk fails.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = File { path: path.to_owned(), database: RwLock::new(None), newest: watch::Sender::default() };
+    /// Errors: another process has it open; it is damaged, older than the last one here, or of another format; the disk fails.
+    /// Cost: reads the whole file once.
+    pub fn open(path: &Path, older: Older) -> Result<Self, StoreError> {
+        let mark =
+            Mark::open(path).map_err(|source| StoreError::Io { path: path.to_owned(), source: source.into() })?;
+        let file = File { path: path.to_owned(), database: RwLock::new(None), newest: watch::Sender::default(), mark };
+        file.check()?;
+        let (found, expected) = (file.writes()?, file.mark.writes());
+        match older {
+            Older::Refuse if found < expected => return Err(StoreError::Older { path: file.path, found, expected }),
+            Older::Refuse => {}
+            Older::Accept => file.mark.reset(found),
+        }
         let number = file.write(|tx| {
             let mut meta = tx.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
@@ -80,10 +109,41 @@ impl Embedded {
             drop(tx.open_table(OBJECTS)?);
             drop(tx.open_table(ADDRESSES)?);
             drop(tx.open_table(TOKENS)?);
+            drop(tx.open_table(IDENTITY)?);
             newest(&tx.open_table(REVISIONS)?)
         })?;
         file.newest.send_replace(Newest { number, revision: None });
         Ok(Self { file: Arc::new(file) })
+    }
+
+    /// The mesh that the store belongs to; `None` in a new one, and in one of a version without identities. Blocks.
+    pub fn identity(&self) -> Result<Option<MeshIdentity>, StoreError> {
+        self.file.read(|tx| tx.open_table(IDENTITY)?.get("mesh")?.map(|value| parse(value.value())).transpose())
+    }
+
+    /// Writes the mesh that the store belongs to. Blocks.
+    pub fn set_identity(&self, identity: &MeshIdentity) -> Result<(), StoreError> {
+        self.file.write(|tx| {
+            tx.open_table(IDENTITY)?.insert("mesh", render(identity)?.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// The generation of the store; `now` (seconds since 1970) begins a new one. Blocks.
+    /// The time makes two restorations of one copy differ.
+    pub fn generation(&self, now: Option<u64>) -> Result<u64, StoreError> {
+        self.file.write(|tx| {
+            let mut meta = tx.open_table(META)?;
+            let found = meta.get("generation")?.map_or(1, |value| value.value());
+            let generation = now.map_or(found, |now| now.max(found + 1));
+            meta.insert("generation", generation)?;
+            Ok(generation)
+        })
+    }
+
+    /// What proxies compare. Blocks.
+    pub fn origin(&self, identity: MeshIdentity, renew: Option<u64>) -> Result<Origin, StoreError> {
+        Ok(Origin { mesh: identity.mesh, generation: self.generation(renew)? })
     }
 
     /// Runs a call on a thread for blocking work. Once it has begun, it runs to its end even if the future is dropped.
@@ -110,8 +170,45 @@ impl File {
             // Costs a little with each commit; without it a start after a crash reads the whole file.
             tx.set_quick_repair(true);
             let value = act(&tx)?;
+            let writes = {
+                let mut meta = tx.open_table(META)?;
+                let writes = meta.get("writes")?.map_or(0, |value| value.value()) + 1;
+                meta.insert("writes", writes)?;
+                writes
+            };
             tx.commit()?;
+            self.mark.committed(writes);
             Ok(value)
+        })
+    }
+
+    /// Compares the checksum of every page. Damage that redb repaired (of its list of free pages) loses no content; if it
+    /// took a former commit instead, the mark tells.
+    fn check(&self) -> Result<(), StoreError> {
+        let check = || -> Result<(), Failure> {
+            let mut database = Database::builder().set_cache_size(CACHE).create(&self.path)?;
+            if !database.check_integrity()? {
+                tracing::warn!(path = %self.path.display(), "the store's list of free pages was repaired");
+            }
+            *self.database.write() = Some(database);
+            Ok(())
+        };
+        // redb asserts what it reads here and there.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)) {
+            Ok(result) => result.map_err(|failure| self.error(failure)),
+            Err(_panic) => {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "its structure is broken").into();
+                Err(StoreError::Damaged { path: self.path.clone(), source })
+            }
+        }
+    }
+
+    /// The number of committed writes; 0 in a store of a version that did not count.
+    fn writes(&self) -> Result<u64, StoreError> {
+        self.read(|tx| match tx.open_table(META) {
+            Ok(meta) => Ok(meta.get("writes")?.map_or(0, |value| value.value())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(0),
+            Err(error) => Err(error.into()),
         })
     }
 
@@ -144,7 +241,7 @@ impl File {
         let path = self.path.clone();
         match failure {
             Failure::Disk(redb::Error::DatabaseAlreadyOpen) => StoreError::InUse { path },
-            Failure::Disk(source @ redb::Error::Corrupted(_)) => StoreError::Damaged { path, source: source.into() },
+            Failure::Disk(source) if damaged(&source) => StoreError::Damaged { path, source: source.into() },
             Failure::Disk(source) => StoreError::Io { path, source: source.into() },
             Failure::Format(found) => StoreError::Format { path, found, expected: FORMAT },
             Failure::Record(source) => StoreError::Damaged { path, source: source.into() },
@@ -333,6 +430,22 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
 
 fn render<T: Serialize>(value: &T) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(value).map_err(Failure::Record)
+}
+
+/// Whether the content is at fault, not the disk or the system.
+fn damaged(error: &redb::Error) -> bool {
+    if let redb::Error::Io(error) = error {
+        return matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+    }
+    matches!(
+        error,
+        redb::Error::Corrupted(_)
+            | redb::Error::UpgradeRequired(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TableDoesNotExist(_)
+    )
 }
 
 /// Why a transaction failed; [`File::error`] adds the path.

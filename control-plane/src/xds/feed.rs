@@ -13,6 +13,7 @@ use super::{Ads, Change, Limits};
 use crate::{
     desired::Desired,
     state::{Mesh, WorkloadIndex},
+    store::Origin,
 };
 
 /// The last world and the snapshots it was made of, so that the next one is made of what changed.
@@ -37,9 +38,9 @@ impl Feed {
         Self { mesh, trust_domain, desired, workloads, world }
     }
 
-    /// The server for it.
-    pub fn server(&self, limits: Limits) -> Ads {
-        Ads::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits)
+    /// The server for it. `origin`: what it tells proxies of where its revisions come from.
+    pub fn server(&self, limits: Limits, origin: Option<Origin>) -> Ads {
+        Ads::new(Arc::clone(&self.world), Arc::clone(&self.mesh.proxies), limits, origin)
     }
 
     /// Publishes every change until `stop`, or until a source ends; then closes the server.

@@ -68,7 +68,7 @@ impl Plane {
         let proxies = Arc::new(ProxyTable::default());
         let mesh = Mesh::new(&desired, &registered, Arc::clone(&proxies));
         let feed = Feed::new(mesh, TrustDomain::parse("weft.local").unwrap());
-        let ads = feed.server(limits);
+        let ads = feed.server(limits, None);
         let stop = CancellationToken::new();
         let run = tokio::spawn(feed.run(ads.clone(), interval, stop.clone()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,7 +7,7 @@ const FLOORS: &[&[&str]] = &[
     &["serve", "status"],
     &["tls", "state"],
     &["registry"],
-    &["desired", "tokens", "ca"],
+    &["desired", "tokens", "ca", "data_dir"],
     &["store", "files", "crypto", "metrics", "config"],
     &["quota"],
 ];
