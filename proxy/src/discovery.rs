@@ -21,6 +21,7 @@
 mod held;
 mod kept;
 mod node;
+mod origin;
 mod stream;
 mod subscriptions;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use weft_proto::envoy::config::core::v3::Node;
 use self::{
     held::{Held, TooManyError},
     kept::Kept,
+    origin::Origin,
     subscriptions::Subscriptions,
 };
 use crate::{
@@ -76,6 +78,12 @@ pub(crate) struct Discovery {
     /// The changes of resources and subscriptions that the configuration in force was made of, where all of them are good: a
     /// barrier without a further change brings only a number.
     in_force: Option<(u64, u64)>,
+    /// Where the configuration in force comes from; `None` before the first barrier, and with a server that does not say.
+    origin: Option<Origin>,
+    /// What the server of this stream says.
+    offered: Option<Origin>,
+    /// The server of this stream is refused.
+    refusing: bool,
 }
 
 /// Why a stream ended.
@@ -143,6 +151,9 @@ impl Discovery {
             foreign: false,
             unsubscribing: false,
             in_force: None,
+            origin: None,
+            offered: None,
+            refusing: false,
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct Status {
     pub(crate) agent: Link,
     /// Addresses of the proxy's file that the control plane refuses, and why.
     pub(crate) missing: Mutex<BTreeMap<String, String>>,
+    /// Why the control plane's configuration is refused as a whole, if it is.
+    pub(crate) refused_origin: Mutex<Option<String>>,
     /// Names subscribed to.
     pub(crate) subscriptions: AtomicUsize,
     /// Resources rejected.
@@ -103,6 +105,7 @@ impl Default for Status {
             discovery: Link::default(),
             agent: Link::default(),
             missing: Mutex::default(),
+            refused_origin: Mutex::default(),
             subscriptions: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             swaps: AtomicU64::new(0),

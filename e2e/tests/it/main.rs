@@ -8,6 +8,7 @@ mod envoy;
 mod failure;
 mod guide;
 mod lifecycle;
+mod lost_store;
 mod mesh;
 mod outbound;
 mod redirect;

@@ -26,6 +26,7 @@ pub(super) fn dump(view: &View) -> Value {
         "certificate": certificate,
         "discovery_connected": view.status.discovery.is_up(),
         "agent_connected": view.status.agent.is_up(),
+        "refused_control_plane": *view.status.refused_origin.lock(),
         "refused_addresses": *view.status.missing.lock(),
         "listeners": named(&resources.listeners),
         "absent": resources.absent.iter().map(ToString::to_string).collect::<Vec<_>>(),

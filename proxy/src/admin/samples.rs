@@ -29,6 +29,8 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
     let live = view.live.load();
     add("weft_config_revision", "Revision wholly in force; 0 from a file.", status.applied.borrow().revision as f64);
     add("weft_config_swaps_total", "Configurations put in force.", status.swaps.load(Relaxed) as f64);
+    let refusing = f64::from(u8::from(status.refused_origin.lock().is_some()));
+    add("weft_config_control_plane_refused", "Whether the control plane is of another mesh, or older.", refusing);
     add("weft_config_refused_total", "Resources refused.", status.refused.load(Relaxed) as f64);
     for (kind, count) in [
         ("listener", live.resources.listeners.len()),

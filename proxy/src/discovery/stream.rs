@@ -33,6 +33,7 @@ use weft_proto::{
 use super::{
     Discovery, StreamError,
     held::{self, Taken},
+    origin::Origin,
     subscriptions::Added,
 };
 use crate::status::Applied;
@@ -86,7 +87,9 @@ impl Discovery {
                 Some(destination) = self.interest.recv() => self.subscribe(vec![destination], &mut wire)?,
             }
         };
-        let mut answers = opened.map_err(|_elapsed| StreamError::Silent)?.map_err(ended)?.into_inner();
+        let opened = opened.map_err(|_elapsed| StreamError::Silent)?.map_err(ended)?;
+        self.compare(Origin::read(opened.metadata()));
+        let mut answers = opened.into_inner();
         let silent_at = Instant::now() + FIRST_ANSWER;
         let mut sweep = interval_at(Instant::now() + SWEEP, SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,6 +98,10 @@ impl Discovery {
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer.map_err(ended)?.ok_or_else(|| ended(tonic::Status::ok("closed")))?;
+                    if let Some(refusal) = self.refusal() {
+                        wire.answer(answer.type_url, answer.nonce, Some(refusal))?;
+                        continue;
+                    }
                     if !self.status.discovery.is_up() {
                         tracing::info!(control_plane = self.plane.address, "discovery connected");
                     }
@@ -108,6 +115,11 @@ impl Discovery {
                     }
                 }
                 Some(destination) = self.interest.recv() => {
+                    if self.refusing {
+                        // As without a stream.
+                        self.called(destination);
+                        continue;
+                    }
                     // A burst of new destinations goes out with one request.
                     let mut destinations = vec![destination];
                     while destinations.len() < TOGETHER && let Ok(another) = self.interest.try_recv() {
@@ -115,14 +127,14 @@ impl Discovery {
                     }
                     self.subscribe(destinations, &mut wire)?;
                 }
-                _ = sweep.tick() => self.sweep(&mut wire)?,
+                _ = sweep.tick(), if !self.refusing => self.sweep(&mut wire)?,
                 () = sleep_until(foreign_at.unwrap_or(silent_at)), if foreign_at.is_some() => {
                     tracing::info!("the control plane sends no revisions; each complete listener comes into force");
                     wire.foreign_at = None;
                     self.foreign = true;
                     self.settle(&mut wire)?;
                 }
-                () = sleep_until(silent_at), if !self.status.discovery.is_up() => return Err(StreamError::Silent),
+                () = sleep_until(silent_at), if !self.refusing && !self.status.discovery.is_up() => return Err(StreamError::Silent),
             }
             self.status.subscriptions.store(self.subscriptions.len(), Relaxed);
         }
@@ -208,6 +220,7 @@ impl Discovery {
             return Err(error);
         }
         self.unsubscribing = false;
+        self.note_origin(revision.number);
         self.keep_called(wire)?;
         let mut problems = self.held.refused();
         let made_of = (self.held.changes(), self.subscriptions.changes());
