@@ -12,7 +12,9 @@ mod log;
 
 use std::{io, io::Write as _, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weft_core::{api::line_in, text::clean_lines};
 use weft_redirect::RedirectArgs;
 
@@ -110,6 +112,7 @@ fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     log::start(&args.log)?;
+    files()?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         // First of all, so that a signal during the start is not lost.
@@ -121,6 +124,17 @@ fn carry(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // A blocked write to standard output must not delay the exit.
     runtime.shutdown_background();
     result
+}
+
+/// Raises the number of files that this process may open to the hard limit: each connection through the proxy takes two, and the
+/// soft limit of a shell or service is often 1024.
+fn files() -> anyhow::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+            .context("raising the limit of open files failed")?;
+    }
+    Ok(())
 }
 
 /// Checks what the file and the flags refer to.

@@ -461,9 +461,14 @@ async fn identity_writes_a_certificate_into_files_and_renews_it_without_the_toke
 
 /// The program, and where its forward listener is, from its own log.
 fn run(config: &str) -> (std::process::Child, SocketAddr) {
+    run_in("exec \"$0\" \"$@\"", config)
+}
+
+/// The same, started by a line of shell.
+fn run_in(shell: &str, config: &str) -> (std::process::Child, SocketAddr) {
     use std::io::BufRead as _;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weft-proxy"))
-        .args(["run", "--config", config])
+    let mut child = Command::new("sh")
+        .args(["-c", shell, env!("CARGO_BIN_EXE_weft-proxy"), "run", "--config", config])
         .stderr(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
@@ -489,6 +494,19 @@ async fn ends(child: &mut std::process::Child, within: Duration) -> Option<i32> 
         assert!(Instant::now() < end, "it does not end");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// (27.5)
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = write(directory.path(), SIDECAR, "").config.display().to_string();
+    let (mut child, _) = run_in("ulimit -Sn 64 && ulimit -Hn 400 && exec \"$0\" \"$@\"", &config);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["400", "400"]);
 }
 
 #[tokio::test]
