@@ -204,11 +204,13 @@ fn pick(size: usize) -> Box<dyn FnMut(usize)> {
     let loads: Vec<Load> = std::iter::repeat_with(Load::default).take(size).collect();
     let now = Duration::from_secs(60);
     for (load, n) in loads.iter().zip(1..) {
-        load.observe(Duration::from_micros(100 + n % 50), now);
+        load.start(now);
+        load.answered(Duration::from_micros(100 + n % 50), now);
+        load.end();
     }
     let mut random = dice();
     Box::new(move |_| {
-        let cost = |index: usize| loads.get(index).map_or(f64::INFINITY, |load| load.cost(1, now));
+        let cost = |index: usize| loads.get(index).map(|load| load.cost(1, now));
         black_box(balancer::pick(loads.len(), &mut random, cost));
     })
 }
@@ -218,8 +220,9 @@ fn pick_half(size: usize) -> Box<dyn FnMut(usize)> {
     let loads: Vec<Load> = std::iter::repeat_with(Load::default).take(size).collect();
     let mut random = dice();
     Box::new(move |_| {
-        let cost = |index: usize| loads.get(index).map_or(f64::INFINITY, |load| load.cost(1, Duration::ZERO));
-        black_box(balancer::pick_usable(loads.len(), &mut random, |index| index.is_multiple_of(2), cost));
+        let usable = |index: &usize| index.is_multiple_of(2);
+        let cost = |index: usize| loads.get(index).filter(|_| usable(&index)).map(|load| load.cost(1, Duration::ZERO));
+        black_box(balancer::pick(loads.len(), &mut random, cost));
     })
 }
 

@@ -38,6 +38,22 @@ pub enum Failed {
     Connect,
     /// The application was reached: a gateway error, gRPC's UNAVAILABLE, a reset, or an answer that is malformed, cut or late.
     Answer,
+    /// The application answered that it failed on this request or is at its limit (500, 429 and the like): for outlier detection a
+    /// sign of life, for the balancer a failure.
+    Status,
+}
+
+impl Failed {
+    /// What a status says of the endpoint; `None`: nothing bad. `status`: of HTTP, or that which stands for one of gRPC.
+    pub fn of_status(status: u16) -> Option<Self> {
+        match status {
+            502..=504 => Some(Self::Answer),
+            // 501 is about the request.
+            501 => None,
+            429 | 500..=599 => Some(Self::Status),
+            _ => None,
+        }
+    }
 }
 
 /// What a failure means.
@@ -70,6 +86,10 @@ impl Record {
 
     /// Counts a failure.
     pub fn failed(&self, settings: &OutlierDetection, failed: Failed) -> Verdict {
+        if failed == Failed::Status {
+            self.succeeded();
+            return Verdict::Keep;
+        }
         let kind = if failed == Failed::Answer { ANSWERED } else { 0 };
         let count = |streak: u32| Some(((streak & COUNT) + 1).min(COUNT) | (streak & !COUNT) | kind);
         let before = self.streak.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).unwrap_or_else(|same| same);
@@ -164,6 +184,25 @@ mod tests {
         assert_eq!(record.eject(&settings, second), MAX_EJECTION);
         assert_eq!(record.eject(&settings, second * (301 + 8 * 30)), second * 90, "eleven less eight");
         assert_eq!(record.eject(&settings, second * 10_000), second * 30);
+    }
+
+    /// (27.2)
+    #[test]
+    fn a_status_of_one_request_is_a_sign_of_life() {
+        let (settings, record) = (OutlierDetection::default(), Record::default());
+        for failed in [Failed::Answer, Failed::Answer, Failed::Answer, Failed::Answer, Failed::Status, Failed::Answer] {
+            assert_eq!(record.failed(&settings, failed), Verdict::Keep, "{failed:?}");
+        }
+        for (status, failed) in [
+            (200, None),
+            (404, None),
+            (429, Some(Failed::Status)),
+            (500, Some(Failed::Status)),
+            (501, None),
+            (503, Some(Failed::Answer)),
+        ] {
+            assert_eq!(Failed::of_status(status), failed, "{status}");
+        }
     }
 
     /// (4)

@@ -25,3 +25,4 @@ pub(crate) mod phases;
 pub(crate) mod prelude;
 pub(crate) mod refuse;
 pub(crate) mod tunnel;
+mod verdict;

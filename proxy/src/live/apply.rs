@@ -71,7 +71,7 @@ impl Live {
                 let returned = || {
                     let known = self.returning.take(&state, key)?;
                     // It has registered anew.
-                    known.memory.record.revived();
+                    known.memory.revived();
                     Some(known)
                 };
                 match known.or_else(returned) {

@@ -11,17 +11,14 @@ use weft_core::{
     retry::Outcome,
     route::Forward,
 };
-use weft_http::{
-    fields::{Fields, Name},
-    head::Version as HttpVersion,
-};
+use weft_http::{fields::Fields, head::Version as HttpVersion};
 
-use super::deliver;
+use super::{deliver, verdict};
 use crate::{
     http::{answer::Answer, body::Body, head::Head, hop, upgrade::Switched},
     telemetry::Direction,
     upstream::{
-        cluster::{Cluster, EndpointState},
+        cluster::{Cluster, Counted, EndpointState},
         pool::{Bounds, Lease, SendError},
     },
     worker::Worker,
@@ -32,6 +29,9 @@ const FIRST_ENDPOINTS: Duration = Duration::from_secs(3);
 
 /// The time that connections which were just closed take to end.
 const CLOSING: Duration = Duration::from_millis(1);
+
+/// The longest pause before a retry that an endpoint can ask for; if it asks for a longer one, its answer is the caller's.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where a request is sent, and under which rule.
 #[derive(Clone, Copy)]
@@ -78,18 +78,31 @@ pub(crate) struct Flight {
 /// Where an attempt is in flight.
 struct Place {
     cluster: Arc<Cluster>,
-    endpoint: Arc<EndpointState>,
+    counted: Counted,
     /// Whether outlier detection has counted how it went.
     judged: bool,
 }
 
 impl Flight {
     /// Counted as in flight at an endpoint.
-    fn at(cluster: &Arc<Cluster>, endpoint: &Arc<EndpointState>) -> Self {
-        Self {
-            lease: None,
-            switched: None,
-            at: Some(Place { cluster: cluster.clone(), endpoint: endpoint.clone(), judged: false }),
+    fn at(cluster: &Arc<Cluster>, counted: Counted) -> Self {
+        Self { lease: None, switched: None, at: Some(Place { cluster: cluster.clone(), counted, judged: false }) }
+    }
+
+    /// The head of an answer came.
+    fn answered(&mut self, ended: Instant, good: bool) {
+        if let Some(place) = &mut self.at {
+            place.counted.answered(ended, good);
+        }
+    }
+
+    /// Judges by a status and the fields beside it, which may be trailers; a good one is judged at its end.
+    pub(crate) fn judge_status(&mut self, worker: &Worker, status: u16, request: &Fields, fields: &Fields) {
+        if let Some(failed) = verdict::failed(status, request, fields) {
+            self.judge(worker, Some(failed));
+            if let (Some(place), Some(wait)) = (&self.at, verdict::push_back(fields)) {
+                place.counted.endpoint.memory.load.push_back(wait, worker.shared.live.now());
+            }
         }
     }
 
@@ -99,9 +112,12 @@ impl Flight {
         let Some(place) = self.at.as_mut().filter(|place| !place.judged) else { return };
         place.judged = true;
         match failed {
-            None => place.endpoint.memory.record.succeeded(),
+            None => {
+                place.counted.endpoint.memory.record.succeeded();
+                place.counted.endpoint.memory.load.succeeded();
+            }
             Some(failed) => {
-                count_failure(worker, &place.cluster, &place.endpoint, failed, worker.shared.live.now());
+                count_failure(worker, &place.cluster, &place.counted.endpoint, failed, worker.shared.live.now());
             }
         }
     }
@@ -123,7 +139,6 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(place) = &self.at {
-            place.endpoint.memory.load.end();
             place.cluster.state.requests.fetch_sub(1, Relaxed);
         }
     }
@@ -159,6 +174,7 @@ pub(crate) async fn run(
         progress.endpoint = Some(endpoint.endpoint.address);
         progress.meshed = endpoint.endpoint.identity.is_some();
         let limit = [deadline, rule.try_timeout.map(|limit| Instant::now() + limit)].into_iter().flatten().min();
+        let mut asked = Duration::ZERO;
         let failure = match once(worker, cluster, &endpoint, head, now, started, limit).await {
             Ok((answer, mut flight)) => {
                 let outcome = Outcome::Status(answer.head.status);
@@ -168,7 +184,11 @@ pub(crate) async fn run(
                 if retry && behind {
                     count_retry(worker, cluster, "status", "behind");
                 }
-                if !retry || behind || !may_retry(worker, cluster, outcome, "status", progress) {
+                if retry && !behind {
+                    asked = pause(worker, cluster, &tried, &endpoint, &answer.head.fields);
+                }
+                let fits = asked <= LONGEST_PAUSE && deadline.is_none_or(|deadline| Instant::now() + asked < deadline);
+                if !retry || behind || !fits || !may_retry(worker, cluster, outcome, "status", progress) {
                     progress.retried = behind || progress.is_retried(wanted);
                     return Ok((bounded(answer, deadline, rule.idle_timeout), flight));
                 }
@@ -198,7 +218,7 @@ pub(crate) async fn run(
         };
         tracing::debug!(cluster = %cluster.name, endpoint = %endpoint.endpoint.address, ?failure, "trying again");
         tried.push(endpoint.endpoint.address);
-        let wait = rule.retry.backoff(progress.attempts + 1, fastrand::f64());
+        let wait = rule.retry.backoff(progress.attempts + 1, fastrand::f64()).max(asked);
         match deadline {
             Some(deadline) if Instant::now() + wait >= deadline => {
                 progress.retried = true;
@@ -208,6 +228,20 @@ pub(crate) async fn run(
         }
         started = Instant::now();
     }
+}
+
+/// For how long an endpoint asks not to be tried again; it does not matter while there is another one.
+fn pause(
+    worker: &Worker,
+    cluster: &Cluster,
+    tried: &[SocketAddr],
+    endpoint: &EndpointState,
+    answer: &Fields,
+) -> Duration {
+    let Some(asked) = verdict::push_back(answer) else { return Duration::ZERO };
+    let is_other = |known: &EndpointState| known.endpoint.address != endpoint.endpoint.address;
+    let other = cluster.state.pick_where(tried, worker.shared.live.now(), is_other);
+    if other.is_some() { Duration::ZERO } else { asked }
 }
 
 /// The HTTP version that the application is given. A gateway translates: its callers' version is no sign of what an
@@ -237,42 +271,31 @@ async fn once(
         state.requests.fetch_sub(1, Relaxed);
         return Err(Failure::Overloaded(Limit::Requests));
     }
-    endpoint.memory.load.start();
-    let flight = Flight::at(cluster, endpoint);
+    let flight = Flight::at(cluster, Counted::start(endpoint, started, worker.shared.live.at(started)));
     let send = send(worker, cluster, endpoint, head, body, flight);
     let mut result = match limit {
         None => send.await,
         Some(limit) => timeout_at(limit, send).await.unwrap_or(Err(Failure::TryTimeout)),
     };
     let ended = Instant::now();
-    let now = worker.shared.live.at(ended);
     match &mut result {
         Ok((answer, flight)) => {
-            endpoint.memory.load.observe(ended - started, now);
-            if matches!(answer.head.status, 502..=504) || is_unavailable(&head.request.fields, &answer.head.fields) {
-                flight.judge(worker, Some(Failed::Answer));
-            } else if flight.switched.is_some() {
+            flight.answered(
+                ended,
+                verdict::failed(answer.head.status, &head.request.fields, &answer.head.fields).is_none(),
+            );
+            flight.judge_status(worker, answer.head.status, &head.request.fields, &answer.head.fields);
+            if flight.switched.is_some() {
                 flight.judge(worker, None);
             }
         }
         Err(failure) => {
             if let Some(failed) = failure.failed() {
-                endpoint.memory.load.observe(ended - started, now);
-                count_failure(worker, cluster, endpoint, failed, now);
+                count_failure(worker, cluster, endpoint, failed, worker.shared.live.at(ended));
             }
         }
     }
     result
-}
-
-/// Whether the fields of an answer without a body, or trailers, say in gRPC's way what 502 to 504 say in HTTP's: UNAVAILABLE, or
-/// DEADLINE_EXCEEDED where the `request` set no deadline of its own (gRPC over HTTP/2, "Timeout").
-pub(crate) fn is_unavailable(request: &Fields, answer: &Fields) -> bool {
-    match answer.first(Name::GrpcStatus) {
-        Some(b"14") => true,
-        Some(b"4") => request.named("grpc-timeout").next().is_none(),
-        _ => false,
-    }
 }
 
 async fn send(

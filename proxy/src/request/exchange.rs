@@ -14,8 +14,8 @@ use weft_core::{failure::Failure, listener::AccessLog as LogPolicy, outlier::Fai
 use weft_http::fields::{Fields, Name};
 
 use super::{
-    attempt::{Flight, Progress, is_unavailable},
-    tunnel,
+    attempt::{Flight, Progress},
+    tunnel, verdict,
 };
 use crate::{
     connection::{Connection, InFlight},
@@ -198,20 +198,9 @@ impl Exchange {
 
     /// Counts a gRPC status as one of HTTP (google/rpc/code.proto).
     fn grpc_status(&mut self, fields: &Fields) {
-        self.status = match fields.first(Name::GrpcStatus) {
-            Some(b"1") => 499,
-            Some(b"2" | b"13" | b"15") => 500,
-            Some(b"3" | b"9" | b"11") => 400,
-            Some(b"4") => 504,
-            Some(b"5") => 404,
-            Some(b"6" | b"10") => 409,
-            Some(b"7") => 403,
-            Some(b"8") => 429,
-            Some(b"12") => 501,
-            Some(b"14") => 503,
-            Some(b"16") => 401,
-            _ => self.status,
-        };
+        if let Some(status) = fields.first(Name::GrpcStatus).and_then(verdict::http_status) {
+            self.status = status;
+        }
     }
 
     /// The protection on the side away from the workload: that of the endpoint, once there is one.
@@ -284,8 +273,8 @@ impl Watcher for Exchange {
         hop::strip(trailers);
         if self.is_grpc() {
             self.grpc_status(trailers);
-            if is_unavailable(&self.head.request.fields, trailers) {
-                self.judge(Some(Failed::Answer));
+            if let Some(flight) = &mut self.flight {
+                flight.judge_status(&self.worker, 200, &self.head.request.fields, trailers);
             }
         }
     }

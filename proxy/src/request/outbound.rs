@@ -52,7 +52,7 @@ use crate::{
     tcp,
     telemetry::{Flow, Security},
     upstream::{
-        cluster::{Cluster, EndpointState},
+        cluster::{Cluster, Counted},
         dial::plain,
         pool::Version,
     },
@@ -231,19 +231,13 @@ async fn in_mesh(worker: Arc<Worker>, stream: TcpStream, accepted: Accepted, tar
 struct Callee {
     stream: Stream,
     cluster: Arc<Cluster>,
-    endpoint: Arc<EndpointState>,
+    counted: Counted,
     _slot: Slot,
 }
 
 impl AsMut<Stream> for Callee {
     fn as_mut(&mut self) -> &mut Stream {
         &mut self.stream
-    }
-}
-
-impl Drop for Callee {
-    fn drop(&mut self) {
-        self.endpoint.memory.load.end();
     }
 }
 
@@ -255,9 +249,12 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundListener) -> Result<Call
     let settings = &cluster.settings;
     let mut tried = Vec::new();
     loop {
-        let endpoint = attempt::pick(worker, cluster, &tried, Instant::now()).await?;
+        let started = Instant::now();
+        let endpoint = attempt::pick(worker, cluster, &tried, started).await?;
         let slot = Slot::take(&cluster.state.counts.connections, settings.limits.connections, Limit::Connections)?;
         let address = endpoint.endpoint.address;
+        // A connection that is being opened is in flight, and ages.
+        let mut counted = Counted::start(&endpoint, started, worker.shared.live.at(started));
         let dialled = match &endpoint.endpoint.identity {
             identity @ Some(_) if worker.is_local(address, identity.as_ref()) => {
                 may_call_itself(worker, address)?;
@@ -268,9 +265,10 @@ async fn connect(worker: &Arc<Worker>, target: &OutboundListener) -> Result<Call
         };
         match dialled {
             Ok(stream) => {
+                counted.answered(Instant::now(), true);
                 endpoint.memory.record.succeeded();
-                endpoint.memory.load.start();
-                return Ok(Callee { stream, cluster: cluster.clone(), endpoint, _slot: slot });
+                endpoint.memory.load.succeeded();
+                return Ok(Callee { stream, cluster: cluster.clone(), counted, _slot: slot });
             }
             Err(failure) => {
                 let Some(failed) = failure.failed() else { return Err(failure) };
@@ -303,15 +301,15 @@ async fn opaque(worker: Arc<Worker>, stream: Stream, flow: Flow, target: &Outbou
         worker: &worker,
         flow,
         identity: None,
-        security: Security::of(callee.endpoint.endpoint.identity.as_ref()),
+        security: Security::of(callee.counted.endpoint.endpoint.identity.as_ref()),
         valid_for: None,
         cluster: &cluster.name,
-        endpoint: Some(callee.endpoint.endpoint.address),
+        endpoint: Some(callee.counted.endpoint.endpoint.address),
         idle: cluster.settings.tcp_idle,
         started,
     };
     // What allows the caller its connection is its identity: the peer is shown each new certificate.
-    let endpoint = callee.endpoint.clone();
+    let endpoint = callee.counted.endpoint.clone();
     let keep_proven = async {
         match &endpoint.endpoint {
             Endpoint { address, identity: Some(identity), .. } => worker.dialer.keep_proven(*address, identity).await,

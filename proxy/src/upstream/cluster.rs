@@ -29,7 +29,7 @@ use weft_core::{
     retry::Budget,
 };
 
-pub(crate) use self::endpoints::{EndpointState, Endpoints};
+pub(crate) use self::endpoints::{Counted, EndpointState, Endpoints};
 use super::pool::{Counts, Pool};
 use crate::telemetry::{RequestSeries, Security};
 
@@ -133,26 +133,37 @@ impl ClusterState {
         self.changed.notify_waiters();
     }
 
-    /// The endpoint for the next attempt: a usable one that was not `tried` before, or the best that is left, by
-    /// [`EndpointState::rank`].
+    /// The endpoint for the next attempt: a usable one that was not `tried` before and is not avoided by the balancer, or one that is,
+    /// or the best that is left, by [`EndpointState::rank`].
     pub(crate) fn pick(&self, tried: &[SocketAddr], now: Duration) -> Option<Arc<EndpointState>> {
         // The common case looks at two healthy endpoints, or some more; only when none of them is usable are all looked at.
-        self.pick_where(tried, now, |_| true).or_else(|| self.pick_among_all(tried, now))
+        self.pick_where(tried, now, |_| true)
+            .or_else(|| self.pick_usable(tried, now, |_| true))
+            .or_else(|| self.pick_among_all(tried, now))
     }
 
-    /// A healthy endpoint that was not tried and is as the caller wants it, if one is found among a few.
+    /// A healthy endpoint that was not tried, is not avoided and is as the caller wants it, if one is found among a few.
     pub(crate) fn pick_where(
         &self,
         tried: &[SocketAddr],
         now: Duration,
         wanted: impl Fn(&EndpointState) -> bool,
     ) -> Option<Arc<EndpointState>> {
+        self.pick_usable(tried, now, |known| !known.memory.load.is_avoided(now) && wanted(known))
+    }
+
+    fn pick_usable(
+        &self,
+        tried: &[SocketAddr],
+        now: Duration,
+        wanted: impl Fn(&EndpointState) -> bool,
+    ) -> Option<Arc<EndpointState>> {
         let endpoints = self.endpoints.load();
-        let good = |index: usize| {
-            endpoints.get(index).is_some_and(|known| known.is_usable(now) && known.is_untried(tried) && wanted(known))
+        let cost = |index: usize| {
+            let known = endpoints.get(index)?;
+            (known.is_usable(now) && known.is_untried(tried) && wanted(known)).then(|| known.cost(now))
         };
-        let cost = |index: usize| cost(endpoints.get(index), now);
-        let picked = balancer::pick_usable(endpoints.healthy(), |below| fastrand::usize(..below), good, cost)?;
+        let picked = balancer::pick(endpoints.healthy(), |below| fastrand::usize(..below), cost)?;
         endpoints.get(picked).cloned()
     }
 
@@ -162,7 +173,9 @@ impl ClusterState {
         let ranked = || endpoints.iter().map(|known| (known.rank(tried, now), known));
         let best = ranked().map(|(rank, _)| rank).min()?;
         let candidates: Vec<_> = ranked().filter(|(rank, _)| *rank == best).map(|(_, known)| known).collect();
-        pick_one(&candidates, now).cloned()
+        let cost = |index: usize| candidates.get(index).map(|known| known.cost(now));
+        let picked = balancer::pick(candidates.len(), |below| fastrand::usize(..below), cost)?;
+        candidates.get(picked).map(|known| Arc::clone(known))
     }
 
     /// Why there is no endpoint to pick.
@@ -184,8 +197,9 @@ impl ClusterState {
         closed
     }
 
-    /// Counts a failure of an endpoint and ejects it if the settings call for that. Returns whether it did.
+    /// Counts a failure of an endpoint, for the balancer too, and ejects it if the settings call for that. Returns whether it did.
     pub(crate) fn failed(&self, endpoint: &EndpointState, failed: Failed, settings: &Settings, now: Duration) -> bool {
+        endpoint.memory.load.failed(now);
         let Some(detection) = &settings.outlier else { return false };
         if endpoint.memory.record.failed(detection, failed) == outlier::Verdict::Keep {
             return false;
@@ -199,14 +213,4 @@ impl ClusterState {
         endpoint.memory.record.eject(detection, now);
         true
     }
-}
-
-fn pick_one<'a>(endpoints: &[&'a Arc<EndpointState>], now: Duration) -> Option<&'a Arc<EndpointState>> {
-    let index =
-        balancer::pick(endpoints.len(), |below| fastrand::usize(..below), |i| cost(endpoints.get(i).copied(), now))?;
-    endpoints.get(index).copied()
-}
-
-fn cost(endpoint: Option<&Arc<EndpointState>>, now: Duration) -> f64 {
-    endpoint.map_or(f64::INFINITY, |known| known.memory.load.cost(known.endpoint.weight.get(), now))
 }

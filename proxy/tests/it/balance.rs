@@ -80,9 +80,12 @@ async fn a_slow_endpoint_gets_a_small_share() {
     let mut all = instances(4).await;
     all.push(instance(Duration::from_millis(200)).await);
     let (_proxy, address) = direct(&addresses(&all), |_, _| {});
+    let start = Instant::now();
     assert_eq!(ask(address, 500).await, 0);
-    let slow = all[4].seen.load(Relaxed);
-    assert!(slow <= 10, "{slow} of 500 went to the slow one");
+    let slow = all[4].seen.load(Relaxed) as u64;
+    // It gets one each 5 s whatever it costs: how many those are is a matter of the machine.
+    let most = 10 + start.elapsed().as_secs() / 5;
+    assert!(slow <= most, "{slow} of 500 went to the slow one");
     for instance in &all[..4] {
         let share = instance.seen.load(Relaxed);
         assert!(share >= 25, "{share} of 500 went to a fast one");

@@ -42,6 +42,7 @@ mod resumption;
 mod retry;
 mod revoke;
 mod same;
+mod shares;
 mod stall;
 mod telemetry;
 mod traffic;

@@ -4,8 +4,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use weft_core::{
-    balancer::Load,
+    balancer::{Cost, Load},
     endpoint::{Endpoint, Health},
     identity::Identity,
     outlier::Record,
@@ -62,7 +63,7 @@ impl EndpointState {
         if endpoint.health == Health::Healthy
             && (before.health != Health::Healthy || before.workload != endpoint.workload)
         {
-            self.memory.record.revived();
+            self.memory.revived();
         }
         Self { endpoint, memory: self.memory.clone() }
     }
@@ -75,6 +76,11 @@ impl EndpointState {
     /// Whether it may get requests while there are others.
     pub(super) fn is_usable(&self, now: Duration) -> bool {
         self.endpoint.health == Health::Healthy && !self.memory.record.is_ejected(now)
+    }
+
+    /// What one more request there would cost.
+    pub(super) fn cost(&self, now: Duration) -> Cost {
+        self.memory.load.cost(self.endpoint.weight.get(), now)
     }
 
     /// What is preferred when no usable endpoint was found quickly; the lowest first. An ejected endpoint that is healthy by its
@@ -110,6 +116,41 @@ impl EndpointState {
     }
 }
 
+/// A request or connection at an endpoint, counted in its load until it is dropped. One that is dropped before
+/// [`Counted::answered`] has waited in vain.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) endpoint: Arc<EndpointState>,
+    started: Instant,
+    /// The same as a time since the start of the proxy.
+    at: Duration,
+    answered: bool,
+}
+
+impl Counted {
+    pub(crate) fn start(endpoint: &Arc<EndpointState>, started: Instant, at: Duration) -> Self {
+        endpoint.memory.load.start(at);
+        Self { endpoint: endpoint.clone(), started, at, answered: false }
+    }
+
+    /// It was answered, or connected. `good`: by no failure so far.
+    pub(crate) fn answered(&mut self, ended: Instant, good: bool) {
+        self.answered = true;
+        let latency = ended - self.started;
+        let (load, now) = (&self.endpoint.memory.load, self.at + latency);
+        if good { load.answered(latency, now) } else { load.waited(latency, now) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.answered(Instant::now(), false);
+        }
+        self.endpoint.memory.load.end();
+    }
+}
+
 /// The memory of an endpoint; shared by all workers.
 #[derive(Debug)]
 pub(crate) struct EndpointMemory {
@@ -120,6 +161,12 @@ pub(crate) struct EndpointMemory {
 }
 
 impl EndpointMemory {
+    /// A sign of life other than an answer.
+    pub(crate) fn revived(&self) {
+        self.record.revived();
+        self.load.revived();
+    }
+
     fn new(endpoint: &Endpoint, counts: &Counts, workers: usize) -> Self {
         let transport = match &endpoint.identity {
             Some(identity) => Transport::Mesh(identity.clone()),
