@@ -2,7 +2,8 @@
 //! Shape: one [`Load`] per endpoint, without a lock, shared by all workers; [`pick`] compares two at random.
 //! Spec: power of two choices; cost = latency x (in flight + 1), divided by the weight. The latency is a moving average, or the time
 //! for which the endpoint has answered nothing that was sent to it, if that is longer (docs/adr/0036).
-//! - Latencies within [`NOISE`], or both below [`FLOOR`], are equal: fewer in flight wins, then chance. Others share by the inverse
+//! - Latencies within [`NOISE`], or both below [`FLOOR`], are equal: fewer in flight wins, then the one used
+//!   less recently. Others share by the inverse
 //!   square of their costs, so that the dearer one keeps being measured.
 //! - A failure costs: answers that fail do not lower the latency, and the latency is divided by the square of the share of successes.
 //!   An endpoint of which most outcomes are failures is on probation: it gets one request now and then ([`Load::is_avoided`]).
@@ -79,6 +80,8 @@ pub struct Cost {
     /// With the request that is to be sent.
     in_flight: f64,
     weight: u32,
+    /// The later, the more recently something was sent there.
+    due_us: u64,
 }
 
 impl Load {
@@ -185,7 +188,8 @@ impl Load {
     /// What sending one more would cost.
     pub fn cost(&self, weight: u32, now: Duration) -> Cost {
         let now = micros(now);
-        let latency = if now >= self.due_us.load(Relaxed) {
+        let due_us = self.due_us.load(Relaxed);
+        let latency = if now >= due_us {
             0.0
         } else {
             let silent = match self.silent_us.load(Relaxed) {
@@ -201,7 +205,7 @@ impl Load {
                 }
             }
         };
-        Cost { latency, in_flight: f64::from(self.in_flight()) + 1.0, weight: weight.max(1) }
+        Cost { latency, in_flight: f64::from(self.in_flight()) + 1.0, weight: weight.max(1), due_us }
     }
 }
 
@@ -210,7 +214,7 @@ impl Cost {
     fn yields_to(self, other: Self, random: impl FnOnce(usize) -> usize) -> bool {
         let (low, high) = (self.latency.min(other.latency), self.latency.max(other.latency));
         if self.weight == other.weight && high <= low * NOISE {
-            return other.in_flight < self.in_flight;
+            return (other.in_flight, other.due_us) < (self.in_flight, self.due_us);
         }
         let (here, there) = (self.latency * self.in_flight, other.latency * other.in_flight);
         let (here, there) = (f64::from(other.weight) * here * here, f64::from(self.weight) * there * there);

@@ -41,6 +41,22 @@ fn latencies_within_noise_or_below_a_millisecond_are_equal() {
     }
 }
 
+/// (27.2) One call at a time: of two equal endpoints it is the one that was used less recently.
+#[test]
+fn equal_endpoints_without_anything_in_flight_take_turns() {
+    let (loads, mut random) = ([answered(&[MS]), answered(&[MS])], dice());
+    let mut counts = [0; 2];
+    for call in 0..1_000 {
+        let now = SECOND + MS * call;
+        let picked = pick(2, &mut random, |i| Some(loads[i].cost(1, now))).unwrap();
+        counts[picked] += 1;
+        loads[picked].start(now);
+        loads[picked].answered(MS, now);
+        loads[picked].end();
+    }
+    assert!((499..=501).contains(&counts[0]), "{counts:?}");
+}
+
 /// (27.2) An endpoint that was slow once keeps being measured.
 #[test]
 fn one_slow_answer_costs_a_part_of_the_share_and_not_all_of_it() {
