@@ -1,29 +1,30 @@
 //! Which failures of a workload come from behind it: from a service that it called, and whose call its proxy has already
 //! retried. Such an answer is marked, so that of the proxies on a chain only the one next to the failure retries.
-//! How: a trace that the application passes on tells it exactly. Without one, a failing answer is taken for one from behind if a
-//! call failed since its request came, and if at least every fourth such failure of late had a failing answer: a workload that
-//! does without what it calls fails for other reasons. Shared by all workers, without a lock; only failures cost anything.
+//! How: a call that failed since the request came explains one failing answer, that of its trace where the application passes
+//! traces on. Without a trace it has to have failed just before the answer, and at least every fourth such failure of late must
+//! have had a failing answer: a workload that does without what it calls fails for other reasons.
+//! Shared by all workers, without a lock; only failures cost anything.
 //! Docs: docs/adr/0037.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
-/// Traces remembered, by their IDs; a further one replaces another.
-const TRACES: usize = 256;
+/// Failing calls remembered; a further one replaces the oldest.
+const CALLS: usize = 256;
+/// How long before an answer a call without its trace has to have failed at most. Most applications answer at once; one that takes
+/// longer is retried once more than it needs to be.
+const JUST_BEFORE: Duration = Duration::from_millis(100);
 /// Failing calls for each failing answer, at most.
-const CALLS: u32 = 4;
+const CALLS_PER_ANSWER: u32 = 4;
 
 /// The failures behind one workload.
 #[derive(Debug)]
 pub struct Behind {
-    /// Traces of calls that failed, by the last bits of their IDs.
-    traces: [AtomicU64; TRACES],
-    /// When a call failed last, in microseconds; 0: never.
-    last: AtomicU64,
-    /// The same of a call without a trace.
-    last_untraced: AtomicU64,
+    failed: [Call; CALLS],
+    /// Calls that failed in all.
+    next: AtomicUsize,
     /// Calls that failed, halved each second.
     calls: AtomicU32,
     /// Failing answers since whose request a call failed, halved each second.
@@ -32,12 +33,20 @@ pub struct Behind {
     halved: AtomicU64,
 }
 
+/// A call that failed and explains no answer yet.
+#[derive(Debug, Default)]
+struct Call {
+    /// When, in microseconds; 0: none.
+    time: AtomicU64,
+    /// The last bits of its trace's ID; 0: without a trace.
+    trace: AtomicU64,
+}
+
 impl Default for Behind {
     fn default() -> Self {
         Self {
-            traces: [const { AtomicU64::new(0) }; TRACES],
-            last: AtomicU64::new(0),
-            last_untraced: AtomicU64::new(0),
+            failed: std::array::from_fn(|_| Call::default()),
+            next: AtomicUsize::new(0),
             calls: AtomicU32::new(0),
             answers: AtomicU32::new(0),
             halved: AtomicU64::new(0),
@@ -48,43 +57,41 @@ impl Default for Behind {
 impl Behind {
     /// A call of the workload has failed, and it was retried or there was no budget for it. `traceparent`: that of the call.
     pub fn failed(&self, traceparent: Option<&[u8]>, now: Duration) {
-        let trace = traceparent.and_then(trace_id);
-        match trace {
-            Some(trace) => {
-                if let Some(slot) = self.slot(trace) {
-                    slot.store(trace, Relaxed);
-                }
-            }
-            None => {
-                self.last_untraced.fetch_max(micros(now), Relaxed);
-            }
+        let next = self.next.fetch_add(1, Relaxed);
+        if let Some(call) = self.failed.get(next % CALLS) {
+            call.trace.store(traceparent.and_then(trace_id).unwrap_or(0), Relaxed);
+            call.time.store(micros(now).max(1), Relaxed);
         }
-        self.last.fetch_max(micros(now), Relaxed);
         self.halve(now);
         self.calls.fetch_add(1, Relaxed);
     }
 
     /// Whether a failing answer of the workload comes from behind it. `traceparent` and `since`: of its request.
     pub fn explains(&self, traceparent: Option<&[u8]>, since: Duration, now: Duration) -> bool {
-        let trace = traceparent.and_then(trace_id);
-        if let Some(trace) = trace
-            && self.slot(trace).is_some_and(|slot| slot.load(Relaxed) == trace)
-        {
+        let trace = traceparent.and_then(trace_id).unwrap_or(0);
+        if trace != 0 && self.take(since, |call| call == trace) {
             return true;
         }
         // An application that passes on traces would have passed on this one.
-        let last = if trace.is_some() { &self.last_untraced } else { &self.last };
-        let last = last.load(Relaxed);
-        if last == 0 || last < micros(since) {
+        let just_before = since.max(now.saturating_sub(JUST_BEFORE));
+        if !self.take(just_before, |call| trace == 0 || call == 0) {
             return false;
         }
         self.halve(now);
         let answers = self.answers.fetch_add(1, Relaxed).saturating_add(1);
-        answers.saturating_mul(CALLS) >= self.calls.load(Relaxed)
+        answers.saturating_mul(CALLS_PER_ANSWER) >= self.calls.load(Relaxed)
     }
 
-    fn slot(&self, trace: u64) -> Option<&AtomicU64> {
-        self.traces.get(usize::try_from(trace % TRACES as u64).ok()?)
+    /// Takes the last call that failed since a time, with such a trace.
+    fn take(&self, since: Duration, wanted: impl Fn(u64) -> bool) -> bool {
+        let (since, next) = (micros(since), self.next.load(Relaxed));
+        (1..=CALLS.min(next)).filter_map(|back| self.failed.get((next - back) % CALLS)).any(|call| {
+            let time = call.time.load(Relaxed);
+            time != 0
+                && time >= since
+                && wanted(call.trace.load(Relaxed))
+                && call.time.compare_exchange(time, 0, Relaxed, Relaxed).is_ok()
+        })
     }
 
     fn halve(&self, now: Duration) {
@@ -122,13 +129,16 @@ mod tests {
 
     /// (27.8)
     #[test]
-    fn without_traces_a_failure_since_the_request_came_explains_its_answer() {
+    fn without_traces_a_call_that_failed_just_before_explains_one_answer() {
         let behind = Behind::default();
         assert!(!behind.explains(None, ms(0), ms(1)), "nothing has failed");
         behind.failed(None, ms(10));
-        assert!(behind.explains(None, ms(9), ms(11)));
-        assert!(behind.explains(ONE, ms(9), ms(11)), "the application passes nothing on");
         assert!(!behind.explains(None, ms(11), ms(12)), "the request came later");
+        assert!(!behind.explains(None, ms(0), ms(500)), "long before the answer");
+        assert!(behind.explains(None, ms(9), ms(11)));
+        assert!(!behind.explains(None, ms(9), ms(11)), "it explains another answer");
+        behind.failed(None, ms(20));
+        assert!(behind.explains(ONE, ms(19), ms(21)), "the application passes nothing on");
     }
 
     /// (27.8)
@@ -136,11 +146,41 @@ mod tests {
     fn a_trace_tells_exactly() {
         let behind = Behind::default();
         behind.failed(ONE, ms(10));
-        assert!(behind.explains(ONE, ms(9), ms(11)));
         assert!(!behind.explains(OTHER, ms(9), ms(11)), "it passes traces on, and this one is another");
-        assert!(behind.explains(None, ms(9), ms(11)), "the caller sends none, and the application begins them");
+        assert!(!behind.explains(ONE, ms(11), ms(12)), "a request of the same trace that came later");
+        behind.failed(None, ms(20));
+        assert!(behind.explains(ONE, ms(9), ms(5_000)), "however long the application takes");
+        assert!(!behind.explains(ONE, ms(9), ms(5_000)));
+        behind.failed(ONE, ms(6_000));
+        assert!(behind.explains(None, ms(5_999), ms(6_001)), "the caller sends none, and the application begins them");
         assert_eq!(trace_id(b"00-zz"), None);
         assert_eq!(trace_id(b"00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);
+    }
+
+    /// (27.8) A path whose calls always fail does not take the retries from answers that fail for reasons of their own.
+    #[test]
+    fn failures_of_one_path_explain_few_of_another_one() {
+        let behind = Behind::default();
+        let mut marked = 0;
+        for n in 1..1_000 {
+            let now = ms(n * 10);
+            behind.failed(None, now);
+            assert!(behind.explains(None, now - ms(5), now + ms(1)));
+            // An answer of the workload's own, of a request that came long before.
+            marked += u32::from(behind.explains(None, now.saturating_sub(ms(400)), now + ms(5)));
+        }
+        assert_eq!(marked, 0);
+    }
+
+    /// (27.8)
+    #[test]
+    fn more_calls_than_are_remembered_replace_the_oldest() {
+        let behind = Behind::default();
+        for n in 0..1_000 {
+            behind.failed(None, ms(10) + Duration::from_micros(n));
+        }
+        let explained = (0..1_000).filter(|_| behind.explains(None, ms(1), ms(20))).count();
+        assert!((1..=CALLS).contains(&explained), "{explained}");
     }
 
     /// (27.8)

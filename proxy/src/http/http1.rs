@@ -302,7 +302,8 @@ impl Io {
             && self.stream.is_some()
             && self.body.is_done()
             && !self.writing
-            && !self.ended
+            // A caller may have sent more requests before it closed its sending side.
+            && (!self.ended || self.caller.is_some() && !self.input.is_empty())
             && !self.broken
             && !self.half_closed
             && self.malformed.is_none()

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use weft_core::failure::Failure;
 use weft_http::{
-    fields::Fields,
+    fields::{Fields, Name},
     head::{Response, Version},
 };
 
@@ -120,7 +120,32 @@ pub(crate) fn at(failure: &Failure, grpc: bool, called: Called<'_>) -> Answer {
 
 /// `weft: connect timed out (service shop/order:80) (UF)`.
 fn text(failure: &Failure, called: Called<'_>) -> String {
-    format!("weft: {}{called} ({})", failure.report(), failure.reply().flag)
+    let flag = failure.reply().flag;
+    match (failure, called) {
+        // Which identities these are is not for a caller at the edge.
+        (Failure::PeerIdentity(_), Called::Unnamed) => {
+            format!("weft: the peer's identity is not the expected one ({flag})")
+        }
+        _ => format!("weft: {}{called} ({flag})", failure.report()),
+    }
+}
+
+/// Takes out of an answer that another proxy gave, as `weft-error` tells, what callers at the edge are not to know: the names of
+/// services, endpoints, policies and identities. Its status and flag stay.
+pub(crate) fn without_names(answer: &mut Answer) {
+    let Some(value) = answer.head.fields.named(ERROR).next() else { return };
+    let flag: String = value.iter().take_while(|byte| byte.is_ascii_alphanumeric()).map(|b| char::from(*b)).collect();
+    let text = format!("weft: refused, or failed, behind the gateway ({flag})");
+    let fields = &mut answer.head.fields;
+    fields.set(ERROR, flag.as_bytes());
+    if fields.has(Name::GrpcStatus) {
+        fields.set("grpc-message", percent_encode(&text).as_bytes());
+        return;
+    }
+    let text = Bytes::from(text + "\n");
+    fields.set("content-type", b"text/plain; charset=utf-8");
+    fields.set("content-length", text.len().to_string().as_bytes());
+    answer.body = Body::Full(text);
 }
 
 fn push_error(flag: &str, called: Called<'_>, fields: &mut Fields) {
@@ -221,6 +246,24 @@ mod tests {
             for fields in [fields, at(&Failure::ConnectTimeout, false, called).head.fields] {
                 assert_eq!(fields.named("weft-error").next(), Some(error.as_bytes()));
             }
+        }
+    }
+
+    /// (20.26)
+    #[test]
+    fn callers_at_the_edge_are_told_no_names() {
+        let failure = Failure::PeerIdentity("expected spiffe://a/ns/b/sa/c".into());
+        let Body::Full(told) = to(&failure, false).body else { panic!("no text") };
+        assert_eq!(&told[..], b"weft: the peer's identity is not the expected one (PEERID)\n");
+        let called = Called::Service { cluster: "shop/order:80", endpoint: None };
+        for grpc in [false, true] {
+            let mut answer = at(&Failure::Denied("shop/secret#0".into()), grpc, called);
+            without_names(&mut answer);
+            assert_eq!(answer.head.fields.named("weft-error").collect::<Vec<_>>(), [b"RBAC"]);
+            assert!(
+                !format!("{answer:?}").contains("secret") && !format!("{answer:?}").contains("order"),
+                "{answer:?}"
+            );
         }
     }
 

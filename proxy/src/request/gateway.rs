@@ -15,7 +15,7 @@ use crate::{
         answer::Answer,
         body::Body,
         head::Head,
-        path,
+        path, respond,
         serve::{Handler, Refused},
     },
     listener::{
@@ -71,7 +71,10 @@ impl Handler for Gateway {
             check(exchange.head.request.path(), gateway.encoded_slashes)?;
             gateway.routes.get(&self.port).map(AsRef::as_ref).ok_or(Failure::NotConfigured)
         });
-        let result = phases::forward(&self.worker, routes, &mut exchange, body).await;
+        let mut result = phases::forward(&self.worker, routes, &mut exchange, body).await;
+        if let Ok(answer) = &mut result {
+            respond::without_names(answer);
+        }
         // answer
         Ok(phases::answer(exchange, result))
     }

@@ -70,6 +70,32 @@ async fn a_caller_that_leaves_a_silent_answer_is_heard_and_one_that_half_closes_
     }
 }
 
+/// (20.6) Each request that came before the end of the sending side is answered.
+#[tokio::test]
+async fn requests_that_were_sent_ahead_of_a_half_close_are_all_answered() {
+    let application = raw_app(|mut stream| async move {
+        while let Some(head) = read_head(&mut stream).await {
+            let path = head.split(' ').nth(1).unwrap();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let mesh = mesh(application, |_, _| {}).await;
+    let (_proxy, direct) = direct(&[application], |_, _| {});
+    for address in [mesh.address, direct] {
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let ask: String = (1..=3).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: a\r\n\r\n")).collect();
+            client.write_all(ask.as_bytes()).await.unwrap();
+            client.shutdown().await.unwrap();
+            let answers = rest(&mut client).await;
+            let bodies: Vec<_> = answers.split("\r\n\r\n").skip(1).map(|text| &text[..2]).collect();
+            assert_eq!(bodies, ["/1", "/2", "/3"], "{answers}");
+        }
+    }
+}
+
 /// (20.6) HTTP/2 has no half-close: an answer that is silent for the time is cancelled, before its head and behind it, and one
 /// that goes on is not.
 #[tokio::test]
