@@ -27,7 +27,6 @@ use weft_redirect::Redirect;
 
 use crate::{
     config::{Mode, Settings},
-    control::NOT_CAPTURED,
     control_plane::{Backoff, ConnectError, ControlPlane},
     status::{Status, WorkloadHealth},
     tls::CurrentTls,
@@ -242,9 +241,10 @@ impl Agent {
     }
 
     fn heartbeat(&mut self) -> Heartbeat {
+        let not_captured = self.status.captured.borrow().faults();
         let (health, reason) = match &*self.health.borrow_and_update() {
             _ if *self.status.draining.borrow() => (Health::Draining, String::new()),
-            _ if *self.status.captured.borrow() == Some(false) => (Health::Unhealthy, NOT_CAPTURED.to_owned()),
+            _ if !not_captured.is_empty() => (Health::Unhealthy, not_captured.join("; ")),
             WorkloadHealth::Healthy => (Health::Healthy, String::new()),
             WorkloadHealth::Unhealthy(reason) => (Health::Unhealthy, reason.clone()),
         };

@@ -206,7 +206,7 @@ impl App {
             paused: settings.paused,
             half_closed: settings.half_closed,
             discovery_wait: settings.discovery_wait,
-            self_probe: Arc::new(SelfProbe::new(capture::target(&settings))),
+            self_probe: Arc::new(SelfProbe::new(capture::targets(&settings))),
         });
         let capture = Capture { probe: shared.self_probe.clone(), status: status.clone() };
         let (drainer, drain) = Drainer::new();
@@ -234,8 +234,7 @@ impl App {
             control: Control { drainer, quit: CancellationToken::new() },
             settings,
         });
-        // It returns where no redirection is expected; then it must not look like a part that has failed.
-        if capture.probe.target.is_some() {
+        if capture::expected(&view.settings) {
             tasks.spawn(capture.watch());
         }
         if edge {

@@ -29,8 +29,6 @@ const ALIVE: Duration = Duration::from_secs(1);
 /// callers.
 const ANNOUNCE: Duration = Duration::from_millis(500);
 
-/// Why a proxy without a redirection takes no traffic.
-pub(crate) const NOT_CAPTURED: &str = "nothing is redirected to the proxy: run weft-proxy redirect";
 /// Why a proxy without a valid certificate takes no traffic.
 const NO_CERTIFICATE: &str = "no certificate";
 const CERTIFICATE_EXPIRED: &str = "the certificate has expired";
@@ -92,9 +90,7 @@ impl View {
         if !self.status.listening.load(Relaxed) {
             reasons.push("a listener is not open");
         }
-        if *self.status.captured.borrow() == Some(false) {
-            reasons.push(NOT_CAPTURED);
-        }
+        reasons.extend(self.status.captured.borrow().faults());
         reasons
     }
 

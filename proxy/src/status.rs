@@ -17,8 +17,8 @@ pub(crate) struct Status {
     pub(crate) applied: watch::Sender<Applied>,
     /// Certificates that came into force; there is no connection to a control plane before the first.
     pub(crate) certificates: watch::Sender<u64>,
-    /// Whether connections of this host are redirected to the proxy; `None` if that is not known, or not expected.
-    pub(crate) captured: watch::Sender<Option<bool>>,
+    /// Whether connections are redirected to the proxy.
+    pub(crate) captured: watch::Sender<Captured>,
     /// Draining has been asked for.
     pub(crate) draining: watch::Sender<bool>,
     /// The discovery stream.
@@ -69,29 +69,94 @@ pub(crate) struct Link {
     changed: Mutex<Instant>,
 }
 
-/// The self-probe of a redirection (`capture`): where it connects to, and how often it arrived at the outbound listener.
-#[derive(Debug, Default)]
-pub struct SelfProbe {
-    pub(crate) target: Option<SocketAddr>,
-    arrived: AtomicU64,
+/// What is known of the redirection (`capture`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Captured {
+    /// Connections of the workload.
+    pub(crate) outbound: Redirected,
+    /// Connections to it.
+    pub(crate) inbound: Redirected,
 }
 
+/// Whether connections in one direction are redirected to the proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Redirected {
+    /// Not known, or not expected.
+    #[default]
+    Unknown,
+    Yes,
+    /// A connection of one family did not arrive.
+    NotIpv4,
+    NotIpv6,
+    /// The rules are not those that `weft-proxy redirect` wrote.
+    Changed,
+    No,
+}
+
+impl Redirected {
+    /// 1 or 0; nothing if it is not known.
+    pub(crate) fn known(self) -> Option<bool> {
+        (self != Self::Unknown).then_some(self == Self::Yes)
+    }
+}
+
+impl Captured {
+    /// What is missing, and how to mend it; empty if nothing is known to be missing.
+    pub(crate) fn faults(self) -> Vec<&'static str> {
+        if self.outbound == Redirected::No && matches!(self.inbound, Redirected::No | Redirected::Unknown) {
+            return vec!["nothing is redirected to the proxy: run weft-proxy redirect"];
+        }
+        let outbound = match self.outbound {
+            Redirected::Unknown | Redirected::Yes => None,
+            Redirected::NotIpv4 => {
+                Some("outbound IPv4 connections are not redirected to the proxy: run weft-proxy redirect")
+            }
+            Redirected::NotIpv6 => {
+                Some("outbound IPv6 connections are not redirected to the proxy: run weft-proxy redirect")
+            }
+            Redirected::Changed => {
+                Some("the rules for outbound connections were changed: run weft-proxy redirect again, with its flags")
+            }
+            Redirected::No => Some("outbound connections are not redirected to the proxy: run weft-proxy redirect"),
+        };
+        let inbound = match self.inbound {
+            Redirected::Unknown | Redirected::Yes => None,
+            Redirected::Changed => {
+                Some("the rules for inbound connections were changed: run weft-proxy redirect again, with its flags")
+            }
+            Redirected::NotIpv4 | Redirected::NotIpv6 | Redirected::No => {
+                Some("inbound connections are not redirected to the proxy: run weft-proxy redirect")
+            }
+        };
+        outbound.into_iter().chain(inbound).collect()
+    }
+}
+
+/// The self-probe of a redirection (`capture`): where it connects to, one address of each family, and how often it arrived at the
+/// outbound listener.
+#[derive(Debug, Default)]
+pub struct SelfProbe(Vec<(SocketAddr, AtomicU64)>);
+
 impl SelfProbe {
-    pub(crate) fn new(target: Option<SocketAddr>) -> Self {
-        Self { target, arrived: AtomicU64::new(0) }
+    pub(crate) fn new(targets: Vec<SocketAddr>) -> Self {
+        Self(targets.into_iter().map(|target| (target, AtomicU64::new(0))).collect())
+    }
+
+    pub(crate) fn targets(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().map(|(target, _)| *target)
     }
 
     /// Whether a captured connection is a probe; counts it.
     pub(crate) fn takes(&self, destination: SocketAddr) -> bool {
-        let is_probe = self.target == Some(destination);
-        if is_probe {
-            self.arrived.fetch_add(1, Relaxed);
-        }
-        is_probe
+        let probe = self.0.iter().find(|(target, _)| *target == destination);
+        probe.is_some_and(|(_, arrived)| {
+            arrived.fetch_add(1, Relaxed);
+            true
+        })
     }
 
-    pub(crate) fn arrived(&self) -> u64 {
-        self.arrived.load(Relaxed)
+    pub(crate) fn arrived(&self, target: SocketAddr) -> u64 {
+        self.0.iter().filter(|(other, _)| *other == target).map(|(_, arrived)| arrived.load(Relaxed)).sum()
     }
 }
 
@@ -100,7 +165,7 @@ impl Default for Status {
         Self {
             applied: watch::Sender::new(Applied::default()),
             certificates: watch::Sender::new(0),
-            captured: watch::Sender::new(None),
+            captured: watch::Sender::new(Captured::default()),
             draining: watch::Sender::new(false),
             discovery: Link::default(),
             agent: Link::default(),

@@ -51,15 +51,6 @@ impl Redirect {
         program::nft(&["list", "table", "inet", rules::TABLE]).map(|table| rules::skipped_inbound(&table))
     }
 
-    /// Whether the rules in force exempt connections of this process's user or group.
-    ///
-    /// Errors: [`RedirectError`], also if there are no rules; blocking, milliseconds.
-    pub fn exempts_this_process() -> Result<bool, RedirectError> {
-        let table = program::nft(&["list", "table", "inet", rules::TABLE])?;
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Ok(rules::exempts(&table, uid, gid))
-    }
-
     /// Whether the table of an `apply` is there.
     ///
     /// Errors: [`RedirectError`]; blocking, milliseconds.

@@ -2,7 +2,7 @@
 //! Shape: [`Redirect`] in, [`Check`] out: one [`Finding`] per property, in the order of the checks.
 //! Rooms: `port` observes arrivals at the proxy's outbound port; `exempt` opens the connections that must bypass it.
 //! None of it needs the cooperation of a running proxy.
-//! Inbound capture needs a peer on another host, so for it only the applied rules are compared with the settings.
+//! Inbound capture needs a peer on another host, so for it only the rules in force are compared with the settings and with what was written.
 
 mod exempt;
 mod port;
@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use self::exempt::LocalListener;
 use self::port::OutboundPort;
-use crate::{Redirect, RedirectError, program, routes, rules};
+use crate::{Half, InForce, Redirect, RedirectError, program, routes, rules};
 
 pub(crate) use exempt::probe;
 
@@ -159,7 +159,15 @@ fn applied(redirect: &Redirect) -> Result<Outcome, RedirectError> {
         table.contains(&format!("comment \"{written}\""))
     };
     match program::nft(&["list", "table", "inet", rules::TABLE]) {
-        Ok(table) if same(&table) => Ok(Outcome::Passed),
+        Ok(table) if same(&table) => {
+            let InForce { outbound, inbound, .. } = InForce::of(table);
+            let broken =
+                [("outbound", outbound), ("inbound", inbound)].into_iter().find(|(_, half)| *half != Half::Whole);
+            Ok(broken.map_or(Outcome::Passed, |(direction, half)| {
+                let what = if half == Half::Gone { "missing" } else { "changed since they were written" };
+                failed(format!("the {direction} rules are {what}"), RUN_REDIRECT)
+            }))
+        }
         Ok(_) => Ok(failed(
             "the table inet weft was written with other settings or by another version",
             "apply again with these flags, or check with the flags that were applied",

@@ -1,15 +1,17 @@
 //! The nftables script: settings in, text out. No IO.
 //! Two NAT chains capture connections (`outbound` in the output hook, `inbound` in prerouting), two filter chains
 //! guard the mesh ranges: their local route would otherwise deliver an uncaptured packet to any listener of this host.
-//! The table's comment carries a hash of the rules, by which `check` sees whether these settings are applied, and the
-//! ports of SSH that were found when they were. A second table, empty, exists while an undo is pending.
+//! The table's comment carries a hash of each half of the rules, by which `check` sees whether these settings are applied and
+//! `in_force` whether the rules are still as they were written, and the ports of SSH that were found when they were. A second table, empty, exists while an undo is pending.
 
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use sha2::{Digest, Sha256};
 
-use crate::Redirect;
+use crate::{
+    Redirect,
+    listed::{Direction, hash},
+};
 
 /// Name of the table, in family `inet`.
 pub(crate) const TABLE: &str = "weft";
@@ -55,17 +57,21 @@ pub(crate) fn comment(redirect: &Redirect) -> String {
 }
 
 fn comment_of(redirect: &Redirect, chains: &str) -> String {
-    let digest = Sha256::digest(chains.as_bytes());
-    let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash(chains, Direction::Outbound) + &hash(chains, Direction::Inbound);
     let ssh: Vec<String> = redirect.ssh_ports.iter().map(ToString::to_string).collect();
     let ssh = if ssh.is_empty() { String::new() } else { format!(" ssh {}", ssh.join(",")) };
     format!("weft-proxy redirect {hash}{ssh}")
 }
 
+/// What follows the program's name in the comment of a listed table.
+pub(crate) fn comment_in(table: &str) -> Option<&str> {
+    let comment = table.lines().find_map(|line| line.trim().strip_prefix("comment \"weft-proxy redirect "))?;
+    Some(comment.trim_end_matches('"'))
+}
+
 /// The ports of SSH in the comment of a listed table; empty if SSH is captured.
 pub(crate) fn ssh_ports(table: &str) -> Vec<u16> {
-    let comment = table.lines().find_map(|line| line.trim().strip_prefix("comment \"weft-proxy redirect "));
-    let ports = comment.and_then(|comment| comment.trim_end_matches('"').split_once(" ssh ")).map(|(_, ports)| ports);
+    let ports = comment_in(table).and_then(|comment| comment.split_once(" ssh ")).map(|(_, ports)| ports);
     ports.into_iter().flat_map(|ports| ports.split(',')).filter_map(|port| port.parse().ok()).collect()
 }
 

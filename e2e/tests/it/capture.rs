@@ -65,3 +65,67 @@ fn a_proxy_without_its_redirection_is_not_ready_and_status_says_why() {
         })
     });
 }
+
+/// One half of the redirection is gone or was changed by hand, or one family bypasses it: readiness and status name it, and all is
+/// well again after `weft-proxy redirect`. (27.3)
+#[test]
+fn half_a_redirection_is_noticed_and_named() {
+    test("redirect-half", |world| {
+        let mut mesh = Mesh::with_control_plane(world)?;
+        let server = mesh.workload(app::workload("server-1").account("server"))?;
+        mesh.up()?;
+        let ready = |server: &weft_e2e::host::Host| -> anyhow::Result<(bool, String)> {
+            let output = server.exec("weft-proxy", &["ready", "--proxy"])?;
+            Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+        };
+        let bypass = "add table ip6 other; add chain ip6 other out { type nat hook output priority -150; }; \
+                      add rule ip6 other out tcp dport 1 redirect to :1";
+        for (broken, named) in [
+            ("flush chain inet weft inbound", "inbound connections are not redirected to the proxy"),
+            ("flush chain inet weft outbound", "outbound connections are not redirected to the proxy"),
+            (
+                "insert rule inet weft inbound meta nfproto ipv6 return",
+                "the rules for inbound connections were changed",
+            ),
+            (
+                "insert rule inet weft inbound tcp dport 8000-8100 return",
+                "the rules for inbound connections were changed",
+            ),
+            ("insert rule inet weft inbound tcp dport 8080 return", "the rules for inbound connections were changed"),
+            ("insert rule inet weft outbound tcp dport 80 return", "the rules for outbound connections were changed"),
+            ("insert rule inet weft outbound meta nfproto ipv6 return", "outbound IPv6 connections are not redirected"),
+            (bypass, "outbound IPv6 connections are not redirected"),
+            ("add table inet weft { flags dormant; }", "nothing is redirected to the proxy"),
+        ] {
+            server.exec_ok("nft", &[broken])?;
+            until(broken, DEADLINE, || {
+                let (good, said) = ready(&server)?;
+                ensure!(!good && said.contains(named) && said.contains("weft-proxy redirect"), "{broken}: {said}");
+                let status = mesh.weft(&["status"])?;
+                ensure!(status.contains(named), "{broken}: {status}");
+                Ok(())
+            })?;
+            if broken == bypass {
+                server.exec_ok("nft", &["delete table ip6 other"])?;
+            }
+            // What the flags leave out is no fault. nft prints these sets in its own way.
+            let ports = (20_000..20_060).map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+            let flags =
+                ["redirect", "--skip-inbound-ports", &ports, "--skip-outbound-ranges", "192.0.2.7,fc00::/7,10.0.0.0/8"];
+            let flags = if broken.starts_with("flush") { &flags[..] } else { &["redirect", "--no-ipv6"] };
+            server.exec_ok("weft-proxy", if broken == bypass { &["redirect"] } else { flags })?;
+            until("the proxy to be ready again", DEADLINE, || {
+                let (good, said) = ready(&server)?;
+                ensure!(good, "{said}");
+                let status = mesh.weft(&["status"])?;
+                ensure!(!status.contains(named), "{status}");
+                let metrics = mesh.metrics("server-1", "/metrics")?;
+                let known = ["inbound", "outbound"].map(|it| format!("weft_redirected{{direction=\"{it}\"}} 1"));
+                ensure!(known.iter().all(|line| metrics.contains(line)), "{metrics}");
+                Ok(())
+            })?;
+            server.exec_ok("weft-proxy", &["redirect"])?;
+        }
+        Ok(())
+    });
+}

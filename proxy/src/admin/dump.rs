@@ -14,6 +14,7 @@ pub(super) fn dump(view: &View) -> Value {
     let live = view.live.load();
     let resources = &live.resources;
     let applied = *view.status.applied.borrow();
+    let captured = *view.status.captured.borrow();
     let tls = view.tls.load();
     let certificate = tls
         .as_ref()
@@ -27,6 +28,7 @@ pub(super) fn dump(view: &View) -> Value {
         "discovery_connected": view.status.discovery.is_up(),
         "agent_connected": view.status.agent.is_up(),
         "refused_control_plane": *view.status.refused_origin.lock(),
+        "redirected": {"outbound": captured.outbound.known(), "inbound": captured.inbound.known()},
         "refused_addresses": *view.status.missing.lock(),
         "listeners": named(&resources.listeners),
         "absent": resources.absent.iter().map(ToString::to_string).collect::<Vec<_>>(),

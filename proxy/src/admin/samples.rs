@@ -54,6 +54,16 @@ pub(super) fn samples(view: &View) -> Vec<Sample> {
     if matches!(view.settings.source, Source::ControlPlane(_)) {
         out.extend(streams(status));
     }
+    let captured = *status.captured.borrow();
+    for (direction, redirected) in [("outbound", captured.outbound), ("inbound", captured.inbound)] {
+        // Absent if it is not known: neither number would be true.
+        out.extend(redirected.known().map(|redirected| Sample {
+            name: "weft_redirected",
+            help: "Whether connections are redirected to the proxy; absent if not known.",
+            labels: vec![("direction", direction.to_owned())],
+            value: f64::from(u8::from(redirected)),
+        }));
+    }
     let mut add = |name, help, value: f64| out.push(Sample { name, help, labels: Vec::new(), value });
     add("weft_ready", "Whether traffic can be taken.", f64::from(u8::from(view.not_ready().is_empty())));
     out.push(Sample {

@@ -5,8 +5,9 @@ const FLOORS: &[&[&str]] = &[
     &["args"],
     &["undo"],
     &["apply", "check"],
+    &["in_force"],
     &["rules", "routes"],
-    &["settings"],
+    &["settings", "listed"],
     &["ssh", "original_dst", "program"],
     &["error"],
 ];
