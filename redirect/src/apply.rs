@@ -32,7 +32,13 @@ impl Redirect {
     /// Errors: [`RedirectError`]; blocking, milliseconds.
     pub fn apply(&self, unconfirmed: Option<&str>) -> Result<Report, RedirectError> {
         program::ip(&["link", "set", "lo", "up"])?;
-        program::nft_script(&(self.rules() + &unconfirmed.map(rules::unconfirmed).unwrap_or_default()))?;
+        let (script, unconfirmed) = (self.rules(), unconfirmed.map(rules::unconfirmed).unwrap_or_default());
+        program::nft_script(&format!("{script}{unconfirmed}"))?;
+        // Another version of nft may print rules in a form that is not known here: then the hashes are those of what it prints.
+        let listed = program::nft(&["list", "table", "inet", rules::TABLE])?;
+        if let Some(script) = rules::as_listed(&script, &listed) {
+            program::nft_script(&format!("{script}{unconfirmed}"))?;
+        }
         let loopback_ipv6 = routes::loopback_ipv6();
         let wanted: Vec<IpNet> = self
             .mesh_ranges

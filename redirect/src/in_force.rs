@@ -118,6 +118,19 @@ mod tests {
         }
     }
 
+    /// (27.3)
+    #[test]
+    fn a_form_of_nft_that_is_not_known_here_counts_as_written() {
+        let script = Redirect::default().rules();
+        let listed = script.replace("redirect to :", "redirect  to  : ");
+        assert_eq!(rules::as_listed(&script, &script), None);
+        let again = rules::as_listed(&script, &listed).unwrap();
+        let comment = |script: &str| rules::comment_in(script).unwrap().to_owned();
+        let table = listed.replace(&comment(&script), &comment(&again));
+        assert_ne!(comment(&script), comment(&again));
+        assert_eq!(rules::as_listed(&again, &table), None);
+    }
+
     #[test]
     fn an_address_that_the_rules_leave_out_is_not_captured() {
         let redirect = Redirect {

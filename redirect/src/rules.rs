@@ -56,8 +56,18 @@ pub(crate) fn comment(redirect: &Redirect) -> String {
     comment_of(redirect, &chains(redirect))
 }
 
+/// A script whose comment has the hashes of the rules as they are listed; `None` if it has them already.
+pub(crate) fn as_listed(script: &str, listed: &str) -> Option<String> {
+    let (written, hashes) = (comment_in(script)?.get(..16)?, hashes(listed));
+    (written != hashes).then(|| script.replacen(written, &hashes, 1))
+}
+
+fn hashes(chains: &str) -> String {
+    hash(chains, Direction::Outbound) + &hash(chains, Direction::Inbound)
+}
+
 fn comment_of(redirect: &Redirect, chains: &str) -> String {
-    let hash = hash(chains, Direction::Outbound) + &hash(chains, Direction::Inbound);
+    let hash = hashes(chains);
     let ssh: Vec<String> = redirect.ssh_ports.iter().map(ToString::to_string).collect();
     let ssh = if ssh.is_empty() { String::new() } else { format!(" ssh {}", ssh.join(",")) };
     format!("weft-proxy redirect {hash}{ssh}")
