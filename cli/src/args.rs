@@ -404,8 +404,10 @@ pub enum Shell {
     Fish,
 }
 
+/// The API takes 0 for the state before the first change. Here it is rather an unset variable of a script, and would delete all.
 fn parse_revision(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_cause| "must be the number of a revision, as `weft history` prints it".to_owned())
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "must be the number of a revision, from 1, as `weft history` prints it".to_owned())
 }
 
 #[cfg(test)]
@@ -413,6 +415,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn no_revision_is_not_a_state_to_go_back_to() {
+        assert_eq!(parse_revision("1"), Ok(1));
+        for text in ["0", "", "-1", "x"] {
+            assert!(parse_revision(text).is_err(), "{text}");
+        }
+    }
 
     /// Every line `  weft …` below "Examples:", without the remark after two or more spaces.
     fn examples(command: &clap::Command, found: &mut Vec<String>) {
