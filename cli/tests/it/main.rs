@@ -392,7 +392,11 @@ fn a_wrong_command_line_ends_with_64() {
     let kinds: Value = serde_json::from_str(&world::program(&["get", "kinds", "-o", "json"]).ok()).unwrap();
     assert_eq!(kinds[1]["shortNames"][0], "svc");
     let wrong = world::program(&["history", "show", "last"]);
-    assert!(wrong.err.contains("must be the number of a revision, from 1, as `weft history` prints it"), "{}", wrong.err);
+    assert!(
+        wrong.err.contains("must be the number of a revision, from 1, as `weft history` prints it"),
+        "{}",
+        wrong.err
+    );
 }
 
 #[test]

@@ -68,7 +68,11 @@ fn a_lost_store_and_a_forged_mesh_leave_strict_mode_and_access_rules_in_force() 
             Ok(())
         })?;
         guarded("under a forged mesh")?;
-        ensure!(mesh.admin("server-1", "/config_dump")?.contains("this control plane is of mesh"));
+        // Status may have heard of the other proxy first.
+        until("the server's proxy to refuse", DEADLINE, || {
+            ensure!(mesh.admin("server-1", "/config_dump")?.contains("this control plane is of mesh"));
+            Ok(())
+        })?;
         let metrics = mesh.metrics("server-1", "/metrics")?;
         ensure!(metrics.lines().any(|line| line == "weft_config_control_plane_refused 1"), "{metrics}");
 
