@@ -159,7 +159,7 @@ pub(crate) struct Completing {
     pub(crate) shell: String,
     /// Index of the word to complete; fish completes the last one.
     pub(crate) index: Option<usize>,
-    /// What bash expects between the completions.
+    /// The separator of completions that bash expects.
     pub(crate) separator: Option<String>,
 }
 

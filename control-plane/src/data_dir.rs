@@ -20,7 +20,7 @@ use crate::{
 const IDENTITY: &str = "mesh.json";
 const STORE: &str = "store.redb";
 const ROOT: &str = "ca.pem";
-/// What a start creates, besides the lock. Each shows that the directory was used; a `ca.pem` alone may be the operator's own.
+/// The files that a start creates, besides the lock. Each shows that the directory was used; a `ca.pem` alone may be the operator's own.
 const PARTS: [&str; 8] =
     [IDENTITY, STORE, ROOT, "store.redb.mark", "registry.redb", "root.pem", "admin-token", "addresses.json"];
 const REMEDY: &str = "Restore ca.pem and store.redb from a backup, or begin a new mesh with --new-mesh, which moves the old \
@@ -34,7 +34,7 @@ struct Recorded {
     root: Option<String>,
 }
 
-/// What a data directory is.
+/// The state of a data directory.
 #[derive(Debug)]
 pub struct Found(Option<Recorded>);
 

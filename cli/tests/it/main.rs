@@ -13,7 +13,7 @@ use crate::world::World;
 
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: product, namespace: shop, labels: {team: a}}\nspec:\n  selector: {app: product}\n  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]\n";
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: product, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: product}]\n  rules: [{backendRefs: [{name: product, port: 80, weight: 1}]}]\n";
-/// What an apply of [`SERVICE`] says where no workload is registered.
+/// The output of an apply of [`SERVICE`] while no workload is registered.
 const NOBODY: &str = "  warning: NoWorkload: no workload of namespace shop has the labels app=product\n";
 
 /// (24)

@@ -130,8 +130,8 @@ fn text(failure: &Failure, called: Called<'_>) -> String {
     }
 }
 
-/// Takes out of an answer that another proxy gave, as `weft-error` tells, what callers at the edge are not to know: the names of
-/// services, endpoints, policies and identities. Its status and flag stay.
+/// Removes from an answer of another proxy (it has `weft-error`) the names of services, endpoints, policies and identities, which
+/// are not for callers at the edge. Its status and flag stay.
 pub(crate) fn without_names(answer: &mut Answer) {
     let Some(value) = answer.head.fields.named(ERROR).next() else { return };
     let flag: String = value.iter().take_while(|byte| byte.is_ascii_alphanumeric()).map(|b| char::from(*b)).collect();

@@ -96,13 +96,11 @@ impl Flight {
         }
     }
 
-    /// Judges by a status and the fields beside it, which may be trailers; a good one is judged at its end.
-    pub(crate) fn judge_status(&mut self, worker: &Worker, status: u16, request: &Fields, fields: &Fields) {
-        if let Some(failed) = verdict::failed(status, request, fields) {
-            self.judge(worker, Some(failed));
-            if let (Some(place), Some(wait)) = (&self.at, verdict::push_back(fields)) {
-                place.counted.endpoint.memory.load.push_back(wait, worker.shared.live.now());
-            }
+    /// Judges an answer that failed by its head or trailers, whose fields these are; a good one is judged at its end.
+    pub(crate) fn judge_failed(&mut self, worker: &Worker, failed: Failed, fields: &Fields) {
+        self.judge(worker, Some(failed));
+        if let (Some(place), Some(wait)) = (&self.at, verdict::push_back(fields)) {
+            place.counted.endpoint.memory.load.push_back(wait, worker.shared.live.now());
         }
     }
 
@@ -280,12 +278,11 @@ async fn once(
     let ended = Instant::now();
     match &mut result {
         Ok((answer, flight)) => {
-            flight.answered(
-                ended,
-                verdict::failed(answer.head.status, &head.request.fields, &answer.head.fields).is_none(),
-            );
-            flight.judge_status(worker, answer.head.status, &head.request.fields, &answer.head.fields);
-            if flight.switched.is_some() {
+            let failed = verdict::failed(answer.head.status, &head.request.fields, &answer.head.fields);
+            flight.answered(ended, failed.is_none());
+            if let Some(failed) = failed {
+                flight.judge_failed(worker, failed, &answer.head.fields);
+            } else if flight.switched.is_some() {
                 flight.judge(worker, None);
             }
         }

@@ -273,8 +273,10 @@ impl Watcher for Exchange {
         hop::strip(trailers);
         if self.is_grpc() {
             self.grpc_status(trailers);
-            if let Some(flight) = &mut self.flight {
-                flight.judge_status(&self.worker, 200, &self.head.request.fields, trailers);
+            if let Some(flight) = &mut self.flight
+                && let Some(failed) = verdict::failed(200, &self.head.request.fields, trailers)
+            {
+                flight.judge_failed(&self.worker, failed, trailers);
             }
         }
     }

@@ -23,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Revisions that are offered, from the newest.
 const REVISIONS: u32 = 20;
 
-/// What a word stands for, by the id of its argument.
+/// The meaning of a word, by the id of its argument.
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
     Kind,
